@@ -1,0 +1,1 @@
+//! `kubectl grid`: the commands of a person at a shell.

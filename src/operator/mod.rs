@@ -1,0 +1,1 @@
+//! The Kubernetes controllers, a folder per kind: dereference, validate, build, apply, status.
