@@ -159,21 +159,30 @@ func writeFile(file string, data []byte, mode fs.FileMode) error {
 
 // lock serialises the commands that change one cluster; the kernel releases it when a command dies.
 func lock(id string, say *Progress) (func(), error) {
-	if err := os.MkdirAll(runRoot, 0o755); err != nil {
-		return nil, err
-	}
-	f, err := os.OpenFile(filepath.Join(runRoot, id+".lock"), os.O_CREATE|os.O_RDWR, 0o644)
-	if err != nil {
-		return nil, err
-	}
-	if syscall.Flock(int(f.Fd()), syscall.LOCK_EX|syscall.LOCK_NB) != nil {
-		say.Note("waiting for another cluster command to end")
-		if err := syscall.Flock(int(f.Fd()), syscall.LOCK_EX); err != nil {
-			f.Close()
+	path := filepath.Join(runRoot, id+".lock")
+	for {
+		if err := os.MkdirAll(runRoot, 0o755); err != nil {
 			return nil, err
 		}
+		f, err := os.OpenFile(path, os.O_CREATE|os.O_RDWR, 0o644)
+		if err != nil {
+			return nil, err
+		}
+		if syscall.Flock(int(f.Fd()), syscall.LOCK_EX|syscall.LOCK_NB) != nil {
+			say.Note("waiting for another cluster command to end")
+			if err := syscall.Flock(int(f.Fd()), syscall.LOCK_EX); err != nil {
+				f.Close()
+				return nil, err
+			}
+		}
+		// "down" removes the file: whoever waited for it then holds a lock that nobody else sees.
+		held, errHeld := f.Stat()
+		named, errNamed := os.Stat(path)
+		if errHeld == nil && errNamed == nil && os.SameFile(held, named) {
+			return func() { f.Close() }, nil
+		}
+		f.Close()
 	}
-	return func() { f.Close() }, nil
 }
 
 func (o Options) builder() tools.Builder {
