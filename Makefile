@@ -7,7 +7,7 @@ SHELL := /bin/bash
 CACHE := $(or $(XDC_GRID_CACHE),$(HOME)/.cache/xdc-grid)
 export XDC_GRID_CACHE := $(CACHE)
 export CARGO_TARGET_DIR ?= $(CACHE)/target
-export PATH := $(CACHE)/tools/bin:$(PATH)
+export PATH := $(CACHE)/bin:$(PATH)
 INSTALL := tests/tools/install
 
 .PHONY: help demo test up down bench fmt lint crds images tools abi
@@ -52,3 +52,4 @@ build:
 
 tools: ## install pinned tools into the cache
 	@$(INSTALL) all
+	tests/cluster/cluster.sh build

@@ -18,7 +18,7 @@ CACHE = pathlib.Path(os.environ.get("XDC_GRID_CACHE", pathlib.Path.home() / ".ca
 ENV = os.environ | {
     "XDC_GRID_CACHE": str(CACHE),
     "CARGO_TARGET_DIR": os.environ.get("CARGO_TARGET_DIR", str(CACHE / "target")),
-    "PATH": f"{CACHE / 'tools' / 'bin'}:{os.environ['PATH']}",
+    "PATH": f"{CACHE / 'bin'}:{os.environ['PATH']}",
     "KUBECONFIG_CONTROL_PLANE": str(API_STATE / "kubeconfig"),
 }
 

@@ -64,8 +64,8 @@ def contract():
     return json.loads((STATE / "contract.json").read_text())["contract"]
 
 
-def cluster(*command, **options):
-    return run("cluster", "--state", STATE, *command, **options)
+def cluster(verb, *words, **options):
+    return run(ROOT / "tests" / "cluster" / "cluster.sh", verb, "--state", STATE, *words, **options)
 
 
 def up():

@@ -105,7 +105,7 @@ def restarts():
 
 def test_the_openai_client_gets_answers_streamed_and_whole():
     script = ROOT / "tests" / "e2e" / "openai_client.py"
-    run(CACHE / "tools" / "venv" / "bin" / "python", script, env.GATEWAY_URL, story.MODEL)
+    run(CACHE / "openai" / "bin" / "python", script, env.GATEWAY_URL, story.MODEL)
 
 
 def test_a_missing_model_is_named():
