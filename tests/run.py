@@ -13,13 +13,11 @@ import sys
 import time
 
 ROOT = pathlib.Path(__file__).resolve().parents[1]
-API_STATE = ROOT / ".cluster-api"
 CACHE = pathlib.Path(os.environ.get("XDC_GRID_CACHE", pathlib.Path.home() / ".cache" / "xdc-grid"))
 ENV = os.environ | {
     "XDC_GRID_CACHE": str(CACHE),
     "CARGO_TARGET_DIR": os.environ.get("CARGO_TARGET_DIR", str(CACHE / "target")),
     "PATH": f"{CACHE / 'bin'}:{os.environ['PATH']}",
-    "KUBECONFIG_CONTROL_PLANE": str(API_STATE / "kubeconfig"),
 }
 
 # name, commands, and for each command the pattern that counts what it ran (None: the command itself is one check)
