@@ -1,0 +1,431 @@
+//! The internal API between operator and gateway: JSON over HTTP with a bearer token, on a port of its own.
+//!
+//! | request | body → answer |
+//! |---|---|
+//! | `GET  /internal/v1/info` | → [`GatewayInfo`] |
+//! | `PUT  /internal/v1/network` | [`NetworkConfig`] → [`GatewayInfo`]; another network than the one kept: 409 |
+//! | `PUT  /internal/v1/members/{peer}` | [`Member`] → 204 |
+//! | `DELETE /internal/v1/members/{peer}` | → 204 |
+//! | `GET  /internal/v1/nodes`, `GET …/nodes/{peer}` | → [`NodeReport`]s |
+//! | `PUT  /internal/v1/models/{sha256}` | [`ModelSource`] → [`ModelReport`] |
+//! | `GET  /internal/v1/models/{sha256}`, `DELETE` | → [`ModelReport`] |
+//! | `PUT  /internal/v1/jobs/{uid}` | [`JobSpec`] → [`JobReport`]; another spec under the same uid: 409 |
+//! | `PUT  /internal/v1/jobs/{uid}/input` | NDJSON of [`InputLine`] → [`JobReport`]; again with the same bytes: no change |
+//! | `PATCH /internal/v1/jobs/{uid}` | [`JobControl`] → [`JobReport`] |
+//! | `GET  /internal/v1/jobs/{uid}` | → [`JobReport`] |
+//! | `GET  /internal/v1/jobs/{uid}/results` | → NDJSON of [`ResultLine`] in input order |
+//! | `DELETE /internal/v1/jobs/{uid}` | → 204: text forgotten, receipts kept |
+//! | `GET  /internal/v1/changes?after=REV` | → endless NDJSON of [`Change`]; an empty line every 10 s |
+//! | `POST /internal/v1/epochs/{n}/close` | → [`EpochTotals`]; 425 while audits are owed; again: the same bytes |
+//!
+//! Errors are [`ApiError`] bodies. Every write is idempotent under its path.
+
+use serde::{Deserialize, Serialize};
+
+use super::names::NetworkId;
+use crate::api::ids::{EpochNumber, GridPeerId, ModelDigest, NodeAddress, RequestId};
+
+/// Error body of every endpoint.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct ApiError {
+    /// Stable CamelCase code, a line in `docs/reasons.md`.
+    pub reason: String,
+    /// A sentence a person can act on.
+    pub message: String,
+}
+
+/// What the gateway is told about its network. Kept in the ledger: a restarted gateway goes on without the operator.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase", deny_unknown_fields)]
+pub struct NetworkConfig {
+    pub name: String,
+    pub network: NetworkId,
+    /// Unix seconds, from the contract.
+    pub genesis: u64,
+    pub epoch_seconds: u64,
+    pub paused: bool,
+    /// Multiaddresses under which machines outside the cluster reach this gateway.
+    pub external_addresses: Vec<String>,
+    /// Lowest share of answers that is audited, in percent; new and suspicious nodes are audited at 100.
+    pub sample_percent: u8,
+}
+
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct GatewayInfo {
+    pub version: String,
+    pub peer_id: GridPeerId,
+    /// What it was last told; absent before the first `PUT network`.
+    pub network: Option<NetworkConfig>,
+    /// Multiaddresses it listens on, and the external ones, each with `/p2p/<peer id>`.
+    pub addresses: Vec<String>,
+    pub connected_peers: u32,
+    pub revision: u64,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize)]
+pub enum NodeMode {
+    /// Its pod belongs to this cluster's admin.
+    Managed,
+    /// Somebody else's machine.
+    External,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize, Deserialize)]
+pub enum NodeRole {
+    Compute,
+    Verify,
+    Storage,
+}
+
+/// A peer that may take part. Everybody else is refused at `auth`.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase", deny_unknown_fields)]
+pub struct Member {
+    pub peer_id: GridPeerId,
+    /// Name of the GridNode, for people.
+    pub node_name: String,
+    pub mode: NodeMode,
+    pub roles: Vec<NodeRole>,
+    /// Takes new leases. False while cordoned, draining or not approved.
+    pub schedulable: bool,
+    /// Registered with stake on chain: its work is paid.
+    pub registered: bool,
+    /// What it is to serve.
+    pub models: Vec<ModelDigest>,
+}
+
+/// What the gateway knows about a member.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct NodeReport {
+    pub peer_id: GridPeerId,
+    pub node_name: String,
+    pub connected: bool,
+    /// Why not connected or last refused, CamelCase; empty when connected.
+    #[serde(default)]
+    pub reason: String,
+    #[serde(default)]
+    pub message: String,
+    #[serde(default)]
+    pub software: String,
+    #[serde(default)]
+    pub processor: String,
+    #[serde(default)]
+    pub threads: u32,
+    #[serde(default)]
+    pub memory_bytes: u64,
+    #[serde(default)]
+    pub accelerators: Vec<String>,
+    #[serde(default)]
+    pub models: Vec<NodeModel>,
+    #[serde(default)]
+    pub running: u32,
+    #[serde(default)]
+    pub queued: u32,
+    #[serde(default)]
+    pub slots: u32,
+    pub capability: Capability,
+    pub evidence: EvidenceReport,
+    pub current_epoch: Contribution,
+    pub last_epoch: Contribution,
+}
+
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct NodeModel {
+    pub digest: ModelDigest,
+    /// `Ready`, `Fetching`, `Loading`, `Measuring` or a failure reason.
+    pub state: String,
+    #[serde(default)]
+    pub message: String,
+    #[serde(default)]
+    pub prefill_rate_milli: u64,
+    #[serde(default)]
+    pub decode_rate_milli: u64,
+    #[serde(default)]
+    pub kernel_profile: String,
+}
+
+/// What was proven, not what was claimed.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct Capability {
+    /// Passed its compute challenge and, when External, its probation audits.
+    pub verified: bool,
+    /// Why not yet, CamelCase.
+    #[serde(default)]
+    pub reason: String,
+    /// Integer multiply-adds per millisecond in the last compute challenge.
+    pub gemm_units: u64,
+    /// The last storage challenge over every assigned blob was answered rightly.
+    pub storage_verified: bool,
+    pub proven_bytes: u64,
+}
+
+#[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct EvidenceReport {
+    /// log₁₀ of the e-value against the node: 3 and more quarantines it.
+    pub log10_e: f64,
+    pub audits_passed: u64,
+    pub audits_failed: u64,
+    pub audits_inconclusive: u64,
+    pub quarantined: bool,
+    /// What convicted it, for people.
+    #[serde(default)]
+    pub message: String,
+}
+
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct Contribution {
+    pub epoch: u64,
+    pub requests: u64,
+    pub prompt_tokens: u64,
+    pub output_tokens: u64,
+    /// Reward units (`reward::units`), decimal.
+    pub units: String,
+}
+
+/// Where a model comes from.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase", deny_unknown_fields)]
+pub struct ModelSource {
+    pub digest: ModelDigest,
+    pub name: String,
+    pub url: String,
+    /// Tokens; 0 = what the file says.
+    pub context_length: u32,
+    /// Units per output token; 0 = one per started megabyte of the file, as decoding reads every weight once per token.
+    pub cost_per_token: u64,
+    /// Storage nodes that must hold it.
+    pub replicas: u32,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+pub enum ModelState {
+    Fetching,
+    Ready,
+    Failed,
+}
+
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct ModelReport {
+    pub digest: ModelDigest,
+    pub state: ModelState,
+    /// For `Failed`: `ModelDigestMismatch`, `ModelUnreachable`, `ModelTooLarge`, …
+    #[serde(default)]
+    pub reason: String,
+    #[serde(default)]
+    pub message: String,
+    pub bytes: u64,
+    pub fetched_bytes: u64,
+    /// Workers that can serve it now.
+    pub serving: u32,
+    /// Storage nodes that proved to hold it.
+    pub copies: u32,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize)]
+pub enum Endpoint {
+    #[serde(rename = "/v1/chat/completions")]
+    ChatCompletions,
+    #[serde(rename = "/v1/completions")]
+    Completions,
+}
+
+/// The immutable part of a job. Its hash (BLAKE3 over the JSON) makes `PUT` idempotent.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase", deny_unknown_fields)]
+pub struct JobSpec {
+    pub namespace: String,
+    pub name: String,
+    pub model: ModelDigest,
+    pub model_name: String,
+    pub endpoint: Endpoint,
+    /// Tries per request before it is a failure.
+    pub max_attempts: u32,
+    /// Lines to come with `PUT input`.
+    pub total_requests: u32,
+    /// Share of answers audited at least, in percent; absent = the network's.
+    pub sample_percent: Option<u8>,
+}
+
+/// The part that may change while the job runs.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase", deny_unknown_fields)]
+pub struct JobControl {
+    pub suspended: bool,
+    pub cancelled: bool,
+    /// Requests in flight at once; 0 = as many as there are slots.
+    pub parallelism: u32,
+}
+
+/// One request of a job, parsed and completed with the job's defaults.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase", deny_unknown_fields)]
+pub struct InputLine {
+    /// Line in the input, from 0.
+    pub index: u32,
+    pub custom_id: String,
+    /// Chat: at least one. Completion: empty.
+    #[serde(default)]
+    pub messages: Vec<Message>,
+    #[serde(default)]
+    pub prompt: String,
+    pub max_tokens: u32,
+    pub temperature: f32,
+    pub top_p: f32,
+    pub top_k: u32,
+    /// The client's contribution to the sampling seed.
+    pub seed: u64,
+    #[serde(default)]
+    pub stop: Vec<String>,
+}
+
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Message {
+    pub role: String,
+    pub content: String,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+pub enum JobState {
+    /// Spec known, input not yet.
+    Created,
+    Queued,
+    Running,
+    Suspended,
+    /// Every request has an answer or has failed, and every owed audit is decided.
+    Finished,
+    Cancelled,
+}
+
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct JobReport {
+    pub state: JobState,
+    /// Why it does not run, CamelCase: `NoWorkerForModel`, `WaitingForCapacity`, `ModelNotReady`, `AuditsPending`; else empty.
+    #[serde(default)]
+    pub reason: String,
+    #[serde(default)]
+    pub message: String,
+    pub total: u32,
+    pub completed: u32,
+    pub failed: u32,
+    pub running: u32,
+    pub prompt_tokens: u64,
+    pub output_tokens: u64,
+    /// Names of the GridNodes whose answers were taken, with how many.
+    pub nodes: Vec<JobNode>,
+    pub audits_owed: u32,
+    pub audits_passed: u32,
+    pub audits_failed: u32,
+    /// Unix milliseconds; 0 = not yet.
+    pub started_at_ms: u64,
+    pub finished_at_ms: u64,
+    /// Hexadecimal Merkle root over the accepted receipts; empty until finished.
+    #[serde(default)]
+    pub receipts_root: String,
+    /// The last failures, newest first, at most 5.
+    #[serde(default)]
+    pub last_failures: Vec<RequestFailure>,
+}
+
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct JobNode {
+    pub node_name: String,
+    pub requests: u32,
+}
+
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct RequestFailure {
+    pub custom_id: String,
+    pub reason: String,
+    pub message: String,
+}
+
+/// Outcome of one request, from which the operator writes an OpenAI batch output line.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct ResultLine {
+    pub index: u32,
+    pub custom_id: String,
+    pub request_id: RequestId,
+    pub outcome: Outcome,
+}
+
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase", tag = "kind")]
+pub enum Outcome {
+    #[serde(rename_all = "camelCase")]
+    Completed {
+        text: String,
+        /// `stop` or `length`.
+        finish_reason: String,
+        prompt_tokens: u32,
+        output_tokens: u32,
+        node_name: String,
+        node_address: NodeAddress,
+        /// Unix seconds at which the receipt was accepted.
+        created: u64,
+    },
+    Failed {
+        reason: String,
+        message: String,
+    },
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize)]
+pub enum ChangeKind {
+    Job,
+    Node,
+    Model,
+    Epoch,
+}
+
+/// Something changed; go and read it.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Change {
+    pub revision: u64,
+    pub kind: ChangeKind,
+    /// Job uid, peer id, model digest or epoch number.
+    pub key: String,
+}
+
+/// What one epoch amounts to. A pure function of ledger rows: closing again gives the same bytes.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct EpochTotals {
+    pub epoch: EpochNumber,
+    /// Sorted by address.
+    pub nodes: Vec<NodeTotals>,
+    /// Hexadecimal secret of the epoch's audit selection, published now that it cannot help a cheat.
+    pub audit_secret: String,
+}
+
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct NodeTotals {
+    pub address: NodeAddress,
+    pub node_name: String,
+    pub requests: u64,
+    pub prompt_tokens: u64,
+    pub output_tokens: u64,
+    /// Verified reward units, decimal.
+    pub units: String,
+    /// Proven GEMM rate × share of challenges answered in the epoch.
+    pub capacity_units: u64,
+    /// Bytes proven to be held through the epoch.
+    pub proven_bytes: u64,
+    /// False: earns nothing in this epoch, and why.
+    pub eligible: bool,
+    #[serde(default)]
+    pub reason: String,
+}
