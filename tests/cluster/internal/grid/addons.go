@@ -20,8 +20,7 @@ var addons string
 
 // applyAddons applies the name server and the storage class. Each document of addons.yaml begins with its API path.
 func (c *Cluster) applyAddons() error {
-	replicas := min(2, c.Nodes) // the name server stays when one node is lost
-	text := strings.ReplaceAll(addons, "$REPLICAS", fmt.Sprint(replicas))
+	text := strings.ReplaceAll(addons, "$REPLICAS", fmt.Sprint(c.dnsReplicas()))
 	for doc := range strings.SplitSeq(text, "---\n") {
 		path, body, ok := strings.Cut(doc, "\n")
 		path, isPath := strings.CutPrefix(path, "# /")
@@ -34,6 +33,9 @@ func (c *Cluster) applyAddons() error {
 	}
 	return nil
 }
+
+// dnsReplicas lets the name server survive the loss of one node.
+func (c *Cluster) dnsReplicas() int { return min(2, c.Nodes) }
 
 // ensureVolumes keeps a pool of static volumes: folders of this machine, which is every node's machine. A volume whose
 // claim is gone is emptied and offered again.
@@ -115,13 +117,15 @@ func (c *Cluster) waitReady() error {
 	}
 	return until(90*time.Second, "cluster DNS", func() error {
 		var d struct {
-			Status struct{ AvailableReplicas int }
+			Metadata struct{ Generation int }
+			Status   struct{ ObservedGeneration, UpdatedReplicas, AvailableReplicas int }
 		}
 		if err := c.api.Get("/apis/apps/v1/namespaces/kube-system/deployments/coredns", &d); err != nil {
 			return err
 		}
-		if d.Status.AvailableReplicas < 1 {
-			return errors.New("no CoreDNS pod is available; see kubectl -n kube-system describe pods")
+		have := min(d.Status.AvailableReplicas, d.Status.UpdatedReplicas)
+		if want := c.dnsReplicas(); have < want || d.Status.ObservedGeneration < d.Metadata.Generation {
+			return fmt.Errorf("%d of %d CoreDNS pods are available; see kubectl -n kube-system describe pods", have, want)
 		}
 		return nil
 	})
@@ -138,37 +142,54 @@ func (c *Cluster) nodesReady() error {
 				return permanent{errors.New(name + " ended" + c.procs.Tail(name))}
 			}
 		}
-		if s := states[n.name()]; s != "Ready" {
-			if s == "" {
-				s = "not registered"
-			}
+		if s := states[n.name()].since(c.started[n.name()+"-kubelet"]); s != "Ready" {
 			return errors.New(n.name() + ": " + s + c.procs.Tail(n.name()+"-kubelet"))
 		}
 	}
 	return nil
 }
 
-// nodeStates gives Ready, or the reason why not, by node.
-func (c *Cluster) nodeStates() (map[string]string, error) {
+// nodeState is what the API server knows about a node: Ready, or why not, and as of when.
+type nodeState struct {
+	text string
+	seen time.Time
+}
+
+// since says Ready only if the node said so after its kubelet was started; the API server keeps an older word.
+func (s nodeState) since(start time.Time) string {
+	switch {
+	case s.text == "":
+		return "not registered"
+	case s.text == "Ready" && s.seen.Before(start.Truncate(time.Second)): // API times are whole seconds
+		return "its kubelet has not reported since it was started"
+	}
+	return s.text
+}
+
+// nodeStates gives the nodes' states by name.
+func (c *Cluster) nodeStates() (map[string]nodeState, error) {
 	var list struct {
 		Items []struct {
 			Metadata struct{ Name string }
 			Status   struct {
-				Conditions []struct{ Type, Status, Message string }
+				Conditions []struct {
+					Type, Status, Message string
+					LastHeartbeatTime     time.Time
+				}
 			}
 		}
 	}
 	if err := c.api.Get("/api/v1/nodes", &list); err != nil {
 		return nil, err
 	}
-	states := map[string]string{}
+	states := map[string]nodeState{}
 	for _, n := range list.Items {
-		state := "no status yet"
+		state := nodeState{text: "no status yet"}
 		for _, cond := range n.Status.Conditions {
 			if cond.Type == "Ready" {
-				state = cond.Message
+				state = nodeState{text: cond.Message, seen: cond.LastHeartbeatTime}
 				if cond.Status == "True" {
-					state = "Ready"
+					state.text = "Ready"
 				}
 			}
 		}
