@@ -55,6 +55,8 @@ pub enum GridEvent {
     PeerGone { peer: GridPeerId, reason: String },
     /// Somebody was refused. `peer` is absent when it has no secp256k1 identity.
     Refused { peer: Option<GridPeerId>, reason: Reason, message: String },
+    /// A peer refused this node: a worker that its gateway does not know, say.
+    RefusedBy { peer: GridPeerId, refused: wire::Refused },
     /// A fresh, valid advert; `peer` signed it, whoever forwarded it.
     Advert { peer: GridPeerId, info: wire::NodeInfo },
     /// This node listens here, with `/p2p/<own peer id>`.
