@@ -70,6 +70,15 @@ pub struct AuditDecision {
     pub now_ms: u64,
 }
 
+/// How a canary stands.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct CanaryRecord {
+    pub queued_ms: u64,
+    /// Not answered or not audited yet.
+    pub open: bool,
+    pub passed: bool,
+}
+
 /// One decided or owed audit, for reports and tests.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct AuditRecord {
@@ -82,7 +91,7 @@ pub struct AuditRecord {
 }
 
 impl Ledger {
-    /// The owed audits, those with the nearest deadline first. `skip`: receipts that are being audited now.
+    /// The owed audits, those with the nearest deadline first.
     pub async fn owed_audits(&self, limit: u32) -> Result<Vec<OwedAudit>, LedgerError> {
         let rows = sqlx::query(
             "SELECT r.*, a.receipt, a.address, a.tries AS audit_tries, a.deadline_ms, c.kernel_profile, c.encoded,
@@ -163,6 +172,27 @@ impl Ledger {
             .fetch_all(self.readers())
             .await?;
         rows.iter().map(record).collect()
+    }
+
+    /// The newest canary of a node, if it ever got one.
+    pub async fn last_canary(&self, peer: &GridPeerId) -> Result<Option<CanaryRecord>, LedgerError> {
+        let row = sqlx::query(
+            "SELECT r.queued_ms, r.state IN ('Queued', 'Leased') OR COALESCE(a.state = 'Owed', 0) AS open,
+                    COALESCE(a.state = 'Passed', 0) AS passed
+             FROM requests r LEFT JOIN audits a ON a.request = r.id
+             WHERE r.kind = 'Canary' AND r.pinned = ? ORDER BY r.queued_ms DESC LIMIT 1",
+        )
+        .bind(peer.as_str())
+        .fetch_optional(self.readers())
+        .await?;
+        let record = |row: SqliteRow| {
+            Ok(CanaryRecord {
+                queued_ms: row.count("queued_ms")?,
+                open: row.flag("open")?,
+                passed: row.flag("passed")?,
+            })
+        };
+        row.map(record).transpose()
     }
 
     /// Canaries of a node whose audit passed: its probation so far.

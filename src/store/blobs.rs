@@ -63,6 +63,14 @@ impl Blobs {
         Ok(bytes)
     }
 
+    /// A file without a name on the store's disk: gone with its last handle, whatever happens.
+    pub fn scratch(&self) -> io::Result<std::fs::File> {
+        let path = self.folder.join(format!("scratch-{:016x}", rand::random::<u64>()));
+        let file = std::fs::File::options().create_new(true).read(true).write(true).open(&path)?;
+        std::fs::remove_file(path)?;
+        Ok(file)
+    }
+
     /// Forgets a blob, whole or partial.
     pub async fn remove(&self, digest: &ModelDigest) -> io::Result<()> {
         for path in [self.path(digest), self.partial(digest)] {

@@ -29,13 +29,25 @@ impl Ledger {
     /// Starts taking in the input of a job that has none. One at a time per job: the caller sees to it.
     pub async fn begin_input(&self, uid: &str, spec: &JobSpec, now_ms: u64) -> Result<InputWriter, LedgerError> {
         let mut write = self.begin().await?;
-        sqlx::query("DELETE FROM requests WHERE job = (SELECT uid FROM jobs WHERE uid = ? AND input_hash IS NULL)")
-            .bind(uid)
-            .execute(write.on())
-            .await?;
+        discard(&mut write, uid).await?;
         let (ledger, uid, spec) = (self.clone(), uid.to_owned(), spec.clone());
         Ok(InputWriter { ledger, uid, spec, now_ms, write: Some(write), in_transaction: 0, lines: 0 })
     }
+
+    /// Throws away what a broken input left. A complete input stays.
+    pub async fn discard_input(&self, uid: &str) -> Result<(), LedgerError> {
+        let mut write = self.begin().await?;
+        discard(&mut write, uid).await?;
+        write.commit().await
+    }
+}
+
+async fn discard(write: &mut Write, uid: &str) -> Result<(), LedgerError> {
+    sqlx::query("DELETE FROM requests WHERE job = (SELECT uid FROM jobs WHERE uid = ? AND input_hash IS NULL)")
+        .bind(uid)
+        .execute(write.on())
+        .await?;
+    Ok(())
 }
 
 impl InputWriter {

@@ -107,13 +107,13 @@ impl Ledger {
         rows.iter().map(queued).collect()
     }
 
-    /// A waiting request, `None` when it waits no more.
-    pub async fn queued_request(&self, id: &RequestId) -> Result<Option<QueuedRequest>, LedgerError> {
-        let row = sqlx::query("SELECT * FROM requests WHERE id = ? AND state = 'Queued'")
-            .bind(id.0.as_slice())
-            .fetch_optional(self.readers())
+    /// The oldest waiting requests that belong to no job.
+    pub async fn queued_of_no_job(&self, limit: u32) -> Result<Vec<QueuedRequest>, LedgerError> {
+        let rows = sqlx::query("SELECT * FROM requests WHERE job IS NULL AND state = 'Queued' ORDER BY queued_ms, id LIMIT ?")
+            .bind(limit)
+            .fetch_all(self.readers())
             .await?;
-        row.as_ref().map(queued).transpose()
+        rows.iter().map(queued).collect()
     }
 
     pub async fn request(&self, id: &RequestId) -> Result<Option<RequestSummary>, LedgerError> {
