@@ -152,9 +152,9 @@ contract NodesTest is Fixture {
         Refuser refuser = new Refuser();
         deal(address(refuser), 1 ether);
         refuser.register(rewards);
-        refuser.leave(rewards);
+        refuser.quit(rewards);
         vm.warp(block.timestamp + unbonding);
-        refuser.leave(rewards);
+        refuser.quit(rewards);
         assertEq(rewards.credit(address(refuser)), 1 ether);
         vm.expectRevert(abi.encodeWithSelector(IGridComputingRewards.CreditRefused.selector, address(refuser), 1 ether));
         rewards.withdrawCredit(address(refuser));
@@ -201,7 +201,7 @@ contract Refuser {
         rewards.registerNode{value: 1 ether}(1, 0);
     }
 
-    function leave(GridComputingRewards rewards) external {
+    function quit(GridComputingRewards rewards) external {
         rewards.unregisterNode();
     }
 
