@@ -65,3 +65,46 @@ pub fn why_waiting(workers: &[Worker], work: &Work) -> BTreeMap<Refusal, u32> {
     }
     counts
 }
+
+#[cfg(test)]
+mod tests {
+    use super::{
+        super::testing::{model, peer, work, worker},
+        *,
+    };
+
+    #[test]
+    fn each_filter_says_why() {
+        let (fit, request) = (worker(1, 1), work(1, "a"));
+        assert_eq!(eligible(&fit, &request), Ok(()));
+        let refused: [(Worker, Work, &str); 6] = [
+            (Worker { quarantined: true, ..fit.clone() }, request.clone(), "Quarantined"),
+            (Worker { schedulable: false, ..fit.clone() }, request.clone(), "Unschedulable"),
+            (fit.clone(), Work { model: model(2), ..request.clone() }, "ModelNotServed"),
+            (fit.clone(), Work { max_tokens: 991, ..request.clone() }, "ContextTooShort"),
+            (fit.clone(), Work { exclude: [peer(1)].into(), ..request.clone() }, "Excluded"),
+            (Worker { free_slots: 0, ..fit }, request, "NoFreeSlot"),
+        ];
+        for (worker, work, reason) in refused {
+            assert_eq!(eligible(&worker, &work).unwrap_err().reason(), reason);
+        }
+    }
+
+    #[test]
+    fn a_request_that_just_fits_the_context_is_taken() {
+        assert_eq!(eligible(&worker(1, 1), &Work { max_tokens: 990, ..work(1, "a") }), Ok(()));
+    }
+
+    #[test]
+    fn a_lasting_reason_is_told_before_a_passing_one() {
+        let full = Worker { quarantined: true, free_slots: 0, ..worker(1, 0) };
+        assert_eq!(eligible(&full, &work(1, "a")), Err(Refusal::Quarantined));
+    }
+
+    #[test]
+    fn a_waiting_request_counts_its_refusals() {
+        let workers = [worker(1, 0), worker(2, 0), Worker { quarantined: true, ..worker(3, 1) }];
+        let counts = why_waiting(&workers, &work(1, "a"));
+        assert_eq!(counts, [(Refusal::NoFreeSlot, 2), (Refusal::Quarantined, 1)].into());
+    }
+}

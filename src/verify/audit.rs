@@ -159,3 +159,167 @@ fn check_margins(replay: &Replay, tolerance: Tolerance) -> Verdict {
     }
     Verdict::Pass
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::protocol::receipt::hash_tokens;
+
+    const PROFILE: &str = "candle-cpu/f32";
+
+    fn receipt() -> Receipt {
+        Receipt {
+            requestId: [1; 32].into(),
+            attempt: 0,
+            model: [2; 32].into(),
+            promptHash: hash_tokens(&[1, 2, 3]).into(),
+            outputHash: hash_tokens(&[4, 5]).into(),
+            promptTokens: 3,
+            outputTokens: 2,
+            sampler: [3; 32].into(),
+            seed: [4; 32].into(),
+            traceRoot: [5; 32].into(),
+            startedAt: 0,
+            finishedAt: 0,
+        }
+    }
+
+    fn replay() -> Replay {
+        Replay {
+            prompt_hash: hash_tokens(&[1, 2, 3]).into(),
+            prompt_tokens: 3,
+            trace_root: vec![5; 32],
+            first_mismatch: 0,
+            max_margin: 0.0,
+            mean_margin: 0.0,
+            kernel_profile: PROFILE.into(),
+            sampler: vec![3; 32],
+            seed: vec![4; 32],
+        }
+    }
+
+    fn mismatch(verdict: Verdict) -> String {
+        match verdict {
+            Verdict::Mismatch(sentence) => sentence,
+            other => panic!("{other:?}"),
+        }
+    }
+
+    fn inconclusive(verdict: Verdict) -> bool {
+        matches!(verdict, Verdict::Inconclusive(_))
+    }
+
+    #[test]
+    fn an_honest_answer_passes_on_the_same_kernels() {
+        assert_eq!(compare(&receipt(), PROFILE, &replay()), Verdict::Pass);
+    }
+
+    #[test]
+    fn each_structural_lie_is_named_whatever_the_kernels() {
+        let lies: [(Receipt, &str); 4] = [
+            (Receipt { promptHash: [9; 32].into(), ..receipt() }, "another prompt"),
+            (Receipt { promptTokens: 30, ..receipt() }, "30 prompt tokens, the replay 3"),
+            (Receipt { sampler: [9; 32].into(), ..receipt() }, "sampling parameters"),
+            (Receipt { seed: [9; 32].into(), ..receipt() }, "another seed"),
+        ];
+        for (lie, words) in lies {
+            for profile in [PROFILE, "candle-cuda/bf16", ""] {
+                assert!(mismatch(compare(&lie, profile, &replay())).contains(words), "{words}");
+            }
+        }
+    }
+
+    #[test]
+    fn a_smaller_model_is_caught_by_the_first_token_that_differs() {
+        // A1, A2, A5.
+        let replay = Replay { first_mismatch: 2, max_margin: 3.5, trace_root: vec![8; 32], ..replay() };
+        assert!(mismatch(compare(&receipt(), PROFILE, &replay)).contains("output token 1 of 2"));
+    }
+
+    #[test]
+    fn right_tokens_with_other_hidden_states_are_caught() {
+        // A6, A12: a relay or a smaller model that happens to write the same words.
+        let replay = Replay { trace_root: vec![8; 32], ..replay() };
+        assert!(mismatch(compare(&receipt(), PROFILE, &replay)).contains("hidden states"));
+    }
+
+    #[test]
+    fn a_small_model_with_an_honest_trace_on_top_is_caught_by_the_seed() {
+        // A4: the trace root is that of the honest prefill; only the sampled tokens give it away.
+        let replay = Replay { first_mismatch: 1, max_margin: 0.7, ..replay() };
+        assert!(mismatch(compare(&receipt(), PROFILE, &replay)).contains("output token 0"));
+    }
+
+    #[test]
+    fn unknown_kernels_are_inconclusive_never_cheating() {
+        let differs = Replay { first_mismatch: 1, max_margin: 9.0, trace_root: vec![8; 32], ..replay() };
+        assert!(inconclusive(compare(&receipt(), "candle-cuda/bf16", &differs)));
+        assert!(inconclusive(compare(&receipt(), "", &differs)));
+        assert!(inconclusive(compare(&receipt(), PROFILE, &Replay { kernel_profile: String::new(), ..differs })));
+    }
+
+    #[test]
+    fn between_known_kernels_small_margins_pass_and_large_ones_do_not() {
+        // A16.
+        let mut known = Tolerances::default();
+        known.insert("candle-cuda/bf16", PROFILE, Tolerance { max_margin: 0.5, mean_margin: 0.01 });
+        let with = |max_margin: f32, mean_margin: f32| {
+            let replay = Replay { first_mismatch: 1, trace_root: vec![8; 32], max_margin, mean_margin, ..replay() };
+            compare_within(&receipt(), "candle-cuda/bf16", &replay, &known)
+        };
+        assert_eq!(with(0.3, 0.005), Verdict::Pass);
+        assert!(mismatch(with(0.6, 0.005)).contains("a token is 0.600 logits worse"));
+        assert!(mismatch(with(0.3, 0.02)).contains("on average"));
+    }
+
+    #[test]
+    fn a_broken_verifier_never_counts_against_a_worker() {
+        // A17.
+        let lie = Receipt { seed: [9; 32].into(), ..receipt() };
+        let broken = [
+            Replay { trace_root: vec![], ..replay() },
+            Replay { prompt_hash: vec![0; 31], ..replay() },
+            Replay { first_mismatch: 3, ..replay() },
+            Replay { max_margin: f32::NAN, ..replay() },
+            Replay { mean_margin: f32::INFINITY, ..replay() },
+            Replay { max_margin: -1.0, ..replay() },
+        ];
+        for replay in broken {
+            assert!(inconclusive(compare(&lie, PROFILE, &replay)), "{replay:?}");
+        }
+    }
+
+    #[test]
+    fn selection_follows_the_secret_and_hits_the_share() {
+        let receipts: Vec<Hash> = (0..10_000u32).map(|i| *blake3::hash(&i.to_le_bytes()).as_bytes()).collect();
+        let share = |secret: Hash, percent| receipts.iter().filter(|hash| selected(&secret, hash, percent)).count();
+        assert_eq!(share([1; 32], 0), 0);
+        assert_eq!(share([1; 32], 100), 10_000);
+        // Standard deviation 22.
+        assert!((400..600).contains(&share([1; 32], 5)), "{}", share([1; 32], 5));
+        let both = receipts.iter().filter(|hash| selected(&[1; 32], hash, 5) && selected(&[2; 32], hash, 5)).count();
+        assert!(both < 60, "the secret of another epoch tells nothing: {both}");
+    }
+
+    #[test]
+    fn a_higher_share_only_adds_audits() {
+        let hash = |i: u32| *blake3::hash(&i.to_le_bytes()).as_bytes();
+        for i in 0..200 {
+            let picked: Vec<bool> = (0..=100).map(|percent| selected(&[1; 32], &hash(i), percent)).collect();
+            assert!(picked.windows(2).all(|pair| pair[0] <= pair[1]));
+        }
+    }
+
+    #[test]
+    fn new_and_suspicious_nodes_are_audited_always_and_others_ever_less() {
+        assert_eq!(sample_percent(0, 0.0, 5), 100);
+        assert_eq!(sample_percent(19, 0.0, 5), 100);
+        assert_eq!(sample_percent(40, 0.0, 5), 40);
+        assert_eq!(sample_percent(1_000_000, 0.0, 5), 5);
+        assert_eq!(sample_percent(1_000_000, 1.0, 5), 100);
+        assert_eq!(sample_percent(1_000_000, f64::NAN, 5), 100);
+        assert_eq!(sample_percent(1_000_000, 0.0, 200), 100);
+        let curve: Vec<u8> = (0..300).map(|audits| sample_percent(audits, 0.0, 5)).collect();
+        assert!(curve.windows(2).all(|pair| pair[0] >= pair[1]));
+    }
+}
