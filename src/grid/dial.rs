@@ -99,7 +99,7 @@ mod tests {
     fn pauses_grow_to_their_limit_and_shrink_after_success() {
         let now = Instant::now();
         let (mut dialer, peer) = dialer(now);
-        let mut pause = |dialer: &mut Dialer| {
+        let pause = |dialer: &mut Dialer| {
             dialer.due(now + Duration::from_secs(3600));
             dialer.failed(&peer, Duration::ZERO, 1.0, now);
             dialer.gateways[&peer].next.unwrap() - now

@@ -169,7 +169,7 @@ impl Peers {
     /// Peers whose ban is over.
     pub(super) fn released(&mut self, now: Instant) -> Vec<PeerId> {
         let over: Vec<_> = self.bans.iter().filter(|(_, until)| **until <= now).map(|(peer, _)| *peer).collect();
-        over.iter().for_each(|peer| drop(self.bans.remove(peer)));
+        self.bans.retain(|_, until| *until > now);
         over
     }
 

@@ -3,10 +3,14 @@
 use std::collections::HashSet;
 
 use futures::future::BoxFuture;
-use libp2p::Multiaddr;
+use libp2p::{Multiaddr, multiaddr::Protocol};
 use tokio::sync::mpsc;
 
-use super::refusal::{Reason, refused};
+use super::{
+    error::GridError,
+    identity::grid_id,
+    refusal::{Reason, refused},
+};
 use crate::{
     api::ids::{GridPeerId, NodeAddress},
     protocol::wire,
@@ -21,6 +25,20 @@ pub trait Membership: Send + Sync + 'static {
 /// A worker's membership: the gateways that it was told to dial.
 #[derive(Debug, Clone)]
 pub struct ConfiguredGateways(pub HashSet<GridPeerId>);
+
+impl ConfiguredGateways {
+    /// From addresses that end in `/p2p/<peer id>`.
+    pub fn of(addresses: &[Multiaddr]) -> Result<Self, GridError> {
+        let peers = addresses.iter().map(|address| {
+            let peer = address.iter().find_map(|part| match part {
+                Protocol::P2p(peer) => grid_id(&peer),
+                _ => None,
+            });
+            peer.ok_or_else(|| GridError::GatewayWithoutPeerId(address.to_string()))
+        });
+        Ok(ConfiguredGateways(peers.collect::<Result<_, _>>()?))
+    }
+}
 
 impl Membership for ConfiguredGateways {
     fn admit(&self, peer: &GridPeerId) -> Result<(), wire::Refused> {

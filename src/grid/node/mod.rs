@@ -299,7 +299,9 @@ impl Node {
     fn close_others(&mut self, peer: &PeerId, kept: ConnectionId) {
         let Some(state) = self.peers.connected.get(peer) else { return };
         let others: Vec<_> = state.connections.keys().filter(|other| **other != kept).copied().collect();
-        others.into_iter().for_each(|other| drop(self.swarm.close_connection(other)));
+        for other in others {
+            self.swarm.close_connection(other);
+        }
     }
 
     fn emit(&self, event: GridEvent) {
