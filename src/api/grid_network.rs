@@ -35,7 +35,7 @@ pub mod condition {
     printcolumn(name = "EPOCH", type_ = "integer", json_path = ".status.lastReportedEpoch"),
     printcolumn(name = "POOL", type_ = "string", json_path = ".status.rewardPool"),
     printcolumn(name = "CONTRACT", type_ = "string", json_path = ".spec.chain.contract", priority = "1"),
-    printcolumn(name = "GATEWAY", type_ = "string", json_path = ".status.gateway.peerID", priority = "1"),
+    printcolumn(name = "GATEWAY", type_ = "string", json_path = ".status.gateways[0].peerID", priority = "1"),
     printcolumn(name = "AGE", type_ = "date", json_path = ".metadata.creationTimestamp")
 )]
 #[serde(rename_all = "camelCase")]
@@ -178,9 +178,11 @@ pub struct GridNetworkStatus {
     #[serde(skip_serializing_if = "Option::is_none")]
     #[schemars(length(max = 16))]
     pub net: Option<String>,
-    /// The gateway that serves this grid.
-    #[serde(skip_serializing_if = "Option::is_none")]
-    pub gateway: Option<GatewayStatus>,
+    /// The gateways that serve this grid.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    #[schemars(length(max = 16))]
+    #[x_kube(merge_strategy = ListMerge::Atomic)]
+    pub gateways: Vec<GatewayStatus>,
     /// Unix seconds at which epoch 0 began, from the contract.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub genesis: Option<i64>,

@@ -24,7 +24,7 @@ const TIMEOUT: Duration = Duration::from_secs(20);
 /// The gateway writes an empty line every 10 s; three missing ones mean that it is gone.
 const CHANGES_SILENCE: Duration = Duration::from_secs(35);
 
-#[derive(Debug, Clone, thiserror::Error)]
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub enum GatewayError {
     /// Nobody answered, or the answer broke off. Nothing is known.
     #[error("the gateway does not answer: {0}")]

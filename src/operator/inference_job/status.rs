@@ -82,10 +82,11 @@ pub fn over(job: &InferenceJob, settlement: &Settlement, now: Timestamp) -> Infe
 pub fn of(job: &InferenceJob, validated: &ValidatedJob, applied: &Applied, now: Timestamp) -> InferenceJobStatus {
     let mut draft = Draft::of(job, now);
     if let Some(rejected) = applied.rejected {
+        let rejected = i64::from(rejected);
+        draft.status.rejected_lines = Some(rejected).filter(|rejected| *rejected > 0);
         let requests = draft.status.requests.get_or_insert_default();
-        requests.rejected = rejected.into();
-        requests.failed = requests.failed.max(requests.rejected);
-        requests.total = requests.total.max(requests.rejected);
+        requests.failed = requests.failed.max(rejected);
+        requests.total = requests.total.max(rejected);
     }
     match &validated.stage {
         Stage::GatewayAway(error) => away(&mut draft, gateway_finding(error)),
@@ -171,12 +172,11 @@ fn running(report: &JobReport) -> (JobPhase, Finding) {
 }
 
 fn counts(draft: &mut Draft<'_>, report: &JobReport) {
-    let rejected = draft.status.requests.map_or(0, |requests| requests.rejected);
+    let rejected = draft.status.rejected_lines.unwrap_or(0);
     let requests = RequestCounts {
         total: i64::from(report.total) + rejected,
         completed: report.completed.into(),
         failed: i64::from(report.failed) + rejected,
-        rejected,
     };
     let tokens = TokenCounts { prompt: signed(report.prompt_tokens), output: signed(report.output_tokens) };
     // The clock alone is no news: the rate is computed anew only when something was answered.
@@ -192,7 +192,7 @@ fn counts(draft: &mut Draft<'_>, report: &JobReport) {
     draft.status.assignments = nodes
         .into_iter()
         .take(MAX_ASSIGNMENTS)
-        .map(|node| Assignment { node: clipped(&node.node_name, 253), requests: node.requests.into() })
+        .map(|node| Assignment { node_name: clipped(&node.node_name, 253), requests: node.requests.into() })
         .collect();
     draft.status.last_failures = report
         .last_failures
