@@ -125,7 +125,7 @@ impl Gateway {
         for work in works.iter().filter(|work| waiting.contains_key(&work.request)) {
             if let Some(refusal) = never_fits(workers, work) {
                 self.ledger
-                    .fail_queued_request(&work.request, "ContextTooLong", &refusal, self.clock.now_ms())
+                    .fail_queued_request(&work.request, "ContextExceeded", &refusal, self.clock.now_ms())
                     .await?;
                 self.request_is_over(&work.request).await;
             }

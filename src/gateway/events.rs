@@ -42,7 +42,7 @@ impl Gateway {
         });
         self.spawn_assign(peer.clone());
         let gateway = self.clone();
-        self.spawn(async move { gateway.challenge_while_connected(&peer, session).await });
+        self.spawn(async move { gateway.challenge_while_connected(peer, session).await });
     }
 
     /// The last connection of a member closed. Its leases notice by themselves: their streams are broken.

@@ -350,30 +350,28 @@ fn refusal(reason: &str, message: &str) -> Refused {
 
 /// Reasons that a worker may give, as we count and report them: a stranger does not choose our labels.
 fn known_reason(reason: &str) -> &'static str {
-    const KNOWN: [&str; 17] = [
+    const KNOWN: [&str; 15] = [
         "MalformedRequest",
+        "ContextExceeded",
+        "PromptRefused",
         "NoLease",
         "LeaseMismatch",
-        "ContextTooLong",
-        "PromptTooLong",
-        "InvalidPrompt",
-        "UnsupportedSampling",
-        "Busy",
-        "NoFreeSlot",
-        "Draining",
-        "ModelNotServed",
-        "ModelNotReady",
-        "UnknownLease",
         "LeaseExpired",
+        "Busy",
+        "Draining",
+        "NotCompute",
+        "ModelNotReady",
         "RateLimited",
+        "NotAuthenticated",
         "ProtocolViolation",
         "EngineFailed",
+        "SigningFailed",
     ];
     KNOWN.into_iter().find(|known| *known == reason).unwrap_or("Other")
 }
 
-fn is_about_the_request(reason: &str) -> bool {
-    matches!(reason, "MalformedRequest" | "ContextTooLong" | "PromptTooLong" | "InvalidPrompt" | "UnsupportedSampling")
+pub(super) fn is_about_the_request(reason: &str) -> bool {
+    matches!(reason, "MalformedRequest" | "ContextExceeded" | "PromptRefused")
 }
 
 /// Label of a lost lease.

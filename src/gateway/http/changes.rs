@@ -45,10 +45,10 @@ pub(super) fn follow(gateway: Arc<Gateway>, after: u64) -> Result<Response, ApiF
 
 async fn next_changes(gateway: &Gateway, after: u64) -> Result<(Bytes, u64), LedgerError> {
     let mut revisions = gateway.revisions();
-    match timeout(KEEP_ALIVE, revisions.wait_for(|revision| *revision > after)).await {
-        Err(_) => return Ok((Bytes::from_static(b"\n"), after)),
-        Ok(_) => tokio::time::sleep(GATHER).await,
+    if timeout(KEEP_ALIVE, revisions.wait_for(|revision| *revision > after)).await.is_err() {
+        return Ok((Bytes::from_static(b"\n"), after));
     }
+    tokio::time::sleep(GATHER).await;
     let changes = gateway.changes(after, CHANGES).await?;
     let mut lines = Vec::new();
     let last = changes.last().map_or(after, |change| change.revision);

@@ -7,6 +7,8 @@ use axum::{
 };
 use serde::Serialize;
 
+use crate::gateway::lease::is_about_the_request;
+
 /// `{"error": {"message", "type", "param", "code"}}` with its status.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(super) struct OpenAiError {
@@ -78,11 +80,10 @@ impl OpenAiError {
     }
 
     pub(super) fn failed(reason: &str, message: impl Into<String>) -> Self {
-        let about_the_request =
-            matches!(reason, "MalformedRequest" | "ContextTooLong" | "PromptTooLong" | "InvalidPrompt" | "UnsupportedSampling");
-        match about_the_request {
-            true => Self::new(StatusCode::BAD_REQUEST, "invalid_request_error", Some("context_length_exceeded"), message),
-            false => Self::new(StatusCode::BAD_GATEWAY, "server_error", Some(reason), message),
+        let code = if reason == "ContextExceeded" { "context_length_exceeded" } else { reason };
+        match is_about_the_request(reason) {
+            true => Self::new(StatusCode::BAD_REQUEST, "invalid_request_error", Some(code), message),
+            false => Self::new(StatusCode::BAD_GATEWAY, "server_error", Some(code), message),
         }
     }
 
