@@ -20,8 +20,7 @@ var addons string
 
 // applyAddons applies the name server and the storage class. Each document of addons.yaml begins with its API path.
 func (c *Cluster) applyAddons() error {
-	replicas := min(2, c.Nodes) // the name server stays when one node is lost
-	text := strings.ReplaceAll(addons, "$REPLICAS", fmt.Sprint(replicas))
+	text := strings.ReplaceAll(addons, "$REPLICAS", fmt.Sprint(c.dnsReplicas()))
 	for doc := range strings.SplitSeq(text, "---\n") {
 		path, body, ok := strings.Cut(doc, "\n")
 		path, isPath := strings.CutPrefix(path, "# /")
@@ -34,6 +33,9 @@ func (c *Cluster) applyAddons() error {
 	}
 	return nil
 }
+
+// dnsReplicas lets the name server survive the loss of one node.
+func (c *Cluster) dnsReplicas() int { return min(2, c.Nodes) }
 
 // ensureVolumes keeps a pool of static volumes: folders of this machine, which is every node's machine. A volume whose
 // claim is gone is emptied and offered again.
@@ -115,13 +117,15 @@ func (c *Cluster) waitReady() error {
 	}
 	return until(90*time.Second, "cluster DNS", func() error {
 		var d struct {
-			Status struct{ AvailableReplicas int }
+			Metadata struct{ Generation int }
+			Status   struct{ ObservedGeneration, UpdatedReplicas, AvailableReplicas int }
 		}
 		if err := c.api.Get("/apis/apps/v1/namespaces/kube-system/deployments/coredns", &d); err != nil {
 			return err
 		}
-		if d.Status.AvailableReplicas < 1 {
-			return errors.New("no CoreDNS pod is available; see kubectl -n kube-system describe pods")
+		have := min(d.Status.AvailableReplicas, d.Status.UpdatedReplicas)
+		if want := c.dnsReplicas(); have < want || d.Status.ObservedGeneration < d.Metadata.Generation {
+			return fmt.Errorf("%d of %d CoreDNS pods are available; see kubectl -n kube-system describe pods", have, want)
 		}
 		return nil
 	})
@@ -144,6 +148,31 @@ func (c *Cluster) nodesReady() error {
 			}
 			return errors.New(n.name() + ": " + s + c.procs.Tail(n.name()+"-kubelet"))
 		}
+		if err := c.kubeletSeen(n); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+// kubeletSeen makes sure that a node's state is not from before its kubelet was restarted.
+func (c *Cluster) kubeletSeen(n node) error {
+	since, ok := c.started[n.name()+"-kubelet"]
+	if !ok {
+		return nil
+	}
+	var lease struct {
+		Spec struct{ RenewTime time.Time }
+	}
+	err := c.api.Get("/apis/coordination.k8s.io/v1/namespaces/kube-node-lease/leases/"+n.name(), &lease)
+	if errors.Is(err, kube.ErrNotFound) {
+		return nil // a new node: it makes its lease some seconds after it is ready
+	}
+	if err != nil {
+		return err
+	}
+	if lease.Spec.RenewTime.Before(since) {
+		return errors.New(n.name() + ": its kubelet has not reported since it was started" + c.procs.Tail(n.name()+"-kubelet"))
 	}
 	return nil
 }

@@ -35,7 +35,8 @@ func mounted() ([][2]string, error) {
 	return list, scan.Err()
 }
 
-// cgroupRoots are the roots of the control-group trees: one per controller in version 1, one in all in version 2.
+// cgroupRoots are the roots of the control-group trees: one per controller in version 1, one in all in version 2. Where
+// both are mounted, version 1 has the controllers, and containers are listed in version 2 as well.
 func cgroupRoots() (roots []string, v2 bool, err error) {
 	mounts, err := mounted()
 	if err != nil {
@@ -50,10 +51,8 @@ func cgroupRoots() (roots []string, v2 bool, err error) {
 			unified = append(unified, m[0])
 		}
 	}
-	if len(roots) == 0 {
-		return unified, true, nil
-	}
-	return roots, false, nil
+	v2 = len(roots) == 0
+	return append(roots, unified...), v2, nil
 }
 
 // ensureCgroup gives a node its own control group in every tree: kubelets that share one end each other's pods.
@@ -136,7 +135,8 @@ func cgroupPIDs(n node) ([]int, error) {
 			}
 			raw, _ := os.ReadFile(filepath.Join(path, "cgroup.procs"))
 			for f := range strings.FieldsSeq(string(raw)) {
-				if pid, err := strconv.Atoi(f); err == nil && pid > 0 {
+				// A process that nobody has waited for is listed still, and cannot be killed again.
+				if pid, err := strconv.Atoi(f); err == nil && proc.Running(pid) {
 					pids = append(pids, pid)
 				}
 			}

@@ -166,8 +166,17 @@ func (c *Cluster) start(s proc.Spec, files ...string) error {
 		h.Write(raw)
 	}
 	s.Env = append(s.Env, "XDC_GRID_CONFIG="+hex.EncodeToString(h.Sum(nil)[:8]))
-	_, err := c.procs.Ensure(s)
-	return err
+	started, err := c.procs.Ensure(s)
+	if err != nil || !started {
+		return err
+	}
+	c.mu.Lock()
+	c.started[s.Name] = time.Now()
+	c.mu.Unlock()
+	if c.quiet {
+		c.say.Note("  restarted %s", s.Name)
+	}
+	return nil
 }
 
 // ensureControlPlane starts etcd and the API server, and for a full cluster the controllers and the scheduler.

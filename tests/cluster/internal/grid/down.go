@@ -65,9 +65,6 @@ func (c *Cluster) remove() error {
 	if c.isGrid() {
 		nodes, err := c.traces()
 		errs = append(errs, err)
-		for _, n := range nodes {
-			errs = append(errs, killCgroup(n))
-		}
 		errs = append(errs, c.unmount())
 		for _, n := range nodes {
 			errs = append(errs, c.removeNode(n))
@@ -91,7 +88,7 @@ func (c *Cluster) traces() ([]node, error) {
 	}
 	var list []node
 	for n := node(1); n <= MaxNodes; n++ {
-		places := []string{"/run/netns/" + n.netns(), "/sys/class/net/" + n.veth(), n.runDir(), c.path(n.name())}
+		places := []string{filepath.Join(netnsDir, n.netns()), "/sys/class/net/" + n.veth(), n.runDir(), c.path(n.name())}
 		for _, root := range roots {
 			places = append(places, filepath.Join(root, n.cgroup()))
 		}
@@ -131,6 +128,11 @@ func (c *Cluster) removeMadeDirs() error {
 	dirs := slices.Clone(c.MadeDirs)
 	slices.SortFunc(dirs, func(a, b string) int { return len(b) - len(a) })
 	for _, d := range dirs {
+		if d == netnsDir { // "ip netns" mounts it over itself
+			if left, err := os.ReadDir(d); err == nil && len(left) == 0 {
+				_ = run("umount", d)
+			}
+		}
 		if err := os.Remove(d); err != nil && !errors.Is(err, fs.ErrNotExist) {
 			c.say.Note("kept %s: %v", d, errors.Unwrap(err))
 		}

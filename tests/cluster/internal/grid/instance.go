@@ -12,6 +12,7 @@ import (
 	"path/filepath"
 	"sync"
 	"syscall"
+	"time"
 
 	"xdc-grid/tests/cluster/internal/kube"
 	"xdc-grid/tests/cluster/internal/pki"
@@ -39,12 +40,13 @@ type instance struct {
 // Cluster is an opened instance.
 type Cluster struct {
 	instance
-	mu    sync.Mutex
-	procs proc.Table
-	say   *Progress
-	bin   programs
-	quiet bool
-	api   *kube.Client
+	mu      sync.Mutex
+	procs   proc.Table
+	say     *Progress
+	bin     programs
+	quiet   bool
+	api     *kube.Client
+	started map[string]time.Time // what this command started, and when
 }
 
 // programs are the folders of the built tools.
@@ -142,6 +144,7 @@ func (i instance) open(say *Progress) *Cluster {
 	return &Cluster{
 		instance: i,
 		say:      say,
+		started:  map[string]time.Time{},
 		procs:    proc.Table{Dir: filepath.Join(i.runDir(), "procs"), Logs: i.path("log"), Token: i.Token},
 	}
 }

@@ -10,11 +10,15 @@ import (
 
 const (
 	chain     = "XDC-GRID"
+	netnsDir  = "/run/netns"
 	ipForward = "/proc/sys/net/ipv4/ip_forward"
 )
 
 // ensureHostNetwork makes the bridge that carries the node network and keeps pods off the internet.
 func (c *Cluster) ensureHostNetwork() error {
+	if err := c.makeDir(netnsDir); err != nil {
+		return err
+	}
 	exists, err := ourLink(bridge)
 	if err != nil {
 		return err
@@ -122,7 +126,7 @@ func deleteLink(name string) error {
 }
 
 func netnsExists(name string) bool {
-	_, err := os.Stat(filepath.Join("/run/netns", name))
+	_, err := os.Stat(filepath.Join(netnsDir, name))
 	return err == nil
 }
 
@@ -175,7 +179,7 @@ func ipBatch(netns string, lines ...string) error {
 }
 
 func inNetns(netns string, argv ...string) []string {
-	return append([]string{"nsenter", "--net=/run/netns/" + netns, "--"}, argv...)
+	return append([]string{"nsenter", "--net=" + filepath.Join(netnsDir, netns), "--"}, argv...)
 }
 
 func forwardIn(netns string) error {

@@ -30,7 +30,7 @@ func (c *Cluster) nodeMounts(n node) [][2]string {
 		{c.path(n.name(), "pod-logs"), "/var/log/pods"},
 		{c.path(n.name(), "container-logs"), "/var/log/containers"},
 		{n.runDir(), "/run/containerd"},
-		{filepath.Join(n.runDir(), "netns"), "/run/netns"},
+		{filepath.Join(n.runDir(), "netns"), netnsDir},
 	}
 }
 
@@ -48,9 +48,6 @@ func (c *Cluster) ensureRuntime(n node) error {
 	if err := c.ensureNodeNetwork(n); err != nil {
 		return err
 	}
-	if err := ensureCgroup(n); err != nil {
-		return err
-	}
 	if c.procs.PID(n.holder()) == 0 {
 		// Whatever else of the node still runs is in namespaces that nothing can join any more.
 		if err := c.killNode(n); err != nil {
@@ -59,6 +56,9 @@ func (c *Cluster) ensureRuntime(n node) error {
 		if err := c.startHolder(n); err != nil {
 			return err
 		}
+	}
+	if err := ensureCgroup(n); err != nil {
+		return err
 	}
 	if err := c.startContainerd(n); err != nil {
 		return err
@@ -77,7 +77,7 @@ func (c *Cluster) startHolder(n node) error {
 		return err
 	}
 	var script strings.Builder
-	script.WriteString("set -e\numount -R -l /run/netns 2>/dev/null || :\n")
+	script.WriteString("set -e\numount -R -l " + netnsDir + " 2>/dev/null || :\n")
 	for _, m := range c.nodeMounts(n) {
 		if err := os.MkdirAll(m[0], 0o755); err != nil {
 			return err
@@ -162,8 +162,8 @@ disabled_plugins = ["io.containerd.internal.v1.opt", "io.containerd.nri.v1.nri"]
 	}
 	name := n.name() + "-containerd"
 	argv := append(c.inNode(n), filepath.Join(c.bin.containerd, "containerd"), "-c", config)
-	// containerd looks for its shim on PATH.
-	env := []string{"PATH=" + c.bin.containerd + ":" + os.Getenv("PATH")}
+	// containerd looks for its shim on PATH, and starts runc and the CNI plugins, which start iptables.
+	env := []string{"PATH=" + c.bin.containerd + ":/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"}
 	if err := c.start(proc.Spec{Name: name, Part: n.name(), Argv: argv, Env: env}, config); err != nil {
 		return err
 	}
@@ -194,6 +194,7 @@ containerRuntimeEndpoint: unix:///run/containerd/containerd.sock
 clusterDNS: [%s]
 clusterDomain: cluster.local
 resolvConf: "%s"
+volumePluginDir: /var/lib/kubelet/volume-plugins
 tlsCertFile: "%s"
 tlsPrivateKeyFile: "%s"
 # The disk is shared with everything else on the machine: only a nearly full one counts.
@@ -217,12 +218,16 @@ imageGCHighThresholdPercent: 100
 		"--conntrack-max-per-core", "0", "--conntrack-tcp-timeout-established", "0", "--conntrack-tcp-timeout-close-wait", "0")
 }
 
-// killNode ends everything that runs on a node, containers included; its mounts go with its namespace.
+// killNode ends everything that runs on a node, containers included; its mounts go with its namespace. Control groups
+// of dead containers would hold up the next kubelet for seconds each.
 func (c *Cluster) killNode(n node) error {
 	if err := c.procs.KillPart(n.name()); err != nil {
 		return err
 	}
-	return killCgroup(n)
+	if err := killCgroup(n); err != nil {
+		return err
+	}
+	return removeCgroup(n)
 }
 
 // removeNode takes a node away with all that it kept.
@@ -231,7 +236,7 @@ func (c *Cluster) removeNode(n node) error {
 		return err
 	}
 	return errors.Join(
-		removeCgroup(n), removeNodeNetwork(n),
+		removeNodeNetwork(n),
 		os.RemoveAll(n.runDir()), os.RemoveAll(c.path(n.name())))
 }
 

@@ -141,7 +141,7 @@ func (t Table) KillPart(part string) error {
 	// Twice, because a process may be starting another while the first pass looks.
 	for range 2 {
 		pids := t.marked(part)
-		alive := func() bool { return slices.ContainsFunc(pids, running) }
+		alive := func() bool { return slices.ContainsFunc(pids, Running) }
 		if err := end(pids, alive); err != nil {
 			return err
 		}
@@ -182,7 +182,7 @@ func (t Table) marked(part string) []int {
 
 // KillPIDs ends the given processes, such as those of a control group of ours.
 func KillPIDs(pids []int) error {
-	return end(pids, func() bool { return slices.ContainsFunc(pids, running) })
+	return end(pids, func() bool { return slices.ContainsFunc(pids, Running) })
 }
 
 func end(pids []int, alive func() bool) error {
@@ -254,7 +254,8 @@ func (r record) alive() bool {
 	return err == nil && st.start == r.Start && st.state != 'Z' && st.state != 'X' && r.Boot == bootID()
 }
 
-func running(pid int) bool {
+// Running says whether a process exists and is more than a remainder that its parent has not noticed.
+func Running(pid int) bool {
 	st, err := stat(pid)
 	return err == nil && st.state != 'Z' && st.state != 'X'
 }

@@ -37,7 +37,7 @@ func TestARunningProcessIsNotStartedTwice(t *testing.T) {
 	if started, err := tab.Ensure(spec); err != nil || !started {
 		t.Fatal("a changed command line did not restart it", started, err)
 	}
-	if tab.PID("a") == first || running(first) {
+	if tab.PID("a") == first || Running(first) {
 		t.Error("the old process still runs")
 	}
 }
@@ -93,7 +93,7 @@ func TestARecycledPidIsNotTakenForOurs(t *testing.T) {
 	if err := tab.KillPart(""); err != nil {
 		t.Fatal(err)
 	}
-	if !running(other.Process.Pid) {
+	if !Running(other.Process.Pid) {
 		t.Error("a stranger's process was ended")
 	}
 }
