@@ -66,7 +66,9 @@ fn version(format: Format, out: &mut dyn Write) -> Result<Exit, CliError> {
     let version = env!("CARGO_PKG_VERSION");
     match format {
         Format::Table => writeln!(out, "kubectl-grid {version}")?,
-        Format::Json => output::json(out, &serde_json::json!({"version": version, "apiVersion": "xdcgrid.io/v1alpha1"}))?,
+        Format::Json => {
+            output::json(out, &serde_json::json!({"version": version, "apiVersion": "xdcgrid.io/v1alpha1"}))?
+        }
     }
     Ok(Exit::Done)
 }

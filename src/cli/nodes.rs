@@ -33,12 +33,20 @@ pub async fn run(session: &Session, args: &NodesArgs, out: &mut dyn Write) -> Re
     let nodes: Vec<GridNode> = listed.items.into_iter().filter(wanted).collect();
     match args.output {
         Format::Json => {
-            let nodes: Vec<_> = nodes.iter().map(|node| json!({"name": node.name_any(), "spec": node.spec, "status": node.status})).collect();
+            let nodes: Vec<_> = nodes
+                .iter()
+                .map(|node| json!({"name": node.name_any(), "spec": node.spec, "status": node.status}))
+                .collect();
             output::json(out, &nodes)?;
         }
-        Format::Table if nodes.is_empty() => eprintln!("there are no nodes; docs/examples/node-managed-cpu.yaml is a start"),
+        Format::Table if nodes.is_empty() => {
+            eprintln!("there are no nodes; docs/examples/node-managed-cpu.yaml is a start")
+        }
         Format::Table => {
-            let header = ["name", "ready", "reason", "mode", "tok/s", "audits", "evidence", "epoch", "tokens", "earned", "hardware"];
+            let header = [
+                "name", "ready", "reason", "mode", "tok/s", "audits", "evidence", "epoch", "tokens", "earned",
+                "hardware",
+            ];
             output::table(out, &header, nodes.iter().map(row).collect())?;
         }
     }
@@ -66,6 +74,9 @@ fn row(node: &GridNode) -> Vec<String> {
         epoch.epoch.to_string(),
         (epoch.prompt_tokens + epoch.output_tokens).to_string(),
         columns.earned.unwrap_or_default(),
-        status.hardware.map(|hardware| format!("{} × {}", hardware.threads, output::printable(&hardware.processor))).unwrap_or_default(),
+        status
+            .hardware
+            .map(|hardware| format!("{} × {}", hardware.threads, output::printable(&hardware.processor)))
+            .unwrap_or_default(),
     ]
 }

@@ -51,8 +51,12 @@ mod tests {
     #[test]
     fn a_table_reads_like_kubectl() {
         let mut out = Vec::new();
-        table(&mut out, &["name", "ready"], vec![vec!["a".into(), "True".into()], vec!["long-name".into(), String::new()]])
-            .unwrap();
+        table(
+            &mut out,
+            &["name", "ready"],
+            vec![vec!["a".into(), "True".into()], vec!["long-name".into(), String::new()]],
+        )
+        .unwrap();
         assert_eq!(String::from_utf8(out).unwrap(), "NAME        READY\na           True\nlong-name   -\n");
     }
 

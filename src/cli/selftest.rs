@@ -77,7 +77,10 @@ async fn first_ready_model(client: &Client) -> Result<String, CliError> {
     let models = Api::<GridModel>::all(client.clone()).list(&ListParams::default()).await;
     let models = models.map_err(|error| CliError::from_kube(error, "GridModel", "", None))?;
     let ready = |model: &&GridModel| {
-        model.status.as_ref().is_some_and(|status| conditions::is_true(&status.conditions, grid_model::condition::READY))
+        model
+            .status
+            .as_ref()
+            .is_some_and(|status| conditions::is_true(&status.conditions, grid_model::condition::READY))
     };
     models.items.iter().find(ready).map(|model| model.name_any()).ok_or_else(|| {
         CliError::Other("no GridModel is Ready, so there is nothing to ask: kubectl get gridmodels,gridnodes".into())

@@ -9,7 +9,15 @@ use serde_yaml::Value;
 const WITH_TOKEN: [&str; 2] = ["operator", "test"];
 /// Nobody needs these across the cluster, but the one role for job credentials, to which the chart binds nobody.
 const NOT_CLUSTER_WIDE: [&str; 9] = [
-    "secrets", "pods", "pods/exec", "serviceaccounts/token", "deployments", "statefulsets", "daemonsets", "jobs", "nodes",
+    "secrets",
+    "pods",
+    "pods/exec",
+    "serviceaccounts/token",
+    "deployments",
+    "statefulsets",
+    "daemonsets",
+    "jobs",
+    "nodes",
 ];
 
 fn helm() -> PathBuf {

@@ -18,7 +18,9 @@ pub struct AnswerLine {
 pub fn read_lines(jsonl: &str) -> Result<Vec<Value>, String> {
     let lines = jsonl.lines().enumerate().filter(|(_, line)| !line.trim().is_empty());
     lines
-        .map(|(index, line)| serde_json::from_str(line).map_err(|error| format!("line {} is no JSON: {error}", index + 1)))
+        .map(|(index, line)| {
+            serde_json::from_str(line).map_err(|error| format!("line {} is no JSON: {error}", index + 1))
+        })
         .collect()
 }
 
@@ -63,7 +65,8 @@ mod tests {
         let expected =
             AnswerLine { custom_id: "a".into(), text: "Paris.".into(), ending: "stop".into(), output_tokens: 3 };
         assert_eq!(answer(&chat), expected);
-        let completion = json!({"custom_id": "b", "response": {"body": {"choices": [{"text": "x", "finish_reason": "length"}]}}});
+        let completion =
+            json!({"custom_id": "b", "response": {"body": {"choices": [{"text": "x", "finish_reason": "length"}]}}});
         assert_eq!((answer(&completion).text.as_str(), answer(&completion).ending.as_str()), ("x", "length"));
     }
 

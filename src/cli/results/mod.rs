@@ -106,7 +106,8 @@ fn print(lines: &[Value], args: &ResultsArgs, out: &mut dyn Write) -> Result<(),
     match (args.output, args.errors) {
         (Format::Json, _) => output::json(out, &lines),
         (Format::Table, true) => {
-            let rows = lines.iter().map(lines::failure).map(|line| vec![line.custom_id, line.ending, one_line(&line.text)]);
+            let rows =
+                lines.iter().map(lines::failure).map(|line| vec![line.custom_id, line.ending, one_line(&line.text)]);
             output::table(out, &["id", "reason", "message"], rows.collect())
         }
         (Format::Table, false) => print_answers(lines.iter().map(lines::answer), out),
