@@ -430,7 +430,8 @@ pub mod challenge_request {
     }
 }
 
-/// Multiply A (m × k, from `seed_a`) by B (k × n, from `seed_b`), entries −7…7; answer with the Merkle root over row tiles.
+/// Multiply A (m × k, from `seed_a`) by B (k × n, from `seed_b`), entries −7…7; answer with one Merkle root over row
+/// tiles per round.
 #[derive(Clone, PartialEq, Message)]
 pub struct GemmChallenge {
     #[prost(bytes = "vec", tag = "1")]
@@ -486,10 +487,12 @@ pub mod challenge_reply {
     }
 }
 
+/// One Merkle root per round, 32 bytes each, in order: the columns of A in round r > 0 are permuted by root r − 1, so whoever
+/// checks an opened tile needs all of them.
 #[derive(Clone, PartialEq, Message)]
 pub struct GemmCommit {
-    #[prost(bytes = "vec", tag = "1")]
-    pub root: Vec<u8>,
+    #[prost(bytes = "vec", repeated, tag = "1")]
+    pub roots: Vec<Vec<u8>>,
 }
 
 #[derive(Clone, PartialEq, Message)]

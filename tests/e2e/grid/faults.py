@@ -41,11 +41,11 @@ def test_a_killed_worker_loses_no_request_and_nothing_is_paid_twice():
 
 def test_a_node_cut_from_the_network_for_30_seconds_comes_back_and_the_job_completes():
     long_job("cut-node")
-    env.cluster("node", "cut", 2)
+    env.cluster("node", "cut", "node-2")
     try:
         wait_for("node-2 to be seen as lost", lambda: kube.condition(kube.get("node", "node-2"), "Ready")["status"] != "True", 60)
     finally:
-        env.cluster("node", "heal", 2)
+        env.cluster("node", "heal", "node-2")
     assert_each_request_counted_once("cut-node")
     kube.wait_condition("node", "node-2", "Ready", timeout=60)
     kube.wait_condition("gridnode", "node-b", "Ready", timeout=240)

@@ -142,62 +142,54 @@ func (c *Cluster) nodesReady() error {
 				return permanent{errors.New(name + " ended" + c.procs.Tail(name))}
 			}
 		}
-		if s := states[n.name()]; s != "Ready" {
-			if s == "" {
-				s = "not registered"
-			}
+		if s := states[n.name()].since(c.started[n.name()+"-kubelet"]); s != "Ready" {
 			return errors.New(n.name() + ": " + s + c.procs.Tail(n.name()+"-kubelet"))
 		}
-		if err := c.kubeletSeen(n); err != nil {
-			return err
-		}
 	}
 	return nil
 }
 
-// kubeletSeen makes sure that a node's state is not from before its kubelet was restarted.
-func (c *Cluster) kubeletSeen(n node) error {
-	since, ok := c.started[n.name()+"-kubelet"]
-	if !ok {
-		return nil
-	}
-	var lease struct {
-		Spec struct{ RenewTime time.Time }
-	}
-	err := c.api.Get("/apis/coordination.k8s.io/v1/namespaces/kube-node-lease/leases/"+n.name(), &lease)
-	if errors.Is(err, kube.ErrNotFound) {
-		return nil // a new node: it makes its lease some seconds after it is ready
-	}
-	if err != nil {
-		return err
-	}
-	if lease.Spec.RenewTime.Before(since) {
-		return errors.New(n.name() + ": its kubelet has not reported since it was started" + c.procs.Tail(n.name()+"-kubelet"))
-	}
-	return nil
+// nodeState is what the API server knows about a node: Ready, or why not, and as of when.
+type nodeState struct {
+	text string
+	seen time.Time
 }
 
-// nodeStates gives Ready, or the reason why not, by node.
-func (c *Cluster) nodeStates() (map[string]string, error) {
+// since says Ready only if the node said so after its kubelet was started; the API server keeps an older word.
+func (s nodeState) since(start time.Time) string {
+	switch {
+	case s.text == "":
+		return "not registered"
+	case s.text == "Ready" && s.seen.Before(start.Truncate(time.Second)): // API times are whole seconds
+		return "its kubelet has not reported since it was started"
+	}
+	return s.text
+}
+
+// nodeStates gives the nodes' states by name.
+func (c *Cluster) nodeStates() (map[string]nodeState, error) {
 	var list struct {
 		Items []struct {
 			Metadata struct{ Name string }
 			Status   struct {
-				Conditions []struct{ Type, Status, Message string }
+				Conditions []struct {
+					Type, Status, Message string
+					LastHeartbeatTime     time.Time
+				}
 			}
 		}
 	}
 	if err := c.api.Get("/api/v1/nodes", &list); err != nil {
 		return nil, err
 	}
-	states := map[string]string{}
+	states := map[string]nodeState{}
 	for _, n := range list.Items {
-		state := "no status yet"
+		state := nodeState{text: "no status yet"}
 		for _, cond := range n.Status.Conditions {
 			if cond.Type == "Ready" {
-				state = cond.Message
+				state = nodeState{text: cond.Message, seen: cond.LastHeartbeatTime}
 				if cond.Status == "True" {
-					state = "Ready"
+					state.text = "Ready"
 				}
 			}
 		}

@@ -23,6 +23,9 @@ func Down(o Options) error {
 	}
 	if !found {
 		o.Say.Note("nothing of %s runs", o.State)
+		if i, err := find(gridID, o.State); err == nil {
+			o.Say.Note("the cluster of %s is left alone", i.State)
+		}
 	}
 	_ = os.Remove(runRoot) // only when it is empty
 	return nil
@@ -47,7 +50,6 @@ func downOne(o Options, id string) (bool, error) {
 	if i.State != o.State {
 		// A cluster whose folder was deleted has no other way to be removed.
 		if _, err := os.Stat(i.State); err == nil {
-			o.Say.Note("left alone: the cluster of %s", i.State)
 			return false, nil
 		}
 	}
@@ -59,25 +61,44 @@ func downOne(o Options, id string) (bool, error) {
 	return true, o.Say.Step(label, c.remove)
 }
 
-// remove goes on after an error, so that one stubborn part does not keep the rest.
+// remove takes everything away, files included.
 func (c *Cluster) remove() error {
+	if err := c.release(); err != nil {
+		return err // the record stays, so that down can be called again
+	}
+	return c.forget()
+}
+
+// release ends the processes and undoes what was made outside the state folder. It goes on after an error, so that one
+// stubborn part does not keep the rest.
+func (c *Cluster) release() error {
 	errs := []error{c.procs.KillPart("")}
 	if c.isGrid() {
 		nodes, err := c.traces()
-		errs = append(errs, err)
-		errs = append(errs, c.unmount())
+		errs = append(errs, err, c.unmount())
 		for _, n := range nodes {
-			errs = append(errs, c.removeNode(n))
+			errs = append(errs, c.releaseNode(n))
 		}
 		for label, k := range c.NATs {
 			errs = append(errs, removeHome(home{label, k}))
 		}
 		errs = append(errs, c.removeHostNetwork(), c.removeMadeDirs())
 	}
-	if err := errors.Join(errs...); err != nil {
-		return err // the record stays, so that down can be called again
+	return errors.Join(errs...)
+}
+
+// evict makes room on the machine for another folder's cluster when nothing of this one runs any more, as after its
+// session ended. Its files stay, and so does a cluster that runs.
+func (c *Cluster) evict() error {
+	if c.procs.Any() {
+		return otherState(c.instance)
 	}
-	return c.forget()
+	return c.say.Step("clear away the dead cluster of "+c.State, func() error {
+		if err := c.release(); err != nil {
+			return err
+		}
+		return os.RemoveAll(c.runDir())
+	})
 }
 
 // traces lists the nodes that have left anything, which after an interruption may be more than are recorded.
@@ -116,7 +137,7 @@ func (c *Cluster) unmount() error {
 	for _, m := range mounts {
 		for _, ours := range []string{c.State + "/", c.runDir() + "/"} {
 			if strings.HasPrefix(m[0], ours) {
-				errs = append(errs, run("umount", "-l", m[0]))
+				errs = append(errs, run("umount", "-n", "-l", m[0]))
 			}
 		}
 	}
@@ -130,7 +151,7 @@ func (c *Cluster) removeMadeDirs() error {
 	for _, d := range dirs {
 		if d == netnsDir { // "ip netns" mounts it over itself
 			if left, err := os.ReadDir(d); err == nil && len(left) == 0 {
-				_ = run("umount", d)
+				_ = run("umount", "-n", d)
 			}
 		}
 		if err := os.Remove(d); err != nil && !errors.Is(err, fs.ErrNotExist) {
@@ -143,6 +164,9 @@ func (c *Cluster) removeMadeDirs() error {
 // forget removes our files and leaves everybody else's in the state folder alone.
 func (c *Cluster) forget() error {
 	var errs []error
+	for _, n := range c.nodes() {
+		errs = append(errs, os.RemoveAll(c.path(n.name())))
+	}
 	for _, name := range []string{"etcd", "pki", "images", "volumes", "kubeconfig", "resolv.conf", c.ID + ".json"} {
 		// The kernel lets go of a container's files a moment after its last process ended.
 		path := c.path(name)
@@ -199,7 +223,7 @@ func (c *Cluster) printStatus() {
 		return
 	}
 	for _, n := range c.nodes() {
-		fmt.Printf("%-28s %s\n", n.name(), states[n.name()])
+		fmt.Printf("%-28s %s\n", n.name(), states[n.name()].since(time.Time{}))
 	}
 	for label, k := range c.NATs {
 		fmt.Printf("%-28s behind %s\n", "home network "+label, home{label, k}.outside())

@@ -31,6 +31,7 @@ func (c *Cluster) nodeMounts(n node) [][2]string {
 		{c.path(n.name(), "container-logs"), "/var/log/containers"},
 		{n.runDir(), "/run/containerd"},
 		{filepath.Join(n.runDir(), "netns"), netnsDir},
+		{filepath.Join(n.runDir(), "mount"), "/run/mount"}, // where mount(8) keeps notes
 	}
 }
 
@@ -77,7 +78,7 @@ func (c *Cluster) startHolder(n node) error {
 		return err
 	}
 	var script strings.Builder
-	script.WriteString("set -e\numount -R -l " + netnsDir + " 2>/dev/null || :\n")
+	script.WriteString("set -e\numount -n -R -l " + netnsDir + " 2>/dev/null || :\n")
 	for _, m := range c.nodeMounts(n) {
 		if err := os.MkdirAll(m[0], 0o755); err != nil {
 			return err
@@ -85,9 +86,9 @@ func (c *Cluster) startHolder(n node) error {
 		if err := c.makeDir(m[1]); err != nil {
 			return err
 		}
-		fmt.Fprintf(&script, "mount --bind '%s' '%s'\n", m[0], m[1])
+		fmt.Fprintf(&script, "mount -n --bind '%s' '%s'\n", m[0], m[1])
 	}
-	script.WriteString("mount --make-rshared /\nexec sleep infinity\n")
+	script.WriteString("mount -n --make-rshared /\nexec sleep infinity\n")
 	argv := append(inNetns(n.netns(), "unshare", "--mount", "--propagation", "private", "--"), "sh", "-c", script.String())
 	if err := c.start(proc.Spec{Name: n.holder(), Part: n.name(), Argv: argv}); err != nil {
 		return err
@@ -230,14 +231,12 @@ func (c *Cluster) killNode(n node) error {
 	return removeCgroup(n)
 }
 
-// removeNode takes a node away with all that it kept.
-func (c *Cluster) removeNode(n node) error {
+// releaseNode ends a node and undoes what was made for it outside the state folder.
+func (c *Cluster) releaseNode(n node) error {
 	if err := c.killNode(n); err != nil {
 		return err
 	}
-	return errors.Join(
-		removeNodeNetwork(n),
-		os.RemoveAll(n.runDir()), os.RemoveAll(c.path(n.name())))
+	return errors.Join(removeNodeNetwork(n), os.RemoveAll(n.runDir()))
 }
 
 func (c *Cluster) imageFile(ref string) string {

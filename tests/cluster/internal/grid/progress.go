@@ -28,14 +28,14 @@ func (p *Progress) Note(format string, args ...any) {
 
 // Step runs do between its two lines. Steps that run together interleave, so both lines carry the label.
 func (p *Progress) Step(label string, do func() error) error {
-	p.Note("  …   %s", label)
+	p.Note("  …    %s", label)
 	begin := time.Now()
 	err := do()
 	word := "ok"
 	if err != nil {
 		word = "fail"
 	}
-	p.Note("  %-4s%s  %.1f s", word, label, time.Since(begin).Seconds())
+	p.Note("  %-5s%s  %.1f s", word, label, time.Since(begin).Seconds())
 	return err
 }
 

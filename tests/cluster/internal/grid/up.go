@@ -28,6 +28,11 @@ func Up(o Options, count int) error {
 		return err
 	}
 	defer unlock()
+	if i, err := find(gridID, o.State); err == nil && i.State != o.State {
+		if err := i.open(o.Say).evict(); err != nil {
+			return err
+		}
+	}
 	i, err := findOrNew(gridID, o.State)
 	if err != nil {
 		return err
@@ -133,7 +138,7 @@ func (c *Cluster) shrink(count int) error {
 	for c.Nodes > count {
 		n := node(c.Nodes)
 		if err := c.step("remove "+n.name(), func() error {
-			if err := c.removeNode(n); err != nil {
+			if err := errors.Join(c.releaseNode(n), os.RemoveAll(c.path(n.name()))); err != nil {
 				return err
 			}
 			return c.api.Delete("/api/v1/nodes/" + n.name())

@@ -116,6 +116,12 @@ func (t Table) Names() []string {
 	return names
 }
 
+// Any says whether anything of the cluster runs, recorded or only marked.
+func (t Table) Any() bool {
+	return slices.ContainsFunc(t.Names(), func(n string) bool { return t.PID(n) != 0 }) ||
+		slices.ContainsFunc(t.marked(""), Running)
+}
+
 // Kill ends one recorded process and forgets it.
 func (t Table) Kill(name string) error {
 	r, ok := t.read(name)
