@@ -4,3 +4,6 @@
 mod chart;
 #[cfg(feature = "cli")]
 mod cli;
+mod docs;
+#[cfg(feature = "kubernetes")]
+mod examples;

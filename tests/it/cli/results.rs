@@ -39,7 +39,10 @@ fn answers() -> String {
 }
 
 fn failures() -> String {
-    format!("{}\n", json!({"custom_id": "line-2", "response": null, "error": {"code": "WrongModel", "message": "asks for x"}}))
+    format!(
+        "{}\n",
+        json!({"custom_id": "line-2", "response": null, "error": {"code": "WrongModel", "message": "asks for x"}})
+    )
 }
 
 fn published(extra: Vec<Value>) -> FakeApi {
@@ -47,9 +50,10 @@ fn published(extra: Vec<Value>) -> FakeApi {
         "configMap": "hello-results", "resultsSha256": sha(&answers()), "errorsSha256": sha(&failures()), "bytes": 1
     });
     let data = json!({"results.jsonl": answers(), "errors.jsonl": failures(), "manifest.json": "{}"});
-    FakeApi::default()
-        .with(JOB, job(json!({"output": output, "conditions": extra})))
-        .with(MAP, json!({"apiVersion": "v1", "kind": "ConfigMap", "metadata": {"name": "hello-results"}, "data": data}))
+    FakeApi::default().with(JOB, job(json!({"output": output, "conditions": extra}))).with(
+        MAP,
+        json!({"apiVersion": "v1", "kind": "ConfigMap", "metadata": {"name": "hello-results"}, "data": data}),
+    )
 }
 
 async fn results(api: &FakeApi, errors: bool, output: Format) -> (Result<Exit, String>, String) {

@@ -37,9 +37,23 @@ fn key_file(folder: &TempDir, name: &str, key: &str) -> String {
 
 async fn deploy(anvil: &Anvil, admin_key: &str) -> Value {
     let words = [
-        "kubectl-grid", "contract", "deploy", "--rpc-url", &anvil.url, "--chain-id", &CHAIN_ID.to_string(),
-        "--admin-key-file", admin_key, "--epoch-seconds", &EPOCH_SECONDS.to_string(),
-        "--window-seconds", &WINDOW_SECONDS.to_string(), "--fund-xdc", "100", "-o", "json",
+        "kubectl-grid",
+        "contract",
+        "deploy",
+        "--rpc-url",
+        &anvil.url,
+        "--chain-id",
+        &CHAIN_ID.to_string(),
+        "--admin-key-file",
+        admin_key,
+        "--epoch-seconds",
+        &EPOCH_SECONDS.to_string(),
+        "--window-seconds",
+        &WINDOW_SECONDS.to_string(),
+        "--fund-xdc",
+        "100",
+        "-o",
+        "json",
     ];
     let Command::Contract(command) = Cli::parse_from(words).command else { panic!("not a contract command") };
     let mut out = Vec::new();
@@ -129,7 +143,10 @@ async fn earnings_are_shown_claimed_once_and_paid_to_the_payout_address() {
     // In its window: seen, not payable.
     report(&chain, &key, &tree).await;
     let (_, rows) = grid(&api, &["show"]).await;
-    assert_eq!((&rows[0]["node"], &rows[0]["pendingWei"], &rows[0]["claimableWei"]), (&json!("cpu-1"), &json!(earned), &json!("0")));
+    assert_eq!(
+        (&rows[0]["node"], &rows[0]["pendingWei"], &rows[0]["claimableWei"]),
+        (&json!("cpu-1"), &json!(earned), &json!("0"))
+    );
     let (exit, _) = grid(&api, &["claim", "cpu-1", "--key-file", &sender]).await;
     assert_eq!(exit.unwrap(), Exit::NotYet);
 
