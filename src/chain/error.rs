@@ -6,7 +6,9 @@ use crate::api::ids::{NodeAddress, Wei};
 /// Endpoints are named by host and port only: their paths often hold an access token.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub enum ChainError {
-    #[error("{endpoint} serves chain {found}, but this network is on chain {expected}: correct chainID or the endpoint")]
+    #[error(
+        "{endpoint} serves chain {found}, but this network is on chain {expected}: correct chainID or the endpoint"
+    )]
     WrongChainId { endpoint: String, expected: u64, found: u64 },
     #[error("there is no contract at {contract} on chain {chain_id}: correct the address or deploy it first")]
     NoContractCode { contract: NodeAddress, chain_id: u64 },
@@ -24,7 +26,9 @@ pub enum ChainError {
     InsufficientFunds { account: NodeAddress, balance: Wei, needed: Wei },
     #[error("account {account} has {limit} transactions on their way already; the next one waits")]
     TooManyInFlight { account: NodeAddress, limit: u64 },
-    #[error("this record belongs to account {expected} on chain {expected_chain}, but the key is {found} on chain {found_chain}")]
+    #[error(
+        "this record belongs to account {expected} on chain {expected_chain}, but the key is {found} on chain {found_chain}"
+    )]
     WrongSigner { expected: NodeAddress, expected_chain: u64, found: NodeAddress, found_chain: u64 },
     #[error("signing failed: {0}")]
     Signing(String),

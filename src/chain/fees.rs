@@ -99,7 +99,8 @@ mod tests {
     #[test]
     fn a_fee_above_one_xdc_is_refused() {
         assert!(checked_fee(16_000_000, MIN_GAS_PRICE).is_ok());
-        assert_eq!(checked_fee(16_000_000, Wei(62_500_000_001)), Err(FeeError::FeeTooHigh { fee: Wei(1_000_000_016_000_000_000) }));
+        let fee = Wei(1_000_000_000_016_000_000);
+        assert_eq!(checked_fee(16_000_000, Wei(62_500_000_001)), Err(FeeError::FeeTooHigh { fee }));
     }
 
     #[test]

@@ -8,13 +8,10 @@ use std::{
 
 use alloy::{
     primitives::{Address, B256, Bytes, U64, U128, U256},
-    rpc::{
-        client::{ClientBuilder, RpcClient},
-        json_rpc::{RpcError, RpcRecv},
-    },
-    transports::{TransportError, TransportErrorKind, http::Http},
+    rpc::client::{ClientBuilder, RpcClient},
+    transports::{RpcError, TransportError, TransportErrorKind, http::Http},
 };
-use serde::Deserialize;
+use serde::{Deserialize, de::DeserializeOwned};
 use serde_json::{Value, json};
 
 use super::{
@@ -27,6 +24,10 @@ use crate::api::ids::{NodeAddress, Wei};
 const MAX_ENDPOINTS: usize = 5;
 const REQUEST_TIMEOUT: Duration = Duration::from_secs(10);
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(3);
+
+/// What can be read out of a JSON-RPC result.
+trait Answer: DeserializeOwned + std::fmt::Debug + Send + Sync + Unpin + 'static {}
+impl<T: DeserializeOwned + std::fmt::Debug + Send + Sync + Unpin + 'static> Answer for T {}
 
 /// Endpoints of one chain. Each must prove its chain id before it is asked anything else.
 pub struct HttpEndpoints {
@@ -54,13 +55,16 @@ impl HttpEndpoints {
             .connect_timeout(CONNECT_TIMEOUT)
             .redirect(reqwest::redirect::Policy::none())
             .build()
-            .map_err(|error| ChainError::Unreachable { endpoint: "the RPC endpoints".to_owned(), detail: error.to_string() })?;
+            .map_err(|error| ChainError::Unreachable {
+                endpoint: "the RPC endpoints".to_owned(),
+                detail: error.to_string(),
+            })?;
         let endpoints = urls.iter().map(|url| Endpoint::new(url.as_ref(), &http)).collect::<Result<_, _>>()?;
         Ok(HttpEndpoints { chain_id, endpoints, preferred: AtomicUsize::new(0) })
     }
 
     /// Asks one endpoint after the other, beginning with the one that answered last, until one gives an answer that `settles`.
-    async fn ask<T: RpcRecv>(
+    async fn ask<T: Answer>(
         &self,
         method: &'static str,
         params: Value,
@@ -85,15 +89,17 @@ impl HttpEndpoints {
         unsettled.ok_or(failure)
     }
 
-    async fn ask_any<T: RpcRecv>(&self, method: &'static str, params: Value) -> Result<T, ChainError> {
+    async fn ask_any<T: Answer>(&self, method: &'static str, params: Value) -> Result<T, ChainError> {
         self.ask(method, params, |_| true).await
     }
 
     async fn send_to_all(&self, raw: &[u8]) -> Result<SendOutcome, ChainError> {
         let params = json!([Bytes::copy_from_slice(raw)]);
-        let answers = futures::future::join_all(self.endpoints.iter().map(|endpoint| {
-            endpoint.verified_request::<B256>(self.chain_id, "eth_sendRawTransaction", &params)
-        }))
+        let answers = futures::future::join_all(
+            self.endpoints
+                .iter()
+                .map(|endpoint| endpoint.verified_request::<B256>(self.chain_id, "eth_sendRawTransaction", &params)),
+        )
         .await;
         let outcomes: Vec<_> = answers.into_iter().map(outcome_of_send).collect();
         // One pool that took it is enough; "no" from one node may only mean that it lags.
@@ -115,7 +121,7 @@ impl Endpoint {
         Ok(Endpoint { label, client, verified: AtomicBool::new(false) })
     }
 
-    async fn verified_request<T: RpcRecv>(
+    async fn verified_request<T: Answer>(
         &self,
         chain_id: u64,
         method: &'static str,
@@ -131,7 +137,7 @@ impl Endpoint {
         self.request(method, params).await
     }
 
-    async fn request<T: RpcRecv>(&self, method: &'static str, params: &Value) -> Result<T, ChainError> {
+    async fn request<T: Answer>(&self, method: &'static str, params: &Value) -> Result<T, ChainError> {
         let call = self.client.request::<_, T>(method, params.clone());
         call.await.map_err(|error| self.explain(method, error))
     }

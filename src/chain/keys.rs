@@ -3,7 +3,7 @@
 use std::{fmt, io::Read, path::Path};
 
 use alloy::{
-    primitives::{Address, B256, Signature},
+    primitives::{B256, Signature},
     signers::{SignerSync, local::PrivateKeySigner},
 };
 
@@ -56,7 +56,7 @@ impl ChainKey {
     }
 
     pub fn address(&self) -> NodeAddress {
-        Address::from(self.signer.address()).into()
+        self.signer.address().into()
     }
 
     /// Deterministic (RFC 6979): the same digest always gives the same signature.

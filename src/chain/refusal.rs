@@ -46,9 +46,11 @@ impl Refusal {
 }
 
 fn undeclared(data: &[u8]) -> String {
+    if data.is_empty() {
+        return "the call reverted without a reason".to_owned();
+    }
     match decode_revert_reason(data) {
         Some(reason) => shortened(&reason),
-        None if data.is_empty() => "the call reverted without a reason".to_owned(),
         None => format!("the call reverted with {}", shortened(&Bytes::copy_from_slice(data).to_string())),
     }
 }
@@ -85,11 +87,17 @@ fn of_nodes(error: &Error) -> Option<Refusal> {
         ),
         Error::ConsentExpired(e) => Refusal::new(
             "ConsentExpired",
-            format!("the node's consent ended at {} and the block's time is {} (unix seconds): sign a new one", e.deadline, e.timestamp),
+            format!(
+                "the node's consent ended at {} and the block's time is {} (unix seconds): sign a new one",
+                e.deadline, e.timestamp
+            ),
         ),
         Error::ConsentInvalid(e) => Refusal::new(
             "ConsentInvalid",
-            format!("the consent is not signed by the key of node {} for this owner, payout and nonce", address(e.node)),
+            format!(
+                "the consent is not signed by the key of node {} for this owner, payout and nonce",
+                address(e.node)
+            ),
         ),
         Error::StillUnbonding(e) => Refusal::later(
             "StillUnbonding",
@@ -101,10 +109,9 @@ fn of_nodes(error: &Error) -> Option<Refusal> {
 
 fn of_epochs(error: &Error) -> Option<Refusal> {
     Some(match error {
-        Error::WrongEpoch(e) => Refusal::new(
-            "WrongEpoch",
-            format!("epoch {} was sent, the contract expects epoch {}", e.given, e.expected),
-        ),
+        Error::WrongEpoch(e) => {
+            Refusal::new("WrongEpoch", format!("epoch {} was sent, the contract expects epoch {}", e.given, e.expected))
+        }
         Error::EpochNotOver(e) => Refusal::later(
             "EpochNotOver",
             format!("epoch {} ends at {} (unix seconds), later than the block's time", e.epoch, e.endsAt),
@@ -116,25 +123,33 @@ fn of_epochs(error: &Error) -> Option<Refusal> {
         Error::NothingPending(_) => Refusal::new("NothingPending", "no reported epoch waits for its activation"),
         Error::WindowOver(e) => Refusal::new(
             "WindowOver",
-            format!("the window of epoch {} ended at {} (unix seconds), it can no longer be dropped", e.epoch, e.activeAt),
+            format!(
+                "the window of epoch {} ended at {} (unix seconds), it can no longer be dropped",
+                e.epoch, e.activeAt
+            ),
         ),
-        Error::WrongDataHash(e) => Refusal::new(
-            "WrongDataHash",
-            format!("the leaves hash to {}, the report says {}", e.expected, e.given),
-        ),
+        Error::WrongDataHash(e) => {
+            Refusal::new("WrongDataHash", format!("the leaves hash to {}, the report says {}", e.expected, e.given))
+        }
         Error::TotalDecreased(e) => Refusal::new(
             "TotalDecreased",
             format!("the cumulative total {} wei is below the {} wei already allocated", e.given, e.previous),
         ),
         Error::PoolTooSmall(e) => Refusal::new(
             "PoolTooSmall",
-            format!("the epoch allocates {} XDC but the pool holds {} XDC: fund it", xdc(e.increase), xdc(e.rewardPool)),
+            format!(
+                "the epoch allocates {} XDC but the pool holds {} XDC: fund it",
+                xdc(e.increase),
+                xdc(e.rewardPool)
+            ),
         ),
         Error::IncreaseTooLarge(e) => Refusal::new(
             "IncreaseTooLarge",
             format!("the epoch allocates {} XDC, the contract allows {} XDC an epoch", xdc(e.increase), xdc(e.max)),
         ),
-        Error::EmptyRoot(e) => Refusal::new("EmptyRoot", format!("epoch {} allocates money under an empty root", e.epoch)),
+        Error::EmptyRoot(e) => {
+            Refusal::new("EmptyRoot", format!("epoch {} allocates money under an empty root", e.epoch))
+        }
         Error::EmptyEpochChangesRoot(e) => Refusal::new(
             "EmptyEpochChangesRoot",
             format!("an epoch that allocates nothing must keep the root {}, not name {}", e.liveRoot, e.given),
@@ -161,9 +176,10 @@ fn of_claims(error: &Error) -> Option<Refusal> {
         Error::CreditRefused(e) => {
             Refusal::new("CreditRefused", format!("account {} refuses to receive XDC", address(e.account)))
         }
-        Error::GasTooLow(e) => {
-            Refusal::new("GasTooLow", format!("{} gas was left where {} is needed: raise the gas limit", e.left, e.needed))
-        }
+        Error::GasTooLow(e) => Refusal::new(
+            "GasTooLow",
+            format!("{} gas was left where {} is needed: raise the gas limit", e.left, e.needed),
+        ),
         _ => return None,
     })
 }
@@ -229,7 +245,10 @@ mod tests {
 
     #[test]
     fn waiting_is_told_from_failing() {
-        assert!(Refusal::decode(&contract::PendingEpoch { epoch: 3, activeAt: U256::from(9) }.abi_encode()).passes_with_time);
+        assert!(
+            Refusal::decode(&contract::PendingEpoch { epoch: 3, activeAt: U256::from(9) }.abi_encode())
+                .passes_with_time
+        );
         assert!(!Refusal::decode(&contract::WrongEpoch { expected: 3, given: 2 }.abi_encode()).passes_with_time);
     }
 

@@ -47,7 +47,11 @@ impl NodeConsent {
     /// Signs with the node's key; fails when the key is another node's. 65 bytes: r, s, v.
     pub fn sign(&self, node_key: &ChainKey, chain_id: u64, contract: NodeAddress) -> Result<[u8; 65], ChainError> {
         if node_key.address() != self.node {
-            return Err(ChainError::Signing(format!("the key of node {} is needed, this is {}", self.node, node_key.address())));
+            return Err(ChainError::Signing(format!(
+                "the key of node {} is needed, this is {}",
+                self.node,
+                node_key.address()
+            )));
         }
         Ok(node_key.sign(self.digest(chain_id, contract))?.as_bytes())
     }
@@ -95,7 +99,7 @@ pub struct NodeRegistration {
 
 impl NodeRegistration {
     fn read(node: Node) -> Option<Self> {
-        let status = match u8::from(node.status) {
+        let status = match node.status {
             1 => RegistrationStatus::Registered,
             2 => RegistrationStatus::Exiting,
             _ => return None,

@@ -101,11 +101,7 @@ pub enum AllocationError {
 /// Each class is linear in its measure, so a node earns the same whether it appears as one identity or as many, up to the
 /// rounding of at most 1 wei per identity. Rounding is by largest remainder, ties by address, so the result sums exactly and
 /// does not depend on the order of `nodes`.
-pub fn allocate(
-    budget: Wei,
-    split: RewardSplit,
-    nodes: &[NodeContribution],
-) -> Result<Allocation, AllocationError> {
+pub fn allocate(budget: Wei, split: RewardSplit, nodes: &[NodeContribution]) -> Result<Allocation, AllocationError> {
     let mut by_node = BTreeMap::new();
     for node in nodes {
         if by_node.insert(node.node, *node).is_some() {

@@ -175,7 +175,8 @@ mod tests {
 
     #[test]
     fn a_single_leaf_is_its_own_root() {
-        let leaf = RewardLeaf { node: "0xf39fd6e51aad88f6f4ce6ab8827279cfffb92266".parse().unwrap(), cumulative: Wei(5) };
+        let leaf =
+            RewardLeaf { node: "0xf39fd6e51aad88f6f4ce6ab8827279cfffb92266".parse().unwrap(), cumulative: Wei(5) };
         let tree = RewardTree::build(domain(), [leaf]).unwrap();
         // From @openzeppelin/merkle-tree 1.0.8.
         assert_eq!(tree.root().to_string(), "0x222f71a7bb79fc48cf76fc36abd98c49b4b397c4bd2e3ab8a405f8e5fa4837f7");

@@ -7,3 +7,10 @@ mod cli;
 mod docs;
 #[cfg(feature = "kubernetes")]
 mod examples;
+#[cfg(feature = "chain")]
+mod chain;
+#[cfg(feature = "chain")]
+mod chain_anvil;
+#[cfg(feature = "chain")]
+mod chain_gas;
+mod reward_tree;

@@ -82,7 +82,8 @@ pub struct Inclusion {
 
 impl Inclusion {
     pub(super) fn of(receipt: TxReceipt, attempts: &[Attempt]) -> Self {
-        let price = attempts.iter().find(|attempt| attempt.hash == receipt.hash).map_or(0, |attempt| attempt.gas_price.0);
+        let price =
+            attempts.iter().find(|attempt| attempt.hash == receipt.hash).map_or(0, |attempt| attempt.gas_price.0);
         Inclusion {
             hash: receipt.hash,
             block_number: receipt.block_number,
@@ -157,9 +158,9 @@ impl OutboxRecord {
     /// Signed and unfinished attempts; empty otherwise.
     pub fn attempts(&self) -> &[Attempt] {
         match &self.state {
-            OutboxState::Signed { attempts } | OutboxState::Sent { attempts, .. } | OutboxState::Included { attempts, .. } => {
-                attempts
-            }
+            OutboxState::Signed { attempts }
+            | OutboxState::Sent { attempts, .. }
+            | OutboxState::Included { attempts, .. } => attempts,
             OutboxState::Planned | OutboxState::Finalized { .. } | OutboxState::Failed { .. } => &[],
         }
     }

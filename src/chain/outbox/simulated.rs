@@ -29,6 +29,12 @@ struct Mined {
     price: u128,
 }
 
+impl Mined {
+    fn is_foreign(&self) -> bool {
+        self.data.is_empty()
+    }
+}
+
 #[derive(Default)]
 struct State {
     /// Block n holds the transactions of `blocks[n]`; each occupies the account's next nonce.
@@ -97,20 +103,25 @@ impl SimulatedChain {
         let nonce = state.nonce_at(state.head());
         state.pool.remove(&nonce);
         let hash = keccak256([b"foreign".as_slice(), &nonce.to_be_bytes(), &state.fork.to_be_bytes()].concat());
-        state.blocks.push(vec![Mined { hash, data: Bytes::new(), price: 0 }]);
+        state.blocks.push(vec![Mined { hash, data: Bytes::new(), price: u64::MAX.into() }]);
     }
 
-    /// Drops the newest block, never a final one; its transactions are forgotten.
+    /// Drops the newest block, never a final one. Our transactions in it are forgotten; others find their way back into the
+    /// pool, or a gap in the nonces would stay open for good.
     pub(super) fn reorganise(&self) {
         let mut state = self.state();
         if state.head() > state.number(At::Finalized) {
-            state.blocks.pop();
+            let dropped = state.blocks.pop().unwrap_or_default();
+            let first = state.nonce_at(state.head());
+            for (nonce, mined) in (first..).zip(dropped).filter(|(_, mined)| mined.is_foreign()) {
+                state.pool.insert(nonce, mined);
+            }
             state.fork += 1;
         }
     }
 
     pub(super) fn forget_pool(&self) {
-        self.state().pool.clear();
+        self.state().pool.retain(|_, pooled| pooled.is_foreign());
     }
 
     pub(super) fn set_unreachable(&self, unreachable: bool) {

@@ -155,11 +155,7 @@ impl Outbox<'_> {
     fn missing(&self, attempts: &[Attempt], sent_at: u64, missing_at: Option<u64>, finalized: u64) -> OutboxState {
         match missing_at {
             Some(first) if finalized > first => OutboxState::Planned,
-            first => OutboxState::Sent {
-                attempts: attempts.to_vec(),
-                sent_at,
-                missing_at: first.or(Some(finalized)),
-            },
+            first => OutboxState::Sent { attempts: attempts.to_vec(), sent_at, missing_at: first.or(Some(finalized)) },
         }
     }
 

@@ -16,7 +16,8 @@ fn key() -> ChainKey {
 }
 
 fn planned() -> OutboxRecord {
-    let call = TxCall { to: Some(NodeAddress([9; 20])), value: Wei(0), data: Bytes::from_static(b"report of epoch 17") };
+    let call =
+        TxCall { to: Some(NodeAddress([9; 20])), value: Wei(0), data: Bytes::from_static(b"report of epoch 17") };
     let intent = Intent { kind: IntentKind::SubmitEpoch, key: "epoch/main/17".to_owned(), call };
     OutboxRecord::plan(intent, key().address(), CHAIN_ID)
 }
@@ -203,7 +204,9 @@ fn a_mined_revert_is_final_and_has_a_reason() {
         chain.mine();
         process.step();
     }
-    let OutboxState::Failed { refusal: found, .. } = &process.persisted.state else { panic!("{:?}", process.persisted) };
+    let OutboxState::Failed { refusal: found, .. } = &process.persisted.state else {
+        panic!("{:?}", process.persisted)
+    };
     assert_eq!(*found, refusal);
 }
 
