@@ -12,7 +12,9 @@ pub mod condition {
     pub const CHAIN_REACHABLE: &str = "ChainReachable";
     /// The gateway serves this network.
     pub const GATEWAY_READY: &str = "GatewayReady";
-    /// Both of the above.
+    /// The reporter's key is there and may report.
+    pub const REPORTER_READY: &str = "ReporterReady";
+    /// All of the above.
     pub const READY: &str = "Ready";
 }
 
@@ -35,7 +37,7 @@ pub mod condition {
     printcolumn(name = "EPOCH", type_ = "integer", json_path = ".status.lastReportedEpoch"),
     printcolumn(name = "POOL", type_ = "string", json_path = ".status.rewardPool"),
     printcolumn(name = "CONTRACT", type_ = "string", json_path = ".spec.chain.contract", priority = "1"),
-    printcolumn(name = "GATEWAY", type_ = "string", json_path = ".status.gateway.peerID", priority = "1"),
+    printcolumn(name = "GATEWAY", type_ = "string", json_path = ".status.gateways[0].peerID", priority = "1"),
     printcolumn(name = "AGE", type_ = "date", json_path = ".metadata.creationTimestamp")
 )]
 #[serde(rename_all = "camelCase")]
@@ -178,9 +180,11 @@ pub struct GridNetworkStatus {
     #[serde(skip_serializing_if = "Option::is_none")]
     #[schemars(length(max = 16))]
     pub net: Option<String>,
-    /// The gateway that serves this grid.
-    #[serde(skip_serializing_if = "Option::is_none")]
-    pub gateway: Option<GatewayStatus>,
+    /// The gateways that serve this grid.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    #[schemars(length(max = 16))]
+    #[x_kube(merge_strategy = ListMerge::Atomic)]
+    pub gateways: Vec<GatewayStatus>,
     /// Unix seconds at which epoch 0 began, from the contract.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub genesis: Option<i64>,
@@ -197,6 +201,9 @@ pub struct GridNetworkStatus {
     /// Last epoch that the contract has a report of.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub last_reported_epoch: Option<i64>,
+    /// Last epoch whose rewards can be claimed.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub last_active_epoch: Option<i64>,
     /// What the pool still holds, in wei.
     #[serde(skip_serializing_if = "Option::is_none")]
     #[schemars(length(max = 40))]
@@ -205,7 +212,7 @@ pub struct GridNetworkStatus {
     #[serde(skip_serializing_if = "Option::is_none")]
     #[schemars(length(max = 40))]
     pub reward_pool: Option<String>,
-    /// ChainReachable, GatewayReady, Ready.
+    /// ChainReachable, GatewayReady, ReporterReady, Ready.
     #[serde(default)]
     #[schemars(length(max = 16))]
     #[x_kube(merge_strategy = ListMerge::Map(vec!["type".into()]))]

@@ -68,7 +68,6 @@ pub mod condition {
     validation = Rule::new("self.mode == 'Managed' ? !has(self.peerID) : true").message("peerID is for mode External; a Managed node gets a key of its own"),
     validation = Rule::new("self.mode == 'External' ? has(self.peerID) : true").message("mode External needs peerID, as printed by grid-worker on the machine"),
     validation = Rule::new("self.mode == 'External' ? !(has(self.accelerators) || has(self.nodeSelector) || has(self.tolerations) || has(self.resources) || has(self.storage)) : true").message("accelerators, nodeSelector, tolerations, resources and storage are for mode Managed"),
-    validation = Rule::new("self.mode == 'External' ? !has(self.rewards) : true").message("rewards is for mode Managed; the owner of an External node registers it with grid-worker register"),
     validation = Rule::new("has(self.storage) == has(oldSelf.storage) && (!has(self.storage) || self.storage == oldSelf.storage)").message("storage cannot change while the volume exists; make a new GridNode")
 )]
 pub struct GridNodeSpec {
@@ -109,7 +108,9 @@ pub struct GridNodeSpec {
     #[schemars(length(min = 1, max = 3))]
     #[x_kube(merge_strategy = ListMerge::Set)]
     pub roles: Vec<Role>,
-    /// Managed: the stake, and where its earnings go. Without it the node works unpaid and is not registered.
+    /// The stake, and where earnings go. A Managed node is registered with these by the operator, and without them works unpaid.
+    /// An External node is registered by its owner (`grid-worker register`); given here, they are what the admin asks of that
+    /// registration.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub rewards: Option<NodeRewards>,
     /// Takes no new work; what runs is finished.
@@ -275,7 +276,7 @@ pub struct NodeRewards {
     /// Account that claims are paid to, `0x…` or `xdc…`. The contract keeps the one that the node was registered with.
     #[schemars(length(max = 43), regex(pattern = r"^(0x|xdc)[0-9a-fA-F]{40}$"))]
     pub payout_address: String,
-    /// Stake that the reporter account pays when it registers the node, in wei. At least 1 XDC.
+    /// Stake in wei, at least 1 XDC. For a Managed node the reporter account pays it, and gets it back when the node leaves.
     #[serde(default = "stake")]
     #[schemars(length(max = 29), regex(pattern = r"^(0|[1-9][0-9]{0,28})$"))]
     #[x_kube(validation = Rule::new("self.size() >= 19").message("stakeWei must be at least 1 XDC (1000000000000000000 wei)"))]

@@ -310,6 +310,9 @@ pub struct InferenceJobStatus {
     /// Counts of requests.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub requests: Option<RequestCounts>,
+    /// Input lines that were no usable request: they count as failed, are in errors.jsonl and were never sent.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub rejected_lines: Option<i64>,
     /// Counts of tokens.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub tokens: Option<TokenCounts>,
@@ -368,10 +371,8 @@ pub struct RequestCounts {
     pub total: i64,
     /// Answered.
     pub completed: i64,
-    /// Failed, including the rejected ones.
+    /// Failed, including rejected input lines.
     pub failed: i64,
-    /// Input lines that were no usable request; they are in errors.jsonl and were never sent.
-    pub rejected: i64,
 }
 
 /// Counts of tokens.
@@ -390,7 +391,7 @@ pub struct TokenCounts {
 pub struct Assignment {
     /// Name of the GridNode.
     #[schemars(length(max = 253))]
-    pub node: String,
+    pub node_name: String,
     /// Answers that were taken from it.
     pub requests: i64,
 }

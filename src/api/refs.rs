@@ -1,6 +1,6 @@
 //! Small types that several kinds use: references by name, quantities, the record of one chain transaction.
 
-use k8s_openapi::apimachinery::pkg::api::resource::Quantity;
+use k8s_openapi::{ByteString, apimachinery::pkg::api::resource::Quantity};
 use kube::KubeSchema;
 use schemars::{JsonSchema, Schema, SchemaGenerator, json_schema};
 use serde::{Deserialize, Serialize};
@@ -100,8 +100,8 @@ pub enum TransactionState {
     Failed,
 }
 
-/// The outbox record of one chain transaction.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, KubeSchema)]
+/// One chain transaction: what a person wants to see of it, and the outbox record that a restart goes on from.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize, KubeSchema)]
 #[serde(rename_all = "camelCase")]
 pub struct TransactionStatus {
     /// How far it is.
@@ -109,28 +109,31 @@ pub struct TransactionStatus {
     /// Nonce of the signing account.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub nonce: Option<i64>,
-    /// Signed bytes, hexadecimal. After a restart the same bytes are sent again, never others.
-    #[serde(skip_serializing_if = "Option::is_none")]
-    #[schemars(length(max = 800_000))]
-    pub signed_transaction: Option<String>,
-    /// Hash of the transaction.
+    /// Hash of the transaction that was mined, else of the last one that was signed.
     #[serde(skip_serializing_if = "Option::is_none")]
     #[schemars(length(max = 66))]
     pub transaction_hash: Option<String>,
     /// Block that holds it.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub block_number: Option<i64>,
-    /// Hash of that block, re-read before it is believed to be final.
-    #[serde(skip_serializing_if = "Option::is_none")]
-    #[schemars(length(max = 66))]
-    pub block_hash: Option<String>,
     /// Gas that it used.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub gas_used: Option<i64>,
+    /// What its gas cost, in wei.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    #[schemars(length(max = 40))]
+    pub fee_wei: Option<String>,
     /// Why it failed, in words.
     #[serde(skip_serializing_if = "Option::is_none")]
     #[schemars(length(max = 1024))]
     pub message: Option<String>,
+    /// The record with the signed bytes: JSON, zstd, base64. After a restart the same bytes are sent again, never others.
+    #[schemars(schema_with = "packed_record")]
+    pub record: ByteString,
+}
+
+fn packed_record(_: &mut SchemaGenerator) -> Schema {
+    json_schema!({"type": "string", "maxLength": 400_000})
 }
 
 #[cfg(test)]

@@ -14,3 +14,4 @@ mod chain_anvil;
 #[cfg(feature = "chain")]
 mod chain_gas;
 mod reward_tree;
+mod grid;

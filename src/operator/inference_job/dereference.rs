@@ -73,7 +73,7 @@ async fn settlement(job: &InferenceJob, context: &Context) -> Result<Settlement,
         let genesis = u64::try_from(status.genesis?).ok()?;
         let length = u64::try_from(status.epoch_seconds?).ok()?;
         let epoch = EpochNumber::at(u64::try_from(ended.0.as_second()).ok()?, genesis, length)?;
-        status.gateway.is_some().then_some((network, epoch))
+        (!status.gateways.is_empty()).then_some((network, epoch))
     }) else {
         return Ok(Settlement::Unknown);
     };

@@ -170,11 +170,8 @@ impl Files {
             model: ManifestModel { name: &frame.model, sha256: frame.model_digest.to_string() },
             endpoint: path_of(frame.endpoint),
             counts,
-            files: [
-                (RESULTS, ManifestFile { sha256: &results_sha256, bytes: results.len(), lines: counts.completed }),
-                (ERRORS, ManifestFile { sha256: &errors_sha256, bytes: errors.len(), lines: counts.failed }),
-            ]
-            .into(),
+            sha256: [(RESULTS, results_sha256.as_str()), (ERRORS, errors_sha256.as_str())].into(),
+            bytes: [(RESULTS, results.len()), (ERRORS, errors.len())].into(),
             receipts_root,
         };
         let manifest = serde_json::to_string_pretty(&manifest)? + "\n";
@@ -293,7 +290,9 @@ struct Manifest<'a> {
     model: ManifestModel<'a>,
     endpoint: &'a str,
     counts: Counts,
-    files: BTreeMap<&'static str, ManifestFile<'a>>,
+    /// By file.
+    sha256: BTreeMap<&'static str, &'a str>,
+    bytes: BTreeMap<&'static str, usize>,
     receipts_root: &'a str,
 }
 
@@ -308,13 +307,6 @@ struct ManifestJob<'a> {
 struct ManifestModel<'a> {
     name: &'a str,
     sha256: String,
-}
-
-#[derive(Serialize)]
-struct ManifestFile<'a> {
-    sha256: &'a str,
-    bytes: usize,
-    lines: u64,
 }
 
 #[cfg(test)]
@@ -377,7 +369,7 @@ mod tests {
         assert_eq!((errors[0]["custom_id"].as_str(), errors[0]["error"]["code"].as_str()), (Some("b"), Some("InvalidJson")));
         assert_eq!((errors[1]["custom_id"].as_str(), errors[1]["response"].clone()), (Some("c"), Value::Null));
         let manifest = json(&finished.files[MANIFEST]);
-        assert_eq!(manifest["files"][RESULTS]["sha256"], sha256(&finished.files[RESULTS]));
+        assert_eq!(manifest["sha256"][RESULTS], sha256(&finished.files[RESULTS]));
         assert_eq!(manifest["counts"], serde_json::json!({"total": 3, "completed": 1, "failed": 2, "rejected": 1}));
         assert_eq!(manifest["receiptsRoot"], "0xroot");
     }

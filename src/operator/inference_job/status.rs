@@ -7,7 +7,7 @@ use kube::{Api, ResourceExt};
 
 use super::{
     MANAGER,
-    apply::{Applied, gateway_finding},
+    apply::Applied,
     dereference::Settlement,
     validate::{Ending, Refusal, Stage, ValidatedJob},
 };
@@ -23,6 +23,7 @@ use crate::{
     operator::{
         context::Context,
         error::Error,
+        units::from_milli,
         write::{self, Change},
     },
     protocol::internal::{JobReport, JobState},
@@ -82,13 +83,14 @@ pub fn over(job: &InferenceJob, settlement: &Settlement, now: Timestamp) -> Infe
 pub fn of(job: &InferenceJob, validated: &ValidatedJob, applied: &Applied, now: Timestamp) -> InferenceJobStatus {
     let mut draft = Draft::of(job, now);
     if let Some(rejected) = applied.rejected {
+        let rejected = i64::from(rejected);
+        draft.status.rejected_lines = Some(rejected).filter(|rejected| *rejected > 0);
         let requests = draft.status.requests.get_or_insert_default();
-        requests.rejected = rejected.into();
-        requests.failed = requests.failed.max(requests.rejected);
-        requests.total = requests.total.max(requests.rejected);
+        requests.failed = requests.failed.max(rejected);
+        requests.total = requests.total.max(rejected);
     }
     match &validated.stage {
-        Stage::GatewayAway(error) => away(&mut draft, gateway_finding(error)),
+        Stage::GatewayAway(error) => away(&mut draft, error.finding()),
         Stage::Held => {
             draft.set(condition::ADMITTED, Finding::no(Reason::Suspended, "spec.suspend is set"));
             draft.status.phase = Some(JobPhase::Suspended);
@@ -171,12 +173,11 @@ fn running(report: &JobReport) -> (JobPhase, Finding) {
 }
 
 fn counts(draft: &mut Draft<'_>, report: &JobReport) {
-    let rejected = draft.status.requests.map_or(0, |requests| requests.rejected);
+    let rejected = draft.status.rejected_lines.unwrap_or(0);
     let requests = RequestCounts {
         total: i64::from(report.total) + rejected,
         completed: report.completed.into(),
         failed: i64::from(report.failed) + rejected,
-        rejected,
     };
     let tokens = TokenCounts { prompt: signed(report.prompt_tokens), output: signed(report.output_tokens) };
     // The clock alone is no news: the rate is computed anew only when something was answered.
@@ -192,7 +193,7 @@ fn counts(draft: &mut Draft<'_>, report: &JobReport) {
     draft.status.assignments = nodes
         .into_iter()
         .take(MAX_ASSIGNMENTS)
-        .map(|node| Assignment { node: clipped(&node.node_name, 253), requests: node.requests.into() })
+        .map(|node| Assignment { node_name: clipped(&node.node_name, 253), requests: node.requests.into() })
         .collect();
     draft.status.last_failures = report
         .last_failures
@@ -223,7 +224,7 @@ fn throughput(report: &JobReport, now: Timestamp) -> Option<String> {
     };
     let elapsed_ms = end.saturating_sub(report.started_at_ms).max(1);
     let milli = report.output_tokens.saturating_mul(1_000_000) / elapsed_ms;
-    Some(format!("{}.{}", milli / 1000, milli % 1000 / 100))
+    Some(from_milli(milli))
 }
 
 fn verified(report: &JobReport) -> Option<Finding> {

@@ -181,7 +181,7 @@ pub fn stop(job: &InferenceJob, report: Option<&JobReport>, now: Timestamp) -> O
     }
     let status = job.status.as_ref();
     if let Some(limit) = job.spec.max_failed_requests {
-        let rejected = status.and_then(|status| status.requests).map_or(0, |requests| requests.rejected);
+        let rejected = status.and_then(|status| status.rejected_lines).unwrap_or(0);
         let failed = rejected + report.map_or(0, |report| i64::from(report.failed));
         if failed > i64::from(limit) {
             let message = format!("{failed} requests failed, spec.maxFailedRequests allows {limit}");
