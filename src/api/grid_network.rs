@@ -12,7 +12,9 @@ pub mod condition {
     pub const CHAIN_REACHABLE: &str = "ChainReachable";
     /// The gateway serves this network.
     pub const GATEWAY_READY: &str = "GatewayReady";
-    /// Both of the above.
+    /// The reporter's key is there and may report.
+    pub const REPORTER_READY: &str = "ReporterReady";
+    /// All of the above.
     pub const READY: &str = "Ready";
     /// Every epoch that is over is reported; set by the epoch loop, no part of Ready.
     pub const REPORTS_CURRENT: &str = "ReportsCurrent";
@@ -201,6 +203,9 @@ pub struct GridNetworkStatus {
     /// Last epoch that the contract has a report of.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub last_reported_epoch: Option<i64>,
+    /// Last epoch whose rewards can be claimed.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub last_active_epoch: Option<i64>,
     /// What the pool still holds, in wei.
     #[serde(skip_serializing_if = "Option::is_none")]
     #[schemars(length(max = 40))]
@@ -209,7 +214,7 @@ pub struct GridNetworkStatus {
     #[serde(skip_serializing_if = "Option::is_none")]
     #[schemars(length(max = 40))]
     pub reward_pool: Option<String>,
-    /// ChainReachable, GatewayReady, Ready.
+    /// ChainReachable, GatewayReady, ReporterReady, Ready.
     #[serde(default)]
     #[schemars(length(max = 16))]
     #[x_kube(merge_strategy = ListMerge::Map(vec!["type".into()]))]

@@ -60,6 +60,8 @@ reasons! {
     ReporterSecretMissing,
     /// The reporter key is not 64 hexadecimal digits.
     ReporterKeyInvalid,
+    /// The reporter's key is there and may report.
+    ReporterReady,
     /// The reporter's account lacks REPORTER_ROLE in the contract.
     ReporterWithoutRole,
     /// The reporter's account cannot pay for stake and gas.

@@ -16,13 +16,14 @@ use kube::{
 use serde::Serialize;
 
 use super::{
-    backoff::Backoffs, changes::Changes, config::OperatorConfig, gateway::GatewayClient, metrics::Metrics,
+    backoff::Backoffs, chains::Chains, changes::Changes, config::OperatorConfig, gateway::GatewayClient, metrics::Metrics,
 };
 
 /// Shared by all controllers.
 pub struct Context {
     pub client: Client,
     pub gateway: GatewayClient,
+    pub chains: Chains,
     pub recorder: Recorder,
     pub config: OperatorConfig,
     pub metrics: Metrics,
@@ -38,6 +39,7 @@ impl Context {
         client: Client,
         config: OperatorConfig,
         metrics: Metrics,
+        chains: Chains,
     ) -> Result<Arc<Self>, Box<dyn std::error::Error + Send + Sync>> {
         let gateway = GatewayClient::new(&config.gateway_url, config.gateway_token_file.clone())?;
         let reporter = Reporter { controller: "xdc-grid-operator".into(), instance: Some(config.identity.clone()) };
@@ -45,6 +47,7 @@ impl Context {
             recorder: Recorder::new(client.clone(), reporter),
             client,
             gateway,
+            chains,
             config,
             metrics,
             changes: Changes::default(),

@@ -9,7 +9,11 @@ use reqwest::{Body, Method, RequestBuilder, Response, StatusCode};
 use serde::{Serialize, de::DeserializeOwned};
 
 use crate::{
-    api::ids::{EpochNumber, GridPeerId, ModelDigest},
+    api::{
+        conditions::Finding,
+        ids::{EpochNumber, GridPeerId, ModelDigest},
+        reasons::Reason,
+    },
     protocol::internal::{
         ApiError, Change, EpochTotals, GatewayInfo, JobControl, JobReport, JobSpec, Member, ModelReport, ModelSource,
         NetworkConfig, NodeReport,
@@ -38,8 +42,14 @@ pub enum GatewayError {
 }
 
 impl GatewayError {
-    pub fn is_unavailable(&self) -> bool {
-        matches!(self, GatewayError::Unavailable(_))
+    /// As a condition: nothing is known, or the gateway said no.
+    pub fn finding(&self) -> Finding {
+        match self {
+            GatewayError::Refused { .. } => Finding::no(Reason::GatewayRefused, self.to_string()),
+            GatewayError::Unavailable(_) | GatewayError::Malformed(_) => {
+                Finding::unknown(Reason::GatewayUnavailable, self.to_string())
+            }
+        }
     }
 }
 
@@ -94,6 +104,11 @@ impl GatewayClient {
     pub async fn put_model(&self, model: &ModelSource) -> Result<ModelReport, GatewayError> {
         let path = format!("models/{}", model.digest);
         self.json(self.request(Method::PUT, &path).await?.json(model)).await
+    }
+
+    /// `None` for a model that the gateway does not know.
+    pub async fn model(&self, digest: &ModelDigest) -> Result<Option<ModelReport>, GatewayError> {
+        found(self.json(self.request(Method::GET, &format!("models/{digest}")).await?).await)
     }
 
     pub async fn delete_model(&self, digest: &ModelDigest) -> Result<(), GatewayError> {

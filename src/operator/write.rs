@@ -54,7 +54,8 @@ where
     let body = json!({
         "apiVersion": K::api_version(&()),
         "kind": K::kind(&()),
-        "metadata": {"name": object.name_any()},
+        // With the version that was read: a status computed from an older object must not overwrite a newer one.
+        "metadata": {"name": object.name_any(), "resourceVersion": object.resource_version()},
         "status": status,
     });
     api.patch_status(&object.name_any(), &PatchParams::apply(manager).force(), &Patch::Apply(&body)).await?;

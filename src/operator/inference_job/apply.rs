@@ -201,17 +201,7 @@ async fn steer(uid: &str, control: JobControl, report: JobReport, context: &Cont
             context.sent.sent(&key, &control);
             Ok(Applied { report: Some(report), ..Applied::default() })
         }
-        Err(error) => Ok(Applied { report: Some(report), ..Applied::default() }.found(condition::RUNNING, gateway_finding(&error))),
-    }
-}
-
-/// What a failed call says: nothing is known, or the gateway said no.
-pub fn gateway_finding(error: &GatewayError) -> Finding {
-    match error {
-        GatewayError::Refused { .. } => Finding::no(Reason::GatewayRefused, error.to_string()),
-        GatewayError::Unavailable(_) | GatewayError::Malformed(_) => {
-            Finding::unknown(Reason::GatewayUnavailable, error.to_string())
-        }
+        Err(error) => Ok(Applied { report: Some(report), ..Applied::default() }.found(condition::RUNNING, error.finding())),
     }
 }
 
@@ -226,7 +216,7 @@ async fn publish(publication: Publication, context: &Context) -> Result<Applied,
     };
     let collected = match collect(Files::new(frame.clone(), rejected), &frame.uid, context).await {
         Ok(collected) => collected,
-        Err(error) => return Ok(applied.found(condition::OUTPUT_PUBLISHED, gateway_finding(&error))),
+        Err(error) => return Ok(applied.found(condition::OUTPUT_PUBLISHED, error.finding())),
     };
     let Some(files) = collected else {
         let message = format!(

@@ -27,13 +27,13 @@ use tokio_util::sync::CancellationToken;
 use super::{
     context::Context,
     error::{Error, is_not_found},
+    finalizers,
     runner::{self, Guarded},
-    write,
 };
 use crate::{
     api::{
         conditions, contribution_report::ContributionReport, grid_model::GridModel,
-        inference_job::{InferenceJob, condition}, reasons::Reason,
+        inference_job::{InferenceJob, condition},
     },
     protocol::internal::ChangeKind,
 };
@@ -84,18 +84,7 @@ async fn reconcile(job: Arc<InferenceJob>, context: Arc<Context>) -> Result<Acti
             Event::Cleanup(job) => forget(&job, &context).await,
         }
     });
-    outcome.await.or_else(unwrap_finalizer)
-}
-
-/// Our own errors come back as they were; a conflict over the finalizer only means to try again.
-fn unwrap_finalizer(error: finalizer::Error<Error>) -> Result<Action, Error> {
-    match error {
-        finalizer::Error::ApplyFailed(error) | finalizer::Error::CleanupFailed(error) => Err(error),
-        finalizer::Error::AddFinalizer(error) | finalizer::Error::RemoveFinalizer(error) if is_not_found(&error) => {
-            Ok(Action::await_change())
-        }
-        error => Err(Error::Finalizer(error.to_string())),
-    }
+    outcome.await.or_else(finalizers::unwrap)
 }
 
 async fn reconcile_live(job: &InferenceJob, context: &Context) -> Result<Action, Error> {
@@ -154,21 +143,7 @@ async fn expire(job: &InferenceJob, context: &Context, now: Timestamp) -> Result
 
 async fn forget(job: &InferenceJob, context: &Context) -> Result<Action, Error> {
     let uid = job.uid().ok_or(Error::Incomplete("a uid"))?;
-    let Err(error) = context.gateway.delete_job(&uid).await else {
-        context.sent.forget(&apply::control_key(&uid));
-        return Ok(Action::await_change());
-    };
-    if !deadline_passed(job, (context.clock)(), FORGET_WITHIN) {
-        return Err(error.into());
-    }
-    let reason = Reason::CleanupDeadlineExceeded.as_str();
-    write::publish(context, job, &write::warning("Delete", reason, error.to_string())).await;
-    Ok(Action::await_change())
-}
-
-/// Whether an object has been waiting for its finalizers for longer than `limit`.
-pub(super) fn deadline_passed<K: kube::Resource>(object: &K, now: Timestamp, limit: Duration) -> bool {
-    let Some(since) = &object.meta().deletion_timestamp else { return false };
-    let waited = now.as_second().saturating_sub(since.0.as_second());
-    waited >= i64::try_from(limit.as_secs()).unwrap_or(i64::MAX)
+    context.sent.forget(&apply::control_key(&uid));
+    let outcome = context.gateway.delete_job(&uid).await;
+    finalizers::settle(job, outcome, FORGET_WITHIN, context).await
 }

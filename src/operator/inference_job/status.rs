@@ -7,7 +7,7 @@ use kube::{Api, ResourceExt};
 
 use super::{
     MANAGER,
-    apply::{Applied, gateway_finding},
+    apply::Applied,
     dereference::Settlement,
     validate::{Ending, Refusal, Stage, ValidatedJob},
 };
@@ -23,6 +23,7 @@ use crate::{
     operator::{
         context::Context,
         error::Error,
+        units::from_milli,
         write::{self, Change},
     },
     protocol::internal::{JobReport, JobState},
@@ -89,7 +90,7 @@ pub fn of(job: &InferenceJob, validated: &ValidatedJob, applied: &Applied, now: 
         requests.total = requests.total.max(rejected);
     }
     match &validated.stage {
-        Stage::GatewayAway(error) => away(&mut draft, gateway_finding(error)),
+        Stage::GatewayAway(error) => away(&mut draft, error.finding()),
         Stage::Held => {
             draft.set(condition::ADMITTED, Finding::no(Reason::Suspended, "spec.suspend is set"));
             draft.status.phase = Some(JobPhase::Suspended);
@@ -223,7 +224,7 @@ fn throughput(report: &JobReport, now: Timestamp) -> Option<String> {
     };
     let elapsed_ms = end.saturating_sub(report.started_at_ms).max(1);
     let milli = report.output_tokens.saturating_mul(1_000_000) / elapsed_ms;
-    Some(format!("{}.{}", milli / 1000, milli % 1000 / 100))
+    Some(from_milli(milli))
 }
 
 fn verified(report: &JobReport) -> Option<Finding> {
