@@ -8,3 +8,5 @@ mod engine_exact;
 mod engine_files;
 #[cfg(feature = "inference")]
 mod engine_oracle;
+#[cfg(feature = "inference")]
+mod engine_speed;
