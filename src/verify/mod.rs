@@ -25,3 +25,5 @@ fn distinct_below(context: &str, seed: &Hash, bound: u64, count: usize) -> Vec<u
     }
     chosen.into_iter().collect()
 }
+pub mod sampler;
+pub mod trace;
