@@ -1,2 +1,26 @@
 //! The XDC client: contract bindings, the outbox (explicit nonces, same bytes re-sent), finality, fees. Talks JSON-RPC and
-//! nothing else.
+//! nothing else; what must survive a crash is handed back to the caller, who keeps it. It may read `api` and `reward` and never
+//! knows who stores its records or why something is paid.
+
+pub mod bindings;
+pub mod client;
+pub mod deploy;
+pub mod error;
+pub mod fees;
+pub mod http;
+pub mod keys;
+pub mod nonces;
+pub mod outbox;
+pub mod refusal;
+pub mod registration;
+pub mod rewards;
+pub mod rpc;
+
+pub use client::{ChainClient, ContractParameters};
+pub use error::ChainError;
+pub use fees::FeePolicy;
+pub use keys::{ChainKey, KeyError};
+pub use nonces::NoncePool;
+pub use outbox::{Inclusion, Intent, IntentKind, Outbox, OutboxRecord, OutboxState, TxCall};
+pub use refusal::Refusal;
+pub use rpc::{At, BlockRef, CallRequest, ChainRpc, RpcFuture, SendOutcome, TxReceipt};

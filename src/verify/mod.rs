@@ -6,6 +6,7 @@ pub mod evidence;
 pub mod gemm;
 pub mod merkle;
 pub mod storage;
+pub mod sampler;
 mod stream;
 
 use merkle::Hash;

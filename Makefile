@@ -1,0 +1,55 @@
+# Everything a person types here. `make help` lists it. Tools are pinned and cached outside the tree.
+SHELL := /bin/bash
+.SHELLFLAGS := -euo pipefail -c
+.DEFAULT_GOAL := help
+.ONESHELL:
+
+CACHE := $(or $(XDC_GRID_CACHE),$(HOME)/.cache/xdc-grid)
+export XDC_GRID_CACHE := $(CACHE)
+export CARGO_TARGET_DIR ?= $(CACHE)/target
+export PATH := $(CACHE)/bin:$(PATH)
+INSTALL := tests/tools/install
+
+.PHONY: help demo test up down bench fmt lint crds images tools abi
+
+help: ## this list
+	@awk -F ':.*## ' '/^[a-z]+:.*## / {printf "  make %-8s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
+
+demo: tools build ## set everything up from nothing, run the main job, pay a claim, leave it running
+	@python3 tests/e2e/demo.py demo
+
+up: tools build ## cluster, chain and chart, without the story
+	@python3 tests/e2e/demo.py up
+
+down: ## remove all that `make up` or `make demo` made
+	@python3 tests/e2e/demo.py down
+
+test: tools ## every test; `tests/run.py PART…` runs only some
+	@python3 tests/run.py
+
+bench: tools build ## measured figures, side by side with the named rivals
+	@python3 tests/bench/run.py
+
+fmt: ## format Rust, Go and Solidity
+	@cargo fmt
+	gofmt -w tests/cluster
+	cd contracts && npx --no-install forge fmt
+
+lint: tools ## formatting, clippy, chart and shell checks
+	@python3 tests/run.py fmt clippy chart
+
+crds: ## regenerate crds/ and the chart's copy from src/api
+	@cargo run --quiet --locked --no-default-features --features operator --bin grid-operator -- crds --out crds
+	mkdir -p charts/xdc-grid/crds-files && cp crds/*.yaml charts/xdc-grid/crds-files/
+
+images: tools build ## the image with the three server binaries, as an OCI archive
+	@python3 tests/e2e/demo.py image
+
+.PHONY: build
+build:
+	@echo "building the binaries (a cold build takes about 15 minutes on 2 cores)"
+	cargo build --locked --bins --example grid-cheater
+
+tools: ## install pinned tools into the cache
+	@$(INSTALL) all
+	tests/cluster/cluster.sh build

@@ -1,0 +1,215 @@
+// SPDX-License-Identifier: Apache-2.0
+pragma solidity 0.8.37;
+
+import {GridComputingRewards} from "../src/GridComputingRewards.sol";
+import {IGridComputingRewards} from "../src/IGridComputingRewards.sol";
+import {Fixture} from "./Fixture.sol";
+
+contract NodesTest is Fixture {
+    uint256 private constant NODE_KEY = 0xA11CE;
+    address private node = vm.addr(NODE_KEY);
+
+    function registerFor(uint256 deadline, bytes memory signature) private {
+        vm.prank(owner);
+        rewards.registerNodeFor{value: 1 ether}(node, payout, 1000, 50, deadline, signature);
+    }
+
+    function register() private {
+        registerFor(block.timestamp, consent(NODE_KEY, payout, owner, block.timestamp));
+    }
+
+    function test_a_node_that_registers_itself_owns_itself_and_is_paid_itself() public {
+        vm.prank(owner);
+        rewards.registerNode{value: 2 ether}(1000, 50);
+        IGridComputingRewards.Node memory record = rewards.nodes(owner);
+        assertEq(record.owner, owner);
+        assertEq(record.payout, owner);
+        assertEq(record.stake, 2 ether);
+        assertEq(record.computingPower, 1000);
+        assertEq(record.storageCapacity, 50);
+        assertEq(uint8(record.status), uint8(IGridComputingRewards.NodeStatus.Registered));
+        assertEq(rewards.totalComputingPower(), 1000);
+        assertEq(rewards.totalStorage(), 50);
+        assertEq(state().stakeTotal, 2 ether);
+    }
+
+    function test_a_stake_below_the_minimum_is_refused() public {
+        vm.prank(owner);
+        vm.expectRevert(abi.encodeWithSelector(IGridComputingRewards.StakeTooSmall.selector, 1 ether - 1, 1 ether));
+        rewards.registerNode{value: 1 ether - 1}(1, 1);
+    }
+
+    function test_a_node_registers_once() public {
+        register();
+        bytes memory again = consent(NODE_KEY, payout, owner, block.timestamp);
+        vm.expectRevert(abi.encodeWithSelector(IGridComputingRewards.AlreadyRegistered.selector, node));
+        registerFor(block.timestamp, again);
+    }
+
+    function test_a_node_without_any_capability_is_refused() public {
+        vm.prank(owner);
+        vm.expectRevert(abi.encodeWithSelector(IGridComputingRewards.NoCapability.selector, owner));
+        rewards.registerNode{value: 1 ether}(0, 0);
+    }
+
+    function test_capabilities_beyond_64_bits_are_refused() public {
+        vm.prank(owner);
+        vm.expectRevert();
+        rewards.registerNode{value: 1 ether}(uint256(type(uint64).max) + 1, 0);
+    }
+
+    function test_consent_names_owner_and_payout() public {
+        register();
+        IGridComputingRewards.Node memory record = rewards.nodes(node);
+        assertEq(record.owner, owner);
+        assertEq(record.payout, payout);
+        assertEq(rewards.payoutOf(node), payout);
+        assertEq(rewards.bindingNonce(node), 1);
+    }
+
+    function test_nobody_registers_a_node_with_another_payout_or_owner() public {
+        bytes memory signature = consent(NODE_KEY, owner, owner, block.timestamp);
+        vm.expectPartialRevert(IGridComputingRewards.ConsentInvalid.selector);
+        registerFor(block.timestamp, signature);
+
+        signature = consent(NODE_KEY, payout, payout, block.timestamp);
+        vm.expectPartialRevert(IGridComputingRewards.ConsentInvalid.selector);
+        registerFor(block.timestamp, signature);
+
+        vm.expectPartialRevert(IGridComputingRewards.ConsentInvalid.selector);
+        registerFor(block.timestamp, hex"1234");
+    }
+
+    function test_a_consent_expires_and_is_used_once() public {
+        bytes memory signature = consent(NODE_KEY, payout, owner, block.timestamp);
+        registerFor(block.timestamp, signature);
+        vm.prank(owner);
+        rewards.unregisterNodeFor(node);
+        uint256 signedAt = block.timestamp;
+        vm.warp(signedAt + unbonding);
+        vm.expectRevert(
+            abi.encodeWithSelector(IGridComputingRewards.ConsentExpired.selector, signedAt, block.timestamp)
+        );
+        registerFor(signedAt, signature);
+        vm.prank(owner);
+        rewards.unregisterNodeFor(node);
+        vm.warp(signedAt);
+        vm.expectPartialRevert(IGridComputingRewards.ConsentInvalid.selector);
+        registerFor(signedAt, signature);
+    }
+
+    function test_a_consent_without_a_payout_is_refused() public {
+        bytes memory signature = consent(NODE_KEY, address(0), owner, block.timestamp);
+        vm.prank(owner);
+        vm.expectRevert(abi.encodeWithSelector(IGridComputingRewards.ZeroPayout.selector, node));
+        rewards.registerNodeFor{value: 1 ether}(node, address(0), 1, 1, block.timestamp, signature);
+    }
+
+    function test_an_exit_waits_for_unbonding_and_pays_the_owner() public {
+        register();
+        vm.prank(owner);
+        rewards.unregisterNodeFor(node);
+        assertEq(rewards.totalComputingPower(), 0);
+        assertEq(rewards.totalStorage(), 0);
+        uint256 exitAt = block.timestamp + unbonding;
+        assertEq(rewards.nodes(node).exitAt, exitAt);
+
+        vm.warp(exitAt - 1);
+        vm.prank(owner);
+        vm.expectRevert(abi.encodeWithSelector(IGridComputingRewards.StillUnbonding.selector, node, exitAt));
+        rewards.unregisterNodeFor(node);
+
+        vm.warp(exitAt);
+        uint256 before = owner.balance;
+        vm.prank(owner);
+        rewards.unregisterNodeFor(node);
+        assertEq(owner.balance - before, 1 ether);
+        assertEq(state().stakeTotal, 0);
+        assertEq(uint8(rewards.nodes(node).status), uint8(IGridComputingRewards.NodeStatus.None));
+        assertEq(rewards.payoutOf(node), payout, "earnings not yet claimed still go where the node said");
+    }
+
+    function test_only_the_owner_unregisters() public {
+        register();
+        vm.prank(node);
+        vm.expectRevert(abi.encodeWithSelector(IGridComputingRewards.NotOwner.selector, node, node, owner));
+        rewards.unregisterNode();
+        vm.expectRevert(abi.encodeWithSelector(IGridComputingRewards.NotRegistered.selector, payout));
+        rewards.unregisterNodeFor(payout);
+    }
+
+    function test_without_an_unbonding_time_an_exit_is_one_call() public {
+        rewards = new GridComputingRewards(admin, EPOCH, 0, 0, MAX_INCREASE);
+        vm.startPrank(owner);
+        rewards.registerNode{value: 1 ether}(1, 1);
+        uint256 before = owner.balance;
+        rewards.unregisterNode();
+        vm.stopPrank();
+        assertEq(owner.balance - before, 1 ether);
+    }
+
+    function test_an_owner_that_refuses_money_still_leaves_and_keeps_a_credit() public {
+        Refuser refuser = new Refuser();
+        deal(address(refuser), 1 ether);
+        refuser.register(rewards);
+        refuser.quit(rewards);
+        vm.warp(block.timestamp + unbonding);
+        refuser.quit(rewards);
+        assertEq(rewards.credit(address(refuser)), 1 ether);
+        vm.expectRevert(abi.encodeWithSelector(IGridComputingRewards.CreditRefused.selector, address(refuser), 1 ether));
+        rewards.withdrawCredit(address(refuser));
+        refuser.accept();
+        rewards.withdrawCredit(address(refuser));
+        assertEq(address(refuser).balance, 1 ether);
+        assertEq(state().creditTotal, 0);
+        vm.expectRevert(abi.encodeWithSelector(IGridComputingRewards.NoCredit.selector, address(refuser)));
+        rewards.withdrawCredit(address(refuser));
+    }
+
+    function test_parameters_are_bounded() public {
+        vm.expectPartialRevert(IGridComputingRewards.ParameterOutOfBounds.selector);
+        new GridComputingRewards(admin, 0, 0, 0, 1);
+        vm.expectPartialRevert(IGridComputingRewards.ParameterOutOfBounds.selector);
+        new GridComputingRewards(admin, 60, 61, 100, 1);
+        vm.expectPartialRevert(IGridComputingRewards.ParameterOutOfBounds.selector);
+        new GridComputingRewards(admin, 60, 60, 59, 1);
+        vm.expectPartialRevert(IGridComputingRewards.ParameterOutOfBounds.selector);
+        new GridComputingRewards(admin, 60, 60, 60, 0);
+        vm.expectRevert();
+        new GridComputingRewards(address(0), 60, 60, 60, 1);
+    }
+
+    function testFuzz_stakes_come_back_whole(uint96 stake, uint64 power, uint64 gib) public {
+        stake = uint96(bound(stake, 1 ether, type(uint96).max));
+        power = uint64(bound(power, 1, type(uint64).max));
+        deal(owner, stake);
+        vm.startPrank(owner);
+        rewards.registerNode{value: stake}(power, gib);
+        rewards.unregisterNode();
+        vm.warp(block.timestamp + unbonding);
+        rewards.unregisterNode();
+        vm.stopPrank();
+        assertEq(owner.balance, stake);
+        assertEq(rewards.totalComputingPower(), 0);
+    }
+}
+
+contract Refuser {
+    bool private willing;
+
+    function register(GridComputingRewards rewards) external {
+        rewards.registerNode{value: 1 ether}(1, 0);
+    }
+
+    function quit(GridComputingRewards rewards) external {
+        rewards.unregisterNode();
+    }
+
+    function accept() external {
+        willing = true;
+    }
+
+    receive() external payable {
+        require(willing, "no, thank you");
+    }
+}

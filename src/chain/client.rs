@@ -1,0 +1,131 @@
+//! The contract on a chain, checked before it is used.
+
+use std::sync::Arc;
+
+use alloy::{primitives::Bytes, sol_types::SolCall};
+
+use super::{
+    bindings::GridComputingRewards as contract,
+    error::ChainError,
+    http::HttpEndpoints,
+    rpc::{At, BlockRef, CallRequest, ChainRpc},
+};
+use crate::{
+    api::ids::{EpochNumber, NodeAddress, Wei},
+    reward::TreeDomain,
+};
+
+/// A handle to one contract through any [`ChainRpc`]. Cheap to clone.
+#[derive(Clone)]
+pub struct ChainClient {
+    rpc: Arc<dyn ChainRpc>,
+    chain_id: u64,
+    contract: NodeAddress,
+}
+
+/// What the contract was deployed with; never changes.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct ContractParameters {
+    /// Unix seconds at which epoch 0 began.
+    pub genesis: u64,
+    pub epoch_seconds: u64,
+    /// Seconds between the report of an epoch and its activation.
+    pub challenge_window: u64,
+    /// Seconds between the request to exit and the return of the stake.
+    pub unbonding: u64,
+    pub min_stake: Wei,
+    /// The most that one epoch may allocate.
+    pub max_epoch_increase: Wei,
+}
+
+impl ContractParameters {
+    /// The epoch at a moment in unix seconds; `None` before genesis.
+    pub fn epoch_at(&self, unix_seconds: u64) -> Option<EpochNumber> {
+        EpochNumber::at(unix_seconds, self.genesis, self.epoch_seconds)
+    }
+
+    /// Unix seconds at which an epoch is over.
+    pub fn epoch_end(&self, epoch: EpochNumber) -> u64 {
+        self.genesis.saturating_add(epoch.0.saturating_add(1).saturating_mul(self.epoch_seconds))
+    }
+}
+
+impl ChainClient {
+    /// Connects over HTTP and checks chain id and contract code.
+    pub async fn connect<S: AsRef<str>>(
+        endpoints: &[S],
+        chain_id: u64,
+        contract: NodeAddress,
+    ) -> Result<Self, ChainError> {
+        ChainClient::checked(Arc::new(HttpEndpoints::new(endpoints, chain_id)?), chain_id, contract).await
+    }
+
+    /// Checks chain id and contract code over any RPC.
+    pub async fn checked(rpc: Arc<dyn ChainRpc>, chain_id: u64, contract: NodeAddress) -> Result<Self, ChainError> {
+        let found = rpc.chain_id().await?;
+        if found != chain_id {
+            return Err(ChainError::WrongChainId { endpoint: "the endpoint".to_owned(), expected: chain_id, found });
+        }
+        if rpc.code(contract).await?.is_empty() {
+            return Err(ChainError::NoContractCode { contract, chain_id });
+        }
+        let client = ChainClient { rpc, chain_id, contract };
+        // Any other contract fails here rather than with the first transaction.
+        client.view(contract::NODE_BINDING_TYPEHASHCall {}, At::Latest).await?;
+        Ok(client)
+    }
+
+    pub fn rpc(&self) -> &dyn ChainRpc {
+        self.rpc.as_ref()
+    }
+
+    pub fn shared_rpc(&self) -> Arc<dyn ChainRpc> {
+        Arc::clone(&self.rpc)
+    }
+
+    pub fn chain_id(&self) -> u64 {
+        self.chain_id
+    }
+
+    pub fn contract(&self) -> NodeAddress {
+        self.contract
+    }
+
+    /// What leaves of this contract's reward trees are bound to.
+    pub fn tree_domain(&self) -> TreeDomain {
+        TreeDomain { chain_id: self.chain_id, contract: self.contract }
+    }
+
+    pub async fn head(&self) -> Result<BlockRef, ChainError> {
+        self.rpc.block(At::Latest).await
+    }
+
+    /// Calls a view of the contract.
+    pub async fn view<C: SolCall>(&self, call: C, at: At) -> Result<C::Return, ChainError> {
+        let not_the_contract = || ChainError::NotTheContract { contract: self.contract, method: C::SIGNATURE };
+        let request = CallRequest {
+            from: NodeAddress([0; 20]),
+            to: Some(self.contract),
+            value: Wei(0),
+            data: Bytes::from(call.abi_encode()),
+        };
+        let answer = match self.rpc.call(&request, at).await {
+            // A contract that lacks the function reverts without data.
+            Err(ChainError::Refused(refusal)) if refusal.name == "Reverted" => return Err(not_the_contract()),
+            other => other?,
+        };
+        C::abi_decode_returns(&answer).map_err(|_| not_the_contract())
+    }
+
+    pub async fn parameters(&self) -> Result<ContractParameters, ChainError> {
+        let at = At::Latest;
+        Ok(ContractParameters {
+            genesis: self.view(contract::genesisCall {}, at).await?,
+            epoch_seconds: self.view(contract::epochSecondsCall {}, at).await?,
+            challenge_window: self.view(contract::challengeWindowCall {}, at).await?,
+            unbonding: self.view(contract::unbondingCall {}, at).await?,
+            min_stake: Wei(self.view(contract::minStakeCall {}, at).await?.saturating_to()),
+            max_epoch_increase: Wei(self.view(contract::maxEpochIncreaseCall {}, at).await?),
+        })
+    }
+}

@@ -1,0 +1,76 @@
+//! What the client needs from a chain node, as a trait: HTTP endpoints in production, a simulated chain in tests.
+
+use alloy::primitives::{B256, Bytes};
+use futures::future::BoxFuture;
+
+use super::error::ChainError;
+use crate::api::ids::{NodeAddress, Wei};
+
+pub type RpcFuture<'a, T> = BoxFuture<'a, Result<T, ChainError>>;
+
+/// The state that a question is about.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum At {
+    Latest,
+    /// What consensus will not take back.
+    Finalized,
+    Number(u64),
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct BlockRef {
+    pub number: u64,
+    /// As the node says; XDC headers carry fields that other hashers do not know.
+    pub hash: B256,
+    /// Unix seconds.
+    pub timestamp: u64,
+    /// Wei per gas.
+    pub base_fee: Option<Wei>,
+}
+
+/// A message call, or the creation of a contract when `to` is none.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct CallRequest {
+    pub from: NodeAddress,
+    pub to: Option<NodeAddress>,
+    pub value: Wei,
+    pub data: Bytes,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct TxReceipt {
+    pub hash: B256,
+    pub block_number: u64,
+    pub block_hash: B256,
+    pub succeeded: bool,
+    pub gas_used: u64,
+    /// The contract that the transaction created.
+    pub contract: Option<NodeAddress>,
+}
+
+/// What a node did with raw bytes. All but the first say that the same was or cannot be sent; the receipt decides.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum SendOutcome {
+    Accepted,
+    AlreadyKnown,
+    /// The account's nonce is used: by this very transaction, or by another.
+    NonceTooLow,
+    /// The pool holds another transaction with this nonce and no lower price.
+    Underpriced,
+}
+
+/// Every method fails with [`ChainError`]; a revert is [`ChainError::Refused`].
+pub trait ChainRpc: Send + Sync {
+    fn chain_id(&self) -> RpcFuture<'_, u64>;
+    fn code(&self, account: NodeAddress) -> RpcFuture<'_, Bytes>;
+    fn balance(&self, account: NodeAddress) -> RpcFuture<'_, Wei>;
+    /// How many transactions of the account are mined at that state: its next nonce.
+    fn nonce(&self, account: NodeAddress, at: At) -> RpcFuture<'_, u64>;
+    fn block(&self, at: At) -> RpcFuture<'_, BlockRef>;
+    fn call<'a>(&'a self, request: &'a CallRequest, at: At) -> RpcFuture<'a, Bytes>;
+    fn estimate_gas<'a>(&'a self, request: &'a CallRequest) -> RpcFuture<'a, u64>;
+    fn send_raw<'a>(&'a self, raw: &'a [u8]) -> RpcFuture<'a, SendOutcome>;
+    /// Whether the node holds the transaction, in its pool or in a block.
+    fn knows(&self, hash: B256) -> RpcFuture<'_, bool>;
+    fn receipt(&self, hash: B256) -> RpcFuture<'_, Option<TxReceipt>>;
+}

@@ -1,0 +1,98 @@
+//! The leaves of a reward tree as they travel in the calldata of an epoch report: (20-byte node, 16-byte cumulative amount),
+//! by ascending node. Anyone can rebuild the tree from the chain alone.
+
+use super::tree::RewardLeaf;
+use crate::api::ids::{NodeAddress, Wei};
+
+const NODE: usize = 20;
+const LEAF: usize = NODE + 16;
+
+/// The most leaves one report carries: XDC's pool refuses transactions above 64 KiB.
+pub const MAX_LEAVES: usize = 1_800;
+
+/// Why bytes are not the one packed form of a set of leaves.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+pub enum PackedError {
+    #[error("{0} bytes are not a whole number of 36-byte leaves")]
+    Length(usize),
+    #[error("{count} leaves are more than the {MAX_LEAVES} that fit in one report")]
+    TooMany { count: usize },
+    #[error("leaf {0} is not above the one before it: nodes must ascend")]
+    Order(usize),
+    #[error("leaf {0} has the amount zero")]
+    Zero(usize),
+}
+
+/// Packs leaves that ascend by node.
+pub fn pack_leaves<'a>(leaves: impl IntoIterator<Item = &'a RewardLeaf>) -> Vec<u8> {
+    leaves.into_iter().flat_map(|leaf| [&leaf.node.0[..], &leaf.cumulative.0.to_be_bytes()].concat()).collect()
+}
+
+/// Reads packed leaves. Refuses everything that [`pack_leaves`] would not have written, so one set has one form and one hash.
+pub fn unpack_leaves(packed: &[u8]) -> Result<Vec<RewardLeaf>, PackedError> {
+    if !packed.len().is_multiple_of(LEAF) {
+        return Err(PackedError::Length(packed.len()));
+    }
+    let count = packed.len() / LEAF;
+    if count > MAX_LEAVES {
+        return Err(PackedError::TooMany { count });
+    }
+    let mut leaves: Vec<RewardLeaf> = Vec::with_capacity(count);
+    for (index, bytes) in packed.chunks_exact(LEAF).enumerate() {
+        let leaf = unpack(bytes);
+        if leaves.last().is_some_and(|last| last.node >= leaf.node) {
+            return Err(PackedError::Order(index));
+        }
+        if leaf.cumulative.0 == 0 {
+            return Err(PackedError::Zero(index));
+        }
+        leaves.push(leaf);
+    }
+    Ok(leaves)
+}
+
+fn unpack(bytes: &[u8]) -> RewardLeaf {
+    let (mut node, mut amount) = ([0; NODE], [0; 16]);
+    for (to, from) in node.iter_mut().chain(&mut amount).zip(bytes) {
+        *to = *from;
+    }
+    RewardLeaf { node: NodeAddress(node), cumulative: Wei(u128::from_be_bytes(amount)) }
+}
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+
+    use super::*;
+
+    fn leaf(id: u8, amount: u128) -> RewardLeaf {
+        RewardLeaf { node: NodeAddress([id; 20]), cumulative: Wei(amount) }
+    }
+
+    #[test]
+    fn leaves_come_back_as_they_were_packed() {
+        let leaves = vec![leaf(1, 7), leaf(2, u128::MAX)];
+        let packed = pack_leaves(&leaves);
+        assert_eq!(packed.len(), 72);
+        assert_eq!(unpack_leaves(&packed), Ok(leaves));
+        assert_eq!(unpack_leaves(&[]), Ok(vec![]));
+    }
+
+    #[test]
+    fn anything_but_the_one_form_is_refused() {
+        assert_eq!(unpack_leaves(&[0; 37]), Err(PackedError::Length(37)));
+        assert_eq!(unpack_leaves(&vec![1; LEAF * 1_801]), Err(PackedError::TooMany { count: 1_801 }));
+        assert_eq!(unpack_leaves(&pack_leaves(&[leaf(2, 1), leaf(1, 1)])), Err(PackedError::Order(1)));
+        assert_eq!(unpack_leaves(&pack_leaves(&[leaf(1, 1), leaf(1, 2)])), Err(PackedError::Order(1)));
+        assert_eq!(unpack_leaves(&pack_leaves(&[leaf(1, 0)])), Err(PackedError::Zero(0)));
+    }
+
+    proptest! {
+        #[test]
+        fn whatever_is_accepted_packs_to_the_same_bytes(bytes in prop::collection::vec(any::<u8>(), 0..200)) {
+            if let Ok(leaves) = unpack_leaves(&bytes) {
+                prop_assert_eq!(pack_leaves(&leaves), bytes);
+            }
+        }
+    }
+}

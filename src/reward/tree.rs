@@ -1,0 +1,221 @@
+//! The Merkle tree over everybody's cumulative earnings. Equal to OpenZeppelin's `StandardMerkleTree` with the leaf types
+//! `uint256 chainId, address contract, address node, uint256 cumulative`, so wallets and scripts can check it with stock tools.
+
+use std::collections::BTreeMap;
+
+use alloy::primitives::{B256, keccak256};
+
+use super::packed::{MAX_LEAVES, pack_leaves};
+use crate::api::ids::{NodeAddress, Wei};
+
+/// What a leaf is bound to, so that it is worth nothing on another chain or to another contract.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct TreeDomain {
+    pub chain_id: u64,
+    pub contract: NodeAddress,
+}
+
+/// Everything a node ever earned, paid out or not.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct RewardLeaf {
+    pub node: NodeAddress,
+    pub cumulative: Wei,
+}
+
+impl RewardLeaf {
+    /// keccak256(keccak256(abi.encode(chainId, contract, node, cumulative))). Hashed twice, so that no inner node of a tree
+    /// can be passed off as a leaf.
+    pub fn hash(&self, domain: TreeDomain) -> B256 {
+        let mut words = [0; 128];
+        let fields: [(usize, &[u8]); 4] = [
+            (24, &domain.chain_id.to_be_bytes()),
+            (44, &domain.contract.0),
+            (76, &self.node.0),
+            (112, &self.cumulative.0.to_be_bytes()),
+        ];
+        for (offset, bytes) in fields {
+            for (to, from) in words.iter_mut().skip(offset).zip(bytes) {
+                *to = *from;
+            }
+        }
+        keccak256(keccak256(words))
+    }
+}
+
+/// What `claim(node, cumulative, proof)` wants.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct RewardProof {
+    pub node: NodeAddress,
+    pub cumulative: Wei,
+    /// Sibling hashes from the leaf to the root.
+    pub siblings: Vec<B256>,
+}
+
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+pub enum TreeError {
+    #[error("node {0} has two leaves")]
+    DuplicateNode(NodeAddress),
+    #[error("{count} nodes with earnings are more than the {MAX_LEAVES} that fit in one report")]
+    TooManyLeaves { count: usize },
+    #[error("the sum of all earnings does not fit in 128 bits")]
+    TotalOverflow,
+}
+
+/// An immutable tree. The same set of leaves gives the same bytes, whatever order it came in.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct RewardTree {
+    domain: TreeDomain,
+    leaves: BTreeMap<NodeAddress, Wei>,
+    total: Wei,
+    /// Node i has the children 2i+1 and 2i+2; the leaves fill the end, the smallest hash last.
+    hashes: Vec<B256>,
+}
+
+impl RewardTree {
+    /// Leaves of amount zero are left out: there is nothing to claim.
+    pub fn build(domain: TreeDomain, leaves: impl IntoIterator<Item = RewardLeaf>) -> Result<Self, TreeError> {
+        let mut by_node = BTreeMap::new();
+        let mut total: u128 = 0;
+        for leaf in leaves.into_iter().filter(|leaf| leaf.cumulative.0 > 0) {
+            if by_node.insert(leaf.node, leaf.cumulative).is_some() {
+                return Err(TreeError::DuplicateNode(leaf.node));
+            }
+            total = total.checked_add(leaf.cumulative.0).ok_or(TreeError::TotalOverflow)?;
+        }
+        if by_node.len() > MAX_LEAVES {
+            return Err(TreeError::TooManyLeaves { count: by_node.len() });
+        }
+        let hashes = by_node.iter().map(|(node, wei)| RewardLeaf { node: *node, cumulative: *wei }.hash(domain));
+        let hashes = heap(hashes.collect());
+        Ok(RewardTree { domain, leaves: by_node, total: Wei(total), hashes })
+    }
+
+    /// Zero for a tree without leaves, which is also the contract's root before the first report.
+    pub fn root(&self) -> B256 {
+        self.hashes.first().copied().unwrap_or_default()
+    }
+
+    /// Σ cumulative.
+    pub fn total(&self) -> Wei {
+        self.total
+    }
+
+    pub fn domain(&self) -> TreeDomain {
+        self.domain
+    }
+
+    /// By ascending node.
+    pub fn leaves(&self) -> impl ExactSizeIterator<Item = RewardLeaf> + '_ {
+        self.leaves.iter().map(|(node, cumulative)| RewardLeaf { node: *node, cumulative: *cumulative })
+    }
+
+    /// The calldata form of the leaves; its keccak256 is the report's data hash.
+    pub fn packed(&self) -> Vec<u8> {
+        let leaves: Vec<RewardLeaf> = self.leaves().collect();
+        pack_leaves(&leaves)
+    }
+
+    /// `None` for a node without earnings.
+    pub fn proof(&self, node: NodeAddress) -> Option<RewardProof> {
+        let cumulative = *self.leaves.get(&node)?;
+        let hash = RewardLeaf { node, cumulative }.hash(self.domain);
+        let mut index = self.hashes.iter().rposition(|candidate| *candidate == hash)?;
+        let mut siblings = Vec::new();
+        while index > 0 {
+            let sibling = if index % 2 == 1 { index + 1 } else { index - 1 };
+            siblings.push(*self.hashes.get(sibling)?);
+            index = (index - 1) / 2;
+        }
+        Some(RewardProof { node, cumulative, siblings })
+    }
+}
+
+/// What the contract does with a proof.
+pub fn verify_proof(domain: TreeDomain, root: B256, proof: &RewardProof) -> bool {
+    let leaf = RewardLeaf { node: proof.node, cumulative: proof.cumulative }.hash(domain);
+    proof.siblings.iter().fold(leaf, |hash, sibling| parent(hash, *sibling)) == root
+}
+
+fn heap(mut leaves: Vec<B256>) -> Vec<B256> {
+    leaves.sort_unstable_by(|a, b| b.cmp(a));
+    let Some(inner) = leaves.len().checked_sub(1) else { return leaves };
+    let mut hashes = vec![B256::ZERO; inner];
+    hashes.extend(leaves);
+    for index in (0..inner).rev() {
+        if let (Some(left), Some(right)) = (hashes.get(2 * index + 1).copied(), hashes.get(2 * index + 2).copied())
+            && let Some(slot) = hashes.get_mut(index)
+        {
+            *slot = parent(left, right);
+        }
+    }
+    hashes
+}
+
+/// The pair is hashed in sorted order, so a proof needs no directions.
+fn parent(a: B256, b: B256) -> B256 {
+    let (low, high) = if a <= b { (a, b) } else { (b, a) };
+    keccak256([low.0, high.0].concat())
+}
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+
+    use super::*;
+
+    fn domain() -> TreeDomain {
+        TreeDomain { chain_id: 51, contract: "0x951857744785e80e2de051c32ee7b25f9c458c42".parse().unwrap() }
+    }
+
+    fn leaf(id: u16, amount: u128) -> RewardLeaf {
+        let mut node = [0; 20];
+        node[18..].copy_from_slice(&id.to_be_bytes());
+        RewardLeaf { node: NodeAddress(node), cumulative: Wei(amount) }
+    }
+
+    #[test]
+    fn a_single_leaf_is_its_own_root() {
+        let leaf =
+            RewardLeaf { node: "0xf39fd6e51aad88f6f4ce6ab8827279cfffb92266".parse().unwrap(), cumulative: Wei(5) };
+        let tree = RewardTree::build(domain(), [leaf]).unwrap();
+        // From @openzeppelin/merkle-tree 1.0.8.
+        assert_eq!(tree.root().to_string(), "0x222f71a7bb79fc48cf76fc36abd98c49b4b397c4bd2e3ab8a405f8e5fa4837f7");
+        assert!(tree.proof(leaf.node).unwrap().siblings.is_empty());
+    }
+
+    #[test]
+    fn a_tree_without_earnings_has_no_root_and_no_proofs() {
+        let tree = RewardTree::build(domain(), [leaf(1, 0)]).unwrap();
+        assert_eq!((tree.root(), tree.total(), tree.packed()), (B256::ZERO, Wei(0), vec![]));
+        assert_eq!(tree.proof(leaf(1, 0).node), None);
+    }
+
+    #[test]
+    fn what_cannot_be_reported_is_refused() {
+        let twice = [leaf(1, 1), leaf(1, 2)];
+        assert_eq!(RewardTree::build(domain(), twice), Err(TreeError::DuplicateNode(leaf(1, 0).node)));
+        let huge = [leaf(1, u128::MAX), leaf(2, 1)];
+        assert_eq!(RewardTree::build(domain(), huge), Err(TreeError::TotalOverflow));
+        let many = (0..1_801).map(|id| leaf(id, 1));
+        assert_eq!(RewardTree::build(domain(), many), Err(TreeError::TooManyLeaves { count: 1_801 }));
+    }
+
+    proptest! {
+        #[test]
+        fn every_proof_holds_and_no_other_amount_does(amounts in prop::collection::vec(1..u128::MAX / 100, 1..70)) {
+            let leaves: Vec<_> = amounts.iter().zip(0u16..).map(|(amount, id)| leaf(id, *amount)).collect();
+            let tree = RewardTree::build(domain(), leaves.clone()).unwrap();
+            let reversed = RewardTree::build(domain(), leaves.iter().rev().copied()).unwrap();
+            prop_assert_eq!(&tree, &reversed);
+            prop_assert_eq!(tree.total().0, amounts.iter().sum::<u128>());
+            for leaf in leaves {
+                let mut proof = tree.proof(leaf.node).unwrap();
+                prop_assert!(verify_proof(domain(), tree.root(), &proof));
+                let elsewhere = TreeDomain { chain_id: 50, ..domain() };
+                prop_assert!(!verify_proof(elsewhere, tree.root(), &proof));
+                proof.cumulative.0 += 1;
+                prop_assert!(!verify_proof(domain(), tree.root(), &proof));
+            }
+        }
+    }
+}

@@ -1,0 +1,3 @@
+module xdc-grid/tests/cluster
+
+go 1.26.0

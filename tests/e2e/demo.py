@@ -1,0 +1,41 @@
+#!/usr/bin/env python3
+"""`make up`, `make demo`, `make down`: the local grid and the story it tells."""
+
+import argparse
+import pathlib
+import sys
+
+sys.path.insert(0, str(pathlib.Path(__file__).parent))
+
+from grid import environment, story
+from grid.report import StepFailed, die, elapsed, say
+
+NEXT = """
+Everything is still running. Try next:
+  . .cluster/env                                   # kubeconfig, RPC_URL, CONTRACT, GATEWAY_URL, PATH
+  kubectl get ij -A; kubectl get gn -o wide        # the job and the nodes
+  kubectl grid results hello -n team-a             # the answers
+  kubectl grid rewards show                        # who earned what
+  curl $GATEWAY_URL/v1/chat/completions -H 'content-type: application/json' \\
+    -d '{"model": "smollm2-135m-instruct", "messages": [{"role": "user", "content": "What is the capital of France?"}]}'
+  make down                                        # removes all of it"""
+
+
+def main():
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("verb", choices=["up", "demo", "down"])
+    verb = parser.parse_args().verb
+    try:
+        if verb == "down":
+            environment.down()
+            return
+        environment.up()
+        if verb == "demo":
+            story.tell()
+            say(NEXT)
+    except StepFailed as failure:
+        die(f"failed: {failure}")
+    say(f"done in {elapsed():.0f} s")
+
+
+main()

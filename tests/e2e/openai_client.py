@@ -1,0 +1,41 @@
+"""The real OpenAI client against the gateway: models, a whole answer, a streamed answer, an error."""
+
+import sys
+
+import openai
+
+base_url, model = sys.argv[1], sys.argv[2]
+client = openai.OpenAI(base_url=f"{base_url}/v1", api_key="none", timeout=120)
+question = [{"role": "user", "content": "What is the capital of France?"}]
+
+assert model in [entry.id for entry in client.models.list()], "the model is not listed"
+
+whole = client.chat.completions.create(model=model, messages=question, max_tokens=24, temperature=0, seed=7)
+assert "Paris" in whole.choices[0].message.content, whole
+assert whole.usage.completion_tokens > 0 and whole.usage.total_tokens == whole.usage.prompt_tokens + whole.usage.completion_tokens
+
+stream = client.chat.completions.create(
+    model=model, messages=question, max_tokens=24, temperature=0, seed=7, stream=True, stream_options={"include_usage": True}
+)
+pieces, usage, reasons = [], None, []
+for chunk in stream:
+    usage = chunk.usage or usage
+    for choice in chunk.choices:
+        pieces.append(choice.delta.content or "")
+        reasons += [choice.finish_reason] if choice.finish_reason else []
+assert "".join(pieces) == whole.choices[0].message.content, pieces
+assert len(pieces) > 2 and reasons and usage.completion_tokens == whole.usage.completion_tokens
+
+try:
+    client.chat.completions.create(model="nobody-has-this", messages=question)
+except openai.NotFoundError as refused:
+    assert "nobody-has-this" in str(refused), refused
+else:
+    raise AssertionError("an unknown model was accepted")
+
+try:
+    client.chat.completions.create(model=model, messages=question, extra_body={"logit_bias_typo": {}})
+except openai.BadRequestError as refused:
+    assert "logit_bias_typo" in str(refused), refused
+else:
+    raise AssertionError("an unknown field was accepted")

@@ -1,0 +1,163 @@
+//! A real chain for a test: anvil with XDC's chain id, hard fork, base fee and finality. Blocks are mined when the test says so,
+//! two seconds of chain time each, so nothing waits for a clock.
+
+use std::{
+    io::{BufRead, BufReader},
+    path::PathBuf,
+    process::{Child, Command, Stdio},
+    sync::Arc,
+    time::Duration,
+};
+
+use serde_json::{Value, json};
+use xdc_grid::{
+    api::ids::{NodeAddress, Wei},
+    chain::{ChainClient, ChainKey, ChainRpc, Inclusion, Intent, deploy, http::HttpEndpoints, outbox::Pace},
+};
+
+pub const CHAIN_ID: u64 = 51;
+pub const EPOCH_SECONDS: u64 = 600;
+pub const WINDOW_SECONDS: u64 = 100;
+pub const UNBONDING_SECONDS: u64 = 1_000;
+
+/// Killed when dropped.
+pub struct Anvil {
+    process: Child,
+    pub url: String,
+    http: reqwest::Client,
+}
+
+impl Anvil {
+    pub async fn start() -> Self {
+        let program = find();
+        let mut process = Command::new(&program)
+            .args(["--host", "127.0.0.1", "--port", "0", "--no-mining", "--hardfork", "cancun"])
+            .args(["--chain-id", "51", "--slots-in-an-epoch", "1", "--gas-limit", "420000000"])
+            .args(["--block-base-fee-per-gas", "12500000000"])
+            .stdout(Stdio::piped())
+            .stderr(Stdio::null())
+            .spawn()
+            .unwrap_or_else(|error| panic!("{}: {error}", program.display()));
+        let mut lines = BufReader::new(process.stdout.take().unwrap()).lines();
+        let address =
+            lines.by_ref().map_while(Result::ok).find_map(|line| Some(line.split_once("Listening on ")?.1.to_owned()));
+        // It logs every request; an unread pipe would stop it.
+        std::thread::spawn(move || lines.map_while(Result::ok).for_each(drop));
+        let url = format!("http://{}", address.expect("anvil ended before it listened"));
+        Anvil { process, url, http: reqwest::Client::new() }
+    }
+
+    pub async fn request(&self, method: &str, params: Value) -> Value {
+        let body = json!({"jsonrpc": "2.0", "id": 1, "method": method, "params": params});
+        let answer: Value = self.http.post(&self.url).json(&body).send().await.unwrap().json().await.unwrap();
+        assert!(answer.get("error").is_none(), "{method}: {answer}");
+        answer["result"].clone()
+    }
+
+    pub async fn mine(&self, blocks: u64) {
+        for _ in 0..blocks {
+            // Anvil lets the base fee decay; XDC's is a constant.
+            self.request("anvil_setNextBlockBaseFeePerGas", json!([12_500_000_000u64])).await;
+            self.request("anvil_mine", json!([1, 2])).await;
+        }
+    }
+
+    /// The next block is at least `seconds` later than the one before.
+    pub async fn pass(&self, seconds: u64) {
+        self.request("evm_increaseTime", json!([seconds])).await;
+        self.mine(1).await;
+    }
+
+    pub async fn give(&self, account: NodeAddress, amount: Wei) {
+        self.request("anvil_setBalance", json!([account.to_string(), format!("{:#x}", amount.0)])).await;
+    }
+
+    pub fn rpc(&self) -> Arc<dyn ChainRpc> {
+        Arc::new(HttpEndpoints::new(&[&self.url], CHAIN_ID).unwrap())
+    }
+
+    /// Mines while `work` waits for blocks.
+    pub async fn mining<T>(&self, work: impl Future<Output = T>) -> T {
+        let miner = async {
+            loop {
+                self.mine(1).await;
+                tokio::time::sleep(Duration::from_millis(10)).await;
+            }
+        };
+        tokio::select! {
+            done = work => done,
+            () = miner => unreachable!(),
+        }
+    }
+
+    /// One transaction to finality.
+    pub async fn execute(&self, key: &ChainKey, intent: Intent) -> Result<Inclusion, xdc_grid::chain::ChainError> {
+        let rpc = self.rpc();
+        self.mining(deploy::execute(rpc.as_ref(), CHAIN_ID, key, intent, pace())).await
+    }
+}
+
+impl Drop for Anvil {
+    fn drop(&mut self) {
+        let _ = self.process.kill();
+        let _ = self.process.wait();
+    }
+}
+
+pub fn pace() -> Pace {
+    Pace { poll: Duration::from_millis(20), timeout: Duration::from_secs(30) }
+}
+
+/// `$ANVIL`, then the PATH, then the tool cache.
+fn find() -> PathBuf {
+    let home = std::env::var_os("HOME").map(PathBuf::from).unwrap_or_default();
+    let cache = std::env::var_os("XDC_GRID_CACHE").map_or_else(|| home.join(".cache/xdc-grid"), PathBuf::from);
+    let path = std::env::var_os("PATH").unwrap_or_default();
+    let named = std::env::var_os("ANVIL").map(PathBuf::from).into_iter();
+    named
+        .chain(std::env::split_paths(&path).map(|folder| folder.join("anvil")))
+        .chain([cache.join("bin/anvil")])
+        .find(|candidate| candidate.is_file())
+        .expect("anvil is neither on the PATH nor in the tool cache: run `make tools`, or set ANVIL to the program")
+}
+
+/// A deployed and funded contract with everybody who acts on it.
+pub struct Grid {
+    pub anvil: Anvil,
+    pub client: ChainClient,
+    pub admin: ChainKey,
+    pub reporter: ChainKey,
+    pub owner: ChainKey,
+    pub node: ChainKey,
+    /// Has no money and no key here.
+    pub payout: NodeAddress,
+}
+
+pub fn key(seed: u8) -> ChainKey {
+    ChainKey::from_bytes(&[seed; 32]).unwrap()
+}
+
+impl Grid {
+    pub async fn deploy() -> Self {
+        let anvil = Anvil::start().await;
+        let [admin, reporter, owner, node] = [1, 2, 3, 4].map(key);
+        for account in [&admin, &reporter, &owner] {
+            anvil.give(account.address(), Wei(2_000 * Wei::XDC.0)).await;
+        }
+        let parameters = deploy::DeployParameters {
+            epoch_seconds: EPOCH_SECONDS,
+            challenge_window: WINDOW_SECONDS,
+            unbonding: UNBONDING_SECONDS,
+            max_epoch_increase: Wei(500 * Wei::XDC.0),
+            reporter: reporter.address(),
+            guardian: Some(admin.address()),
+            funding: Wei(1_000 * Wei::XDC.0),
+        };
+        let deployed = anvil.mining(deploy::deploy(anvil.rpc(), CHAIN_ID, &admin, parameters, pace())).await.unwrap();
+        Grid { anvil, client: deployed.client, admin, reporter, owner, node, payout: NodeAddress([0xaa; 20]) }
+    }
+
+    pub async fn balance(&self, account: NodeAddress) -> Wei {
+        self.client.rpc().balance(account).await.unwrap()
+    }
+}

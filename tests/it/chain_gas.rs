@@ -1,0 +1,107 @@
+//! What the contract costs on XDC: receipt gas plus 52 for each non-zero byte of calldata, because anvil charges 16 for one and XDC
+//! 68. `cargo test --test it chain_gas -- --nocapture` prints the table.
+
+use xdc_grid::{
+    api::ids::{EpochNumber, NodeAddress, Wei},
+    chain::{
+        At, ChainKey, Intent,
+        deploy::{DeployParameters, create_intent},
+        registration::{NodeCapability, NodeConsent},
+        rewards::EpochReport,
+    },
+    reward::{RewardLeaf, RewardTree},
+};
+
+use crate::chain_anvil::{CHAIN_ID, EPOCH_SECONDS, Grid, WINDOW_SECONDS, key};
+
+struct Table<'a> {
+    grid: &'a Grid,
+}
+
+impl Table<'_> {
+    /// Executes, prints and holds the gas to a limit.
+    async fn row(&self, name: &str, key: &ChainKey, intent: Intent, limit: u64) {
+        let surcharge = 52 * intent.call.data.iter().filter(|byte| **byte != 0).count() as u64;
+        let receipt = self.grid.anvil.execute(key, intent).await.unwrap().gas_used;
+        let xdc = receipt + surcharge;
+        println!("{name:44} {receipt:>9} {xdc:>9} {limit:>9}");
+        assert!(xdc <= limit, "{name} costs {xdc} gas on XDC, the limit is {limit}");
+    }
+}
+
+fn leaves(count: u32, each: u128) -> Vec<RewardLeaf> {
+    (0..count)
+        .map(|index| {
+            let hash = blake3::hash(&index.to_be_bytes());
+            let node = NodeAddress(hash.as_bytes()[..20].try_into().unwrap());
+            RewardLeaf { node, cumulative: Wei(each + u128::from(index)) }
+        })
+        .collect()
+}
+
+#[tokio::test]
+async fn gas_on_the_xdc_schedule_stays_within_its_limits() {
+    let grid = Grid::deploy().await;
+    let table = Table { grid: &grid };
+    println!("{:44} {:>9} {:>9} {:>9}", "operation", "anvil", "XDC", "limit");
+
+    let parameters = DeployParameters {
+        epoch_seconds: 3_600,
+        challenge_window: 3_600,
+        unbonding: 604_800,
+        max_epoch_increase: Wei::XDC,
+        reporter: grid.reporter.address(),
+        guardian: None,
+        funding: Wei(0),
+    };
+    table.row("deploy", &grid.admin, create_intent(grid.admin.address(), &parameters), 5_000_000).await;
+
+    for (name, seed, limit) in [("registerNodeFor, first ever", 20, 187_000), ("registerNodeFor", 21, 151_000)] {
+        let node = key(seed);
+        let deadline = grid.client.head().await.unwrap().timestamp + 1_000;
+        let consent =
+            NodeConsent { node: node.address(), payout: grid.payout, owner: grid.owner.address(), nonce: 0, deadline };
+        let signature = consent.sign(&node, CHAIN_ID, grid.client.contract()).unwrap();
+        let capability = NodeCapability { computing_power: 1_000, storage_gib: 50 };
+        table
+            .row(name, &grid.owner, grid.client.register_intent(&consent, signature, capability, Wei::XDC), limit)
+            .await;
+    }
+
+    for (epoch, count, name, limit) in [
+        (0, 3, "submitEpoch, 3 leaves, first ever", 96_000),
+        (1, 3, "submitEpoch, 3 leaves, activates the last", 106_000),
+        (2, 100, "submitEpoch, 100 leaves, activates the last", 256_000),
+        (3, 1_000, "submitEpoch, 1000 leaves, activates the last", 1_980_000),
+    ] {
+        grid.anvil.pass(EPOCH_SECONDS).await;
+        let tree = tree(&grid, count, epoch);
+        let state = grid.client.epoch_state(At::Latest).await.unwrap();
+        let report = EpochReport::new(EpochNumber(epoch), &tree, &state);
+        table.row(name, &grid.reporter, grid.client.report_intent(&report), limit).await;
+    }
+
+    grid.anvil.pass(WINDOW_SECONDS).await;
+    let pending = grid.client.epoch_state(At::Latest).await.unwrap().pending.unwrap();
+    table.row("distributeRewards", &grid.owner, grid.client.activate_intent(&pending), 43_000).await;
+
+    let live = tree(&grid, 1_000, 3);
+    let nodes: Vec<_> = live.leaves().map(|leaf| leaf.node).collect();
+    let first = live.proof(nodes[0]).unwrap();
+    table.row("claim, first, new account, 1000 leaves", &grid.owner, grid.client.claim_intent(&first), 127_000).await;
+
+    grid.anvil.pass(EPOCH_SECONDS).await;
+    let grown = tree(&grid, 1_000, 4);
+    let report = EpochReport::new(EpochNumber(4), &grown, &grid.client.epoch_state(At::Latest).await.unwrap());
+    grid.anvil.execute(&grid.reporter, grid.client.report_intent(&report)).await.unwrap();
+    grid.anvil.pass(WINDOW_SECONDS).await;
+    let pending = grid.client.epoch_state(At::Latest).await.unwrap().pending.unwrap();
+    grid.anvil.execute(&grid.owner, grid.client.activate_intent(&pending)).await.unwrap();
+    let again = grown.proof(nodes[0]).unwrap();
+    table.row("claim, repeat, 1000 leaves", &grid.owner, grid.client.claim_intent(&again), 82_000).await;
+}
+
+fn tree(grid: &Grid, count: u32, epoch: u64) -> RewardTree {
+    let each = u128::from(epoch + 1) * (Wei::XDC.0 / 100_000);
+    RewardTree::build(grid.client.tree_domain(), leaves(count, each)).unwrap()
+}
