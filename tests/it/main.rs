@@ -12,3 +12,11 @@ mod chain_gas;
 #[cfg(feature = "chain")]
 mod reward_tree;
 mod grid;
+#[cfg(feature = "inference")]
+mod engine;
+#[cfg(feature = "inference")]
+mod engine_exact;
+#[cfg(feature = "inference")]
+mod engine_files;
+#[cfg(feature = "inference")]
+mod engine_oracle;
