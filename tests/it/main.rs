@@ -12,3 +12,4 @@ mod chain_gas;
 #[cfg(feature = "chain")]
 mod reward_tree;
 mod grid;
+mod worker;
