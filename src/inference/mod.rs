@@ -5,15 +5,21 @@
 //! however many threads and with whatever instruction set. That is what lets a verifier replay an answer as one prefill.
 
 pub mod config;
+mod engine;
 pub mod gguf;
 pub mod kernels;
 pub mod kv;
 mod layers;
 pub mod model;
 pub mod pool;
+pub mod text;
 mod threads;
 mod weights;
 
+pub use engine::*;
+pub use layers::Compute;
+pub use model::ForwardError;
+pub use text::{ChatMessage, PromptError};
 pub use threads::threads_from_cgroup;
 
 /// Why a model could not be loaded.
@@ -27,6 +33,14 @@ pub enum LoadError {
     Inputs { name: String, inputs: usize },
     #[error("cannot start the compute threads: {0}")]
     Threads(#[from] std::io::Error),
+    #[error(transparent)]
+    Tokenizer(#[from] text::TokenizerError),
+    #[error("{0}")]
+    Template(#[from] PromptError),
+    #[error("the self-test failed: {0}")]
+    Forward(#[from] ForwardError),
+    #[error("the self-test failed: a prefill and single steps give different bits on this machine; please report it")]
+    SelfTest,
     #[error(transparent)]
     Candle(#[from] candle_core::Error),
 }

@@ -115,6 +115,11 @@ impl Model {
         self.layers.len()
     }
 
+    /// The threads and instruction set that it computes with.
+    pub fn compute(&self) -> &Compute {
+        &self.compute
+    }
+
     /// Computes all segments at once and stores their keys and values.
     pub fn forward(&self, batch: &mut [Segment]) -> Result<Output, ForwardError> {
         self.check(batch)?;

@@ -28,7 +28,11 @@ fn cpu_quota(root: &Path, membership: &str) -> Option<f64> {
         let quotas: Vec<f64> = if controllers.is_empty() {
             ancestors(root, path).iter().filter_map(|dir| quota_v2(dir)).collect()
         } else if controllers.split(',').any(|c| c == "cpu") {
-            ["cpu", "cpu,cpuacct"].iter().flat_map(|c| ancestors(&root.join(c), path)).filter_map(|d| quota_v1(&d)).collect()
+            ["cpu", "cpu,cpuacct"]
+                .iter()
+                .flat_map(|c| ancestors(&root.join(c), path))
+                .filter_map(|d| quota_v1(&d))
+                .collect()
         } else {
             continue;
         };

@@ -67,7 +67,10 @@ impl SamplerParams {
         let Self { temperature, top_p, .. } = if greedy { Self::GREEDY } else { *self };
         let candidates = if greedy { 0 } else { self.candidates() as u32 };
         let mut hasher = blake3::Hasher::new_derive_key(PARAMS_CONTEXT);
-        hasher.update(&(temperature + 0.0).to_le_bytes()).update(&top_p.to_le_bytes()).update(&candidates.to_le_bytes());
+        hasher
+            .update(&(temperature + 0.0).to_le_bytes())
+            .update(&top_p.to_le_bytes())
+            .update(&candidates.to_le_bytes());
         *hasher.finalize().as_bytes()
     }
 
@@ -124,7 +127,12 @@ pub struct Draw {
 
 impl Draw {
     /// Draws from the candidates of a row, which [`highest`] has put in order (at least as many as the parameters use).
-    pub fn new(candidates: &[Candidate], params: &SamplerParams, seed: &[u8; 32], position: u32) -> Result<Self, SamplerError> {
+    pub fn new(
+        candidates: &[Candidate],
+        params: &SamplerParams,
+        seed: &[u8; 32],
+        position: u32,
+    ) -> Result<Self, SamplerError> {
         params.validate()?;
         if params.temperature == 0.0 {
             let scores = candidates.iter().map(|c| (c.id, f64::from(c.logit))).collect();
@@ -209,14 +217,15 @@ mod tests {
 
     #[test]
     fn a_known_draw_never_changes() {
-        // Any change of these values is a change of protocol.
+        // Computed with another implementation, in Python. Only its noise differs, by one in the last place: that is glibc's
+        // logarithm and shows why the functions are part of the definition. Any change here is a change of protocol.
         let params = SamplerParams { temperature: 0.8, top_p: 0.95, top_k: 40 };
         let seed = seed(&[1; 32], &[2; 32], &[3; 32], &[4; 32]);
-        assert_eq!(blake3::Hash::from(seed).to_hex()[..16], *"d1b29e93d92a4ab1");
-        assert_eq!(noise(&seed, 7, 42).to_bits(), 0);
+        assert_eq!(blake3::Hash::from(seed).to_hex()[..16], *"5a203404dd0ece60");
+        assert_eq!(noise(&seed, 7, 42).to_bits(), 0x3ff8_6edf_b24d_5eac);
         let drawn: Vec<u32> = (0..8).map(|t| sample(&wave(1_000), &params, &seed, t).unwrap()).collect();
-        assert_eq!(drawn, []);
-        assert_eq!(blake3::Hash::from(params.hash()).to_hex()[..16], *"0");
+        assert_eq!(drawn, [252, 148, 44, 586, 712, 263, 827, 805]);
+        assert_eq!(blake3::Hash::from(params.hash()).to_hex()[..16], *"30fd30cdf9f70760");
     }
 
     #[test]
@@ -234,7 +243,9 @@ mod tests {
 
     #[test]
     fn parameters_out_of_range_are_refused() {
-        for (temperature, top_p) in [(-1.0, 1.0), (f32::NAN, 1.0), (101.0, 1.0), (1.0, 0.0), (1.0, 1.1), (1.0, f32::NAN)] {
+        for (temperature, top_p) in
+            [(-1.0, 1.0), (f32::NAN, 1.0), (101.0, 1.0), (1.0, 0.0), (1.0, 1.1), (1.0, f32::NAN)]
+        {
             assert!(SamplerParams { temperature, top_p, top_k: 0 }.validate().is_err());
         }
         assert_eq!(sample(&[0.0, f32::NAN], &SamplerParams::GREEDY, &[0; 32], 0), Err(SamplerError::NotFinite));

@@ -20,3 +20,11 @@ mod chain_gas;
 mod reward_tree;
 mod grid;
 mod worker;
+#[cfg(feature = "inference")]
+mod engine;
+#[cfg(feature = "inference")]
+mod engine_exact;
+#[cfg(feature = "inference")]
+mod engine_files;
+#[cfg(feature = "inference")]
+mod engine_oracle;

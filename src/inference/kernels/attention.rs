@@ -160,7 +160,7 @@ mod tests {
     #[test]
     fn instances_agree_to_the_bit_and_are_close_to_the_exact_result() {
         for (head_dim, group) in [(64, 3), (40, 1), (128, 4)] {
-            for positions in [1, 2, 7, 8, 9, 64, 65, 130] {
+            for positions in [1usize, 2, 7, 8, 9, 64, 65, 130] {
                 let block_len = 64;
                 let blocks = positions.div_ceil(block_len);
                 let q = wave(group * head_dim, 13);

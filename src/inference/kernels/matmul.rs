@@ -4,8 +4,8 @@
 //! integer; 4-bit tiles then add `offset_w · (scale_a · Σ q_a)`. Nothing else is ever added, so a row's result is the same
 //! alone, in a batch, and on every instruction set.
 
-use super::quant::{BLOCK, COLUMNS, Q4Tile, Q8Tile, Tiles, f16_to_f32};
 use super::Simd;
+use super::quant::{BLOCK, COLUMNS, Q4Tile, Q8Tile, Tiles, f16_to_f32};
 use crate::inference::pool::{Disjoint, ThreadPool};
 
 /// Rows of activations in 8 bits: `x ≈ scale · q` in blocks of 32 inputs.
@@ -32,8 +32,9 @@ impl Activations {
             let (first, count) = (index * part, part.min(total - index * part));
             let x = &x[first * BLOCK..(first + count) * BLOCK];
             // SAFETY: parts of different indices do not overlap.
-            let (q, scale, sum) =
-                unsafe { (parts.0.slice(first * BLOCK, count * BLOCK), parts.1.slice(first, count), parts.2.slice(first, count)) };
+            let (q, scale, sum) = unsafe {
+                (parts.0.slice(first * BLOCK, count * BLOCK), parts.1.slice(first, count), parts.2.slice(first, count))
+            };
             quantize_blocks(simd, x, q, scale, sum);
         });
         Self { rows: x.len() / inputs, blocks: inputs / BLOCK, q, scale, sum }
@@ -85,7 +86,13 @@ fn round_ties_even(x: f32) -> i32 {
 }
 
 /// Computes 16 neighbouring outputs (`column` counts groups of 16) of every row. `emit` receives the row and its outputs.
-pub fn matmul_column(simd: Simd, tiles: &Tiles, column: usize, a: &Activations, emit: impl FnMut(usize, &[f32; COLUMNS])) {
+pub fn matmul_column(
+    simd: Simd,
+    tiles: &Tiles,
+    column: usize,
+    a: &Activations,
+    emit: impl FnMut(usize, &[f32; COLUMNS]),
+) {
     let range = column * a.blocks..(column + 1) * a.blocks;
     match tiles {
         Tiles::Q8(tiles) => rows_in_fours(simd, &tiles[range], a, emit),
@@ -146,7 +153,8 @@ trait Definition {
 impl Definition for Q8Tile {
     fn dot(&self, output: usize, q: &[i8]) -> i32 {
         let groups = self.q.chunks_exact(4 * COLUMNS).zip(q.chunks_exact(4));
-        let products = groups.flat_map(|(w, a)| w[output * 4..].iter().zip(a).map(|(w, a)| i32::from(*w) * i32::from(*a)));
+        let products =
+            groups.flat_map(|(w, a)| w[output * 4..].iter().zip(a).map(|(w, a)| i32::from(*w) * i32::from(*a)));
         products.sum()
     }
     fn scale(&self, output: usize) -> f32 {
@@ -170,7 +178,12 @@ impl Definition for Q4Tile {
 }
 
 /// The definition itself, in plain Rust.
-fn portable_rows<const N: usize, T: Definition>(tiles: &[T], a: &Activations, row: usize, out: &mut [[f32; COLUMNS]; 4]) {
+fn portable_rows<const N: usize, T: Definition>(
+    tiles: &[T],
+    a: &Activations,
+    row: usize,
+    out: &mut [[f32; COLUMNS]; 4],
+) {
     for (i, out) in out.iter_mut().enumerate().take(N) {
         for (b, tile) in tiles.iter().enumerate() {
             let block = (row + i) * a.blocks + b;
@@ -211,7 +224,8 @@ mod avx2 {
                 let q = _mm256_cvtps_epi32(_mm256_mul_ps(x, inverse));
                 if finite { q } else { _mm256_setzero_si256() }
             });
-            let total = _mm256_add_epi32(_mm256_add_epi32(rounded[0], rounded[1]), _mm256_add_epi32(rounded[2], rounded[3]));
+            let total =
+                _mm256_add_epi32(_mm256_add_epi32(rounded[0], rounded[1]), _mm256_add_epi32(rounded[2], rounded[3]));
             let mut totals = [0i32; 8];
             // SAFETY: eight integers, then 32 bytes.
             unsafe {
@@ -251,7 +265,12 @@ mod avx2 {
     }
 
     #[target_feature(enable = "avx2,f16c")]
-    pub(super) fn q8_rows<const N: usize>(tiles: &[Q8Tile], a: &Activations, row: usize, out: &mut [[f32; COLUMNS]; 4]) {
+    pub(super) fn q8_rows<const N: usize>(
+        tiles: &[Q8Tile],
+        a: &Activations,
+        row: usize,
+        out: &mut [[f32; COLUMNS]; 4],
+    ) {
         let ones = _mm256_set1_epi16(1);
         let mut y = [[_mm256_setzero_ps(); 2]; N];
         let q: [&[i8]; N] = std::array::from_fn(|i| &a.q[(row + i) * a.blocks * BLOCK..][..a.blocks * BLOCK]);
@@ -283,7 +302,12 @@ mod avx2 {
     }
 
     #[target_feature(enable = "avx2,f16c")]
-    pub(super) fn q4_rows<const N: usize>(tiles: &[Q4Tile], a: &Activations, row: usize, out: &mut [[f32; COLUMNS]; 4]) {
+    pub(super) fn q4_rows<const N: usize>(
+        tiles: &[Q4Tile],
+        a: &Activations,
+        row: usize,
+        out: &mut [[f32; COLUMNS]; 4],
+    ) {
         let ones = _mm256_set1_epi16(1);
         let mask = _mm256_set1_epi8(15);
         let mut y = [[_mm256_setzero_ps(); 2]; N];
@@ -446,7 +470,8 @@ mod tests {
         x[2 * BLOCK + 31] = f32::INFINITY;
         x[3 * BLOCK..4 * BLOCK].iter_mut().enumerate().for_each(|(i, x)| *x = i as f32 - 0.5);
         x[4 * BLOCK] = f32::MAX;
-        let [p, d] = [Simd::Portable, Simd::detect()].map(|simd| Activations::quantize(simd, &ThreadPool::new(1).unwrap(), &x, x.len()));
+        let [p, d] = [Simd::Portable, Simd::detect()]
+            .map(|simd| Activations::quantize(simd, &ThreadPool::new(1).unwrap(), &x, x.len()));
         let bits = |x: &[f32]| x.iter().map(|x| x.to_bits()).collect::<Vec<_>>();
         assert_eq!(p.q, d.q);
         assert_eq!(bits(&p.scale), bits(&d.scale));

@@ -1,0 +1,1 @@
+//! What hostile or damaged model files do.
