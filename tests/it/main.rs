@@ -3,6 +3,13 @@
 // Everything here is a test, also the parts that clippy does not see as one.
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic)]
 
+#[cfg(feature = "kubernetes")]
+mod chart;
+#[cfg(feature = "cli")]
+mod cli;
+mod docs;
+#[cfg(feature = "kubernetes")]
+mod examples;
 #[cfg(feature = "chain")]
 mod chain;
 #[cfg(feature = "chain")]
@@ -12,6 +19,7 @@ mod chain_gas;
 #[cfg(feature = "chain")]
 mod reward_tree;
 mod grid;
+mod worker;
 #[cfg(feature = "inference")]
 mod engine;
 #[cfg(feature = "inference")]
