@@ -5,9 +5,10 @@ pub mod audit;
 pub mod evidence;
 pub mod gemm;
 pub mod merkle;
-pub mod storage;
 pub mod sampler;
+pub mod storage;
 mod stream;
+pub mod trace;
 
 use merkle::Hash;
 
@@ -25,5 +26,3 @@ fn distinct_below(context: &str, seed: &Hash, bound: u64, count: usize) -> Vec<u
     }
     chosen.into_iter().collect()
 }
-pub mod sampler;
-pub mod trace;

@@ -19,6 +19,7 @@ mod chain_gas;
 #[cfg(feature = "chain")]
 mod reward_tree;
 mod grid;
+mod worker;
 #[cfg(feature = "inference")]
 mod engine;
 #[cfg(feature = "inference")]

@@ -6,12 +6,7 @@ use xdc_grid::{
 };
 
 use super::gateway::{Blob, TestGateway, start};
-
-/// SmolLM2-135M-Instruct, Q4_1.
-fn model_path() -> std::path::PathBuf {
-    let default = || std::path::PathBuf::from(std::env::var_os("HOME").unwrap()).join(".cache/xdc-grid/models/smollm2-135m-instruct.gguf");
-    std::env::var_os("XDC_GRID_TEST_MODEL").map_or_else(default, std::path::PathBuf::from)
-}
+use crate::engine::model_path;
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn an_answer_of_the_real_model_is_signed_right_and_replayed_bit_by_bit_elsewhere() {
@@ -31,6 +26,7 @@ async fn an_answer_of_the_real_model_is_signed_right_and_replayed_bit_by_bit_els
     for (number, temperature) in [(1, 0.0), (2, 0.8)] {
         let request = chat(number, temperature);
         let answer = gateway.infer(&worker, &request).await;
+        eprintln!("{:?} {} {}", answer.tokens, answer.text, answer.receipt.promptTokens);
         if temperature == 0.0 {
             assert!(answer.text.contains("Paris"), "{}", answer.text);
         }
