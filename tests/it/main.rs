@@ -7,4 +7,8 @@ mod chain_anvil;
 #[cfg(feature = "chain")]
 mod chain_gas;
 mod reward_tree;
+#[cfg(feature = "gateway")]
+mod gateway;
 mod grid;
+#[cfg(feature = "gateway")]
+mod store;
