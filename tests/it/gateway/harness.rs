@@ -109,8 +109,9 @@ impl Harness {
         let ledger = Ledger::open(&folder.path().join("ledger.db")).await.unwrap();
         let blobs = Blobs::open(&folder.path().join("blobs")).unwrap();
         let clock = clock(shift_ms.clone());
-        let gateway = Gateway::open(ledger.clone(), blobs, key.clone(), settings.clone(), clock, &Registry::new());
-        let gateway = gateway.await.unwrap();
+        let registry = Registry::new();
+        let gateway =
+            Gateway::open(ledger.clone(), blobs, key.clone(), settings.clone(), clock, &registry).await.unwrap();
         let grid = Arc::new(FakeGrid::default());
         gateway.connect(grid.clone());
         start_tasks(&gateway).await.unwrap();

@@ -149,7 +149,7 @@ impl TestNode {
             let labels: HashMap<_, _> = metric.get_label().iter().map(|pair| (pair.name(), pair.value())).collect();
             wanted.iter().all(|(name, value)| labels.get(name) == Some(value))
         });
-        fitting.map(|metric| metric.get_counter().value() as u64).sum()
+        fitting.map(|metric| metric.get_counter().get_value() as u64).sum()
     }
 
     pub fn refusals(&self, protocol: &str, reason: Reason) -> u64 {
