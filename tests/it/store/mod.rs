@@ -245,8 +245,10 @@ async fn an_input_that_broke_off_is_thrown_away_by_the_next_one() {
     drop(broken);
     let mut input = f.ledger.begin_input("job-2", &spec(2), 1).await.unwrap();
     input.add(line(0), [0; 32]).await.unwrap();
-    let twice = input.add(line(0), [0; 32]).await;
+    let twice = input.add(InputLine { index: 1, ..line(0) }, [0; 32]).await;
     assert!(matches!(twice, Err(LedgerError::Conflict { reason: "DuplicateCustomId", .. })), "{twice:?}");
+    let twice = input.add(InputLine { custom_id: "d".into(), ..line(0) }, [0; 32]).await;
+    assert!(matches!(twice, Ok(()) | Err(LedgerError::Conflict { reason: "DuplicateIndex", .. })), "{twice:?}");
     f.ledger.discard_input("job-2").await.unwrap();
     assert_eq!(f.ledger.job_counts("job-2").await.unwrap().queued, 0);
 }
