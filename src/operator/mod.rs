@@ -1,1 +1,18 @@
 //! The Kubernetes controllers, a folder per kind: dereference, validate, build, apply, status.
+
+pub mod backoff;
+pub mod chains;
+pub mod changes;
+pub mod config;
+pub mod context;
+pub mod error;
+pub mod finalizers;
+pub mod gateway;
+pub mod grid_model;
+pub mod grid_network;
+pub mod inference_job;
+pub mod lease;
+pub mod metrics;
+pub mod runner;
+pub mod units;
+pub mod write;

@@ -1,0 +1,116 @@
+//! GridModel: a model file under a name, known by its sha256.
+
+use kube::{CustomResource, KubeSchema};
+use schemars::JsonSchema;
+use serde::{Deserialize, Serialize};
+
+use super::conditions::Condition;
+
+/// Condition types of a GridModel.
+pub mod condition {
+    /// The gateway has the file and its digest is right.
+    pub const RESOLVED: &str = "Resolved";
+    /// As many storage nodes as asked for hold it and proved it.
+    pub const REPLICATED: &str = "Replicated";
+    /// At least one worker can serve it.
+    pub const READY: &str = "Ready";
+}
+
+/// What an admin says about a model.
+#[derive(CustomResource, Debug, Clone, PartialEq, Serialize, Deserialize, KubeSchema)]
+#[kube(
+    group = "xdcgrid.io",
+    version = "v1alpha1",
+    kind = "GridModel",
+    plural = "gridmodels",
+    status = "GridModelStatus",
+    shortname = "gm",
+    category = "grid",
+    derive = "PartialEq",
+    doc = "A model that the grid serves. Names are for people: everything inside goes by the sha256 of the file.",
+    printcolumn(name = "READY", type_ = "string", json_path = r#".status.conditions[?(@.type=="Ready")].status"#),
+    printcolumn(name = "REASON", type_ = "string", json_path = r#".status.conditions[?(@.type=="Ready")].reason"#),
+    printcolumn(name = "SIZE", type_ = "string", json_path = ".status.size"),
+    printcolumn(name = "SERVING", type_ = "integer", json_path = ".status.serving"),
+    printcolumn(name = "COPIES", type_ = "string", json_path = ".status.copies"),
+    printcolumn(name = "FORMAT", type_ = "string", json_path = ".spec.format"),
+    printcolumn(name = "SHA256", type_ = "string", json_path = ".spec.sha256", priority = "1"),
+    printcolumn(name = "LICENSE", type_ = "string", json_path = ".spec.license", priority = "1"),
+    printcolumn(name = "AGE", type_ = "date", json_path = ".metadata.creationTimestamp")
+)]
+#[serde(rename_all = "camelCase")]
+#[x_kube(validation = Rule::new("self.sha256 == oldSelf.sha256 && self.format == oldSelf.format").message("sha256 and format are what a model is and never change; make a new GridModel"))]
+pub struct GridModelSpec {
+    /// Where the file comes from. May change: the digest says whether it is the right file.
+    pub source: ModelSourceSpec,
+    /// sha256 of the file, 64 lower-case hexadecimal digits.
+    #[schemars(length(max = 64), regex(pattern = "^[0-9a-f]{64}$"))]
+    pub sha256: String,
+    /// Format of the file.
+    #[serde(default)]
+    pub format: ModelFormat,
+    /// Tokens of context to serve; absent means what the file says.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schemars(range(min = 1, max = 1_048_576))]
+    pub context_length: Option<i32>,
+    /// Reward units per output token; absent means one per started megabyte of the file, because decoding reads every weight
+    /// once per token.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schemars(range(min = 1, max = 1_000_000_000))]
+    pub cost_per_token: Option<i64>,
+    /// SPDX identifier of the model's license.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schemars(length(max = 128))]
+    pub license: Option<String>,
+    /// How many storage nodes must hold the file and prove it.
+    #[serde(default)]
+    #[schemars(range(min = 0, max = 64))]
+    pub replicas: i32,
+}
+
+/// Exactly one place.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, KubeSchema)]
+#[serde(rename_all = "camelCase")]
+#[x_kube(validation = Rule::new("[has(self.url)].exists_one(given, given)").message("source must name exactly one place (url)"))]
+pub struct ModelSourceSpec {
+    /// An http or https URL that the gateway can reach.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schemars(length(max = 2048), regex(pattern = r"^https?://[^\s]+$"))]
+    pub url: Option<String>,
+}
+
+/// Formats that workers can read.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+pub enum ModelFormat {
+    #[default]
+    #[serde(rename = "GGUF")]
+    Gguf,
+}
+
+/// What the gateway reports.
+#[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize, KubeSchema)]
+#[serde(rename_all = "camelCase")]
+pub struct GridModelStatus {
+    /// Generation of the spec that this status is about.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub observed_generation: Option<i64>,
+    /// Size of the file.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub bytes: Option<i64>,
+    /// The size for people, such as `138 MiB`.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    #[schemars(length(max = 32))]
+    pub size: Option<String>,
+    /// Workers that can serve it now.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub serving: Option<i64>,
+    /// Proven copies out of those asked for, such as `2/3`.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    #[schemars(length(max = 32))]
+    pub copies: Option<String>,
+    /// Resolved, Replicated, Ready.
+    #[serde(default)]
+    #[schemars(length(max = 16))]
+    #[x_kube(merge_strategy = ListMerge::Map(vec!["type".into()]))]
+    pub conditions: Vec<Condition>,
+}

@@ -1,0 +1,285 @@
+//! Reason codes of conditions and Events. They are an interface: people and alerts match on them, so a code never changes
+//! its meaning. `docs/reasons.md` has the same lines; a test keeps both equal.
+
+macro_rules! reasons {
+    ($($(#[doc = $doc:literal])+ $name:ident,)*) => {
+        /// Why a condition is as it is.
+        #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+        pub enum Reason {
+            $($(#[doc = $doc])+ $name,)*
+        }
+
+        impl Reason {
+            /// Every code with its line for people.
+            pub const ALL: &[(Reason, &str)] = &[$((Reason::$name, concat!($($doc),+)),)*];
+
+            pub const fn as_str(self) -> &'static str {
+                match self {
+                    $(Reason::$name => stringify!($name),)*
+                }
+            }
+        }
+    };
+}
+
+reasons! {
+    // Everywhere.
+    /// Everything that applies holds.
+    Ready,
+    /// The gateway's internal API cannot be reached; nothing is decided until it answers.
+    GatewayUnavailable,
+    /// The gateway refused what the operator asked; the message has its words.
+    GatewayRefused,
+    /// The gateway keeps another network than the one it was asked to serve; it needs a data volume of its own.
+    GatewayServesAnotherNetwork,
+    /// The GridNetwork that is named does not exist.
+    NetworkNotFound,
+    /// The GridNetwork that is named is not ready yet.
+    NetworkNotReady,
+    /// The GridNetwork is paused.
+    NetworkPaused,
+    /// The GridModel that is named does not exist.
+    ModelNotFound,
+    /// The object does not fit its schema and is left alone until it is corrected.
+    InvalidObject,
+
+    // Chain.
+    /// The chain answers, on the right chain id, and the contract is there.
+    ChainReachable,
+    /// No RPC endpoint answers; nothing is decided until one does.
+    RpcUnreachable,
+    /// An endpoint answers with another chain id than spec.chain.chainID.
+    WrongChainId,
+    /// There is no code at the contract's address: wrong address, or wrong chain.
+    ContractWithoutCode,
+    /// The contract does not answer as GridComputingRewards does.
+    ContractUnreadable,
+    /// spec.rewards.epochSeconds differs from the contract's.
+    EpochSecondsMismatch,
+    /// The Secret with the reporter key, or its key, does not exist.
+    ReporterSecretMissing,
+    /// The reporter key is not 64 hexadecimal digits.
+    ReporterKeyInvalid,
+    /// The reporter's key is there and may report.
+    ReporterReady,
+    /// The reporter's account lacks REPORTER_ROLE in the contract.
+    ReporterWithoutRole,
+    /// The reporter's account cannot pay for stake and gas.
+    ReporterWithoutFunds,
+    /// A transaction was reverted; the message has the contract's error.
+    TransactionReverted,
+
+    // GridNetwork.
+    /// The gateway has taken the configuration of this network.
+    GatewayConfigured,
+
+    // GridNode.
+    /// The worker's pod is ready.
+    WorkerReady,
+    /// The worker's pod is starting.
+    WorkerStarting,
+    /// The worker's image cannot be pulled.
+    ImagePullBackOff,
+    /// No Kubernetes node can take the worker's pod.
+    Unschedulable,
+    /// The worker's container ends again and again; its log says why.
+    CrashLoopBackOff,
+    /// The worker runs on its owner's machine.
+    RunByOwner,
+    /// The node is connected and authenticated.
+    Connected,
+    /// The node is not connected to the gateway.
+    NotConnected,
+    /// spec.approved does not let this node take part.
+    NotApproved,
+    /// spec.unschedulable keeps new work away.
+    Cordoned,
+    /// The node is registered with its stake.
+    Registered,
+    /// The node is not registered in the contract.
+    NotRegistered,
+    /// The registration differs from what spec.rewards asks of the owner.
+    RegistrationDiffers,
+    /// The registration is on its way to the chain.
+    RegistrationPending,
+    /// The node has no spec.rewards and works unpaid.
+    NoRewardsConfigured,
+    /// Registration waits until the node's compute is proven.
+    WaitingForCapability,
+    /// The node is leaving the contract; the stake is free after the unbonding time.
+    Exiting,
+    /// The node's key Secret holds something that is no key.
+    NodeKeyInvalid,
+    /// A challenge proved the node's compute or storage.
+    ChallengePassed,
+    /// No challenge has been passed yet.
+    NotChallenged,
+    /// The node has nothing to store.
+    NothingToStore,
+    /// The last epoch that is over is reported.
+    ReportsCurrent,
+    /// Epochs that are over wait for their report.
+    ReportsBehind,
+    /// Evidence against the node holds back its work and its pay.
+    EvidenceAgainstNode,
+    /// The node is deleted and finishes its work.
+    DrainInProgress,
+    /// The node was removed before it was drained, because its deadline passed.
+    DrainDeadlineExceeded,
+
+    // GridModel.
+    /// The gateway has the file and its sha256 is right.
+    DigestVerified,
+    /// The gateway is fetching the file.
+    ModelFetching,
+    /// The file has another sha256 than spec.sha256; nothing of it is kept.
+    ModelDigestMismatch,
+    /// The source of the model cannot be fetched.
+    ModelUnreachable,
+    /// The model's file is larger than the gateway takes.
+    ModelTooLarge,
+    /// The gateway could not take the model; the message has its words.
+    ModelFailed,
+    /// As many proven copies as asked for.
+    EnoughCopies,
+    /// Fewer proven copies than asked for.
+    TooFewCopies,
+    /// No worker can serve the model now.
+    NoWorkerForModel,
+    /// At least one worker can serve the model.
+    ModelServed,
+
+    // InferenceJob.
+    /// References resolve and the input can be read.
+    InputRead,
+    /// The input cannot be used; the message says where.
+    InvalidInput,
+    /// The ConfigMap or key with the input does not exist.
+    InputNotFound,
+    /// The URL of the input cannot be fetched.
+    InputUnreachable,
+    /// The URL gives other bytes than spec.workload.input.sha256.
+    InputDigestMismatch,
+    /// The input has more than 50000 lines or 200 MB.
+    InputTooLarge,
+    /// The operator may not read or write in the job's namespace; the message has the command that grants it.
+    Forbidden,
+    /// The grid has the job and its input.
+    Submitted,
+    /// The grid already has another job under this uid.
+    SubmissionConflict,
+    /// Requests wait for their turn.
+    WaitingForCapacity,
+    /// Requests are being answered.
+    RequestsRunning,
+    /// spec.suspend is set.
+    Suspended,
+    /// Every request is answered or has failed.
+    AllRequestsDone,
+    /// Audits that are owed are not yet decided.
+    AuditsPending,
+    /// Every audit that was owed agreed.
+    AuditsPassed,
+    /// An audit did not agree with an answer; that answer earned nothing.
+    AuditFailed,
+    /// No answer was selected for an audit.
+    NothingAudited,
+    /// Results and manifest are in the ConfigMap.
+    Published,
+    /// Results do not fit into a ConfigMap of about 1 MB; split the job or lower maxTokens.
+    OutputTooLarge,
+    /// The output ConfigMap belongs to another job.
+    OutputConflict,
+    /// The epoch with this work is not yet active on chain.
+    SettlementPending,
+    /// The epoch with this work is active on chain.
+    EpochActive,
+    /// Done, results published.
+    Completed,
+    /// spec.cancel is set.
+    Cancelled,
+    /// spec.activeDeadlineSeconds passed.
+    DeadlineExceeded,
+    /// More requests failed than spec.maxFailedRequests allows.
+    TooManyFailedRequests,
+    /// The job was removed before the gateway had forgotten its text, because the gateway was away too long.
+    CleanupDeadlineExceeded,
+
+    // Lines of a job's input, in errors.jsonl.
+    /// The line is not JSON.
+    InvalidJson,
+    /// The line is not UTF-8.
+    InvalidText,
+    /// The line has more than 1 MiB.
+    LineTooLong,
+    /// custom_id is missing or too long.
+    InvalidCustomId,
+    /// An earlier line has the same custom_id; that one runs.
+    DuplicateCustomId,
+    /// The line asks for another model than the job.
+    OtherModel,
+    /// The line is for another endpoint than the job.
+    OtherEndpoint,
+    /// The line has a field that is not served.
+    UnknownField,
+    /// The line has a value that is not served.
+    InvalidRequest,
+
+    // ContributionReport.
+    /// The report is on its way to the chain.
+    ReportPending,
+    /// The report is in a final block.
+    ReportFinal,
+    /// The contract's window is still open.
+    WindowOpen,
+    /// The root is live and nodes can claim.
+    RewardsActive,
+    /// spec.rewards.dryRun keeps the report from the chain.
+    DryRun,
+    /// The contract has another root for this epoch; somebody else reported it. Nothing more is reported until a person looked.
+    RootMismatch,
+    /// The contract's allocated total is not the one of the last report that is known here; nothing is reported on top of it.
+    LedgerMismatch,
+    /// The guardian dropped the epoch in its window; delete the report to have it planned anew.
+    EpochDropped,
+    /// The report was signed with another reporter key than the network has now.
+    ReporterChanged,
+    /// The report cannot be made, for example because it has more nodes than one transaction can carry.
+    ReportImpossible,
+    /// The leaves of the last report are gone; they can be rebuilt from the calldata of its transaction.
+    LeavesMissing,
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// Everything between the table's head and the first empty line after it.
+    const HEAD: &str = "| Reason | Meaning |\n|---|---|\n";
+
+    fn table() -> String {
+        Reason::ALL.iter().map(|(reason, text)| format!("| `{}` | {} |\n", reason.as_str(), text.trim())).collect()
+    }
+
+    #[test]
+    fn the_documentation_has_a_line_for_every_reason() {
+        let path = concat!(env!("CARGO_MANIFEST_DIR"), "/docs/reasons.md");
+        let text = std::fs::read_to_string(path).unwrap();
+        let (before, rest) = text.split_once(HEAD).expect("docs/reasons.md has the table");
+        let (found, after) = rest.split_once("\n\n").expect("text follows the table");
+        if std::env::var_os("UPDATE_DOCS").is_some() {
+            std::fs::write(path, format!("{before}{HEAD}{}\n{after}", table())).unwrap();
+            return;
+        }
+        assert_eq!(format!("{found}\n"), table(), "run this test once with UPDATE_DOCS=1");
+    }
+
+    #[test]
+    fn no_reason_appears_twice() {
+        let mut names: Vec<_> = Reason::ALL.iter().map(|(reason, _)| reason.as_str()).collect();
+        names.sort_unstable();
+        let len = names.len();
+        names.dedup();
+        assert_eq!(names.len(), len);
+    }
+}

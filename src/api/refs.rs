@@ -1,0 +1,152 @@
+//! Small types that several kinds use: references by name, quantities, the record of one chain transaction.
+
+use k8s_openapi::{ByteString, apimachinery::pkg::api::resource::Quantity};
+use kube::KubeSchema;
+use schemars::{JsonSchema, Schema, SchemaGenerator, json_schema};
+use serde::{Deserialize, Serialize};
+
+/// Refers to a cluster-scoped object of this group by name.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "camelCase")]
+pub struct NameRef {
+    /// Name of the object.
+    #[schemars(length(min = 1, max = 253))]
+    pub name: String,
+}
+
+/// One key of a Secret in the operator's namespace.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "camelCase")]
+pub struct SecretKeyRef {
+    /// Name of the Secret, in the namespace of the operator.
+    #[schemars(length(min = 1, max = 253))]
+    pub name: String,
+    /// Key in the Secret's data.
+    #[serde(default = "private_key")]
+    #[schemars(length(min = 1, max = 253))]
+    pub key: String,
+}
+
+fn private_key() -> String {
+    "privateKey".into()
+}
+
+/// One key of a ConfigMap in the job's namespace.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "camelCase")]
+pub struct ConfigMapKeyRef {
+    /// Name of the ConfigMap, in the job's namespace.
+    #[schemars(length(min = 1, max = 253))]
+    pub name: String,
+    /// Key in the ConfigMap's data.
+    #[schemars(length(min = 1, max = 253))]
+    pub key: String,
+}
+
+/// A Kubernetes quantity, a number or a string, as in `cpu: 2` or `memory: 1Gi`.
+pub(super) fn quantity(_: &mut SchemaGenerator) -> Schema {
+    json_schema!({
+        "x-kubernetes-int-or-string": true,
+        "maxLength": 20,
+        "pattern": r"^[0-9]+(\.[0-9]{1,6})?(m|k|M|G|T|Ki|Mi|Gi|Ti)?$",
+    })
+}
+
+/// Node labels: at most 16.
+pub(super) fn labels(_: &mut SchemaGenerator) -> Schema {
+    json_schema!({
+        "type": "object",
+        "maxProperties": 16,
+        "additionalProperties": {"type": "string", "maxLength": 63},
+    })
+}
+
+/// Bytes in a quantity such as `10Gi`; `None` for a number that is no quantity or does not fit.
+pub fn quantity_bytes(quantity: &Quantity) -> Option<u64> {
+    let text = quantity.0.as_str();
+    let split = text.find(|c: char| !c.is_ascii_digit() && c != '.').unwrap_or(text.len());
+    let (number, suffix) = text.split_at(split);
+    let scale: f64 = match suffix {
+        "" => 1.0,
+        "m" => 1e-3,
+        "k" => 1e3,
+        "M" => 1e6,
+        "G" => 1e9,
+        "T" => 1e12,
+        "Ki" => 1024.0,
+        "Mi" => 1_048_576.0,
+        "Gi" => 1_073_741_824.0,
+        "Ti" => 1_099_511_627_776.0,
+        _ => return None,
+    };
+    let bytes = number.parse::<f64>().ok()? * scale;
+    (bytes < 9e15).then_some(bytes as u64)
+}
+
+/// How far a transaction of the operator is. Each step is written down before the next one is taken.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize, JsonSchema)]
+pub enum TransactionState {
+    /// Decided, not yet signed.
+    Planned,
+    /// Signed: nonce and bytes are fixed, and these bytes are the only ones ever sent for it.
+    Signed,
+    /// Accepted by an endpoint.
+    Sent,
+    /// In a block that may still be reorganised.
+    Included,
+    /// In a block that the chain calls final.
+    Finalized,
+    /// Reverted, or its nonce went to another transaction.
+    Failed,
+}
+
+/// One chain transaction: what a person wants to see of it, and the outbox record that a restart goes on from.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize, KubeSchema)]
+#[serde(rename_all = "camelCase")]
+pub struct TransactionStatus {
+    /// How far it is.
+    pub state: TransactionState,
+    /// Nonce of the signing account.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub nonce: Option<i64>,
+    /// Hash of the transaction that was mined, else of the last one that was signed.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    #[schemars(length(max = 66))]
+    pub transaction_hash: Option<String>,
+    /// Block that holds it.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub block_number: Option<i64>,
+    /// Gas that it used.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub gas_used: Option<i64>,
+    /// What its gas cost, in wei.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    #[schemars(length(max = 40))]
+    pub fee_wei: Option<String>,
+    /// Why it failed, in words.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    #[schemars(length(max = 1024))]
+    pub message: Option<String>,
+    /// The record with the signed bytes: JSON, zstd, base64. After a restart the same bytes are sent again, never others.
+    #[schemars(schema_with = "packed_record")]
+    pub record: ByteString,
+}
+
+fn packed_record(_: &mut SchemaGenerator) -> Schema {
+    json_schema!({"type": "string", "maxLength": 400_000})
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn quantities_become_bytes() {
+        for (text, bytes) in [("10Gi", 10 << 30), ("1.5Ki", 1536), ("7", 7), ("2M", 2_000_000)] {
+            assert_eq!(quantity_bytes(&Quantity(text.into())), Some(bytes), "{text}");
+        }
+        for bad in ["", "Gi", "1Zi", "99999999999Ti"] {
+            assert_eq!(quantity_bytes(&Quantity(bad.into())), None, "{bad}");
+        }
+    }
+}

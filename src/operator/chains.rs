@@ -1,0 +1,258 @@
+//! The chain as the controllers use it: one checked client and one nonce pool per network, the reporter's key from its Secret,
+//! and transactions that are written down in a status between any two steps.
+
+use std::{
+    collections::HashMap,
+    sync::{Arc, Mutex, PoisonError},
+    time::{Duration, Instant},
+};
+
+use k8s_openapi::{ByteString, api::core::v1::Secret};
+use kube::{Api, Client, api::ListParams};
+
+use super::{error::Error, runner::Guarded};
+use crate::{
+    api::{
+        conditions::Finding,
+        contribution_report::ContributionReport,
+        grid_network::{ChainSpec, GridNetwork},
+        grid_node::GridNode,
+        ids::NodeAddress,
+        reasons::Reason,
+        refs::{SecretKeyRef, TransactionState, TransactionStatus},
+    },
+    chain::{
+        ChainClient, ChainError, ChainKey, ChainRpc, FeePolicy, NoncePool, Outbox, OutboxRecord, OutboxState,
+        http::HttpEndpoints,
+    },
+};
+
+/// Makes the RPC of a network; tests hand in a simulated chain.
+pub type Connect = Arc<dyn Fn(&[String], u64) -> Result<Arc<dyn ChainRpc>, ChainError> + Send + Sync>;
+
+/// What can be said about the chain when it is not as it should be.
+#[derive(Debug, Clone, PartialEq, thiserror::Error)]
+#[error("{}", finding.message)]
+pub struct ChainProblem {
+    pub finding: Finding,
+}
+
+impl ChainProblem {
+    fn no(reason: Reason, message: impl Into<String>) -> Self {
+        ChainProblem { finding: Finding::no(reason, message) }
+    }
+}
+
+impl From<&ChainError> for ChainProblem {
+    fn from(error: &ChainError) -> Self {
+        ChainProblem { finding: finding(error) }
+    }
+}
+
+/// A chain error as a condition: what a person must correct is False, what only time can tell is Unknown.
+pub fn finding(error: &ChainError) -> Finding {
+    let reason = match error {
+        ChainError::WrongChainId { .. } | ChainError::WrongSigner { .. } => Reason::WrongChainId,
+        ChainError::NoContractCode { .. } => Reason::ContractWithoutCode,
+        ChainError::NotTheContract { .. } => Reason::ContractUnreadable,
+        ChainError::InsufficientFunds { .. } => Reason::ReporterWithoutFunds,
+        ChainError::Key(_) => Reason::ReporterKeyInvalid,
+        ChainError::Refused(_) => Reason::TransactionReverted,
+        _ => return Finding::unknown(Reason::RpcUnreachable, error.to_string()),
+    };
+    Finding::no(reason, error.to_string())
+}
+
+/// Clients, read-only, by what they connect to; nonce pools by account.
+pub struct Chains {
+    connect: Connect,
+    clients: Mutex<HashMap<String, (ChainClient, Instant)>>,
+    pools: tokio::sync::Mutex<HashMap<NodeAddress, Arc<NoncePool>>>,
+}
+
+/// Chain id and code are checked again after this: a contract can only appear, but an endpoint may be another one tomorrow.
+const CHECKED_FOR: Duration = Duration::from_secs(60);
+
+impl Default for Chains {
+    fn default() -> Self {
+        Chains::new(Arc::new(|endpoints, chain_id| Ok(Arc::new(HttpEndpoints::new(endpoints, chain_id)?) as Arc<dyn ChainRpc>)))
+    }
+}
+
+impl Chains {
+    pub fn new(connect: Connect) -> Self {
+        Chains { connect, clients: Mutex::default(), pools: tokio::sync::Mutex::default() }
+    }
+
+    /// A client of the network's contract, checked.
+    pub async fn client(&self, network: &GridNetwork) -> Result<ChainClient, ChainProblem> {
+        let ChainSpec { chain_id, rpc_endpoints, contract, .. } = &network.spec.chain;
+        let key = format!("{chain_id} {contract} {}", rpc_endpoints.join(" "));
+        if let Some((client, checked)) = self.clients().get(&key)
+            && checked.elapsed() < CHECKED_FOR
+        {
+            return Ok(client.clone());
+        }
+        let chain_id = u64::try_from(*chain_id).unwrap_or_default();
+        let contract: NodeAddress =
+            contract.parse().map_err(|error| ChainProblem::no(Reason::ContractUnreadable, format!("{error}")))?;
+        let rpc = (self.connect)(rpc_endpoints, chain_id).map_err(|error| ChainProblem::from(&error))?;
+        let client = ChainClient::checked(rpc, chain_id, contract).await.map_err(|error| ChainProblem::from(&error))?;
+        self.clients().insert(key, (client.clone(), Instant::now()));
+        Ok(client)
+    }
+
+    /// The network's client and the reporter's key.
+    pub async fn session(&self, network: &GridNetwork, client: &Client, namespace: &str) -> Result<Session, ChainProblem> {
+        let chain = self.client(network).await?;
+        let key = reporter_key(&network.spec.chain.reporter_secret_ref, client, namespace).await?;
+        let pool = self.pool(key.address(), client).await?;
+        Ok(Session { chain, key, pool })
+    }
+
+    /// The nonces of an account, taken up from every record that a former process left.
+    async fn pool(&self, account: NodeAddress, client: &Client) -> Result<Arc<NoncePool>, ChainProblem> {
+        let mut pools = self.pools.lock().await;
+        if let Some(pool) = pools.get(&account) {
+            return Ok(pool.clone());
+        }
+        let records = all_records(client).await.map_err(|error| {
+            ChainProblem { finding: Finding::unknown(Reason::RpcUnreachable, format!("records cannot be listed: {error}")) }
+        })?;
+        let pool = Arc::new(NoncePool::restore(account, &records));
+        pools.insert(account, pool.clone());
+        Ok(pool)
+    }
+
+    fn clients(&self) -> std::sync::MutexGuard<'_, HashMap<String, (ChainClient, Instant)>> {
+        self.clients.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+/// Every transaction that the operator has written down.
+async fn all_records(client: &Client) -> Result<Vec<OutboxRecord>, kube::Error> {
+    let nodes: Api<Guarded<GridNode>> = Api::all(client.clone());
+    let reports: Api<Guarded<ContributionReport>> = Api::all(client.clone());
+    let nodes = nodes.list(&ListParams::default()).await?.items.into_iter().filter_map(|node| node.0.ok()?.status);
+    let of_nodes = nodes.flat_map(|status| [status.registration, status.exit]);
+    let reports = reports.list(&ListParams::default()).await?.items.into_iter().filter_map(|report| report.0.ok()?.status);
+    let of_reports = reports.flat_map(|status| [status.submit, status.activate]);
+    Ok(of_nodes.chain(of_reports).flatten().filter_map(|status| record_of(&status)).collect())
+}
+
+async fn reporter_key(at: &SecretKeyRef, client: &Client, namespace: &str) -> Result<ChainKey, ChainProblem> {
+    let SecretKeyRef { name, key } = at;
+    let secrets: Api<Secret> = Api::namespaced(client.clone(), namespace);
+    let found = secrets.get_opt(name).await.map_err(|error| ChainProblem {
+        finding: Finding::unknown(Reason::ReporterSecretMissing, format!("Secret {namespace}/{name} cannot be read: {error}")),
+    })?;
+    let missing = || {
+        let message = format!("there is no Secret {namespace}/{name} with the key {key:?}; it must hold the reporter's private key");
+        ChainProblem::no(Reason::ReporterSecretMissing, message)
+    };
+    let content = found.and_then(|secret| secret.data?.remove(key)).ok_or_else(missing)?;
+    ChainKey::parse(&content.0, &format!("Secret {namespace}/{name}, key {key:?}"))
+        .map_err(|error| ChainProblem::no(Reason::ReporterKeyInvalid, error.to_string()))
+}
+
+/// A network's chain with the key that may write to it.
+pub struct Session {
+    pub chain: ChainClient,
+    pub key: ChainKey,
+    pub pool: Arc<NoncePool>,
+}
+
+impl Session {
+    /// Takes the next step of a record; what comes back must be written down before the one after it.
+    pub async fn step(&self, record: &OutboxRecord, now: u64) -> Result<OutboxRecord, ChainError> {
+        let outbox = Outbox { rpc: self.chain.rpc(), key: &self.key, nonces: &self.pool, fees: FeePolicy::default() };
+        outbox.step(record, now).await
+    }
+}
+
+// ------------------------------------------------------------------------------------------------ records in a status
+
+/// A record's JSON never exceeds this: six attempts with 64 KiB of calldata each, in hexadecimal.
+const MAX_RECORD: usize = 2 << 20;
+
+/// What a status shows of a record, and the record itself.
+pub fn status_of(record: &OutboxRecord) -> Result<TransactionStatus, Error> {
+    let json = serde_json::to_vec(record)?;
+    // Attempts repeat the calldata, which zstd notices.
+    let packed = zstd::bulk::compress(&json, 3).map_err(|_| Error::Incomplete("a record that can be packed"))?;
+    let inclusion = record.inclusion();
+    let hash = inclusion.map(|inclusion| inclusion.hash).or(record.attempts().last().map(|attempt| attempt.hash));
+    Ok(TransactionStatus {
+        state: match record.state {
+            OutboxState::Planned => TransactionState::Planned,
+            OutboxState::Signed { .. } => TransactionState::Signed,
+            OutboxState::Sent { .. } => TransactionState::Sent,
+            OutboxState::Included { .. } => TransactionState::Included,
+            OutboxState::Finalized { .. } => TransactionState::Finalized,
+            OutboxState::Failed { .. } => TransactionState::Failed,
+        },
+        nonce: record.nonce().and_then(|nonce| i64::try_from(nonce).ok()),
+        transaction_hash: hash.map(|hash| hash.to_string()),
+        block_number: inclusion.and_then(|inclusion| i64::try_from(inclusion.block_number).ok()),
+        gas_used: inclusion.and_then(|inclusion| i64::try_from(inclusion.gas_used).ok()),
+        fee_wei: inclusion.map(|inclusion| inclusion.fee.to_string()),
+        message: match &record.state {
+            OutboxState::Failed { refusal, .. } => Some(refusal.to_string().chars().take(500).collect()),
+            _ => None,
+        },
+        record: ByteString(packed),
+    })
+}
+
+/// The record in a status; `None` when it cannot be read.
+pub fn record_of(status: &TransactionStatus) -> Option<OutboxRecord> {
+    let json = zstd::bulk::decompress(&status.record.0, MAX_RECORD).ok()?;
+    serde_json::from_slice(&json).ok()
+}
+
+#[cfg(test)]
+mod tests {
+    use alloy::primitives::Bytes;
+
+    use super::*;
+    use crate::{
+        api::ids::Wei,
+        chain::{Intent, IntentKind, TxCall, outbox::Attempt},
+    };
+
+    #[test]
+    fn a_record_with_all_its_attempts_survives_the_status_and_fits() {
+        let data: Vec<u8> = (0..64_800_u32).map(|i| (i.wrapping_mul(2_654_435_761) >> 13) as u8).collect();
+        let call = TxCall { to: Some(NodeAddress([1; 20])), value: Wei(0), data: Bytes::from(data.clone()) };
+        let intent = Intent { kind: IntentKind::SubmitEpoch, key: "epoch/1".into(), call };
+        let attempt = |n: u8| Attempt {
+            nonce: 7,
+            gas_limit: 1,
+            gas_price: Wei(1),
+            hash: [n; 32].into(),
+            raw: Bytes::from([&[n][..], &data].concat()),
+        };
+        let state = OutboxState::Signed { attempts: (0..6).map(attempt).collect() };
+        let record = OutboxRecord { state, ..OutboxRecord::plan(intent, NodeAddress([2; 20]), 51) };
+        let status = status_of(&record).unwrap();
+        assert_eq!(record_of(&status), Some(record));
+        assert_eq!((status.nonce, status.state), (Some(7), TransactionState::Signed));
+        let size = serde_json::to_string(&status.record).unwrap().len();
+        assert!(size < 400_000, "{size}");
+    }
+
+    #[test]
+    fn damaged_bytes_are_no_record() {
+        let status = TransactionStatus {
+            state: TransactionState::Planned,
+            nonce: None,
+            transaction_hash: None,
+            block_number: None,
+            gas_used: None,
+            fee_wei: None,
+            message: None,
+            record: ByteString(vec![1, 2, 3]),
+        };
+        assert_eq!(record_of(&status), None);
+    }
+}

@@ -1,0 +1,122 @@
+//! What every controller is given: clients, configuration, clock. No state that a restart would lose: the caches here only
+//! spare calls.
+
+use std::{
+    collections::HashMap,
+    sync::{Arc, Mutex, PoisonError},
+    time::{Duration, Instant},
+};
+
+use jiff::Timestamp;
+use k8s_openapi::apimachinery::pkg::apis::meta::v1::Time;
+use kube::{
+    Client,
+    runtime::events::{Recorder, Reporter},
+};
+use serde::Serialize;
+
+use super::{
+    backoff::Backoffs, chains::Chains, changes::Changes, config::OperatorConfig, gateway::GatewayClient, metrics::Metrics,
+};
+
+/// Shared by all controllers.
+pub struct Context {
+    pub client: Client,
+    pub gateway: GatewayClient,
+    pub chains: Chains,
+    pub recorder: Recorder,
+    pub config: OperatorConfig,
+    pub metrics: Metrics,
+    pub changes: Changes,
+    pub backoffs: Backoffs,
+    pub sent: SentCache,
+    /// The clock; tests stop it.
+    pub clock: fn() -> Timestamp,
+}
+
+impl Context {
+    pub fn new(
+        client: Client,
+        config: OperatorConfig,
+        metrics: Metrics,
+        chains: Chains,
+    ) -> Result<Arc<Self>, Box<dyn std::error::Error + Send + Sync>> {
+        let gateway = GatewayClient::new(&config.gateway_url, config.gateway_token_file.clone())?;
+        let reporter = Reporter { controller: "xdc-grid-operator".into(), instance: Some(config.identity.clone()) };
+        Ok(Arc::new(Context {
+            recorder: Recorder::new(client.clone(), reporter),
+            client,
+            gateway,
+            chains,
+            config,
+            metrics,
+            changes: Changes::default(),
+            backoffs: Backoffs::default(),
+            sent: SentCache::default(),
+            clock: Timestamp::now,
+        }))
+    }
+
+    pub fn now(&self) -> Time {
+        Time((self.clock)())
+    }
+}
+
+/// Remembers what the gateway was told, so that a reconcile in which nothing changed tells it nothing. Only a cache: entries
+/// expire, because a gateway may have lost its ledger.
+#[derive(Default)]
+pub struct SentCache {
+    entries: Mutex<HashMap<String, (blake3::Hash, Instant)>>,
+}
+
+const SENT_FOR: Duration = Duration::from_secs(120);
+/// Far more than objects in a cluster; a bound all the same.
+const MAX_SENT: usize = 100_000;
+
+impl SentCache {
+    /// Whether `value` under `key` was sent before and recently.
+    pub fn is_known<T: Serialize>(&self, key: &str, value: &T) -> bool {
+        let entries = self.entries.lock().unwrap_or_else(PoisonError::into_inner);
+        entries.get(key).is_some_and(|(known, at)| Some(*known) == hash(value) && at.elapsed() < SENT_FOR)
+    }
+
+    /// Notes that `value` arrived.
+    pub fn sent<T: Serialize>(&self, key: &str, value: &T) {
+        let mut entries = self.entries.lock().unwrap_or_else(PoisonError::into_inner);
+        if entries.len() >= MAX_SENT {
+            entries.clear();
+        }
+        if let Some(hash) = hash(value) {
+            entries.insert(key.to_owned(), (hash, Instant::now()));
+        }
+    }
+
+    pub fn forget(&self, key: &str) {
+        self.entries.lock().unwrap_or_else(PoisonError::into_inner).remove(key);
+    }
+
+    /// After the gateway was away nothing is known.
+    pub fn clear(&self) {
+        self.entries.lock().unwrap_or_else(PoisonError::into_inner).clear();
+    }
+}
+
+fn hash<T: Serialize>(value: &T) -> Option<blake3::Hash> {
+    serde_json::to_vec(value).ok().map(|bytes| blake3::hash(&bytes))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn only_the_same_value_under_the_same_key_is_known() {
+        let cache = SentCache::default();
+        cache.sent("member/a", &1);
+        assert!(cache.is_known("member/a", &1));
+        assert!(!cache.is_known("member/a", &2));
+        assert!(!cache.is_known("member/b", &1));
+        cache.clear();
+        assert!(!cache.is_known("member/a", &1));
+    }
+}

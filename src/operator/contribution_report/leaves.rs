@@ -1,0 +1,93 @@
+//! The ConfigMap with a report's leaves. Its name holds their hash and its data never change, so whatever a report refers to
+//! stays what it was.
+
+use std::collections::BTreeMap;
+
+use alloy::sol_types::SolCall;
+use k8s_openapi::{
+    ByteString,
+    api::core::v1::ConfigMap,
+    apimachinery::pkg::apis::meta::v1::{ObjectMeta, OwnerReference},
+};
+use kube::{Api, Resource, ResourceExt};
+
+use super::{MANAGER, report::Report};
+use crate::{
+    api::{contribution_report::ContributionReport, grid_network::GridNetwork},
+    chain::{OutboxRecord, bindings::GridComputingRewards::submitEpochCall},
+    operator::{context::Context, error::Error, write},
+    reward::{RewardLeaf, checked_leaves, decompress_leaves},
+};
+
+/// Key of the compressed leaves in the ConfigMap's `binaryData`.
+pub const KEY: &str = "leaves.zst";
+
+fn api(context: &Context) -> Api<ConfigMap> {
+    Api::namespaced(context.client.clone(), &context.config.namespace)
+}
+
+/// Writes leaves down under their name. Until the report exists they belong to the network.
+pub async fn write(name: &str, leaves: Vec<u8>, network: &GridNetwork, context: &Context) -> Result<(), Error> {
+    if api(context).get_opt(name).await?.is_some() {
+        // The name is the hash: what is there is the same.
+        return Ok(());
+    }
+    let owner = network.controller_owner_ref(&()).map(plain);
+    write::apply(&api(context), MANAGER, config_map(name, leaves, owner)).await.map(drop)
+}
+
+/// Makes the report the owner of its leaves, so that they go when it goes.
+pub async fn adopt(report: &ContributionReport, context: &Context) -> Result<(), Error> {
+    let name = &report.spec.leaves.config_map;
+    let Some(found) = api(context).get_opt(name).await? else { return Ok(()) };
+    if found.owner_references().iter().any(|owner| Some(&owner.uid) == report.uid().as_ref()) {
+        return Ok(());
+    }
+    let data = found.binary_data.and_then(|mut data| data.remove(KEY)).unwrap_or_default();
+    let wanted = config_map(name, data.0, report.owner_ref(&()));
+    write::apply(&api(context), MANAGER, wanted).await.map(drop)
+}
+
+/// An owner that does not block: leaves may outlive it for a moment.
+fn plain(owner: OwnerReference) -> OwnerReference {
+    OwnerReference { controller: None, block_owner_deletion: None, ..owner }
+}
+
+fn config_map(name: &str, leaves: Vec<u8>, owner: Option<OwnerReference>) -> ConfigMap {
+    let labels = [("app.kubernetes.io/managed-by", "xdc-grid"), ("xdcgrid.io/leaves", "packed")];
+    ConfigMap {
+        metadata: ObjectMeta {
+            name: Some(name.to_owned()),
+            labels: Some(labels.map(|(key, value)| (key.to_owned(), value.to_owned())).into()),
+            owner_references: owner.map(|owner| vec![owner]),
+            ..ObjectMeta::default()
+        },
+        binary_data: Some(BTreeMap::from([(KEY.to_owned(), ByteString(leaves))])),
+        immutable: Some(true),
+        ..ConfigMap::default()
+    }
+}
+
+/// The leaves of `report`: from its ConfigMap, else from calldata that any of `reports` was written down with. `None` when
+/// both are gone.
+pub async fn read(report: &Report, reports: &[Report], context: &Context) -> Result<Option<Vec<RewardLeaf>>, Error> {
+    let found = api(context).get_opt(&report.object.spec.leaves.config_map).await?;
+    Ok(stored(found.as_ref(), report).or_else(|| from_calldata(report, reports)))
+}
+
+fn stored(found: Option<&ConfigMap>, report: &Report) -> Option<Vec<RewardLeaf>> {
+    let data = found?.binary_data.as_ref()?.get(KEY)?;
+    decompress_leaves(&data.0, report.data_hash)
+        .inspect_err(|error| tracing::warn!(report = report.name(), %error, "the stored leaves are damaged"))
+        .ok()
+}
+
+fn from_calldata(report: &Report, reports: &[Report]) -> Option<Vec<RewardLeaf>> {
+    let records = reports.iter().chain([report]).filter_map(|report| report.submit.as_ref());
+    let packed = records.filter_map(calldata_leaves);
+    packed.into_iter().find_map(|packed| checked_leaves(&packed, report.data_hash).ok())
+}
+
+fn calldata_leaves(record: &OutboxRecord) -> Option<Vec<u8>> {
+    Some(submitEpochCall::abi_decode(&record.intent.call.data).ok()?.leaves.to_vec())
+}

@@ -1,0 +1,78 @@
+//! Errors that end a reconcile. What a user can correct is not an error but a condition; what ends up here is retried.
+
+use super::gateway::GatewayError;
+
+#[derive(Debug, thiserror::Error)]
+pub enum Error {
+    #[error("API server: {0}")]
+    Kube(Box<kube::Error>),
+    #[error("gateway: {0}")]
+    Gateway(#[from] GatewayError),
+    /// Something outside is not done yet; looked at again soon.
+    #[error("{0}")]
+    Waiting(String),
+    #[error("finalizer: {0}")]
+    Finalizer(String),
+    #[error("cannot serialise: {0}")]
+    Serialize(#[from] serde_json::Error),
+    #[error("an object without {0}")]
+    Incomplete(&'static str),
+}
+
+impl From<kube::Error> for Error {
+    fn from(error: kube::Error) -> Self {
+        Error::Kube(Box::new(error))
+    }
+}
+
+/// Whether trying again can help.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Class {
+    /// Back off and try again.
+    Transient,
+    /// Wait until the object changes.
+    Permanent,
+}
+
+impl Error {
+    /// The one place that decides between backing off and waiting for a change.
+    pub fn class(&self) -> Class {
+        match self {
+            // The API server found our request wrong; sending it again cannot help.
+            Error::Kube(error) => match error.as_ref() {
+                kube::Error::Api(status) if matches!(status.code, 400 | 413 | 422) => Class::Permanent,
+                _ => Class::Transient,
+            },
+            Error::Gateway(_) | Error::Finalizer(_) | Error::Waiting(_) => Class::Transient,
+            Error::Serialize(_) | Error::Incomplete(_) => Class::Permanent,
+        }
+    }
+
+    /// Label for metrics: never a name, never a message.
+    pub fn label(&self) -> &'static str {
+        match self {
+            Error::Kube(error) => match error.as_ref() {
+                kube::Error::Api(status) if status.code == 403 => "kube_forbidden",
+                kube::Error::Api(status) if status.code == 409 => "kube_conflict",
+                kube::Error::Api(_) => "kube_refused",
+                _ => "kube_unavailable",
+            },
+            Error::Gateway(GatewayError::Unavailable(_)) => "gateway_unavailable",
+            Error::Gateway(_) => "gateway_refused",
+            Error::Waiting(_) => "waiting",
+            Error::Finalizer(_) => "finalizer",
+            Error::Serialize(_) => "serialize",
+            Error::Incomplete(_) => "incomplete",
+        }
+    }
+}
+
+/// True for a write or read that RBAC does not allow.
+pub fn is_forbidden(error: &kube::Error) -> bool {
+    matches!(error, kube::Error::Api(status) if status.code == 403)
+}
+
+/// True for an object that is gone.
+pub fn is_not_found(error: &kube::Error) -> bool {
+    matches!(error, kube::Error::Api(status) if status.code == 404)
+}

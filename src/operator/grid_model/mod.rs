@@ -1,0 +1,77 @@
+//! GridModel: tells the gateway where a model comes from and mirrors how far it is. Talks to the API server and the gateway.
+
+pub mod apply;
+pub mod dereference;
+pub mod status;
+pub mod validate;
+
+use std::{sync::Arc, time::Duration};
+
+use futures::StreamExt;
+use kube::{
+    Api,
+    runtime::{
+        controller::Action,
+        finalizer::{self, Event},
+    },
+};
+use tokio_util::sync::CancellationToken;
+
+use super::{
+    context::Context,
+    error::Error,
+    finalizers,
+    runner::{self, Guarded},
+};
+use crate::{api::grid_model::GridModel, protocol::internal::ChangeKind};
+
+/// Field manager of this controller.
+pub const MANAGER: &str = "xdc-grid-gridmodel";
+/// The gateway drops the file before the model goes.
+const FINALIZER: &str = "xdcgrid.io/drop-model";
+const DROP_WITHIN: Duration = Duration::from_secs(60);
+const LOOK_AGAIN: Duration = Duration::from_secs(30);
+
+pub async fn run(context: Arc<Context>, stop: CancellationToken) {
+    let models: Api<Guarded<GridModel>> = Api::all(context.client.clone());
+    let controller = runner::controller(models, &context);
+    let store = controller.store();
+    let changes = context.changes.subscribe(ChangeKind::Model).flat_map(move |digest| {
+        let hit = |model: &GridModel| digest.as_ref().is_none_or(|digest| model.spec.sha256 == *digest);
+        futures::stream::iter(runner::select(&store, hit))
+    });
+    runner::run(controller.reconcile_on(changes), context, stop, reconcile).await;
+}
+
+async fn reconcile(model: Arc<GridModel>, context: Arc<Context>) -> Result<Action, Error> {
+    let api: Api<GridModel> = Api::all(context.client.clone());
+    let outcome = finalizer::finalizer(&api, FINALIZER, model, |event| async {
+        match event {
+            Event::Apply(model) => reconcile_live(&model, &context).await,
+            Event::Cleanup(model) => drop_model(&model, &context).await,
+        }
+    });
+    outcome.await.or_else(finalizers::unwrap)
+}
+
+async fn reconcile_live(model: &GridModel, context: &Context) -> Result<Action, Error> {
+    let refs = dereference::dereference(model, context).await?;
+    let found = match validate::validate(model, refs) {
+        Ok(source) => Ok(apply::apply(&source, context).await),
+        Err(refused) => Err(refused),
+    };
+    let status = status::of(model, found, (context.clock)());
+    status::update(model, &status, context).await?;
+    Ok(Action::requeue(LOOK_AGAIN))
+}
+
+async fn drop_model(model: &GridModel, context: &Context) -> Result<Action, Error> {
+    let refs = dereference::dereference(model, context).await?;
+    if refs.shared {
+        return Ok(Action::await_change());
+    }
+    let Ok(source) = validate::validate(model, refs) else { return Ok(Action::await_change()) };
+    context.sent.forget(&apply::key(&source));
+    let outcome = context.gateway.delete_model(&source.digest).await;
+    finalizers::settle(model, outcome, DROP_WITHIN, context).await
+}

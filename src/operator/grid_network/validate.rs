@@ -1,0 +1,162 @@
+//! Pure: the findings about the chain, and what the gateway is to be told.
+
+use kube::ResourceExt;
+
+use super::dereference::{ChainFacts, Refs};
+use crate::{
+    api::{conditions::Finding, grid_network::GridNetwork, ids::NodeAddress, reasons::Reason},
+    protocol::{internal::NetworkConfig, names::NetworkId},
+};
+
+pub struct ValidatedNetwork {
+    pub chain: Finding,
+    pub facts: Option<ChainFacts>,
+    pub reporter: Finding,
+    pub reporter_address: Option<NodeAddress>,
+    /// Absent until the chain was read once.
+    pub gateway: Option<NetworkConfig>,
+}
+
+pub fn validate(network: &GridNetwork, refs: &Refs) -> ValidatedNetwork {
+    let facts = refs.chain.as_ref().ok().copied();
+    let chain = match &refs.chain {
+        Err(problem) => problem.finding.clone(),
+        Ok(facts) => epochs_agree(network, facts),
+    };
+    let gateway = facts.filter(|_| chain.is_true()).and_then(|facts| config(network, &facts));
+    let (reporter, reporter_address) = match &refs.reporter {
+        Err(problem) => (problem.finding.clone(), None),
+        Ok(reporter) => (may_report(network, reporter.address, reporter.has_role), Some(reporter.address)),
+    };
+    ValidatedNetwork { chain, facts, reporter, reporter_address, gateway }
+}
+
+fn epochs_agree(network: &GridNetwork, facts: &ChainFacts) -> Finding {
+    let contract = facts.parameters.epoch_seconds;
+    match network.spec.rewards.epoch_seconds {
+        Some(wanted) if u64::try_from(wanted) != Ok(contract) => {
+            let message = format!("spec.rewards.epochSeconds is {wanted}, the contract's epochs have {contract} s; correct or remove it");
+            Finding::no(Reason::EpochSecondsMismatch, message)
+        }
+        _ => Finding::yes(Reason::ChainReachable, format!("chain {}, contract {}", network.spec.chain.chain_id, network.spec.chain.contract)),
+    }
+}
+
+fn may_report(network: &GridNetwork, address: NodeAddress, has_role: bool) -> Finding {
+    if has_role || network.spec.rewards.dry_run {
+        return Finding::yes(Reason::ReporterReady, format!("{address} reports epochs and registers nodes"));
+    }
+    let message = format!("{address} lacks REPORTER_ROLE; the contract's admin grants it with grantRole(keccak256(\"REPORTER_ROLE\"), {address})");
+    Finding::no(Reason::ReporterWithoutRole, message)
+}
+
+/// Identity of a network; `None` for an address that the schema should have refused.
+pub fn identity(network: &GridNetwork) -> Option<NetworkId> {
+    Some(NetworkId {
+        chain_id: u64::try_from(network.spec.chain.chain_id).ok()?,
+        contract: network.spec.chain.contract.parse().ok()?,
+        salt: network.spec.libp2p.network_salt.clone(),
+    })
+}
+
+fn config(network: &GridNetwork, facts: &ChainFacts) -> Option<NetworkConfig> {
+    Some(NetworkConfig {
+        name: network.name_any(),
+        network: identity(network)?,
+        genesis: facts.parameters.genesis,
+        epoch_seconds: facts.parameters.epoch_seconds,
+        paused: network.spec.paused,
+        external_addresses: network.spec.libp2p.external_addresses.clone(),
+        sample_percent: u8::try_from(network.spec.verification.sample_percent).unwrap_or(100),
+    })
+}
+
+#[cfg(test)]
+pub(super) mod tests {
+    use super::*;
+    use crate::{
+        api::ids::{EpochNumber, Wei},
+        chain::{ContractParameters, rewards::EpochState},
+        operator::{chains::ChainProblem, grid_network::dereference::Reporter},
+    };
+
+    pub(in super::super) fn network() -> GridNetwork {
+        serde_yaml::from_str(
+            r#"
+            apiVersion: xdcgrid.io/v1alpha1
+            kind: GridNetwork
+            metadata: {name: demo, generation: 1}
+            spec:
+              chain:
+                chainID: 51
+                rpcEndpoints: ["http://127.0.0.1:1"]
+                contract: "0x00000000000000000000000000000000000000aa"
+                reporterSecretRef: {name: reporter, key: key}
+              rewards: {epochSeconds: 60, budgetPerEpochWei: "10"}
+            "#,
+        )
+        .unwrap()
+    }
+
+    pub(in super::super) fn facts() -> ChainFacts {
+        ChainFacts {
+            parameters: ContractParameters {
+                genesis: 1000,
+                epoch_seconds: 60,
+                challenge_window: 10,
+                unbonding: 60,
+                min_stake: Wei::XDC,
+                max_epoch_increase: Wei(u128::MAX),
+            },
+            epochs: EpochState {
+                next_epoch: EpochNumber(3),
+                pending: None,
+                live_root: Default::default(),
+                live_total: Wei(0),
+                claimed_total: Wei(0),
+                reward_pool: Wei(5),
+                stake_total: Wei(0),
+            },
+        }
+    }
+
+    fn refs(has_role: bool) -> Refs {
+        Refs { chain: Ok(facts()), reporter: Ok(Reporter { address: NodeAddress([1; 20]), has_role }) }
+    }
+
+    #[test]
+    fn a_sound_network_configures_the_gateway_with_the_contracts_epochs() {
+        let found = validate(&network(), &refs(true));
+        let config = found.gateway.unwrap();
+        assert_eq!((config.genesis, config.epoch_seconds, config.network.chain_id), (1000, 60, 51));
+        assert!(found.chain.is_true() && found.reporter.is_true());
+    }
+
+    #[test]
+    fn other_epochs_than_the_contracts_are_refused_and_the_gateway_is_not_told() {
+        let mut network = network();
+        network.spec.rewards.epoch_seconds = Some(61);
+        let found = validate(&network, &refs(true));
+        assert_eq!(found.chain.reason, "EpochSecondsMismatch");
+        assert!(found.gateway.is_none());
+    }
+
+    #[test]
+    fn a_reporter_without_the_role_is_named_with_the_cure() {
+        let found = validate(&network(), &refs(false)).reporter;
+        assert_eq!(found.reason, "ReporterWithoutRole");
+        assert!(found.message.contains("grantRole"));
+        let mut dry = network();
+        dry.spec.rewards.dry_run = true;
+        assert!(validate(&dry, &refs(false)).reporter.is_true(), "a dry run sends nothing");
+    }
+
+    #[test]
+    fn a_wrong_chain_leaves_the_gateway_alone() {
+        let finding = Finding::no(Reason::WrongChainId, "50");
+        let problem = ChainProblem { finding: finding.clone() };
+        let found = validate(&network(), &Refs { chain: Err(problem.clone()), reporter: Err(problem) });
+        assert_eq!(found.chain, finding);
+        assert!(found.gateway.is_none());
+    }
+}

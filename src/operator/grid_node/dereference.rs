@@ -1,0 +1,115 @@
+//! IO: everything that a node points at or that stands for it.
+
+use std::collections::BTreeMap;
+
+use k8s_openapi::api::{
+    apps::v1::StatefulSet,
+    core::v1::{Pod, Secret},
+};
+use kube::{Api, ResourceExt, api::ListParams};
+
+use super::{build, identity::NodeIdentity};
+use crate::{
+    api::{
+        conditions::Finding,
+        grid_model::GridModel,
+        grid_network::GridNetwork,
+        grid_node::{GridNode, NodeModeSpec},
+        ids::{NodeAddress, Wei},
+        reasons::Reason,
+    },
+    chain::{At, ChainError, registration::NodeRegistration},
+    operator::{
+        chains::ChainProblem, context::Context, contribution_report::leaves, error::Error, gateway::GatewayError,
+    },
+    protocol::internal::NodeReport,
+};
+
+/// What was found.
+pub struct Refs {
+    pub network: Option<GridNetwork>,
+    /// sha256 by name, of the models that exist.
+    pub models: BTreeMap<String, String>,
+    pub identity: Result<NodeIdentity, Finding>,
+    pub worker: Worker,
+    pub report: Result<Option<NodeReport>, GatewayError>,
+    pub chain: Result<ChainFacts, ChainProblem>,
+    pub earned: Option<Wei>,
+}
+
+/// The worker as the cluster sees it; empty for an External node.
+#[derive(Default)]
+pub struct Worker {
+    pub stateful_set: Option<StatefulSet>,
+    pub pod: Option<Pod>,
+}
+
+/// What the contract knows about a node.
+#[derive(Debug, Clone, Copy, PartialEq)]
+pub struct ChainFacts {
+    pub registration: Option<NodeRegistration>,
+    pub claimed: Wei,
+}
+
+pub async fn dereference(node: &GridNode, context: &Context) -> Result<Refs, Error> {
+    let networks: Api<GridNetwork> = Api::all(context.client.clone());
+    let network = networks.get_opt(&node.spec.network_ref.name).await?;
+    let identity = identity(node, context).await?;
+    let (report, chain, earned) = match (&identity, &network) {
+        (Ok(identity), Some(network)) => (
+            context.gateway.node(&identity.peer_id).await,
+            facts(network, identity.address, context).await,
+            leaves::earned(network, identity.address, context).await?,
+        ),
+        _ => (Ok(None), Err(no_network()), None),
+    };
+    Ok(Refs { models: models(node, context).await?, worker: worker(node, context).await?, network, identity, report, chain, earned })
+}
+
+fn no_network() -> ChainProblem {
+    ChainProblem { finding: Finding::unknown(Reason::NetworkNotFound, "the GridNetwork is not there") }
+}
+
+async fn identity(node: &GridNode, context: &Context) -> Result<Result<NodeIdentity, Finding>, Error> {
+    match node.spec.mode {
+        NodeModeSpec::External => Ok(NodeIdentity::of_peer(node.spec.peer_id.as_deref().unwrap_or_default())),
+        NodeModeSpec::Managed => {
+            let secrets: Api<Secret> = Api::namespaced(context.client.clone(), &context.config.namespace);
+            NodeIdentity::ensure(node, &secrets).await
+        }
+    }
+}
+
+async fn models(node: &GridNode, context: &Context) -> Result<BTreeMap<String, String>, Error> {
+    let api: Api<GridModel> = Api::all(context.client.clone());
+    let mut found = BTreeMap::new();
+    for name in &node.spec.models {
+        if let Some(model) = api.get_opt(name).await? {
+            found.insert(name.clone(), model.spec.sha256);
+        }
+    }
+    Ok(found)
+}
+
+async fn worker(node: &GridNode, context: &Context) -> Result<Worker, Error> {
+    if node.spec.mode == NodeModeSpec::External {
+        return Ok(Worker::default());
+    }
+    let namespace = &context.config.namespace;
+    let sets: Api<StatefulSet> = Api::namespaced(context.client.clone(), namespace);
+    let pods: Api<Pod> = Api::namespaced(context.client.clone(), namespace);
+    let selector = format!("{}={}", build::NODE_LABEL, node.name_any());
+    let pod = pods.list(&ListParams::default().labels(&selector)).await?.items.into_iter().next();
+    Ok(Worker { stateful_set: sets.get_opt(&build::worker_name(&node.name_any())).await?, pod })
+}
+
+async fn facts(network: &GridNetwork, node: NodeAddress, context: &Context) -> Result<ChainFacts, ChainProblem> {
+    let client = context.chains.client(network).await?;
+    let read = async {
+        Ok::<_, ChainError>(ChainFacts {
+            registration: client.node(node, At::Latest).await?,
+            claimed: client.claimed(node, At::Latest).await?,
+        })
+    };
+    read.await.map_err(|error| ChainProblem::from(&error))
+}

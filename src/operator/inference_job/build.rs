@@ -1,0 +1,98 @@
+//! Pure: what is to be done about a job now.
+
+use super::{
+    input::{parse::Rules, source::Source},
+    output::Frame,
+    validate::{Ending, Stage, ValidatedJob},
+};
+use crate::{
+    api::reasons::Reason,
+    protocol::internal::{JobControl, JobReport, JobSpec},
+};
+
+/// The next step; exactly one per reconcile.
+pub enum Plan {
+    /// Nothing: the gateway is away, or the job is held back.
+    Wait,
+    /// Read the input and give the job to the grid.
+    Submit(Submission),
+    /// Tell the grid how to go on; sends nothing when the grid knows already.
+    Steer { uid: String, control: JobControl, report: JobReport },
+    /// Collect the results and write the output.
+    Publish(Publication),
+    /// Ends without output: the grid never had it.
+    Stop { reason: Reason, message: String },
+}
+
+pub struct Submission {
+    /// All but the number of requests, which the input tells.
+    pub spec: JobSpec,
+    pub control: JobControl,
+    pub source: Source,
+    pub rules: Rules,
+    pub output: String,
+    pub frame: Frame,
+    pub max_failed: Option<u32>,
+}
+
+pub struct Publication {
+    pub report: JobReport,
+    pub ending: Ending,
+    pub source: Source,
+    pub rules: Rules,
+    pub output: String,
+    pub frame: Frame,
+}
+
+pub fn build(job: &ValidatedJob) -> Plan {
+    match &job.stage {
+        Stage::GatewayAway(_) | Stage::Held => Plan::Wait,
+        Stage::New => Plan::Submit(submission(job)),
+        Stage::Active { report, stop } => {
+            let cancelled = job.control.cancelled || stop.is_some();
+            let control = JobControl { cancelled, ..job.control };
+            Plan::Steer { uid: job.uid.clone(), control, report: report.clone() }
+        }
+        Stage::Ended { report, ending } => Plan::Publish(Publication {
+            report: report.clone(),
+            ending: ending.clone(),
+            source: job.source.clone(),
+            rules: job.rules.clone(),
+            output: job.output.clone(),
+            frame: frame(job),
+        }),
+        Stage::Stopped { reason, message } => Plan::Stop { reason: *reason, message: message.clone() },
+    }
+}
+
+fn submission(job: &ValidatedJob) -> Submission {
+    Submission {
+        spec: JobSpec {
+            namespace: job.namespace.clone(),
+            name: job.name.clone(),
+            model: job.model.digest,
+            model_name: job.rules.model.clone(),
+            endpoint: job.rules.endpoint,
+            max_attempts: job.max_attempts,
+            total_requests: 0,
+            sample_percent: job.sample_percent,
+        },
+        control: job.control,
+        source: job.source.clone(),
+        rules: job.rules.clone(),
+        output: job.output.clone(),
+        frame: frame(job),
+        max_failed: job.max_failed,
+    }
+}
+
+fn frame(job: &ValidatedJob) -> Frame {
+    Frame {
+        namespace: job.namespace.clone(),
+        name: job.name.clone(),
+        uid: job.uid.clone(),
+        model: job.rules.model.clone(),
+        model_digest: job.model.digest,
+        endpoint: job.rules.endpoint,
+    }
+}

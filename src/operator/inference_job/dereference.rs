@@ -1,0 +1,89 @@
+//! IO: everything that a job points at.
+
+use k8s_openapi::api::core::v1::ConfigMap;
+use kube::{Api, ResourceExt};
+
+use crate::{
+    api::{contribution_report::ContributionReport, grid_model::GridModel, grid_network::GridNetwork, ids::EpochNumber, inference_job::InferenceJob},
+    operator::{context::Context, error::Error, gateway::GatewayError, write::api_beside},
+    protocol::internal::JobReport,
+};
+
+use super::validate::is_over;
+
+/// What was found.
+pub struct Refs {
+    pub model: Option<GridModel>,
+    /// `Ok(None)`: the gateway does not know the job.
+    pub report: Result<Option<JobReport>, GatewayError>,
+    /// The output ConfigMap, whoever made it.
+    pub output: Option<ConfigMap>,
+    pub settlement: Settlement,
+}
+
+/// How far the pay for a job's work is.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Settlement {
+    /// The job is not over, or no network can tell.
+    Unknown,
+    DryRun,
+    Pending(EpochNumber),
+    Active(EpochNumber),
+}
+
+pub async fn dereference(job: &InferenceJob, context: &Context) -> Result<Refs, Error> {
+    if is_over(job) {
+        // An ended job asks nothing of anybody but whether it is settled.
+        let settlement = settlement(job, context).await?;
+        return Ok(Refs { model: None, report: Ok(None), output: None, settlement });
+    }
+    let uid = job.uid().ok_or(Error::Incomplete("a uid"))?;
+    let models: Api<GridModel> = Api::all(context.client.clone());
+    let output = match &job.spec.workload.output.config_map {
+        Some(output) => output_of(job, &output.name, context).await?,
+        None => None,
+    };
+    Ok(Refs {
+        model: models.get_opt(&job.spec.workload.model_ref.name).await?,
+        report: context.gateway.job(&uid).await,
+        output,
+        settlement: Settlement::Unknown,
+    })
+}
+
+async fn output_of(job: &InferenceJob, name: &str, context: &Context) -> Result<Option<ConfigMap>, Error> {
+    let api: Api<ConfigMap> = api_beside(context, &job.namespace().unwrap_or_default());
+    match api.get_opt(name).await {
+        Ok(found) => Ok(found),
+        // What we may not read we may not write either; that says so with a better sentence.
+        Err(error) if crate::operator::error::is_forbidden(&error) => Ok(None),
+        Err(error) => Err(error.into()),
+    }
+}
+
+/// The epoch of a job is the one in which it ended: receipts are accepted before, and reports go in order.
+async fn settlement(job: &InferenceJob, context: &Context) -> Result<Settlement, Error> {
+    let Some(ended) = job.status.as_ref().and_then(|status| status.completion_time.as_ref()) else {
+        return Ok(Settlement::Unknown);
+    };
+    let networks: Api<GridNetwork> = Api::all(context.client.clone());
+    let networks = networks.list(&kube::api::ListParams::default()).await?;
+    let Some((network, epoch)) = networks.items.iter().find_map(|network| {
+        let status = network.status.as_ref()?;
+        let genesis = u64::try_from(status.genesis?).ok()?;
+        let length = u64::try_from(status.epoch_seconds?).ok()?;
+        let epoch = EpochNumber::at(u64::try_from(ended.0.as_second()).ok()?, genesis, length)?;
+        (!status.gateways.is_empty()).then_some((network, epoch))
+    }) else {
+        return Ok(Settlement::Unknown);
+    };
+    if network.spec.rewards.dry_run {
+        return Ok(Settlement::DryRun);
+    }
+    let reports: Api<ContributionReport> = Api::all(context.client.clone());
+    let report = reports.get_opt(&format!("{}-{epoch}", network.name_any())).await?;
+    let active = report.and_then(|report| report.status).is_some_and(|status| {
+        crate::api::conditions::is_true(&status.conditions, crate::api::contribution_report::condition::ACTIVE)
+    });
+    Ok(if active { Settlement::Active(epoch) } else { Settlement::Pending(epoch) })
+}

@@ -1,0 +1,299 @@
+//! The status of a job. Pure up to the last function: a status is computed whole from what was found, and sent only when it
+//! differs.
+
+use jiff::Timestamp;
+use k8s_openapi::apimachinery::pkg::apis::meta::v1::Time;
+use kube::{Api, ResourceExt};
+
+use super::{
+    MANAGER,
+    apply::Applied,
+    dereference::Settlement,
+    validate::{Ending, Refusal, Stage, ValidatedJob},
+};
+use crate::{
+    api::{
+        conditions::{self, Finding, Truth},
+        inference_job::{
+            Assignment, AuditCounts, FailureStatus, InferenceJob, InferenceJobStatus, JobPhase, RequestCounts,
+            TokenCounts, condition,
+        },
+        reasons::Reason,
+    },
+    operator::{
+        context::Context,
+        error::Error,
+        units::from_milli,
+        write::{self, Change},
+    },
+    protocol::internal::{JobReport, JobState},
+};
+
+/// How many nodes a status lists.
+const MAX_ASSIGNMENTS: usize = 32;
+
+/// A status in the making.
+struct Draft<'a> {
+    job: &'a InferenceJob,
+    status: InferenceJobStatus,
+    now: Time,
+}
+
+impl<'a> Draft<'a> {
+    fn of(job: &'a InferenceJob, now: Timestamp) -> Self {
+        let mut status = job.status.clone().unwrap_or_default();
+        status.observed_generation = job.metadata.generation;
+        Draft { job, status, now: Time(now) }
+    }
+
+    fn set(&mut self, condition: &str, finding: Finding) {
+        conditions::set(&mut self.status.conditions, condition, finding, self.job.metadata.generation, &self.now);
+    }
+}
+
+/// The status of a job that cannot go on.
+pub fn refused(job: &InferenceJob, refusal: Refusal, now: Timestamp) -> InferenceJobStatus {
+    let mut draft = Draft::of(job, now);
+    draft.set(refusal.condition, refusal.finding.clone());
+    draft.status.phase.get_or_insert(JobPhase::Pending);
+    draft.status.reason = Some(refusal.finding.reason.clone());
+    if refusal.fatal {
+        end(&mut draft, &Ending::Stopped { reason: Reason::InvalidInput, message: refusal.finding.message });
+    }
+    draft.status
+}
+
+/// The status of a job that is over: only its settlement can still change.
+pub fn over(job: &InferenceJob, settlement: &Settlement, now: Timestamp) -> InferenceJobStatus {
+    let mut draft = Draft::of(job, now);
+    if draft.status.requests.is_none_or(|requests| requests.completed == 0) {
+        return draft.status;
+    }
+    let finding = match settlement {
+        Settlement::Unknown => Finding::unknown(Reason::NetworkNotReady, "no GridNetwork can tell"),
+        Settlement::DryRun => Finding::no(Reason::DryRun, "spec.rewards.dryRun of the GridNetwork is set"),
+        Settlement::Pending(epoch) => Finding::no(Reason::SettlementPending, format!("epoch {epoch} is not yet active on chain")),
+        Settlement::Active(epoch) => Finding::yes(Reason::EpochActive, format!("epoch {epoch} is active on chain")),
+    };
+    draft.set(condition::SETTLED, finding);
+    draft.status
+}
+
+/// The status of a job on its way.
+pub fn of(job: &InferenceJob, validated: &ValidatedJob, applied: &Applied, now: Timestamp) -> InferenceJobStatus {
+    let mut draft = Draft::of(job, now);
+    if let Some(rejected) = applied.rejected {
+        let rejected = i64::from(rejected);
+        draft.status.rejected_lines = Some(rejected).filter(|rejected| *rejected > 0);
+        let requests = draft.status.requests.get_or_insert_default();
+        requests.failed = requests.failed.max(rejected);
+        requests.total = requests.total.max(rejected);
+    }
+    match &validated.stage {
+        Stage::GatewayAway(error) => away(&mut draft, error.finding()),
+        Stage::Held => {
+            draft.set(condition::ADMITTED, Finding::no(Reason::Suspended, "spec.suspend is set"));
+            draft.status.phase = Some(JobPhase::Suspended);
+            draft.status.reason = Some(Reason::Suspended.as_str().into());
+        }
+        Stage::New | Stage::Active { .. } | Stage::Ended { .. } | Stage::Stopped { .. } => {
+            draft.status.phase.get_or_insert(JobPhase::Pending);
+        }
+    }
+    if let Some(report) = &applied.report {
+        admitted(&mut draft, validated, report);
+    }
+    for (condition, finding) in &applied.findings {
+        if finding.truth != Truth::True {
+            draft.status.reason = Some(finding.reason.clone());
+        }
+        draft.set(condition, finding.clone());
+    }
+    if let Some(output) = &applied.output {
+        draft.status.output = Some(output.clone());
+    }
+    if let Some(ending) = &applied.ending {
+        end(&mut draft, ending);
+    }
+    draft.status
+}
+
+/// Nothing is known: neither good nor bad news, and what was known stays.
+fn away(draft: &mut Draft<'_>, finding: Finding) {
+    let admitted = conditions::is_true(&draft.status.conditions, condition::ADMITTED);
+    draft.status.phase.get_or_insert(JobPhase::Pending);
+    draft.status.reason = Some(finding.reason.clone());
+    draft.set(if admitted { condition::RUNNING } else { condition::ADMITTED }, finding);
+}
+
+fn admitted(draft: &mut Draft<'_>, job: &ValidatedJob, report: &JobReport) {
+    draft.status.model_digest = Some(job.model.digest.to_string());
+    let started = Time(draft.now.0);
+    draft.status.start_time.get_or_insert(started);
+    if conditions::find(&draft.status.conditions, condition::ACCEPTED).is_none() {
+        draft.set(condition::ACCEPTED, Finding::yes(Reason::InputRead, "the grid has the input"));
+    }
+    draft.set(condition::ADMITTED, Finding::yes(Reason::Submitted, "the grid has the job and its input"));
+    draft.set(condition::MODEL_READY, model_ready(job, report));
+    let (phase, running) = running(report);
+    draft.status.phase = Some(phase);
+    draft.status.reason = (!running.is_true()).then(|| running.reason.clone());
+    draft.set(condition::RUNNING, running);
+    counts(draft, report);
+    if let Some(verified) = verified(report) {
+        draft.set(condition::VERIFIED, verified);
+    }
+}
+
+fn model_ready(job: &ValidatedJob, report: &JobReport) -> Finding {
+    let served = report.running > 0 || report.completed > 0;
+    match report.reason.as_str() {
+        "NoWorkerForModel" | "ModelNotReady" => {
+            Finding::with_code(Truth::False, &report.reason, Reason::NoWorkerForModel, report.message.clone())
+        }
+        _ if served => Finding::yes(Reason::ModelServed, "workers answer with it"),
+        _ => job.model.ready.clone(),
+    }
+}
+
+fn running(report: &JobReport) -> (JobPhase, Finding) {
+    let because = |fallback: Reason, message: &str| {
+        let message = if report.message.is_empty() { message } else { &report.message };
+        Finding::with_code(Truth::False, &report.reason, fallback, message)
+    };
+    match report.state {
+        JobState::Running => (JobPhase::Running, Finding::yes(Reason::RequestsRunning, "requests are being answered")),
+        JobState::Created | JobState::Queued => {
+            (JobPhase::Queued, because(Reason::WaitingForCapacity, "requests wait for a free worker"))
+        }
+        JobState::Suspended => (JobPhase::Suspended, Finding::no(Reason::Suspended, "spec.suspend is set")),
+        JobState::Finished => (JobPhase::Finalizing, Finding::no(Reason::AllRequestsDone, "every request is done")),
+        JobState::Cancelled => (JobPhase::Finalizing, Finding::no(Reason::Cancelled, "the job was stopped")),
+    }
+}
+
+fn counts(draft: &mut Draft<'_>, report: &JobReport) {
+    let rejected = draft.status.rejected_lines.unwrap_or(0);
+    let requests = RequestCounts {
+        total: i64::from(report.total) + rejected,
+        completed: report.completed.into(),
+        failed: i64::from(report.failed) + rejected,
+    };
+    let tokens = TokenCounts { prompt: signed(report.prompt_tokens), output: signed(report.output_tokens) };
+    // The clock alone is no news: the rate is computed anew only when something was answered.
+    if draft.status.tokens != Some(tokens) || draft.status.throughput.is_none() {
+        draft.status.throughput = throughput(report, draft.now.0);
+    }
+    draft.status.progress = Some(format!("{}/{}", requests.completed + requests.failed, requests.total));
+    draft.status.requests = Some(requests);
+    draft.status.tokens = Some(tokens);
+    draft.status.nodes = Some(i64::try_from(report.nodes.len()).unwrap_or(i64::MAX));
+    let mut nodes: Vec<_> = report.nodes.iter().collect();
+    nodes.sort_by(|a, b| b.requests.cmp(&a.requests).then_with(|| a.node_name.cmp(&b.node_name)));
+    draft.status.assignments = nodes
+        .into_iter()
+        .take(MAX_ASSIGNMENTS)
+        .map(|node| Assignment { node_name: clipped(&node.node_name, 253), requests: node.requests.into() })
+        .collect();
+    draft.status.last_failures = report
+        .last_failures
+        .iter()
+        .take(5)
+        .map(|failure| FailureStatus {
+            custom_id: clipped(&failure.custom_id, 256),
+            reason: clipped(&failure.reason, 128),
+            message: clipped(&failure.message, 300),
+        })
+        .collect();
+    draft.status.audits = Some(AuditCounts {
+        owed: report.audits_owed.into(),
+        passed: report.audits_passed.into(),
+        failed: report.audits_failed.into(),
+    });
+    draft.status.receipts_root = Some(clipped(&report.receipts_root, 66)).filter(|root| !root.is_empty());
+}
+
+/// Output tokens per second over the whole run so far.
+fn throughput(report: &JobReport, now: Timestamp) -> Option<String> {
+    if report.started_at_ms == 0 || report.output_tokens == 0 {
+        return None;
+    }
+    let end = match report.finished_at_ms {
+        0 => u64::try_from(now.as_millisecond()).ok()?,
+        finished => finished,
+    };
+    let elapsed_ms = end.saturating_sub(report.started_at_ms).max(1);
+    let milli = report.output_tokens.saturating_mul(1_000_000) / elapsed_ms;
+    Some(from_milli(milli))
+}
+
+fn verified(report: &JobReport) -> Option<Finding> {
+    let decided = report.audits_passed + report.audits_failed;
+    let over = matches!(report.state, JobState::Finished | JobState::Cancelled);
+    match (report.audits_failed, report.audits_owed) {
+        (failed, _) if failed > 0 => {
+            Some(Finding::no(Reason::AuditFailed, format!("{failed} of {decided} audits did not agree; those answers earn nothing")))
+        }
+        (_, owed) if owed > 0 => Some(Finding::no(Reason::AuditsPending, format!("{owed} audits are not decided yet"))),
+        _ if over && decided == 0 => Some(Finding::unknown(Reason::NothingAudited, "no answer was selected for an audit")),
+        _ if over => Some(Finding::yes(Reason::AuditsPassed, format!("{decided} audits agreed"))),
+        _ => None,
+    }
+}
+
+fn end(draft: &mut Draft<'_>, ending: &Ending) {
+    let now = draft.now.clone();
+    let ended = draft.status.completion_time.get_or_insert(now).0;
+    if let Some(started) = &draft.status.start_time {
+        draft.status.duration = Some(for_people(ended.as_second().saturating_sub(started.0.as_second())));
+    }
+    if let Some(requests) = draft.status.requests {
+        draft.status.progress = Some(format!("{}/{}", requests.completed + requests.failed, requests.total));
+    }
+    match ending {
+        Ending::Completed => {
+            draft.status.phase = Some(JobPhase::Complete);
+            draft.status.reason = Some(Reason::Completed.as_str().into());
+            let requests = draft.status.requests.unwrap_or_default();
+            let message = format!("{} requests completed, {} failed", requests.completed, requests.failed);
+            draft.set(condition::COMPLETE, Finding::yes(Reason::Completed, message));
+        }
+        Ending::Stopped { reason, message } => {
+            draft.status.phase = Some(if *reason == Reason::Cancelled { JobPhase::Cancelled } else { JobPhase::Failed });
+            draft.status.reason = Some(reason.as_str().into());
+            draft.set(condition::FAILED, Finding::yes(*reason, message.clone()));
+        }
+    }
+}
+
+fn for_people(seconds: i64) -> String {
+    match seconds {
+        0..60 => format!("{seconds}s"),
+        60..3600 => format!("{}m{}s", seconds / 60, seconds % 60),
+        _ => format!("{}h{}m", seconds / 3600, seconds % 3600 / 60),
+    }
+}
+
+fn signed(count: u64) -> i64 {
+    i64::try_from(count).unwrap_or(i64::MAX)
+}
+
+/// What the gateway says is cut to what the schema takes.
+fn clipped(text: &str, max: usize) -> String {
+    text.chars().take(max).collect()
+}
+
+/// Sends a status that differs from the one that the job has.
+pub async fn update(job: &InferenceJob, status: &InferenceJobStatus, context: &Context) -> Result<(), Error> {
+    let api: Api<InferenceJob> = Api::namespaced(context.client.clone(), &job.namespace().unwrap_or_default());
+    let old = job.status.as_ref();
+    let change = Change {
+        old,
+        new: status,
+        old_conditions: old.map(|status| status.conditions.as_slice()).unwrap_or_default(),
+        new_conditions: &status.conditions,
+        abnormal: &[condition::FAILED],
+    };
+    write::status(&api, context, MANAGER, job, change).await?;
+    Ok(())
+}

@@ -1,0 +1,201 @@
+//! Writing to the API server: server-side apply of children, status and Events. Nothing is sent when nothing changed.
+
+use std::fmt::Debug;
+
+use kube::{
+    Api, Resource, ResourceExt,
+    api::{Patch, PatchParams},
+    core::NamespaceResourceScope,
+    runtime::events::{Event, EventType},
+};
+use serde::{Serialize, de::DeserializeOwned};
+use serde_json::{Value, json};
+
+use super::{context::Context, error::Error};
+use crate::api::conditions::{Condition, Truth};
+
+/// Hash of what was applied. Part of the object itself, so that a field that is no longer wanted is noticed as well.
+pub const APPLIED: &str = "xdcgrid.io/applied";
+
+/// Applies `wanted` as `manager` unless the object is as wanted already. Returns what is there now.
+pub async fn apply<K>(api: &Api<K>, manager: &str, mut wanted: K) -> Result<K, Error>
+where
+    K: Resource<DynamicType = ()> + Clone + Debug + Serialize + DeserializeOwned,
+{
+    let name = wanted.meta().name.clone().ok_or(Error::Incomplete("a name"))?;
+    let hash = blake3::hash(&serde_json::to_vec(&wanted)?).to_hex()[..16].to_owned();
+    wanted.annotations_mut().insert(APPLIED.into(), hash);
+    let body = typed(&wanted)?;
+    if let Some(found) = api.get_opt(&name).await?
+        && covers(&serde_json::to_value(&found)?, &body)
+    {
+        return Ok(found);
+    }
+    Ok(api.patch(&name, &PatchParams::apply(manager).force(), &Patch::Apply(&body)).await?)
+}
+
+/// Applies `status` to `object` as `manager`, and publishes an Event for each condition whose status changed. Sends nothing
+/// when the status is what the object has. Returns whether it wrote.
+pub async fn status<K, S>(
+    api: &Api<K>,
+    context: &Context,
+    manager: &str,
+    object: &K,
+    change: Change<'_, S>,
+) -> Result<bool, Error>
+where
+    K: Resource<DynamicType = ()> + Clone + Debug + DeserializeOwned,
+    S: Serialize,
+{
+    let status = serde_json::to_value(change.new)?;
+    if serde_json::to_value(change.old)? == status {
+        return Ok(false);
+    }
+    let body = json!({
+        "apiVersion": K::api_version(&()),
+        "kind": K::kind(&()),
+        // With the version that was read: a status computed from an older object must not overwrite a newer one.
+        "metadata": {"name": object.name_any(), "resourceVersion": object.resource_version()},
+        "status": status,
+    });
+    api.patch_status(&object.name_any(), &PatchParams::apply(manager).force(), &Patch::Apply(&body)).await?;
+    for event in events(change.old_conditions, change.new_conditions, change.abnormal) {
+        publish(context, object, &event).await;
+    }
+    Ok(true)
+}
+
+/// A status before and after.
+pub struct Change<'a, S> {
+    pub old: Option<&'a S>,
+    pub new: &'a S,
+    pub old_conditions: &'a [Condition],
+    pub new_conditions: &'a [Condition],
+    /// Condition types that are bad news when true.
+    pub abnormal: &'a [&'a str],
+}
+
+/// Publishes an Event. An Event that cannot be written is logged and no reason to stop.
+pub async fn publish<K: Resource<DynamicType = ()>>(context: &Context, object: &K, event: &Event) {
+    if let Err(error) = context.recorder.publish(event, &object.object_ref(&())).await {
+        tracing::warn!(%error, reason = event.reason, "cannot publish an Event");
+    }
+}
+
+/// A Warning Event about `object`.
+pub fn warning(action: &str, reason: &str, note: impl Into<String>) -> Event {
+    Event { type_: EventType::Warning, reason: reason.into(), note: note_of(note.into()), action: action.into(), secondary: None }
+}
+
+/// Events are for what a person would want to see: a condition that became true or false, not one that became unknown.
+fn events(old: &[Condition], new: &[Condition], abnormal: &[&str]) -> Vec<Event> {
+    let before = |condition: &Condition| old.iter().find(|other| other.type_ == condition.type_).cloned();
+    let mut events = Vec::new();
+    for condition in new {
+        let previous = before(condition);
+        let changed = previous.as_ref().map(|other| other.status) != Some(condition.status);
+        let worse_news = previous.as_ref().is_some_and(|other| other.reason != condition.reason);
+        let good = (condition.status == Truth::True) != abnormal.contains(&condition.type_.as_str());
+        // A condition that starts as False only says that work has not been done yet.
+        let started_false = previous.is_none() && condition.status == Truth::False;
+        if condition.status == Truth::Unknown || started_false || !(changed || (worse_news && !good)) {
+            continue;
+        }
+        events.push(Event {
+            type_: if good { EventType::Normal } else { EventType::Warning },
+            reason: condition.reason.clone(),
+            note: note_of(format!("{}: {}", condition.type_, condition.message)),
+            action: "Reconcile".into(),
+            secondary: None,
+        });
+    }
+    events
+}
+
+/// The API server takes at most 1 kB.
+fn note_of(mut note: String) -> Option<String> {
+    if note.len() > 1000 {
+        let end = (0..=1000).rev().find(|&at| note.is_char_boundary(at)).unwrap_or(0);
+        note.truncate(end);
+    }
+    Some(note)
+}
+
+/// The object as JSON with its apiVersion and kind.
+fn typed<K: Resource<DynamicType = ()> + Serialize>(object: &K) -> Result<Value, Error> {
+    let mut body = serde_json::to_value(object)?;
+    if let Value::Object(fields) = &mut body {
+        fields.insert("apiVersion".into(), K::api_version(&()).as_ref().into());
+        fields.insert("kind".into(), K::kind(&()).as_ref().into());
+    }
+    Ok(body)
+}
+
+/// True when everything that `wanted` says is so in `found`. What `wanted` does not say belongs to others.
+fn covers(found: &Value, wanted: &Value) -> bool {
+    match (found, wanted) {
+        (Value::Object(found), Value::Object(wanted)) => wanted.iter().all(|(key, value)| {
+            // The API server does not always repeat these two, and drops empty maps and lists.
+            key == "apiVersion" || key == "kind" || is_empty(value) || found.get(key).is_some_and(|entry| covers(entry, value))
+        }),
+        (Value::Array(found), Value::Array(wanted)) => {
+            found.len() == wanted.len() && found.iter().zip(wanted).all(|(found, wanted)| covers(found, wanted))
+        }
+        (found, wanted) => found == wanted,
+    }
+}
+
+fn is_empty(value: &Value) -> bool {
+    match value {
+        Value::Object(fields) => fields.is_empty(),
+        Value::Array(entries) => entries.is_empty(),
+        _ => false,
+    }
+}
+
+/// The namespaced API of an object's own namespace.
+pub fn api_beside<K>(context: &Context, namespace: &str) -> Api<K>
+where
+    K: Resource<DynamicType = (), Scope = NamespaceResourceScope>,
+{
+    Api::namespaced(context.client.clone(), namespace)
+}
+
+#[cfg(test)]
+mod tests {
+    use k8s_openapi::apimachinery::pkg::apis::meta::v1::Time;
+
+    use super::*;
+
+    fn condition(type_: &str, status: Truth, reason: &str) -> Condition {
+        Condition {
+            type_: type_.into(),
+            status,
+            observed_generation: None,
+            last_transition_time: Time(jiff::Timestamp::UNIX_EPOCH),
+            reason: reason.into(),
+            message: String::new(),
+        }
+    }
+
+    #[test]
+    fn defaults_of_the_api_server_are_no_difference_but_another_value_is() {
+        let wanted = json!({"spec": {"replicas": 1, "ports": [{"port": 1}], "empty": {}}});
+        let found = json!({"kind": "X", "spec": {"replicas": 1, "ports": [{"port": 1, "protocol": "TCP"}], "more": 2}});
+        assert!(covers(&found, &wanted));
+        assert!(!covers(&json!({"spec": {"replicas": 2, "ports": [{"port": 1}]}}), &wanted));
+        assert!(!covers(&json!({"spec": {"replicas": 1, "ports": []}}), &wanted));
+    }
+
+    #[test]
+    fn an_event_tells_of_changes_only() {
+        let old = [condition("Ready", Truth::False, "A"), condition("Stalled", Truth::False, "A")];
+        let ready = condition("Ready", Truth::True, "B");
+        assert_eq!(events(&old, &[ready], &["Stalled"])[0].type_, EventType::Normal);
+        let stalled = condition("Stalled", Truth::True, "B");
+        assert_eq!(events(&old, &[stalled], &["Stalled"])[0].type_, EventType::Warning);
+        assert!(events(&old, &old, &["Stalled"]).is_empty());
+        assert!(events(&[], &[condition("Ready", Truth::False, "A")], &[]).is_empty(), "not yet is no news");
+        assert!(events(&old, &[condition("Ready", Truth::Unknown, "B")], &[]).is_empty());
+    }
+}
