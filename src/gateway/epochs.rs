@@ -99,7 +99,10 @@ pub fn close(
             totals.prompt_tokens += u64::from(receipt.prompt_tokens);
             totals.output_tokens += u64::from(receipt.output_tokens);
             let cost = TokenCost(receipt.cost_per_token);
-            let worth = ComputeUnits::of_response(cost, receipt.prompt_tokens, receipt.output_tokens);
+            // What an earlier worker had made was read, like the prompt.
+            let read = receipt.prompt_tokens.saturating_add(receipt.prefix_tokens);
+            let made = receipt.output_tokens.saturating_sub(receipt.prefix_tokens);
+            let worth = ComputeUnits::of_response(cost, read, made);
             units = [units, worth].into_iter().sum();
             counted.push(receipt.hash);
         }
@@ -205,6 +208,7 @@ mod tests {
             epoch: 4,
             prompt_tokens: 10,
             output_tokens: 5,
+            prefix_tokens: 0,
             cost_per_token: 2,
             audit,
             undecidable: false,
@@ -219,6 +223,9 @@ mod tests {
             receipt(&node, 2, Some(AuditState::Passed)),
             receipt(&node, 3, Some(AuditState::Failed)),
         ];
+        let continued = [PayableReceipt { prefix_tokens: 4, ..rows[0].clone() }];
+        let units = close(EpochNumber(4), &[node.clone()], &continued, &[], &[0; 32]).totals.nodes[0].units.clone();
+        assert_eq!(units, "44", "2 · (8 · 1 made + 14 read)");
         let closing = close(EpochNumber(4), &[node], &rows, &[], &[7; 32]);
         let totals = &closing.totals.nodes[0];
         assert_eq!((totals.requests, totals.output_tokens, totals.units.as_str()), (2, 10, "200"));

@@ -21,6 +21,8 @@ pub struct PayableReceipt {
     pub epoch: u64,
     pub prompt_tokens: u32,
     pub output_tokens: u32,
+    /// Of the output tokens, those that an earlier worker made.
+    pub prefix_tokens: u32,
     pub cost_per_token: u64,
     /// Of its audit; absent when none was owed.
     pub audit: Option<AuditState>,
@@ -116,7 +118,8 @@ impl Ledger {
     /// What a node did in an epoch by now: accepted and not rejected, paid or not.
     pub async fn contribution(&self, address: &NodeAddress, epoch: u64) -> Result<Contribution, LedgerError> {
         let rows = sqlx::query(
-            "SELECT cost_per_token, COUNT(*) AS n, SUM(prompt_tokens) AS prompt, SUM(output_tokens) AS output
+            "SELECT cost_per_token, COUNT(*) AS n, SUM(prompt_tokens) AS prompt, SUM(output_tokens) AS output,
+                    SUM(prefix_tokens) AS prefix
              FROM receipts c WHERE address = ? AND epoch = ? AND standing = 'Accepted'
              AND NOT EXISTS (SELECT 1 FROM rejections x WHERE x.receipt = c.hash) GROUP BY cost_per_token",
         )
@@ -132,7 +135,8 @@ impl Ledger {
             contribution.prompt_tokens += prompt;
             contribution.output_tokens += output;
             // Linear in tokens, hence the same as adding up `ComputeUnits::of_response`.
-            let tokens = DECODE_WEIGHT * u128::from(output) + u128::from(prompt);
+            let prefix = row.count("prefix")?;
+            let tokens = DECODE_WEIGHT * u128::from(output.saturating_sub(prefix)) + u128::from(prompt + prefix);
             units = units.saturating_add(u128::from(row.count("cost_per_token")?).saturating_mul(tokens));
         }
         contribution.units = ComputeUnits(units).to_string();
@@ -149,6 +153,7 @@ fn payable(row: &SqliteRow) -> Result<PayableReceipt, LedgerError> {
         epoch: row.count("epoch")?,
         prompt_tokens: row.count32("prompt_tokens")?,
         output_tokens: row.count32("output_tokens")?,
+        prefix_tokens: row.count32("prefix_tokens")?,
         cost_per_token: row.count("cost_per_token")?,
         audit: audit.map(|state| AuditState::of(&state)).transpose()?,
         undecidable: reason.as_deref() == Some(UNDECIDABLE),

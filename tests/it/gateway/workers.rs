@@ -140,11 +140,11 @@ impl FakeWorker {
             answer[0] = (answer[0].0 + 1, " Rome".into());
         }
         let prefix = start.prefix.len();
-        let mut made = Vec::new();
+        let mut made: Vec<u32> = start.prefix.clone();
         for (index, (id, text)) in answer.iter().enumerate().skip(prefix) {
             match script {
-                Script::DieAfter(n) if made.len() >= n => return,
-                Script::SilentAfter(n) if made.len() >= n => {
+                Script::DieAfter(n) if made.len() - prefix >= n => return,
+                Script::SilentAfter(n) if made.len() - prefix >= n => {
                     self.wait_for_end(&mut commands).await;
                     return;
                 }
@@ -178,7 +178,7 @@ impl FakeWorker {
             made.push(*id);
         }
         let receipt = self.receipt(&start, &made, script == Script::Overcount);
-        let full = prefix + made.len() >= start.max_tokens as usize;
+        let full = made.len() >= start.max_tokens as usize;
         let finish_reason = if full { "length" } else { "stop" }.to_owned();
         let _ = send(infer_event::Kind::Finished(Finished { finish_reason, receipt: Some(receipt) })).await;
         if let Some(InferCommand { kind: Some(infer_command::Kind::Ack(ack)) }) = commands.recv().await {
@@ -262,7 +262,7 @@ impl FakeWorker {
 
     fn replay(&self, request: &AuditRequest) -> Replay {
         let start = request.start.as_ref().unwrap();
-        let honest: Vec<u32> = honest_answer(start).iter().map(|(id, _)| *id).skip(start.prefix.len()).collect();
+        let honest: Vec<u32> = honest_answer(start).iter().map(|(id, _)| *id).collect();
         let mismatch = honest.iter().zip(&request.output).position(|(right, given)| right != given);
         let prompt = prompt_ids(start);
         Replay {
