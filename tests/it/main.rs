@@ -18,6 +18,8 @@ mod chain_anvil;
 mod chain_gas;
 #[cfg(feature = "chain")]
 mod reward_tree;
+#[cfg(feature = "gateway")]
+mod gateway;
 mod grid;
 mod worker;
 #[cfg(feature = "inference")]
@@ -30,3 +32,5 @@ mod engine_files;
 mod engine_oracle;
 #[cfg(feature = "inference")]
 mod engine_speed;
+#[cfg(feature = "gateway")]
+mod store;
