@@ -16,7 +16,8 @@ use kube::{
 use serde::Serialize;
 
 use super::{
-    backoff::Backoffs, chains::Chains, changes::Changes, config::OperatorConfig, gateway::GatewayClient, metrics::Metrics,
+    backoff::Backoffs, chains::Chains, changes::Changes, config::OperatorConfig, contribution_report::cache::Cache,
+    gateway::GatewayClient, metrics::Metrics,
 };
 
 /// Shared by all controllers.
@@ -30,6 +31,8 @@ pub struct Context {
     pub changes: Changes,
     pub backoffs: Backoffs,
     pub sent: SentCache,
+    /// Contract constants and nodes' earnings, from the epoch loop.
+    pub reports: Cache,
     /// The clock; tests stop it.
     pub clock: fn() -> Timestamp,
 }
@@ -53,6 +56,7 @@ impl Context {
             changes: Changes::default(),
             backoffs: Backoffs::default(),
             sent: SentCache::default(),
+            reports: Cache::default(),
             clock: Timestamp::now,
         }))
     }

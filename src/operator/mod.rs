@@ -5,6 +5,7 @@ pub mod chains;
 pub mod changes;
 pub mod config;
 pub mod context;
+pub mod contribution_report;
 pub mod error;
 pub mod finalizers;
 pub mod gateway;

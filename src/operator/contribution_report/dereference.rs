@@ -2,7 +2,7 @@
 
 use std::collections::BTreeSet;
 
-use futures::{StreamExt, TryStreamExt};
+use futures::future::try_join_all;
 use kube::{Api, ResourceExt, api::ListParams};
 
 use super::{decide::ChainView, report::{Report, ReportError}};
@@ -76,10 +76,12 @@ pub async fn registered(
     chain: &ChainClient,
     at: u64,
 ) -> Result<BTreeSet<NodeAddress>, ChainError> {
-    let eligible = totals.nodes.iter().filter(|node| node.eligible).map(|node| node.address);
-    let asked = futures::stream::iter(eligible).map(|node| async move {
-        Ok::<_, ChainError>(chain.node(node, At::Number(at)).await?.map(|_| node))
-    });
-    let found: Vec<Option<NodeAddress>> = asked.buffer_unordered(AT_ONCE).try_collect().await?;
-    Ok(found.into_iter().flatten().collect())
+    let eligible: Vec<NodeAddress> =
+        totals.nodes.iter().filter(|node| node.eligible).map(|node| node.address).collect();
+    let mut registered = BTreeSet::new();
+    for some in eligible.chunks(AT_ONCE) {
+        let found = try_join_all(some.iter().map(|node| chain.node(*node, At::Number(at)))).await?;
+        registered.extend(some.iter().zip(found).filter_map(|(node, found)| found.map(|_| *node)));
+    }
+    Ok(registered)
 }
