@@ -16,8 +16,7 @@ use kube::{
 use serde::Serialize;
 
 use super::{
-    backoff::Backoffs, chains::Chains, changes::Changes, config::OperatorConfig, contribution_report::cache::Cache,
-    gateway::GatewayClient, metrics::Metrics,
+    backoff::Backoffs, chains::Chains, changes::Changes, config::OperatorConfig, contribution_report::leaves::EarningsCache, gateway::GatewayClient, metrics::Metrics,
 };
 
 /// Shared by all controllers.
@@ -31,8 +30,7 @@ pub struct Context {
     pub changes: Changes,
     pub backoffs: Backoffs,
     pub sent: SentCache,
-    /// Contract constants and nodes' earnings, from the epoch loop.
-    pub reports: Cache,
+    pub earnings: EarningsCache,
     /// The clock; tests stop it.
     pub clock: fn() -> Timestamp,
 }
@@ -56,7 +54,7 @@ impl Context {
             changes: Changes::default(),
             backoffs: Backoffs::default(),
             sent: SentCache::default(),
-            reports: Cache::default(),
+            earnings: EarningsCache::default(),
             clock: Timestamp::now,
         }))
     }

@@ -61,11 +61,11 @@ pub async fn chain_view(chain: &ChainClient, context: &Context) -> Result<ChainV
 
 async fn parameters(chain: &ChainClient, context: &Context) -> Result<ContractParameters, ChainError> {
     let (chain_id, contract) = (chain.chain_id(), chain.contract());
-    if let Some(known) = context.reports.parameters(chain_id, contract) {
+    if let Some(known) = context.earnings.parameters(chain_id, contract) {
         return Ok(known);
     }
     let parameters = chain.parameters().await?;
-    context.reports.set_parameters(chain_id, contract, parameters);
+    context.earnings.set_parameters(chain_id, contract, parameters);
     Ok(parameters)
 }
 

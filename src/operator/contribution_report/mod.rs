@@ -387,7 +387,7 @@ impl Round<'_> {
 
     async fn remember_earnings(&self, reports: &[Report]) -> Result<(), Error> {
         let network = self.network.name_any();
-        let cache = &self.context.reports;
+        let cache = &self.context.earnings;
         let live = (self.chain.finalized.live_root, self.chain.finalized.live_total);
         let Some(report) = reports.iter().rev().find(|report| report.sum() == live && !report.is_dry_run()) else {
             if live == (B256::ZERO, Wei(0)) {
