@@ -171,7 +171,8 @@ fn listen<B: NetworkBehaviour>(swarm: &mut Swarm<B>, config: &GridConfig) -> Res
     for address in &config.listen {
         swarm
             .listen_on(address.clone())
-            .map_err(|error| GridError::Listen { address: address.to_string(), message: error.to_string() })?;
+            // Its `Display` is empty for QUIC.
+            .map_err(|error| GridError::Listen { address: address.to_string(), message: format!("{error:?}") })?;
     }
     config.external.iter().for_each(|address| swarm.add_external_address(without_peer(address)));
     Ok(())

@@ -9,6 +9,7 @@ use tokio::{
 use tracing::debug;
 
 use super::{
+    engine::{engine_failed, not_admitted},
     leases::rejected,
     models::Models,
     request::{self, Question},
@@ -94,13 +95,12 @@ impl Auditing {
         let ready = ready.ok_or_else(|| {
             rejected("ModelNotReady", format!("model {} is not ready here", question.model), Duration::from_secs(2))
         })?;
-        let failed = |message| rejected("EngineFailed", message, Duration::from_secs(1));
-        let _place = self.places.acquire().await.map_err(|error| failed(error.to_string()))?;
+        let _place = self.places.acquire().await.map_err(|error| engine_failed(error.to_string()))?;
         let prompt = prompt_tokens(ready.engine.as_ref(), &question)?;
         let (seed, sampler) = (seed(&question), question.sampling.hash());
         let (prompt_hash, prompt_tokens) = (hash_tokens(&prompt), u32::try_from(prompt.len()).unwrap_or(u32::MAX));
         let request = ReplayRequest { prompt, output, sampling: question.sampling, seed };
-        let found = ready.engine.replay(request).await.map_err(failed)?;
+        let found = ready.engine.replay(request).await.map_err(|error| not_admitted(&error))?;
         Ok(Replay {
             prompt_hash: prompt_hash.to_vec(),
             prompt_tokens,

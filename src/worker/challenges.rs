@@ -138,7 +138,7 @@ impl Challenges {
 }
 
 /// Row-major product by the same library that runs the models.
-fn product(a: &[f32], b: &[f32], m: usize, k: usize, n: usize) -> Vec<f32> {
+pub(super) fn product(a: &[f32], b: &[f32], m: usize, k: usize, n: usize) -> Vec<f32> {
     let multiply = || {
         let a = Tensor::from_slice(a, (m, k), &Device::Cpu)?;
         let b = Tensor::from_slice(b, (k, n), &Device::Cpu)?;

@@ -87,7 +87,7 @@ impl BlobSource for Gateways {
     fn open(&self) -> BoxFuture<'_, Result<BlobClient, FetchError>> {
         Box::pin(async move {
             let peers: Vec<GridPeerId> = self.handle.peers().await;
-            let turn: usize = rand::random();
+            let turn = usize::from(rand::random::<u16>());
             let Some(gateway) = peers.get(turn.checked_rem(peers.len()).unwrap_or_default()) else {
                 return Err(FetchError::NoGateway);
             };

@@ -18,8 +18,9 @@ use super::{
 };
 use crate::{
     api::ids::ModelDigest,
-    inference::{GenerateEvent, GenerateRequest, ReplayRequest, SamplerParams},
+    inference::{GenerateEvent, GenerateRequest, ReplayRequest},
     protocol::{internal::NodeRole, wire},
+    verify::sampler::SamplerParams,
 };
 
 /// Pause before trying again what may mend itself, doubled with each try.
@@ -276,13 +277,13 @@ impl Models {
         };
         self.set(&digest, State::Measuring);
         self_test(engine.as_ref()).await.map_err(|message| failure("SelfTestFailed", message))?;
-        let rates = engine.benchmark().await.map_err(|message| failure("BenchmarkFailed", message))?;
+        let rates = engine.benchmark().await.map_err(|error| failure("BenchmarkFailed", error.to_string()))?;
         let info = engine.info();
         let served = wire::ServedModel {
             digest: digest.0.to_vec(),
-            context_length: u32::try_from(info.context_length).unwrap_or(u32::MAX),
-            prefill_rate_milli: (f64::from(rates.prefill) * 1000.0) as u64,
-            decode_rate_milli: (f64::from(rates.decode) * 1000.0) as u64,
+            context_length: info.context_length,
+            prefill_rate_milli: (rates.prefill_tokens_per_second * 1000.0) as u64,
+            decode_rate_milli: (rates.decode_tokens_per_second * 1000.0) as u64,
             kernel_profile: info.kernel_profile.clone(),
         };
         self.set(&digest, State::Ready(Ready { engine, served }));
@@ -330,18 +331,12 @@ fn failure(reason: &str, message: String) -> Failure {
 
 /// Generates a little and replays it: an engine whose replay differs from its own answer would fail every audit.
 async fn self_test(engine: &dyn AnswerEngine) -> Result<(), String> {
-    let sampling = SamplerParams { temperature: 0.0, top_p: 1.0, top_k: 0 };
     let (text, max_tokens) = SELF_TEST;
-    let prompt = engine.tokenize(text)?;
-    let request = GenerateRequest {
-        prompt: prompt.clone(),
-        prefix: vec![],
-        max_tokens,
-        sampling: sampling.clone(),
-        seed: [0; 32],
-        stop: vec![],
-    };
-    let mut events = engine.generate(request).await?;
+    let (sampling, seed) = (SamplerParams::GREEDY, [0; 32]);
+    let prompt = engine.tokenize(text).map_err(|error| error.to_string())?;
+    let (prefix, stop) = (vec![], vec![]);
+    let request = GenerateRequest { prompt: prompt.clone(), prefix, max_tokens, sampling, seed, stop };
+    let mut events = engine.generate(request).await.map_err(|error| error.to_string())?;
     let (output, trace_root) = loop {
         match events.recv().await {
             Some(GenerateEvent::Token { .. }) => {}
@@ -350,7 +345,8 @@ async fn self_test(engine: &dyn AnswerEngine) -> Result<(), String> {
             None => return Err("the engine ended without an answer".into()),
         }
     };
-    let replay = engine.replay(ReplayRequest { prompt, output, sampling, seed: [0; 32] }).await?;
+    let replay = engine.replay(ReplayRequest { prompt, output, sampling, seed }).await;
+    let replay = replay.map_err(|error| error.to_string())?;
     if replay.first_mismatch.is_some() || replay.trace_root != trace_root {
         return Err("replaying its own answer gave another trace: this machine cannot compute exactly".into());
     }

@@ -3,8 +3,9 @@
 use super::leases::{LeaseId, Terms, rejected};
 use crate::{
     api::ids::{GridPeerId, ModelDigest, RequestId},
-    inference::{ChatMessage, SamplerParams},
+    inference::ChatMessage,
     protocol::wire::{self, Refused},
+    verify::sampler::SamplerParams,
 };
 
 /// Most answer tokens of one request.
@@ -100,10 +101,9 @@ fn prompt(messages: Vec<wire::ChatMessage>, prompt: String) -> Result<PromptText
 
 fn sampler(sampling: &wire::Sampling) -> Result<SamplerParams, Refused> {
     let wire::Sampling { temperature, top_p, top_k } = *sampling;
-    if !(0.0..=10.0).contains(&temperature) || !(top_p > 0.0 && top_p <= 1.0) {
-        return Err(malformed("temperature must be 0 to 10 and top_p above 0 and at most 1"));
-    }
-    Ok(SamplerParams { temperature, top_p, top_k })
+    let params = SamplerParams { temperature, top_p, top_k };
+    params.validate().map_err(|error| malformed(error.to_string()))?;
+    Ok(params)
 }
 
 fn bounded_tokens(max_tokens: u32) -> Result<u32, Refused> {
@@ -124,7 +124,21 @@ fn malformed(message: impl Into<String>) -> Refused {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::worker::testing::start;
+
+    fn start(prompt: &str) -> wire::Start {
+        wire::Start {
+            lease_id: vec![1; 16],
+            request_id: vec![2; 32],
+            attempt: 1,
+            model: vec![3; 32],
+            prompt: prompt.into(),
+            max_tokens: 8,
+            sampling: Some(wire::Sampling { temperature: 0.0, top_p: 1.0, top_k: 0 }),
+            client_nonce: vec![4; 32],
+            beacon: vec![5; 32],
+            ..Default::default()
+        }
+    }
 
     fn reason(start: wire::Start) -> String {
         question(start).unwrap_err().message
@@ -142,7 +156,7 @@ mod tests {
         assert!(reason(wire::Start { messages: both, ..start("x") }).contains("not both"));
         for (temperature, top_p) in [(f32::NAN, 1.0), (-1.0, 1.0), (1.0, 0.0), (1.0, f32::NAN)] {
             let sampling = Some(wire::Sampling { temperature, top_p, top_k: 0 });
-            assert!(reason(wire::Start { sampling, ..start("x") }).contains("temperature"));
+            assert!(question(wire::Start { sampling, ..start("x") }).is_err());
         }
     }
 }

@@ -11,7 +11,7 @@ use tracing::{debug, info, warn};
 use super::{
     advert::now_ms,
     claims::{Claim, Claims},
-    engine::AnswerEngine,
+    engine::{AnswerEngine, engine_failed, not_admitted},
     hooks::AnswerWith,
     leases::{HOLD, Leases, Slot, rejected},
     models::Models,
@@ -20,7 +20,7 @@ use super::{
 use crate::{
     api::ids::GridPeerId,
     grid::{FrameError, FrameReceiver, FrameSender, InferServer},
-    inference::{GenerateEvent, GenerateRequest},
+    inference::{FinishReason, GenerateEvent, GenerateRequest},
     protocol::{
         identity::NodeKey,
         internal::NodeRole,
@@ -79,7 +79,7 @@ impl From<FrameError> for Stopped {
 
 /// An answer as the engine finished it.
 struct Answer {
-    finish: String,
+    finish: &'static str,
     prompt_tokens: u32,
     output: Vec<u32>,
     trace_root: [u8; 32],
@@ -189,7 +189,7 @@ impl Serving {
             seed,
             stop: question.stop,
         };
-        let events = engine.generate(request).await.map_err(engine_failed)?;
+        let events = engine.generate(request).await.map_err(|error| not_admitted(&error))?;
         let answer = relay(events, sender, receiver).await?;
         drop(slot);
         receipt.outputHash = hash_tokens(&answer.output).into();
@@ -199,7 +199,7 @@ impl Serving {
         receipt.finishedAt = now_ms();
         let signature = receipt::sign(&receipt, &self.network, &self.key)
             .map_err(|error| rejected("SigningFailed", error.to_string(), Duration::ZERO))?;
-        let finished = Finished { finish_reason: answer.finish, receipt: Some(receipt.to_wire(&signature)) };
+        let finished = Finished { finish_reason: answer.finish.into(), receipt: Some(receipt.to_wire(&signature)) };
         send(sender, Event::Finished(finished)).await?;
         Ok((receipt, signature))
     }
@@ -258,11 +258,15 @@ async fn relay(
                     heartbeat.reset();
                 }
                 Some(GenerateEvent::Done { finish, prompt_tokens, output_ids, trace_root, .. }) => {
-                    let finish = finish.as_str().to_owned();
+                    let finish = match finish {
+                        FinishReason::Stop => "stop",
+                        FinishReason::Length => "length",
+                        FinishReason::Cancelled => return Err(Stopped::Abandoned("cancelled")),
+                    };
                     return Ok(Answer { finish, prompt_tokens, output: output_ids, trace_root });
                 }
                 Some(GenerateEvent::Failed(message)) => return Err(engine_failed(message).into()),
-                None => return Err(engine_failed("the engine ended without an answer".into()).into()),
+                None => return Err(engine_failed("the engine ended without an answer").into()),
             },
             _ = heartbeat.tick() => send(sender, Event::Heartbeat(Heartbeat { tokens })).await?,
         }
@@ -274,7 +278,7 @@ pub(super) fn prompt_tokens(engine: &dyn AnswerEngine, question: &Question) -> R
         PromptText::Chat(messages) => engine.render_chat(messages),
         PromptText::Completion(text) => engine.tokenize(text),
     };
-    ids.map_err(|message| rejected("PromptRefused", message, Duration::ZERO))
+    ids.map_err(|error| rejected("PromptRefused", error.to_string(), Duration::ZERO))
 }
 
 /// Nobody who runs the model chooses it.
@@ -284,10 +288,6 @@ pub(super) fn seed(question: &Question) -> [u8; 32] {
 
 fn not_ready(model: &crate::api::ids::ModelDigest) -> Refused {
     rejected("ModelNotReady", format!("model {model} cannot be served yet"), Duration::from_secs(2))
-}
-
-fn engine_failed(message: String) -> Refused {
-    rejected("EngineFailed", message, Duration::from_secs(1))
 }
 
 async fn send(sender: &mut Sender, kind: Event) -> Result<(), FrameError> {

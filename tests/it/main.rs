@@ -7,11 +7,15 @@ mod cli;
 mod docs;
 #[cfg(feature = "kubernetes")]
 mod examples;
+// Everything here is a test, also the parts that clippy does not see as one.
+#![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic)]
+
 #[cfg(feature = "chain")]
 mod chain;
 #[cfg(feature = "chain")]
 mod chain_anvil;
 #[cfg(feature = "chain")]
 mod chain_gas;
+#[cfg(feature = "chain")]
 mod reward_tree;
 mod grid;

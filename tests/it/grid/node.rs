@@ -78,9 +78,19 @@ pub struct TestNode {
 impl TestNode {
     pub async fn gateway(key: &NodeKey, salt: &str, members: Members, listen: &[&str], limits: GridLimits) -> Self {
         let listen = listen.iter().map(|address| address.parse().unwrap()).collect();
-        let (network, registry) = (network(salt), Registry::new());
-        let config = config(key, Role::Gateway, network, listen, vec![], limits);
-        let grid = start(config, Arc::new(members), None, &registry).await.unwrap();
+        let config = config(key, Role::Gateway, network(salt), listen, vec![], limits);
+        // A port that was given up a moment ago may still be taken.
+        let wait = async {
+            loop {
+                let registry = Registry::new();
+                match start(config.clone(), Arc::new(members.clone()), None, &registry).await {
+                    Ok(grid) => return (grid, registry),
+                    Err(error) => assert!(error.to_string().contains("AddrInUse"), "{error}"),
+                }
+                tokio::time::sleep(Duration::from_millis(20)).await;
+            }
+        };
+        let (grid, registry) = timeout(PATIENCE, wait).await.unwrap();
         TestNode { grid, key: key.clone(), registry }
     }
 
@@ -149,7 +159,8 @@ impl TestNode {
             let labels: HashMap<_, _> = metric.get_label().iter().map(|pair| (pair.name(), pair.value())).collect();
             wanted.iter().all(|(name, value)| labels.get(name) == Some(value))
         });
-        fitting.map(|metric| metric.get_counter().value() as u64).sum()
+        // Of the two, one is absent and reads as 0.
+        fitting.map(|metric| (metric.get_counter().get_value() + metric.get_gauge().get_value()) as u64).sum()
     }
 
     pub fn refusals(&self, protocol: &str, reason: Reason) -> u64 {

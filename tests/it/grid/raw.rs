@@ -76,7 +76,6 @@ pub struct Behaviour {
 
 pub struct RawPeer {
     pub swarm: Swarm<Behaviour>,
-    pub key: NodeKey,
 }
 
 impl RawPeer {
@@ -102,7 +101,7 @@ impl RawPeer {
             .unwrap()
             .with_swarm_config(|config| config.with_idle_connection_timeout(Duration::from_secs(3600)))
             .build();
-        RawPeer { swarm, key: key.clone() }
+        RawPeer { swarm }
     }
 
     /// Dials and waits for the connection; returns the other side's id.

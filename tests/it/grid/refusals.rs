@@ -111,6 +111,9 @@ async fn a_replayed_proof_is_refused() {
     let peer = second.connect(&address).await;
     let again = second.auth(peer, auth_request::Kind::Proof(proof.clone())).await;
     assert_eq!(reason(again).reason, "NoChallenge");
+    // Whoever offends is closed, with what it had before.
+    raw.closed().await;
+    second.closed().await;
     let mut third = RawPeer::new(&key, &network(""));
     let peer = third.connect(&address).await;
     assert!(matches!(third.auth(peer, hello(1)).await, Some(auth_response::Kind::Challenge(_))));
