@@ -77,7 +77,8 @@ impl Gateway {
 /// The totals of an epoch. Pure: rows in, totals out.
 ///
 /// A receipt counts when its node is eligible and its audit, if one was owed, did not fail. One whose audit was inconclusive
-/// counts while nothing speaks against its node (a verifier's fault is not the node's). Every other receipt stays uncounted
+/// counts while nothing speaks against its node: a verifier's fault is not the node's. An answer that nobody can judge
+/// because of the kernel profile that its node claims does not count: a made-up profile would be a way out. Every other receipt stays uncounted
 /// and is looked at again when the next epoch closes: it moves on, it does not vanish.
 pub fn close(
     epoch: EpochNumber,
@@ -148,7 +149,7 @@ fn ineligible(facts: &NodeFacts) -> Option<&'static str> {
 fn counts(receipt: &PayableReceipt, standing: &NodeStanding) -> bool {
     match receipt.audit {
         None | Some(AuditState::Passed) => true,
-        Some(AuditState::Inconclusive) => standing.is_good(),
+        Some(AuditState::Inconclusive) => standing.is_good() && !receipt.undecidable,
         Some(AuditState::Owed | AuditState::Failed) => false,
     }
 }
@@ -206,6 +207,7 @@ mod tests {
             output_tokens: 5,
             cost_per_token: 2,
             audit,
+            undecidable: false,
         }
     }
 
@@ -229,6 +231,8 @@ mod tests {
         let good = facts();
         let rows = [receipt(&good, 1, Some(AuditState::Inconclusive))];
         assert_eq!(close(EpochNumber(4), &[good.clone()], &rows, &[], &[0; 32]).counted.len(), 1);
+        let undecidable = [PayableReceipt { undecidable: true, ..rows[0].clone() }];
+        assert_eq!(close(EpochNumber(4), &[good.clone()], &undecidable, &[], &[0; 32]).counted.len(), 0);
         let mut suspect = good;
         suspect.standing.evidence = EvidenceRecord { log_e: 3.0, ..EvidenceRecord::default() };
         assert_eq!(close(EpochNumber(4), &[suspect], &rows, &[], &[0; 32]).counted.len(), 0);

@@ -3,7 +3,7 @@
 use sqlx::{Row, sqlite::SqliteRow};
 
 use super::{
-    AuditState, Ledger, LedgerError,
+    AuditState, Ledger, LedgerError, UNDECIDABLE,
     columns::{Columns, int},
 };
 use crate::{
@@ -24,6 +24,8 @@ pub struct PayableReceipt {
     pub cost_per_token: u64,
     /// Of its audit; absent when none was owed.
     pub audit: Option<AuditState>,
+    /// Its audit could not be decided because of what its node says about itself.
+    pub undecidable: bool,
 }
 
 /// A closed epoch.
@@ -57,7 +59,7 @@ impl Ledger {
     /// Receipts up to and with `epoch` that are payable, not rejected and not counted yet, sorted by hash.
     pub async fn payable_receipts(&self, epoch: u64) -> Result<Vec<PayableReceipt>, LedgerError> {
         let rows = sqlx::query(
-            "SELECT c.*, a.state AS audit FROM receipts c LEFT JOIN audits a ON a.receipt = c.hash
+            "SELECT c.*, a.state AS audit, a.reason AS audit_reason FROM receipts c LEFT JOIN audits a ON a.receipt = c.hash
              WHERE c.epoch <= ? AND c.standing = 'Accepted' AND c.payable = 1
              AND NOT EXISTS (SELECT 1 FROM rejections x WHERE x.receipt = c.hash)
              AND NOT EXISTS (SELECT 1 FROM settlements s WHERE s.receipt = c.hash)
@@ -140,6 +142,7 @@ impl Ledger {
 
 fn payable(row: &SqliteRow) -> Result<PayableReceipt, LedgerError> {
     let audit: Option<String> = row.try_get("audit")?;
+    let reason: Option<String> = row.try_get("audit_reason")?;
     Ok(PayableReceipt {
         hash: row.fixed("hash")?,
         address: row.parsed("address")?,
@@ -148,6 +151,7 @@ fn payable(row: &SqliteRow) -> Result<PayableReceipt, LedgerError> {
         output_tokens: row.count32("output_tokens")?,
         cost_per_token: row.count("cost_per_token")?,
         audit: audit.map(|state| AuditState::of(&state)).transpose()?,
+        undecidable: reason.as_deref() == Some(UNDECIDABLE),
     })
 }
 

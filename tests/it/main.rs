@@ -18,4 +18,8 @@ mod chain_anvil;
 mod chain_gas;
 #[cfg(feature = "chain")]
 mod reward_tree;
+#[cfg(feature = "gateway")]
+mod gateway;
 mod grid;
+#[cfg(feature = "gateway")]
+mod store;

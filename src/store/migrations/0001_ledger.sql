@@ -159,6 +159,8 @@ CREATE TABLE audits (
     deadline_ms INTEGER NOT NULL,
     verifier    TEXT NOT NULL DEFAULT '',
     decided_ms  INTEGER NOT NULL DEFAULT 0,
+    -- For Inconclusive: whose fault, CamelCase. What lies with the worker (Undecidable) is not paid.
+    reason      TEXT NOT NULL DEFAULT '',
     message     TEXT NOT NULL DEFAULT ''
 ) STRICT, WITHOUT ROWID;
 CREATE INDEX audits_owed ON audits (deadline_ms) WHERE state = 'Owed';
