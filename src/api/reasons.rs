@@ -98,6 +98,8 @@ reasons! {
     Registered,
     /// The node is not registered in the contract.
     NotRegistered,
+    /// The registration differs from what spec.rewards asks of the owner.
+    RegistrationDiffers,
     /// The registration is on its way to the chain.
     RegistrationPending,
     /// The node has no spec.rewards and works unpaid.

@@ -8,6 +8,9 @@ pub enum Error {
     Kube(Box<kube::Error>),
     #[error("gateway: {0}")]
     Gateway(#[from] GatewayError),
+    /// Something outside is not done yet; looked at again soon.
+    #[error("{0}")]
+    Waiting(String),
     #[error("finalizer: {0}")]
     Finalizer(String),
     #[error("cannot serialise: {0}")]
@@ -40,7 +43,7 @@ impl Error {
                 kube::Error::Api(status) if matches!(status.code, 400 | 413 | 422) => Class::Permanent,
                 _ => Class::Transient,
             },
-            Error::Gateway(_) | Error::Finalizer(_) => Class::Transient,
+            Error::Gateway(_) | Error::Finalizer(_) | Error::Waiting(_) => Class::Transient,
             Error::Serialize(_) | Error::Incomplete(_) => Class::Permanent,
         }
     }
@@ -56,6 +59,7 @@ impl Error {
             },
             Error::Gateway(GatewayError::Unavailable(_)) => "gateway_unavailable",
             Error::Gateway(_) => "gateway_refused",
+            Error::Waiting(_) => "waiting",
             Error::Finalizer(_) => "finalizer",
             Error::Serialize(_) => "serialize",
             Error::Incomplete(_) => "incomplete",

@@ -1,0 +1,123 @@
+//! GridNode: a node's key, its worker's pod, its membership and its registration; and how it leaves. Talks to the API server,
+//! the gateway and the chain.
+
+pub mod apply;
+pub mod build;
+pub mod dereference;
+pub mod drain;
+pub mod identity;
+pub mod registration;
+pub mod status;
+pub mod validate;
+pub mod worker;
+
+use std::{sync::Arc, time::Duration};
+
+use futures::StreamExt;
+use k8s_openapi::api::{apps::v1::StatefulSet, core::v1::Pod};
+use kube::{
+    Api, ResourceExt,
+    runtime::{
+        controller::Action,
+        finalizer::{self, Event},
+        reflector::ObjectRef,
+        watcher,
+    },
+};
+use tokio_util::sync::CancellationToken;
+
+use super::{
+    context::Context,
+    error::Error,
+    finalizers,
+    runner::{self, Guarded},
+};
+use crate::{
+    api::{grid_model::GridModel, grid_network::GridNetwork, grid_node::GridNode},
+    protocol::internal::ChangeKind,
+};
+use apply::Admission;
+use build::Draining;
+
+/// Field manager of this controller.
+pub const MANAGER: &str = "xdc-grid-gridnode";
+/// A node leaves the grid and the contract before it goes.
+const FINALIZER: &str = "xdcgrid.io/leave-grid";
+/// The chain tells nobody that it changed.
+const LOOK_AGAIN: Duration = Duration::from_secs(20);
+
+pub async fn run(context: Arc<Context>, stop: CancellationToken) {
+    let namespace = context.config.namespace.clone();
+    let controller = runner::controller(Api::<Guarded<GridNode>>::all(context.client.clone()), &context);
+    let (by_peer, by_model, by_network) = (controller.store(), controller.store(), controller.store());
+    let changes = context.changes.subscribe(ChangeKind::Node).flat_map(move |peer| {
+        let hit = |node: &GridNode| peer.as_ref().is_none_or(|peer| peer_of(node) == Some(peer.as_str()));
+        futures::stream::iter(runner::select(&by_peer, hit))
+    });
+    let ours = watcher::Config::default().labels(build::NODE_LABEL);
+    let controller = controller
+        .watches(Api::<StatefulSet>::namespaced(context.client.clone(), &namespace), ours.clone(), |set| owner(set.labels()))
+        .watches(Api::<Pod>::namespaced(context.client.clone(), &namespace), ours, |pod| owner(pod.labels()))
+        .watches(Api::<Guarded<GridModel>>::all(context.client.clone()), watcher::Config::default(), move |model| {
+            let name = model.name_any();
+            runner::select(&by_model, |node: &GridNode| node.spec.models.contains(&name))
+        })
+        .watches(Api::<Guarded<GridNetwork>>::all(context.client.clone()), watcher::Config::default(), move |network| {
+            let name = network.name_any();
+            runner::select(&by_network, |node: &GridNode| node.spec.network_ref.name == name)
+        })
+        .reconcile_on(changes);
+    runner::run(controller, context, stop, reconcile).await;
+}
+
+/// The peer id that a node is known by, before and after its first status.
+fn peer_of(node: &GridNode) -> Option<&str> {
+    node.spec.peer_id.as_deref().or(node.status.as_ref().and_then(|status| status.peer_id.as_deref()))
+}
+
+fn owner(labels: &std::collections::BTreeMap<String, String>) -> Option<ObjectRef<Guarded<GridNode>>> {
+    labels.get(build::NODE_LABEL).map(|name| ObjectRef::new(name))
+}
+
+async fn reconcile(node: Arc<GridNode>, context: Arc<Context>) -> Result<Action, Error> {
+    let api: Api<GridNode> = Api::all(context.client.clone());
+    // What is signed hangs on the status, so it must be the newest one and not a cached one.
+    let Some(node) = api.get_opt(&node.name_any()).await? else { return Ok(Action::await_change()) };
+    let outcome = finalizer::finalizer(&api, FINALIZER, Arc::new(node), |event| async {
+        match event {
+            Event::Apply(node) => reconcile_live(&node, &context).await,
+            Event::Cleanup(node) => drain::drain(&node, &context).await,
+        }
+    });
+    outcome.await.or_else(finalizers::unwrap)
+}
+
+async fn reconcile_live(node: &GridNode, context: &Context) -> Result<Action, Error> {
+    let refs = dereference::dereference(node, context).await?;
+    let now = (context.clock)();
+    let validated = match validate::validate(node, &refs) {
+        Ok(validated) => validated,
+        Err(finding) => {
+            status::update(node, &status::refused(node, finding, now), context).await?;
+            return Ok(Action::requeue(LOOK_AGAIN));
+        }
+    };
+    let wanted = build::build(&validated, Draining::No, &context.config);
+    let admission = if validated.approved { Admission::Approved } else { Admission::Refused };
+    let applied = apply::apply(wanted, admission, context).await?;
+    let next = registration::next_move(node, &validated, &refs);
+    let moved = match &refs.network {
+        Some(network) => registration::carry_out(next, &validated, network, context).await?,
+        None => registration::Moved::default(),
+    };
+    let status = status::of(node, &validated, &refs, &applied, &moved, now);
+    status::update(node, &status, context).await?;
+    Ok(next_look(&status, context))
+}
+
+/// While a transaction is on its way the chain is asked often.
+fn next_look(status: &crate::api::grid_node::GridNodeStatus, context: &Context) -> Action {
+    use crate::api::refs::TransactionState::{Failed, Finalized};
+    let moving = status.registration.as_ref().is_some_and(|transaction| !matches!(transaction.state, Finalized | Failed));
+    Action::requeue(if moving { context.config.chain_poll() } else { LOOK_AGAIN })
+}
