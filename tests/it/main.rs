@@ -1,12 +1,5 @@
 //! One integration binary: a module per question.
 
-#[cfg(feature = "kubernetes")]
-mod chart;
-#[cfg(feature = "cli")]
-mod cli;
-mod docs;
-#[cfg(feature = "kubernetes")]
-mod examples;
 // Everything here is a test, also the parts that clippy does not see as one.
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic)]
 
@@ -16,10 +9,17 @@ mod chain;
 mod chain_anvil;
 #[cfg(feature = "chain")]
 mod chain_gas;
-#[cfg(feature = "chain")]
-mod reward_tree;
+#[cfg(feature = "kubernetes")]
+mod chart;
+#[cfg(feature = "cli")]
+mod cli;
+mod docs;
+#[cfg(feature = "kubernetes")]
+mod examples;
 #[cfg(feature = "gateway")]
 mod gateway;
 mod grid;
+#[cfg(feature = "chain")]
+mod reward_tree;
 #[cfg(feature = "gateway")]
 mod store;
