@@ -16,8 +16,13 @@ mod chain;
 mod chain_anvil;
 #[cfg(feature = "chain")]
 mod chain_gas;
-#[cfg(feature = "chain")]
-mod reward_tree;
+#[cfg(feature = "kubernetes")]
+mod chart;
+#[cfg(feature = "cli")]
+mod cli;
+mod docs;
+#[cfg(feature = "kubernetes")]
+mod examples;
 #[cfg(feature = "gateway")]
 mod gateway;
 mod grid;
@@ -32,5 +37,7 @@ mod engine_files;
 mod engine_oracle;
 #[cfg(feature = "inference")]
 mod engine_speed;
+#[cfg(feature = "chain")]
+mod reward_tree;
 #[cfg(feature = "gateway")]
 mod store;
