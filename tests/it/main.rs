@@ -3,13 +3,6 @@
 // Everything here is a test, also the parts that clippy does not see as one.
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic)]
 
-#[cfg(feature = "kubernetes")]
-mod chart;
-#[cfg(feature = "cli")]
-mod cli;
-mod docs;
-#[cfg(feature = "kubernetes")]
-mod examples;
 #[cfg(feature = "chain")]
 mod chain;
 #[cfg(feature = "chain")]
@@ -21,12 +14,6 @@ mod chart;
 #[cfg(feature = "cli")]
 mod cli;
 mod docs;
-#[cfg(feature = "kubernetes")]
-mod examples;
-#[cfg(feature = "gateway")]
-mod gateway;
-mod grid;
-mod worker;
 #[cfg(feature = "inference")]
 mod engine;
 #[cfg(feature = "inference")]
@@ -37,7 +24,13 @@ mod engine_files;
 mod engine_oracle;
 #[cfg(feature = "inference")]
 mod engine_speed;
+#[cfg(feature = "kubernetes")]
+mod examples;
+#[cfg(feature = "gateway")]
+mod gateway;
+mod grid;
 #[cfg(feature = "chain")]
 mod reward_tree;
 #[cfg(feature = "gateway")]
 mod store;
+mod worker;
