@@ -116,7 +116,7 @@ pub struct Settings {
     pub epoch_grace: Duration,
     pub storage_challenge: Duration,
     pub compute_challenge: Duration,
-    /// Silence after which a lease is lost: three heartbeats.
+    /// Silence after which a lease is lost: three heartbeats, and slack for a loaded machine.
     pub heartbeat_limit: Duration,
     pub stall: Duration,
     pub online_wait: Duration,
@@ -155,7 +155,7 @@ impl Default for Settings {
             epoch_grace: Duration::from_secs(5),
             storage_challenge: Duration::from_secs(60),
             compute_challenge: Duration::from_secs(900),
-            heartbeat_limit: Duration::from_secs(3),
+            heartbeat_limit: Duration::from_secs(4),
             stall: Duration::from_secs(300),
             online_wait: Duration::from_secs(10),
             online_queue: 64,
