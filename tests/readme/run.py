@@ -99,9 +99,10 @@ class Reader:
 
     def name_peer(self):
         """What the admin does with the peer id that keygen printed."""
-        identity = json.loads(run("grid-worker id --key-file node.key -o json", self.env, self.folder).stdout)
+        identity = run("grid-worker id --key-file node.key", self.env, self.folder).stdout
+        peer = re.search(r"16Uiu2HA\w+", identity).group()
         path = self.folder / "docs" / "examples" / "node-external.yaml"
-        path.write_text(re.sub(r"peerID: \S+", f"peerID: {identity['peerId']}", path.read_text()))
+        path.write_text(re.sub(r"peerID: \S+", f"peerID: {peer}", path.read_text()))
 
     def run_worker(self, command):
         status = json.loads(kubectl(self.env, "get", "gridnetwork", self.network, "-o", "json"))["status"]
