@@ -238,6 +238,8 @@ reasons! {
     DryRun,
     /// The contract's root is not the one of the last report that is known here.
     RootMismatch,
+    /// The guardian dropped the epoch in its window.
+    EpochDropped,
     /// The leaves of the last report are gone; they can be rebuilt from the calldata of its transaction.
     LeavesMissing,
 }

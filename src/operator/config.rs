@@ -44,6 +44,10 @@ pub struct OperatorConfig {
     /// How often the chain is asked while something is on its way there.
     #[arg(long, env = "GRID_CHAIN_POLL_SECONDS", default_value_t = 2, value_parser = clap::value_parser!(u32).range(1..=60))]
     pub chain_poll_seconds: u32,
+    /// Test hook: ends the process once, right after this step of a report was written down (Planned, Signed, Sent, Included,
+    /// Finalized, Active).
+    #[arg(long, env = "GRID_CRASH_AFTER", hide = true)]
+    pub crash_after: Option<String>,
 }
 
 impl OperatorConfig {
