@@ -16,6 +16,8 @@ pub mod condition {
     pub const REPORTER_READY: &str = "ReporterReady";
     /// All of the above.
     pub const READY: &str = "Ready";
+    /// Every epoch that is over is reported; set by the epoch loop, no part of Ready.
+    pub const REPORTS_CURRENT: &str = "ReportsCurrent";
 }
 
 /// What an admin says about a grid.

@@ -236,10 +236,16 @@ reasons! {
     RewardsActive,
     /// spec.rewards.dryRun keeps the report from the chain.
     DryRun,
-    /// The contract's root is not the one of the last report that is known here.
+    /// The contract has another root for this epoch; somebody else reported it. Nothing more is reported until a person looked.
     RootMismatch,
-    /// The guardian dropped the epoch in its window.
+    /// The contract's allocated total is not the one of the last report that is known here; nothing is reported on top of it.
+    LedgerMismatch,
+    /// The guardian dropped the epoch in its window; delete the report to have it planned anew.
     EpochDropped,
+    /// The report was signed with another reporter key than the network has now.
+    ReporterChanged,
+    /// The report cannot be made, for example because it has more nodes than one transaction can carry.
+    ReportImpossible,
     /// The leaves of the last report are gone; they can be rebuilt from the calldata of its transaction.
     LeavesMissing,
 }

@@ -39,15 +39,26 @@ pub struct OperatorConfig {
     #[arg(long, env = "GRID_CONCURRENCY", default_value_t = 8, value_parser = clap::value_parser!(u16).range(1..=64))]
     pub concurrency: u16,
     /// Contribution reports that are kept once they are active.
-    #[arg(long, env = "GRID_KEEP_REPORTS", default_value_t = 200, value_parser = clap::value_parser!(u32).range(2..=10_000))]
+    #[arg(long, env = "GRID_KEEP_REPORTS", default_value_t = 50, value_parser = clap::value_parser!(u32).range(2..=10_000))]
     pub keep_reports: u32,
     /// How often the chain is asked while something is on its way there.
     #[arg(long, env = "GRID_CHAIN_POLL_SECONDS", default_value_t = 2, value_parser = clap::value_parser!(u32).range(1..=60))]
     pub chain_poll_seconds: u32,
-    /// Test hook: ends the process once, right after this step of a report was written down (Planned, Signed, Sent, Included,
-    /// Finalized, Active).
-    #[arg(long, env = "GRID_CRASH_AFTER", hide = true)]
-    pub crash_after: Option<String>,
+    /// Test hook: the process exits with code 70 right after it wrote down that a report reached this state. For crash
+    /// tests only; a production operator that has it set never reports anything past that state.
+    #[arg(long, env = "GRID_CRASH_AFTER", value_enum)]
+    pub crash_after: Option<CrashAfter>,
+}
+
+/// States of a report after which a test lets the operator crash.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, clap::ValueEnum)]
+#[value(rename_all = "PascalCase")]
+pub enum CrashAfter {
+    Planned,
+    Signed,
+    Sent,
+    Included,
+    Finalized,
 }
 
 impl OperatorConfig {

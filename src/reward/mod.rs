@@ -7,6 +7,8 @@ pub mod tree;
 pub mod units;
 
 pub use allocation::{Allocation, AllocationError, NodeAmounts, NodeContribution, RewardSplit, allocate};
-pub use packed::{MAX_LEAVES, PackedError, pack_leaves, unpack_leaves};
+pub use packed::{
+    MAX_LEAVES, PackedError, checked_leaves, compress_leaves, decompress_leaves, pack_leaves, unpack_leaves,
+};
 pub use tree::{RewardLeaf, RewardProof, RewardTree, TreeDomain, TreeError, verify_proof};
 pub use units::{ComputeUnits, TokenCost};

@@ -1,5 +1,9 @@
 //! The leaves of a reward tree as they travel in the calldata of an epoch report: (20-byte node, 16-byte cumulative amount),
-//! by ascending node. Anyone can rebuild the tree from the chain alone.
+//! by ascending node. Anyone can rebuild the tree from the chain alone. Beside the report they are kept compressed (zstd).
+
+use std::io::Read;
+
+use alloy::primitives::{B256, keccak256};
 
 use super::tree::RewardLeaf;
 use crate::api::ids::{NodeAddress, Wei};
@@ -21,6 +25,10 @@ pub enum PackedError {
     Order(usize),
     #[error("leaf {0} has the amount zero")]
     Zero(usize),
+    #[error("the compressed leaves cannot be read: {0}")]
+    Compressed(String),
+    #[error("the leaves hash to {found}, the report says {expected}")]
+    Hash { expected: B256, found: B256 },
 }
 
 /// Packs leaves that ascend by node.
@@ -49,6 +57,30 @@ pub fn unpack_leaves(packed: &[u8]) -> Result<Vec<RewardLeaf>, PackedError> {
         leaves.push(leaf);
     }
     Ok(leaves)
+}
+
+/// Packed leaves as they are stored (`leaves.zst`).
+pub fn compress_leaves(packed: &[u8]) -> Result<Vec<u8>, PackedError> {
+    zstd::encode_all(packed, 9).map_err(|error| PackedError::Compressed(error.to_string()))
+}
+
+/// Reads stored leaves and checks them against the report's data hash (keccak256 of the packed bytes). Never inflates more
+/// than a report can hold.
+pub fn decompress_leaves(compressed: &[u8], data_hash: B256) -> Result<Vec<RewardLeaf>, PackedError> {
+    let broken = |error: std::io::Error| PackedError::Compressed(error.to_string());
+    let mut packed = Vec::new();
+    let limit = (MAX_LEAVES * LEAF) as u64 + 1;
+    zstd::Decoder::new(compressed).map_err(broken)?.take(limit).read_to_end(&mut packed).map_err(broken)?;
+    checked_leaves(&packed, data_hash)
+}
+
+/// Reads packed leaves, for example from calldata, and checks them against a data hash.
+pub fn checked_leaves(packed: &[u8], data_hash: B256) -> Result<Vec<RewardLeaf>, PackedError> {
+    let found = keccak256(packed);
+    if found != data_hash {
+        return Err(PackedError::Hash { expected: data_hash, found });
+    }
+    unpack_leaves(packed)
 }
 
 fn unpack(bytes: &[u8]) -> RewardLeaf {
@@ -85,6 +117,18 @@ mod tests {
         assert_eq!(unpack_leaves(&pack_leaves(&[leaf(2, 1), leaf(1, 1)])), Err(PackedError::Order(1)));
         assert_eq!(unpack_leaves(&pack_leaves(&[leaf(1, 1), leaf(1, 2)])), Err(PackedError::Order(1)));
         assert_eq!(unpack_leaves(&pack_leaves(&[leaf(1, 0)])), Err(PackedError::Zero(0)));
+    }
+
+    #[test]
+    fn stored_leaves_come_back_only_under_their_hash() {
+        let leaves = vec![leaf(1, 7), leaf(2, 9)];
+        let packed = pack_leaves(&leaves);
+        let stored = compress_leaves(&packed).unwrap();
+        assert_eq!(decompress_leaves(&stored, keccak256(&packed)), Ok(leaves));
+        assert!(matches!(decompress_leaves(&stored, B256::ZERO), Err(PackedError::Hash { .. })));
+        assert!(matches!(decompress_leaves(b"no zstd", keccak256(&packed)), Err(PackedError::Compressed(_))));
+        let bomb = zstd::encode_all(&vec![0; 10 << 20][..], 1).unwrap();
+        assert!(decompress_leaves(&bomb, keccak256(vec![0; 10 << 20])).is_err(), "only as much as a report holds is read");
     }
 
     proptest! {

@@ -1,243 +1,257 @@
-//! Pure: the next step of a written report, from its status and what the contract says.
+//! Pure: what to do next with each report, and whether the next epoch is to be planned. Decided from what is written down and
+//! what the contract says, never from what this process remembers, so a restart decides the same.
 
+use super::report::{Report, is_under_way};
 use crate::{
-    api::{
-        conditions::Finding,
-        contribution_report::{ContributionReport, ReportState},
-        reasons::Reason,
-        refs::{TransactionState, TransactionStatus},
-    },
-    chain::{
-        OutboxRecord, OutboxState,
-        rewards::{EpochReport, EpochState, PendingEpoch, Standing},
-    },
-    operator::chains::record_of,
+    api::ids::{EpochNumber, Wei},
+    chain::{ContractParameters, OutboxState, rewards::EpochState},
 };
 
-/// The contract at the newest and at the last final block, and the newest block's time in unix seconds.
+/// Seconds that an activation waits for the report of the next epoch.
+const PATIENCE: u64 = 30;
+
+/// What the chain says, read in this order: the final state first, so that the head is never older.
 #[derive(Debug, Clone, Copy)]
-pub struct Readings {
-    pub latest: EpochState,
+pub struct ChainView {
+    pub parameters: ContractParameters,
+    /// Number of the final block.
+    pub final_block: u64,
+    /// The contract at that block.
     pub finalized: EpochState,
-    pub head_time: u64,
+    /// The contract at the head.
+    pub latest: EpochState,
+    /// Unix seconds of the head: the clock by which the contract judges.
+    pub time: u64,
 }
 
-/// Exactly one per reconcile; what it changes is written down before the next one.
-#[derive(Debug, Clone, PartialEq)]
+/// What the network's spec says about sending.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Sending {
+    Allowed,
+    /// spec.rewards.dryRun
+    DryRun,
+    /// spec.paused
+    Paused,
+}
+
+/// The next thing to do with one report.
+#[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Step {
-    /// Nothing is left to do.
-    Done,
-    Wait(Finding),
-    /// Nothing goes on until somebody acts.
-    Stalled(Finding),
-    PlanSubmit,
-    PlanActivate(PendingEpoch),
-    FollowSubmit(Box<OutboxRecord>),
-    FollowActivate(Box<OutboxRecord>),
-    /// It is in a final block.
-    Conclude(ReportState),
+    /// Sign, send or follow its submission.
+    Submit,
+    /// Sign, send or follow its activation.
+    Activate,
+    /// It stays as it is.
+    Held(Sending),
+    /// Its window is open until then (unix seconds).
+    Window { active_at: u64 },
+    /// The report of the next epoch activates it on the way.
+    ActivatedByNext { active_at: u64 },
+    /// The root is live in a final block.
+    Live,
+    /// Something is in a block that is not final yet, or an endpoint lags.
+    Wait(&'static str),
+    /// It was never signed and no longer fits the chain: away with it, and plan anew.
+    Discard,
+    Stuck(Stuck),
 }
 
-pub fn decide(report: &ContributionReport, chain_report: &EpochReport, readings: &Readings) -> Step {
-    let status = report.status.clone().unwrap_or_default();
-    if status.state == ReportState::Active {
-        return Step::Done;
-    }
-    if report.spec.dry_run {
-        return Step::Wait(Finding::no(Reason::DryRun, "spec.rewards.dryRun of the GridNetwork keeps it from the chain"));
-    }
-    if status.state == ReportState::Finalized {
-        return activate(status.activate.as_ref(), chain_report, readings);
-    }
-    match status.submit.as_ref().and_then(record_of) {
-        Some(record) if !record.is_finished() => Step::FollowSubmit(Box::new(record)),
-        Some(OutboxRecord { state: OutboxState::Finalized { .. }, .. }) => Step::Conclude(ReportState::Finalized),
-        Some(OutboxRecord { state: OutboxState::Failed { refusal, .. }, .. }) => {
-            let again = refusal.passes_with_time;
-            unsent(chain_report, readings, (!again).then(|| refusal.to_string()))
-        }
-        _ => unsent(chain_report, readings, None),
-    }
+/// What only a person can resolve.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Stuck {
+    /// The contract has another root for this epoch.
+    OtherRoot { root: String },
+    /// The guardian dropped it in its window.
+    Dropped,
+    /// Its transaction was mined and reverted, in words.
+    Reverted(String),
+    /// The contract's reports and ours have parted.
+    Parted(String),
 }
 
-/// Nothing of it is on its way. `failure`: an earlier try was reverted for good.
-fn unsent(report: &EpochReport, readings: &Readings, failure: Option<String>) -> Step {
-    match (report.standing(&readings.latest), failure) {
-        (Standing::Due, None) => Step::PlanSubmit,
-        (Standing::Due, Some(message)) => Step::Stalled(Finding::yes(Reason::TransactionReverted, message)),
-        (Standing::TooEarly { next }, _) => {
-            Step::Wait(Finding::no(Reason::ReportPending, format!("epoch {next} has to be reported first")))
-        }
-        (Standing::Conflict { root }, _) => {
-            let message = format!("the contract has another root for this epoch: {root}");
-            Step::Stalled(Finding::yes(Reason::RootMismatch, message))
-        }
-        (Standing::Reported, _) => match report.standing(&readings.finalized) {
-            Standing::Reported => Step::Conclude(ReportState::Finalized),
-            _ => Step::Wait(Finding::no(Reason::ReportPending, "it is on chain but not final yet")),
-        },
-        (Standing::Past, _) => Step::Conclude(ReportState::Active),
+/// The steps of all reports that are not live yet, by ascending epoch. `reports` ascend.
+pub fn steps(reports: &[Report], chain: &ChainView, sending: Sending) -> Vec<(usize, Step)> {
+    let open = reports.iter().enumerate().filter(|(_, report)| !report.is_active());
+    open.map(|(index, report)| (index, step(report, &neighbours(reports, index), chain, sending))).collect()
+}
+
+struct Neighbours<'a> {
+    before: Option<&'a Report>,
+    after: Option<&'a Report>,
+}
+
+/// Real reports only: dry ones never meet the chain.
+fn neighbours(reports: &[Report], index: usize) -> Neighbours<'_> {
+    let real = |report: &&Report| !report.is_dry_run();
+    Neighbours {
+        before: reports.iter().take(index).filter(real).next_back(),
+        after: reports.iter().skip(index + 1).find(real),
     }
 }
 
-/// The report is final; its root becomes live when the window is over. Anybody may do that, and the next report does it too.
-fn activate(status: Option<&TransactionStatus>, report: &EpochReport, readings: &Readings) -> Step {
-    let is_ours = |pending: &PendingEpoch| pending.epoch == report.epoch;
-    let EpochState { next_epoch, pending, .. } = readings.finalized;
-    if next_epoch > report.epoch && !pending.as_ref().is_some_and(is_ours) {
-        return Step::Conclude(ReportState::Active);
+fn step(report: &Report, beside: &Neighbours<'_>, chain: &ChainView, sending: Sending) -> Step {
+    if report.is_dry_run() {
+        return if sending == Sending::DryRun { Step::Held(Sending::DryRun) } else { Step::Discard };
     }
-    if let Some(record) = status.and_then(record_of).filter(|record| !record.is_finished()) {
-        return Step::FollowActivate(Box::new(record));
+    if is_under_way(report.submit.as_ref()) {
+        return Step::Submit;
     }
-    match readings.latest.pending.filter(is_ours) {
-        Some(pending) if readings.latest.can_activate(readings.head_time) => Step::PlanActivate(pending),
-        Some(pending) => Step::Wait(Finding::no(Reason::WindowOpen, format!("the window ends at {} (unix seconds)", pending.active_at))),
-        None if readings.latest.next_epoch <= report.epoch => {
-            let message = "the epoch was dropped in its window by the guardian; see EpochDropped in the contract's events";
-            Step::Stalled(Finding::yes(Reason::EpochDropped, message))
+    if report.epoch < chain.finalized.next_epoch {
+        return after_final(report, beside, chain, sending);
+    }
+    before_final(report, beside, chain, sending)
+}
+
+/// The epoch is reported, by whomever, in a final block.
+fn after_final(report: &Report, beside: &Neighbours<'_>, chain: &ChainView, sending: Sending) -> Step {
+    let state = &chain.finalized;
+    let is_last = state.last_epoch() == Some(report.epoch);
+    let by_us = matches!(report.submit.as_ref().map(|record| &record.state), Some(OutboxState::Finalized { .. }));
+    match () {
+        () if is_last && report.sum() == state.last_report() => {}
+        () if is_last => return Step::Stuck(Stuck::OtherRoot { root: state.last_report().0.to_string() }),
+        // Later epochs are on chain: ours went before them, or nothing was added since.
+        () if by_us || report.sum() == state.last_report() || beside.after.is_some_and(Report::is_active) => {}
+        () => {
+            let words = format!("epochs up to {} are on chain without this one's root", state.next_epoch.0.saturating_sub(1));
+            return Step::Stuck(Stuck::Parted(words));
         }
-        None => Step::Wait(Finding::no(Reason::WindowOpen, "it is live but not final yet")),
+    }
+    match state.pending {
+        Some(pending) if pending.epoch == report.epoch => {
+            activation(report, beside, chain, sending, pending.active_at)
+        }
+        _ => Step::Live,
     }
 }
 
-/// How far the submitting transaction is, as the report's own state.
-pub fn state_of(transaction: TransactionState) -> ReportState {
-    match transaction {
-        TransactionState::Planned | TransactionState::Failed => ReportState::Planned,
-        TransactionState::Signed => ReportState::Signed,
-        TransactionState::Sent => ReportState::Sent,
-        TransactionState::Included => ReportState::Included,
-        TransactionState::Finalized => ReportState::Finalized,
+/// Activation is progress for everybody who is owed money, so a pause does not stop it.
+fn activation(
+    report: &Report,
+    beside: &Neighbours<'_>,
+    chain: &ChainView,
+    sending: Sending,
+    active_at: u64,
+) -> Step {
+    if is_under_way(report.activate.as_ref()) {
+        return Step::Activate;
     }
+    if chain.latest.pending.is_none_or(|pending| pending.epoch != report.epoch) {
+        return Step::Wait("the activation is in a block that is not final yet");
+    }
+    if chain.time < active_at {
+        return Step::Window { active_at };
+    }
+    match beside.after {
+        // The report of the next epoch activates this one and saves the transaction. Not for long: it may be refused.
+        Some(next) if is_under_way(next.submit.as_ref()) => Step::ActivatedByNext { active_at },
+        Some(next) if next.submit.is_some() && sending == Sending::Allowed && chain.time < active_at + PATIENCE => {
+            Step::ActivatedByNext { active_at }
+        }
+        _ => Step::Activate,
+    }
+}
+
+/// No final block has a report of the epoch.
+fn before_final(report: &Report, beside: &Neighbours<'_>, chain: &ChainView, sending: Sending) -> Step {
+    if let Some(OutboxState::Finalized { inclusion }) = report.submit.as_ref().map(|record| &record.state) {
+        // It was there, in a final block, and is no more. An endpoint that lags shows the same picture.
+        return if chain.final_block < inclusion.block_number || report.epoch < chain.latest.next_epoch {
+            Step::Wait("the endpoint lags behind the final block")
+        } else {
+            Step::Stuck(Stuck::Dropped)
+        };
+    }
+    let next = chain.latest.next_epoch;
+    if report.epoch < next {
+        return Step::Wait("the epoch is reported in a block that is not final yet");
+    }
+    if report.epoch > next {
+        let behind = report.epoch > chain.finalized.next_epoch;
+        return if behind { Step::Discard } else { Step::Wait("an endpoint lags") };
+    }
+    if let Some(OutboxState::Failed { refusal, .. }) = report.submit.as_ref().map(|record| &record.state)
+        && !refusal.passes_with_time
+        && refusal.name != "WrongEpoch"
+    {
+        return Step::Stuck(Stuck::Reverted(refusal.to_string()));
+    }
+    if sending != Sending::Allowed {
+        return Step::Held(sending);
+    }
+    match beside.before {
+        // One in flight: the submission would make the activation revert.
+        Some(before) if is_under_way(before.activate.as_ref()) => Step::Wait("the epoch before is being activated"),
+        Some(before) if !before.is_active() && in_window(chain) => Step::Wait("the window of the epoch before is open"),
+        _ => Step::Submit,
+    }
+}
+
+fn in_window(chain: &ChainView) -> bool {
+    chain.latest.pending.is_some_and(|pending| chain.time < pending.active_at)
+}
+
+/// Whether the next epoch is to be planned.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Next {
+    Plan {
+        epoch: EpochNumber,
+        /// Index of the report whose leaves are continued.
+        after: Option<usize>,
+        /// What the pool can still give.
+        pool: Wei,
+    },
+    /// It is over at that time (unix seconds).
+    NotOver { epoch: EpochNumber, ends_at: u64 },
+    /// A report before it is not in a final block yet.
+    Busy,
+    Stuck(Stuck),
+}
+
+/// What comes after `reports`, which ascend and hold nothing that is stuck or to be discarded.
+pub fn next(reports: &[Report], chain: &ChainView, sending: Sending) -> Next {
+    let state = &chain.finalized;
+    let real = reports.iter().rposition(|report| !report.is_dry_run());
+    let held = |report: &Report| sending == Sending::DryRun && report.is_untouched();
+    let mut pool = state.reward_pool;
+    if let Some(report) = real.and_then(|index| reports.get(index))
+        && report.epoch >= state.next_epoch
+        && !held(report)
+    {
+        return Next::Busy;
+    }
+    let last = if sending == Sending::DryRun { reports.len().checked_sub(1) } else { real };
+    let before = last.and_then(|index| reports.get(index));
+    let ahead = before.filter(|report| report.epoch >= state.next_epoch);
+    match (ahead, before) {
+        // Dry runs go on from one another; what they gave away is gone for the next.
+        (Some(dry), _) => {
+            let given = dry.total.0.saturating_sub(state.last_report().1.0);
+            pool = Wei(pool.0.saturating_sub(given));
+        }
+        (None, Some(report)) if report.sum() == state.last_report() => {}
+        (None, None) if state.last_report().1.0 == 0 => {}
+        (None, _) => return Next::Stuck(Stuck::Parted(parted(before, state))),
+    }
+    let epoch = ahead.map_or(state.next_epoch, |report| EpochNumber(report.epoch.0.saturating_add(1)));
+    let ends_at = chain.parameters.epoch_end(epoch);
+    if chain.time < ends_at {
+        return Next::NotOver { epoch, ends_at };
+    }
+    Next::Plan { epoch, after: last, pool }
+}
+
+fn parted(before: Option<&Report>, state: &EpochState) -> String {
+    let ours = before.map_or_else(
+        || "there is no report here".to_owned(),
+        |report| format!("the last report here is {} with {} wei", report.name(), report.total),
+    );
+    let (root, total) = state.last_report();
+    format!(
+        "the contract stands before epoch {} with {total} wei allocated under root {root}, but {ours}; restore the missing ContributionReports",
+        state.next_epoch
+    )
 }
 
 #[cfg(test)]
-mod tests {
-    use alloy::primitives::{B256, Bytes};
-
-    use super::*;
-    use crate::{
-        api::{
-            contribution_report::ContributionReportStatus,
-            ids::{EpochNumber, NodeAddress, Wei},
-        },
-        chain::{Intent, IntentKind, Refusal, TxCall, outbox::Inclusion},
-        operator::chains::status_of,
-    };
-
-    const ROOT: B256 = B256::repeat_byte(0x11);
-
-    fn chain_report() -> EpochReport {
-        EpochReport { epoch: EpochNumber(3), root: ROOT, cumulative_total: Wei(10), leaves: Vec::new() }
-    }
-
-    fn report(state: ReportState, submit: Option<OutboxState>) -> ContributionReport {
-        let mut report: ContributionReport = serde_json::from_value(serde_json::json!({
-            "apiVersion": "xdcgrid.io/v1alpha1", "kind": "ContributionReport", "metadata": {"name": "demo-3"},
-            "spec": {"networkRef": {"name": "demo"}, "epoch": 3, "root": ROOT.to_string(), "cumulativeWei": "10", "allocatedWei": "1",
-                "allocated": "0", "leaves": {"configMap": "x", "dataHash": "0x"}, "reporter": "0x", "auditSecret": "",
-                "totals": {"nodes": 0, "requests": 0, "promptTokens": 0, "outputTokens": 0, "units": "0"}},
-        }))
-        .unwrap();
-        let submit = submit.map(|state| {
-            let call = TxCall { to: None, value: Wei(0), data: Bytes::new() };
-            let intent = Intent { kind: IntentKind::SubmitEpoch, key: "epoch/3".into(), call };
-            status_of(&OutboxRecord { state, ..OutboxRecord::plan(intent, NodeAddress([1; 20]), 51) }).unwrap()
-        });
-        report.status = Some(ContributionReportStatus { state, submit, ..ContributionReportStatus::default() });
-        report
-    }
-
-    fn state(next: u64, pending: Option<u64>, root: B256, total: u128) -> EpochState {
-        EpochState {
-            next_epoch: EpochNumber(next),
-            pending: pending.map(|epoch| PendingEpoch { epoch: EpochNumber(epoch), root, total: Wei(total), active_at: 100 }),
-            live_root: if pending.is_some() { B256::ZERO } else { root },
-            live_total: if pending.is_some() { Wei(0) } else { Wei(total) },
-            claimed_total: Wei(0),
-            reward_pool: Wei(0),
-            stake_total: Wei(0),
-        }
-    }
-
-    fn step(report: &ContributionReport, latest: EpochState, finalized: EpochState, head_time: u64) -> Step {
-        decide(report, &chain_report(), &Readings { latest, finalized, head_time })
-    }
-
-    fn inclusion() -> Inclusion {
-        Inclusion {
-            hash: B256::ZERO,
-            block_number: 1,
-            block_hash: B256::ZERO,
-            succeeded: true,
-            gas_used: 1,
-            fee: Wei(1),
-            contract: None,
-        }
-    }
-
-    #[test]
-    fn a_written_report_is_submitted_when_it_is_its_turn() {
-        let planned = report(ReportState::Planned, None);
-        let due = state(3, None, B256::ZERO, 0);
-        assert_eq!(step(&planned, due, due, 0), Step::PlanSubmit);
-        let early = state(2, None, B256::ZERO, 0);
-        assert!(matches!(step(&planned, early, early, 0), Step::Wait(_)));
-    }
-
-    #[test]
-    fn a_report_that_is_on_chain_is_never_sent_again_even_when_its_record_is_lost() {
-        let planned = report(ReportState::Planned, None);
-        let due = state(3, None, B256::ZERO, 0);
-        let reported = state(4, Some(3), ROOT, 10);
-        assert!(matches!(step(&planned, reported, due, 0), Step::Wait(_)), "not final yet");
-        assert_eq!(step(&planned, reported, reported, 0), Step::Conclude(ReportState::Finalized));
-        assert_eq!(step(&planned, state(5, None, B256::ZERO, 99), reported, 0), Step::Conclude(ReportState::Active));
-    }
-
-    #[test]
-    fn another_root_on_chain_stops_everything() {
-        let other = state(4, Some(3), B256::repeat_byte(2), 10);
-        let Step::Stalled(finding) = step(&report(ReportState::Planned, None), other, other, 0) else { panic!() };
-        assert_eq!(finding.reason, "RootMismatch");
-    }
-
-    #[test]
-    fn a_record_on_its_way_is_followed_whatever_the_contract_says() {
-        let sent = OutboxState::Sent { attempts: Vec::new(), sent_at: 0, missing_at: None };
-        let due = state(3, None, B256::ZERO, 0);
-        assert!(matches!(step(&report(ReportState::Sent, Some(sent)), due, due, 0), Step::FollowSubmit(_)));
-        let finalized = OutboxState::Finalized { inclusion: inclusion() };
-        assert_eq!(step(&report(ReportState::Included, Some(finalized)), due, due, 0), Step::Conclude(ReportState::Finalized));
-    }
-
-    #[test]
-    fn a_revert_that_time_does_not_heal_needs_a_person() {
-        let due = state(3, None, B256::ZERO, 0);
-        let failed = |refusal| OutboxState::Failed { inclusion: inclusion(), refusal };
-        let for_good = Refusal::new("PoolTooSmall", "the pool is too small");
-        assert!(matches!(step(&report(ReportState::Planned, Some(failed(for_good.clone()))), due, due, 0), Step::Stalled(_)));
-        let later = Refusal { passes_with_time: true, ..for_good };
-        assert_eq!(step(&report(ReportState::Planned, Some(failed(later))), due, due, 0), Step::PlanSubmit);
-    }
-
-    #[test]
-    fn a_final_report_waits_for_its_window_and_is_activated_once() {
-        let finalized = report(ReportState::Finalized, None);
-        let pending = state(4, Some(3), ROOT, 10);
-        assert!(matches!(step(&finalized, pending, pending, 99), Step::Wait(_)));
-        assert!(matches!(step(&finalized, pending, pending, 100), Step::PlanActivate(_)));
-        let live = state(4, None, ROOT, 10);
-        assert!(matches!(step(&finalized, live, pending, 100), Step::Wait(_)), "live, but not final");
-        assert_eq!(step(&finalized, live, live, 100), Step::Conclude(ReportState::Active));
-        assert_eq!(step(&report(ReportState::Active, None), live, live, 100), Step::Done);
-    }
-
-    #[test]
-    fn an_epoch_that_the_guardian_dropped_is_told() {
-        let dropped = state(3, None, B256::ZERO, 0);
-        let Step::Stalled(finding) = step(&report(ReportState::Finalized, None), dropped, dropped, 0) else { panic!() };
-        assert_eq!(finding.reason, "EpochDropped");
-    }
-}
+mod tests;

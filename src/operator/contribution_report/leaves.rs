@@ -1,124 +1,103 @@
-//! The leaves of a report: packed and compressed in a ConfigMap of the operator's namespace, and read back only when they hash
-//! to the root that they were written for.
+//! The ConfigMap with a report's leaves. Its name holds their hash and its data never change, so whatever a report refers to
+//! stays what it was.
 
-use std::{
-    collections::BTreeMap,
-    sync::{Arc, Mutex, PoisonError},
-};
+use std::collections::BTreeMap;
 
-use alloy::primitives::{B256, keccak256};
+use alloy::sol_types::SolCall;
 use k8s_openapi::{
     ByteString,
     api::core::v1::ConfigMap,
-    apimachinery::pkg::apis::meta::v1::ObjectMeta,
+    apimachinery::pkg::apis::meta::v1::{ObjectMeta, OwnerReference},
 };
-use kube::{Api, ResourceExt};
+use kube::{Api, Resource, ResourceExt};
 
+pub use super::cache::EarningsCache;
+use super::{MANAGER, report::Report};
 use crate::{
     api::{
         contribution_report::ContributionReport,
         grid_network::GridNetwork,
         ids::{NodeAddress, Wei},
     },
-    operator::{context::Context, error::Error, grid_network::validate::identity},
-    reward::{MAX_LEAVES, RewardTree, TreeDomain, unpack_leaves},
+    chain::{OutboxRecord, bindings::GridComputingRewards::submitEpochCall},
+    operator::{context::Context, error::Error, write},
+    reward::{RewardLeaf, checked_leaves, decompress_leaves},
 };
 
-/// Binary key of the ConfigMap.
+/// Key of the compressed leaves in the ConfigMap's `binaryData`.
 pub const KEY: &str = "leaves.zst";
-/// Packed leaves of the largest report.
-const MAX_PACKED: usize = MAX_LEAVES * 36;
 
-pub fn config_map_name(report: &str) -> String {
-    format!("{report}-leaves")
+fn api(context: &Context) -> Api<ConfigMap> {
+    Api::namespaced(context.client.clone(), &context.config.namespace)
 }
 
-/// The ConfigMap with the leaves of `tree`.
-pub fn config_map(report: &str, tree: &RewardTree) -> Result<ConfigMap, Error> {
-    let packed = zstd::bulk::compress(&tree.packed(), 9).map_err(|_| Error::Incomplete("leaves that can be packed"))?;
-    Ok(ConfigMap {
+/// Writes leaves down under their name. Until the report exists they belong to the network.
+pub async fn write(name: &str, leaves: Vec<u8>, network: &GridNetwork, context: &Context) -> Result<(), Error> {
+    if api(context).get_opt(name).await?.is_some() {
+        // The name is the hash: what is there is the same.
+        return Ok(());
+    }
+    let owner = network.controller_owner_ref(&()).map(plain);
+    write::apply(&api(context), MANAGER, config_map(name, leaves, owner)).await.map(drop)
+}
+
+/// Makes the report the owner of its leaves, so that they go when it goes.
+pub async fn adopt(report: &ContributionReport, context: &Context) -> Result<(), Error> {
+    let name = &report.spec.leaves.config_map;
+    let Some(found) = api(context).get_opt(name).await? else { return Ok(()) };
+    if found.owner_references().iter().any(|owner| Some(&owner.uid) == report.uid().as_ref()) {
+        return Ok(());
+    }
+    let data = found.binary_data.and_then(|mut data| data.remove(KEY)).unwrap_or_default();
+    let wanted = config_map(name, data.0, report.owner_ref(&()));
+    write::apply(&api(context), MANAGER, wanted).await.map(drop)
+}
+
+/// An owner that does not block: leaves may outlive it for a moment.
+fn plain(owner: OwnerReference) -> OwnerReference {
+    OwnerReference { controller: None, block_owner_deletion: None, ..owner }
+}
+
+fn config_map(name: &str, leaves: Vec<u8>, owner: Option<OwnerReference>) -> ConfigMap {
+    let labels = [("app.kubernetes.io/managed-by", "xdc-grid"), ("xdcgrid.io/leaves", "packed")];
+    ConfigMap {
         metadata: ObjectMeta {
-            name: Some(config_map_name(report)),
-            labels: Some([("app.kubernetes.io/managed-by".to_owned(), "xdc-grid-operator".to_owned())].into()),
+            name: Some(name.to_owned()),
+            labels: Some(labels.map(|(key, value)| (key.to_owned(), value.to_owned())).into()),
+            owner_references: owner.map(|owner| vec![owner]),
             ..ObjectMeta::default()
         },
-        binary_data: Some([(KEY.to_owned(), ByteString(packed))].into()),
+        binary_data: Some(BTreeMap::from([(KEY.to_owned(), ByteString(leaves))])),
+        immutable: Some(true),
         ..ConfigMap::default()
-    })
-}
-
-/// keccak256 of the packed leaves.
-pub fn data_hash(tree: &RewardTree) -> B256 {
-    keccak256(tree.packed())
-}
-
-/// The tree in a ConfigMap; `None` when it is not the tree of `root`.
-pub fn tree_in(found: &ConfigMap, domain: TreeDomain, root: B256) -> Option<RewardTree> {
-    let packed = found.binary_data.as_ref()?.get(KEY)?;
-    let packed = zstd::bulk::decompress(&packed.0, MAX_PACKED).ok()?;
-    let tree = RewardTree::build(domain, unpack_leaves(&packed).ok()?).ok()?;
-    (tree.root() == root).then_some(tree)
-}
-
-/// The tree of a report; `None` when its leaves are gone or are not those of its root.
-pub async fn tree_of(report: &ContributionReport, domain: TreeDomain, context: &Context) -> Result<Option<RewardTree>, Error> {
-    let Ok(root) = report.spec.root.parse::<B256>() else { return Ok(None) };
-    let api: Api<ConfigMap> = Api::namespaced(context.client.clone(), &context.config.namespace);
-    let found = api.get_opt(&report.spec.leaves.config_map).await?;
-    Ok(found.and_then(|found| tree_in(&found, domain, root)))
-}
-
-/// The earnings of the last active report, so that reading them for every node costs one read.
-#[derive(Default)]
-pub struct EarningsCache {
-    last: Mutex<Option<(String, Earnings)>>,
-}
-
-type Earnings = Arc<BTreeMap<NodeAddress, Wei>>;
-
-impl EarningsCache {
-    fn get(&self, report: &str) -> Option<Earnings> {
-        let last = self.last.lock().unwrap_or_else(PoisonError::into_inner);
-        last.as_ref().filter(|(name, _)| name == report).map(|(_, earnings)| earnings.clone())
-    }
-
-    fn set(&self, report: String, earnings: Earnings) {
-        *self.last.lock().unwrap_or_else(PoisonError::into_inner) = Some((report, earnings));
     }
 }
 
-/// What a node ever earned by reports that are live; `None` when that cannot be read here.
+/// The leaves of `report`: from its ConfigMap, else from calldata that any of `reports` was written down with. `None` when
+/// both are gone.
+pub async fn read(report: &Report, reports: &[Report], context: &Context) -> Result<Option<Vec<RewardLeaf>>, Error> {
+    let found = api(context).get_opt(&report.object.spec.leaves.config_map).await?;
+    Ok(stored(found.as_ref(), report).or_else(|| from_calldata(report, reports)))
+}
+
+/// What a node ever earned by reports that nodes can claim; `None` until the epoch loop has looked once. Asks nobody.
 pub async fn earned(network: &GridNetwork, node: NodeAddress, context: &Context) -> Result<Option<Wei>, Error> {
-    let last = network.status.as_ref().and_then(|status| status.last_active_epoch);
-    let (Some(epoch), Some(identity)) = (last, identity(network)) else { return Ok(None) };
-    let name = format!("{}-{epoch}", network.name_any());
-    if let Some(earnings) = context.earnings.get(&name) {
-        return Ok(Some(earnings.get(&node).copied().unwrap_or_default()));
-    }
-    let reports: Api<ContributionReport> = Api::all(context.client.clone());
-    let Some(report) = reports.get_opt(&name).await? else { return Ok(None) };
-    let domain = TreeDomain { chain_id: identity.chain_id, contract: identity.contract };
-    let Some(tree) = tree_of(&report, domain, context).await? else { return Ok(None) };
-    let earnings: Earnings = Arc::new(tree.leaves().map(|leaf| (leaf.node, leaf.cumulative)).collect());
-    let earned = earnings.get(&node).copied().unwrap_or_default();
-    context.earnings.set(name, earnings);
-    Ok(Some(earned))
+    Ok(context.earnings.earned(&network.name_any(), node))
 }
 
-#[cfg(test)]
-mod tests {
-    use super::*;
-    use crate::reward::RewardLeaf;
+fn stored(found: Option<&ConfigMap>, report: &Report) -> Option<Vec<RewardLeaf>> {
+    let data = found?.binary_data.as_ref()?.get(KEY)?;
+    decompress_leaves(&data.0, report.data_hash)
+        .inspect_err(|error| tracing::warn!(report = report.name(), %error, "the stored leaves are damaged"))
+        .ok()
+}
 
-    #[test]
-    fn leaves_are_believed_only_under_their_root() {
-        let domain = TreeDomain { chain_id: 51, contract: NodeAddress([9; 20]) };
-        let tree = RewardTree::build(domain, [RewardLeaf { node: NodeAddress([1; 20]), cumulative: Wei(5) }]).unwrap();
-        let stored = config_map("demo-3", &tree).unwrap();
-        assert_eq!(stored.name_any(), "demo-3-leaves");
-        assert_eq!(tree_in(&stored, domain, tree.root()), Some(tree.clone()));
-        assert_eq!(tree_in(&stored, domain, B256::repeat_byte(1)), None);
-        let elsewhere = TreeDomain { chain_id: 50, ..domain };
-        assert_eq!(tree_in(&stored, elsewhere, tree.root()), None);
-    }
+fn from_calldata(report: &Report, reports: &[Report]) -> Option<Vec<RewardLeaf>> {
+    let records = reports.iter().chain([report]).filter_map(|report| report.submit.as_ref());
+    let packed = records.filter_map(calldata_leaves);
+    packed.into_iter().find_map(|packed| checked_leaves(&packed, report.data_hash).ok())
+}
+
+fn calldata_leaves(record: &OutboxRecord) -> Option<Vec<u8>> {
+    Some(submitEpochCall::abi_decode(&record.intent.call.data).ok()?.leaves.to_vec())
 }

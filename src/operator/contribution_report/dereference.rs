@@ -1,0 +1,87 @@
+//! IO: the chain, the reporter's key and what was written down about the network's epochs.
+
+use std::collections::BTreeSet;
+
+use futures::future::try_join_all;
+use kube::{Api, ResourceExt, api::ListParams};
+
+use super::{decide::ChainView, report::{Report, ReportError}};
+use crate::{
+    api::{contribution_report::ContributionReport, grid_network::GridNetwork, ids::NodeAddress},
+    chain::{At, ChainClient, ChainError, ContractParameters},
+    operator::{context::Context, error::Error, runner::Guarded},
+    protocol::internal::EpochTotals,
+};
+
+/// Views of the contract that are asked at once.
+const AT_ONCE: usize = 8;
+
+/// The reports of a network by ascending epoch. The API server is asked, not the watch: a report that was written a moment ago
+/// must be seen.
+pub async fn reports(network: &GridNetwork, context: &Context) -> Result<Result<Vec<Report>, ReportError>, Error> {
+    let api: Api<Guarded<ContributionReport>> = Api::all(context.client.clone());
+    let name = network.name_any();
+    let prefix = format!("{name}-");
+    let mut reports = Vec::new();
+    for object in api.list(&ListParams::default()).await?.items {
+        match object.0 {
+            Ok(report) if report.spec.network_ref.name == name => match Report::read(report) {
+                Ok(report) => reports.push(report),
+                Err(error) => return Ok(Err(error)),
+            },
+            Ok(_) => {}
+            // It may be one of ours: nothing is decided without it.
+            Err(invalid) if invalid.metadata.name.as_ref().is_some_and(|found| epoch_of(found, &prefix)) => {
+                let name = invalid.metadata.name.unwrap_or_default();
+                return Ok(Err(ReportError { name, what: invalid.error }));
+            }
+            Err(_) => {}
+        }
+    }
+    reports.sort_by_key(|report| report.epoch);
+    Ok(Ok(reports))
+}
+
+fn epoch_of(name: &str, prefix: &str) -> bool {
+    name.strip_prefix(prefix).is_some_and(|rest| !rest.is_empty() && rest.bytes().all(|byte| byte.is_ascii_digit()))
+}
+
+/// Final state first: whatever is read later is never older, as long as one endpoint answers.
+pub async fn chain_view(chain: &ChainClient, context: &Context) -> Result<ChainView, ChainError> {
+    let parameters = parameters(chain, context).await?;
+    let final_block = chain.rpc().block(At::Finalized).await?.number;
+    Ok(ChainView {
+        parameters,
+        final_block,
+        finalized: chain.epoch_state(At::Number(final_block)).await?,
+        latest: chain.epoch_state(At::Latest).await?,
+        time: chain.head().await?.timestamp,
+    })
+}
+
+async fn parameters(chain: &ChainClient, context: &Context) -> Result<ContractParameters, ChainError> {
+    let (chain_id, contract) = (chain.chain_id(), chain.contract());
+    if let Some(known) = context.earnings.parameters(chain_id, contract) {
+        return Ok(known);
+    }
+    let parameters = chain.parameters().await?;
+    context.earnings.set_parameters(chain_id, contract, parameters);
+    Ok(parameters)
+}
+
+/// Which of the eligible nodes the contract holds a stake of in the block `at`. A node that is leaving still counts: what it
+/// did before is paid, and its stake still answers for it.
+pub async fn registered(
+    totals: &EpochTotals,
+    chain: &ChainClient,
+    at: u64,
+) -> Result<BTreeSet<NodeAddress>, ChainError> {
+    let eligible: Vec<NodeAddress> =
+        totals.nodes.iter().filter(|node| node.eligible).map(|node| node.address).collect();
+    let mut registered = BTreeSet::new();
+    for some in eligible.chunks(AT_ONCE) {
+        let found = try_join_all(some.iter().map(|node| chain.node(*node, At::Number(at)))).await?;
+        registered.extend(some.iter().zip(found).filter_map(|(node, found)| found.map(|_| *node)));
+    }
+    Ok(registered)
+}

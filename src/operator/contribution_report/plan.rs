@@ -1,0 +1,151 @@
+//! Pure: what one epoch amounts to, from the gateway's totals to the report and its leaves. The same input gives the same bytes.
+
+use std::collections::{BTreeMap, BTreeSet};
+
+use alloy::primitives::{B256, keccak256};
+
+use crate::{
+    api::{
+        contribution_report::{ContributionReportSpec, LeavesRef, ReportTotals},
+        grid_network::RewardSplit as SplitSpec,
+        ids::{EpochNumber, NodeAddress, Wei},
+        refs::NameRef,
+    },
+    protocol::internal::{EpochTotals, NodeTotals},
+    reward::{
+        ComputeUnits, NodeContribution, PackedError, RewardLeaf, RewardSplit, RewardTree, TreeDomain, TreeError, allocate,
+        allocation::AllocationError, compress_leaves,
+    },
+};
+
+/// Everything that a report is made of.
+#[derive(Debug, Clone)]
+pub struct Inputs<'a> {
+    pub network: &'a str,
+    pub epoch: EpochNumber,
+    pub domain: TreeDomain,
+    pub reporter: NodeAddress,
+    pub totals: &'a EpochTotals,
+    /// Nodes that the contract holds a stake of.
+    pub registered: &'a BTreeSet<NodeAddress>,
+    /// Leaves of the report before.
+    pub previous: &'a [RewardLeaf],
+    /// What this epoch may allocate.
+    pub budget: Wei,
+    pub split: RewardSplit,
+    pub dry_run: bool,
+}
+
+/// A report that is ready to be written down.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Planned {
+    pub name: String,
+    pub spec: ContributionReportSpec,
+    /// The packed leaves, compressed, for the ConfigMap that the spec names.
+    pub leaves: Vec<u8>,
+}
+
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+pub enum PlanError {
+    #[error("the gateway closed epoch {found} when it was asked for epoch {wanted}")]
+    OtherEpoch { wanted: EpochNumber, found: EpochNumber },
+    #[error("the gateway says that node {node} has {units:?} units, which is no number")]
+    Units { node: NodeAddress, units: String },
+    #[error("the sum of all units does not fit in 128 bits")]
+    UnitsOverflow,
+    #[error(transparent)]
+    Allocation(#[from] AllocationError),
+    #[error(transparent)]
+    Tree(#[from] TreeError),
+    #[error(transparent)]
+    Packed(#[from] PackedError),
+    #[error("the sum of all earnings does not fit in 128 bits")]
+    TotalOverflow,
+}
+
+/// What one epoch may allocate: as much as the network wants, the pool holds and the contract lets through.
+pub fn budget(wanted: Wei, pool: Wei, max_increase: Wei) -> Wei {
+    wanted.min(pool).min(max_increase)
+}
+
+/// Percentages of a GridNetwork as basis points.
+pub fn split(spec: &SplitSpec) -> Result<RewardSplit, AllocationError> {
+    let points = |percent: i32| u16::try_from(percent).unwrap_or(0).saturating_mul(100);
+    RewardSplit::new(points(spec.work), points(spec.capacity), points(spec.storage))
+}
+
+/// Allocates the budget and puts it on top of what was earned before.
+pub fn plan(inputs: &Inputs<'_>) -> Result<Planned, PlanError> {
+    let Inputs { network, epoch, totals, .. } = *inputs;
+    if totals.epoch != epoch {
+        return Err(PlanError::OtherEpoch { wanted: epoch, found: totals.epoch });
+    }
+    let contributions = contributions(inputs)?;
+    let allocation = allocate(inputs.budget, inputs.split, &contributions)?;
+    let mut cumulative: BTreeMap<NodeAddress, u128> =
+        inputs.previous.iter().map(|leaf| (leaf.node, leaf.cumulative.0)).collect();
+    for (node, amounts) in &allocation.amounts {
+        let sum = cumulative.entry(*node).or_default();
+        *sum = sum.checked_add(amounts.total().0).ok_or(PlanError::TotalOverflow)?;
+    }
+    let leaves = cumulative.into_iter().map(|(node, sum)| RewardLeaf { node, cumulative: Wei(sum) });
+    let tree = RewardTree::build(inputs.domain, leaves)?;
+    let packed = tree.packed();
+    let data_hash = keccak256(&packed);
+    let name = format!("{network}-{epoch}");
+    let spec = ContributionReportSpec {
+        network_ref: NameRef { name: network.to_owned() },
+        epoch: i64::try_from(epoch.0).unwrap_or(i64::MAX),
+        root: tree.root().to_string(),
+        cumulative_wei: tree.total().to_string(),
+        allocated_wei: allocation.allocated.to_string(),
+        allocated: allocation.allocated.to_xdc(),
+        leaves: LeavesRef { config_map: leaves_name(&name, data_hash), data_hash: data_hash.to_string() },
+        totals: sums(&contributions, allocation.amounts.len(), totals),
+        reporter: inputs.reporter.to_string(),
+        audit_secret: totals.audit_secret.chars().filter(char::is_ascii_hexdigit).take(64).collect(),
+        dry_run: inputs.dry_run,
+    };
+    Ok(Planned { name, spec, leaves: compress_leaves(&packed)? })
+}
+
+/// Named by content, so that a ConfigMap once referred to is never overwritten by another plan of the same epoch.
+fn leaves_name(report: &str, data_hash: B256) -> String {
+    format!("{report}-{}", hex::encode(data_hash.get(..6).unwrap_or_default()))
+}
+
+fn contributions(inputs: &Inputs<'_>) -> Result<Vec<NodeContribution>, PlanError> {
+    let paid = |node: &&NodeTotals| node.eligible && inputs.registered.contains(&node.address);
+    inputs.totals.nodes.iter().filter(paid).map(contribution).collect()
+}
+
+fn contribution(node: &NodeTotals) -> Result<NodeContribution, PlanError> {
+    let units = node.units.parse().map_err(|_| PlanError::Units {
+        node: node.address,
+        units: node.units.chars().take(50).collect(),
+    })?;
+    Ok(NodeContribution {
+        node: node.address,
+        work: ComputeUnits(units),
+        capacity: node.capacity_units.into(),
+        storage: node.proven_bytes.into(),
+    })
+}
+
+/// Sums over everybody who worked, paid or not; units over those who are paid.
+fn sums(contributions: &[NodeContribution], paid: usize, totals: &EpochTotals) -> ReportTotals {
+    let sum = |of: fn(&NodeTotals) -> u64| {
+        let total = totals.nodes.iter().fold(0u64, |sum, node| sum.saturating_add(of(node)));
+        i64::try_from(total).unwrap_or(i64::MAX)
+    };
+    ReportTotals {
+        nodes: i64::try_from(paid).unwrap_or(i64::MAX),
+        requests: sum(|node| node.requests),
+        prompt_tokens: sum(|node| node.prompt_tokens),
+        output_tokens: sum(|node| node.output_tokens),
+        units: contributions.iter().map(|node| node.work).sum::<ComputeUnits>().to_string(),
+    }
+}
+
+#[cfg(test)]
+mod tests;
