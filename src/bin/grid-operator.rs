@@ -7,6 +7,7 @@ use clap::{Parser, Subcommand};
 use tokio_util::sync::CancellationToken;
 use xdc_grid::{
     api::crds,
+    cli::selftest::{SelftestOptions, selftest},
     operator::{config::OperatorConfig, run},
     telemetry::{self, LogOptions},
 };
@@ -31,6 +32,8 @@ enum Command {
         #[arg(long, default_value = "crds")]
         out: PathBuf,
     },
+    /// Run one prompt through everything; what `helm test` does.
+    Selftest(SelftestOptions),
 }
 
 #[tokio::main]
@@ -45,6 +48,7 @@ async fn main() -> Result<()> {
             Ok(run::run(*config, stop).await?)
         }
         Command::Crds { out } => write_crds(&out),
+        Command::Selftest(options) => Ok(selftest(kube::Client::try_default().await?, &options).await?),
     }
 }
 

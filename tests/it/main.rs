@@ -3,6 +3,8 @@
 // Everything here is a test, also the parts that clippy does not see as one.
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic)]
 
+#[cfg(feature = "operator")]
+mod cel;
 #[cfg(feature = "chain")]
 mod chain;
 #[cfg(feature = "chain")]
@@ -13,6 +15,8 @@ mod chain_gas;
 mod chart;
 #[cfg(feature = "cli")]
 mod cli;
+#[cfg(feature = "operator")]
+mod crds;
 mod docs;
 #[cfg(feature = "inference")]
 mod engine;
@@ -29,8 +33,17 @@ mod examples;
 #[cfg(feature = "gateway")]
 mod gateway;
 mod grid;
+mod layers;
+#[cfg(feature = "operator")]
+mod operator_frame;
+#[cfg(feature = "operator")]
+mod operator_grid;
+#[cfg(feature = "operator")]
+mod operator_jobs;
 #[cfg(feature = "chain")]
 mod reward_tree;
 #[cfg(feature = "gateway")]
 mod store;
+#[cfg(feature = "operator")]
+mod support;
 mod worker;
