@@ -72,7 +72,7 @@ fn config(network: &GridNetwork, facts: &ChainFacts) -> Option<NetworkConfig> {
 }
 
 #[cfg(test)]
-pub(super) mod tests {
+pub(in crate::operator) mod tests {
     use super::*;
     use crate::{
         api::ids::{EpochNumber, Wei},
@@ -80,7 +80,7 @@ pub(super) mod tests {
         operator::{chains::ChainProblem, grid_network::dereference::Reporter},
     };
 
-    pub(in super::super) fn network() -> GridNetwork {
+    pub(in crate::operator) fn network() -> GridNetwork {
         serde_yaml::from_str(
             r#"
             apiVersion: xdcgrid.io/v1alpha1
@@ -98,7 +98,7 @@ pub(super) mod tests {
         .unwrap()
     }
 
-    pub(in super::super) fn facts() -> ChainFacts {
+    pub(in crate::operator) fn facts() -> ChainFacts {
         ChainFacts {
             parameters: ContractParameters {
                 genesis: 1000,

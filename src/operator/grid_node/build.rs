@@ -299,7 +299,7 @@ fn claim_template(node: &ValidatedNode, worker: &WorkerSpec) -> Option<ResourceC
 }
 
 #[cfg(test)]
-pub(super) mod tests {
+pub(in crate::operator) mod tests {
     use clap::Parser;
 
     use super::*;
@@ -314,7 +314,7 @@ pub(super) mod tests {
         config: OperatorConfig,
     }
 
-    pub(in super::super) fn config() -> OperatorConfig {
+    pub(in crate::operator) fn config() -> OperatorConfig {
         Cli::parse_from(["x", "--worker-image=w:1", "--gateway-multiaddr=/dns4/gw/tcp/4001"]).config
     }
 

@@ -189,14 +189,14 @@ fn invalid(message: impl Into<String>) -> Finding {
 }
 
 #[cfg(test)]
-pub(super) mod tests {
+pub(in crate::operator) mod tests {
     use super::*;
     use crate::{
         operator::{chains::ChainProblem, grid_node::dereference::Worker},
         protocol::identity::NodeKey,
     };
 
-    pub(in super::super) fn managed() -> GridNode {
+    pub(in crate::operator) fn managed() -> GridNode {
         serde_yaml::from_str(
             r#"
             apiVersion: xdcgrid.io/v1alpha1
@@ -217,7 +217,7 @@ pub(super) mod tests {
         .unwrap()
     }
 
-    pub(in super::super) fn external() -> GridNode {
+    pub(in crate::operator) fn external() -> GridNode {
         let peer = NodeKey::from_bytes(&[3; 32]).unwrap().peer_id();
         serde_yaml::from_str(&format!(
             "{{apiVersion: xdcgrid.io/v1alpha1, kind: GridNode, metadata: {{name: home, uid: u2}}, spec: {{networkRef: {{name: demo}}, mode: External, peerID: {peer}}}}}"
@@ -225,7 +225,7 @@ pub(super) mod tests {
         .unwrap()
     }
 
-    pub(in super::super) fn network() -> GridNetwork {
+    pub(in crate::operator) fn network() -> GridNetwork {
         serde_yaml::from_str(
             r#"
             apiVersion: xdcgrid.io/v1alpha1
@@ -244,7 +244,7 @@ pub(super) mod tests {
         .unwrap()
     }
 
-    pub(in super::super) fn refs(node: &GridNode) -> Refs {
+    pub(in crate::operator) fn refs(node: &GridNode) -> Refs {
         let identity = match &node.spec.peer_id {
             Some(peer) => NodeIdentity::of_peer(peer),
             None => {
