@@ -7,7 +7,7 @@
 pub mod api;
 #[cfg(feature = "chain")]
 pub mod chain;
-#[cfg(feature = "cli")]
+#[cfg(feature = "kubernetes")]
 pub mod cli;
 #[cfg(feature = "gateway")]
 pub mod gateway;

@@ -22,7 +22,7 @@ ENV = os.environ | {
 
 # name, commands, and for each command the pattern that counts what it ran (None: the command itself is one check)
 CARGO = r"test result: .*? (\d+) passed; (\d+) failed"
-SUMMARY = r"^(\d+) passed, (\d+) failed$"
+SUMMARY = r"(\d+) passed, (\d+) failed$"
 PARTS = {
     "fmt": [("cargo fmt --check", None), ("test -z \"$(gofmt -l tests/cluster)\"", None), ("cd contracts && npx --no-install forge fmt --check", None)],
     "clippy": [("cargo clippy --locked --all-targets -- -D warnings", None)],

@@ -1,1 +1,74 @@
-fn main() {}
+//! `grid-worker`: runs a node of the grid on this machine, makes its key, and registers it.
+
+use std::{fs::OpenOptions, io::Write, os::unix::fs::OpenOptionsExt, path::Path};
+
+use anyhow::{Context, Result, anyhow};
+use clap::{Parser, Subcommand};
+use xdc_grid::{
+    protocol::identity::NodeKey,
+    telemetry::{self, LogOptions},
+    worker::{self, KeygenOptions, WorkerHooks, WorkerOptions},
+};
+
+/// A node of the xdc-grid: serves inference, answers challenges, earns for what is verified.
+#[derive(Debug, Parser)]
+#[command(name = "grid-worker", version)]
+struct Cli {
+    #[command(flatten)]
+    log: LogOptions,
+    #[command(subcommand)]
+    command: Command,
+}
+
+#[derive(Debug, Subcommand)]
+enum Command {
+    /// Serve the grid until stopped.
+    Run(Box<WorkerOptions>),
+    /// Make a new node key and print who it is.
+    Keygen(KeygenOptions),
+    /// Print the peer id and the address of a key.
+    Id {
+        /// File with the node's key.
+        #[arg(long, env = "GRID_KEY_FILE")]
+        key_file: std::path::PathBuf,
+    },
+    /// Register this node on the network's contract with a stake, paid by its owner.
+    #[cfg(feature = "register")]
+    Register(worker::register::RegisterOptions),
+}
+
+#[tokio::main]
+async fn main() -> Result<()> {
+    let cli = Cli::parse();
+    telemetry::install_crypto_provider();
+    telemetry::init(&cli.log).map_err(|message| anyhow!(message))?;
+    match cli.command {
+        Command::Run(options) => Ok(worker::run(*options, WorkerHooks::default()).await?),
+        Command::Keygen(options) => keygen(&options.out),
+        Command::Id { key_file } => {
+            print_identity(&NodeKey::read(&key_file)?);
+            Ok(())
+        }
+        #[cfg(feature = "register")]
+        Command::Register(options) => {
+            println!("{}", worker::register::register(options).await?);
+            Ok(())
+        }
+    }
+}
+
+fn keygen(path: &Path) -> Result<()> {
+    let key = NodeKey::generate();
+    // Never replaces a key: losing one loses the stake's node and its reputation.
+    let file = OpenOptions::new().write(true).create_new(true).mode(0o600).open(path);
+    let mut file = file.with_context(|| format!("cannot make the key file {}", path.display()))?;
+    file.write_all(format!("{}\n", hex::encode(key.secret_bytes())).as_bytes())?;
+    file.sync_all()?;
+    print_identity(&key);
+    Ok(())
+}
+
+fn print_identity(key: &NodeKey) {
+    println!("peer id  {}", key.peer_id());
+    println!("address  {}", key.address());
+}

@@ -14,7 +14,7 @@ use super::{
     fees::FeePolicy,
     keys::ChainKey,
     nonces::NoncePool,
-    outbox::{Inclusion, Intent, IntentKind, Outbox, OutboxRecord, OutboxState, Pace, TxCall, run_to_end},
+    outbox::{Inclusion, Intent, IntentKind, Outbox, OutboxRecord, Pace, TxCall, run_to_end},
     rpc::ChainRpc,
 };
 use crate::api::ids::{NodeAddress, Wei};
@@ -73,7 +73,7 @@ impl ChainClient {
     }
 }
 
-/// Runs one intent to finality; a mined revert is [`ChainError::Refused`].
+/// Runs one intent to finality with a key that nobody else uses meanwhile; a mined revert is [`ChainError::Refused`].
 pub async fn execute(
     rpc: &dyn ChainRpc,
     chain_id: u64,
@@ -85,12 +85,7 @@ pub async fn execute(
     let outbox = Outbox { rpc, key, nonces: &nonces, fees: FeePolicy::default() };
     let record = OutboxRecord::plan(intent, key.address(), chain_id);
     // Nothing survives a tool that a person stops; what it did is on chain.
-    match run_to_end(outbox, record, pace, |_| ()).await?.state {
-        OutboxState::Finalized { inclusion } => Ok(inclusion),
-        OutboxState::Failed { refusal, .. } => Err(ChainError::Refused(refusal)),
-        // run_to_end returns finished records only.
-        _ => Err(ChainError::InvalidEndpoint),
-    }
+    run_to_end(outbox, record, pace, |_| ()).await
 }
 
 /// Deploys with `key`, which becomes the admin, and sets up what `parameters` names.

@@ -51,7 +51,8 @@ impl NoncePool {
         Ok(free)
     }
 
-    /// Gives a nonce back: its transaction is final, or was never sent and never will be.
+    /// Gives a nonce back: its transaction is final, or its record was deleted. Steps do the first; the second is the caller's, or
+    /// later nonces would wait for a gap that nobody fills.
     pub fn release(&self, key: &str) {
         self.lock().remove(key);
     }

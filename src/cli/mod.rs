@@ -1,1 +1,45 @@
-//! `kubectl grid`: the commands of a person at a shell.
+//! `kubectl grid`: the commands of a person at a shell, and the self-test that `helm test` runs. Reads resources with the
+//! person's own rights and signs with a key file that the person names; keeps neither. Never writes where `kubectl apply`
+//! would do.
+
+#[cfg(feature = "cli")]
+pub mod command;
+#[cfg(feature = "cli")]
+pub mod contract;
+pub mod error;
+#[cfg(feature = "cli")]
+pub mod nodes;
+#[cfg(feature = "cli")]
+pub mod output;
+#[cfg(feature = "cli")]
+pub mod results;
+#[cfg(feature = "cli")]
+pub mod rewards;
+pub mod selftest;
+#[cfg(feature = "cli")]
+pub mod session;
+
+#[cfg(feature = "cli")]
+pub use command::{Cli, run};
+pub use error::CliError;
+
+/// How a command ended, as its exit code says it to scripts.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Exit {
+    /// What was asked for is there.
+    Done,
+    /// It failed for good; standard error says why.
+    Failed,
+    /// It is not there yet: ask again later.
+    NotYet,
+}
+
+impl From<Exit> for std::process::ExitCode {
+    fn from(exit: Exit) -> Self {
+        std::process::ExitCode::from(match exit {
+            Exit::Done => 0,
+            Exit::Failed => 1,
+            Exit::NotYet => 2,
+        })
+    }
+}

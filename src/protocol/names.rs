@@ -74,8 +74,9 @@ pub enum Protocol {
 }
 
 impl Protocol {
-    pub fn name(self, net: &Net) -> String {
-        let part = match self {
+    /// The part of the name that says what it is for; also the `protocol` label of metrics.
+    pub fn part(self) -> &'static str {
+        match self {
             Protocol::Auth => "auth",
             Protocol::Assign => "assign",
             Protocol::Job => "job",
@@ -85,9 +86,17 @@ impl Protocol {
             Protocol::Blob => "blob",
             Protocol::Info => "info",
             Protocol::Kad => "kad",
-        };
-        format!("/xdc-grid/{net}/{part}/1.0.0")
+        }
     }
+
+    pub fn name(self, net: &Net) -> String {
+        format!("/xdc-grid/{net}/{}/1.0.0", self.part())
+    }
+}
+
+/// The `NET` of a protocol name; `None` for a name that is not of any xdc-grid network.
+pub fn net_of(protocol_name: &str) -> Option<&str> {
+    protocol_name.strip_prefix("/xdc-grid/")?.split_once('/').map(|(net, _)| net)
 }
 
 /// Gossip topic of signed, expiring adverts.
@@ -98,6 +107,13 @@ pub fn adverts_topic(net: &Net) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_protocol_name_tells_its_network() {
+        let net = NetworkId { chain_id: 51, contract: NodeAddress([7; 20]), salt: String::new() }.net();
+        assert_eq!(net_of(&Protocol::Auth.name(&net)), Some(net.to_string().as_str()));
+        assert_eq!(net_of("/ipfs/ping/1.0.0"), None);
+    }
 
     #[test]
     fn another_chain_contract_or_salt_is_another_network() {

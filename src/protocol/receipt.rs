@@ -51,6 +51,8 @@ sol! {
     /// connection, nor on another grid, nor relayed to a third peer.
     #[derive(Debug, PartialEq, Eq)]
     struct Auth {
+        /// `NET`: the signature domain knows chain and contract, but not the salt.
+        string network;
         string signer;
         string dialer;
         string listener;

@@ -133,7 +133,11 @@ pub struct AssignedModel {
 }
 
 #[derive(Clone, PartialEq, Message)]
-pub struct AssignReply {}
+pub struct AssignReply {
+    /// Absent: taken.
+    #[prost(message, optional, tag = "1")]
+    pub refused: Option<Refused>,
+}
 
 // ---- job -----------------------------------------------------------------------------------------------------------
 
@@ -555,6 +559,23 @@ pub mod blob_event {
 
 #[derive(Clone, PartialEq, Message)]
 pub struct InfoRequest {}
+
+#[derive(Clone, PartialEq, Message)]
+pub struct InfoReply {
+    #[prost(oneof = "info_reply::Kind", tags = "1, 2")]
+    pub kind: Option<info_reply::Kind>,
+}
+
+pub mod info_reply {
+    use super::*;
+    #[derive(Clone, PartialEq, Oneof)]
+    pub enum Kind {
+        #[prost(message, tag = "1")]
+        Info(NodeInfo),
+        #[prost(message, tag = "2")]
+        Refused(Refused),
+    }
+}
 
 /// What a worker measured about itself. Sent on request, and signed and gossiped as an advert.
 #[derive(Clone, PartialEq, Message)]

@@ -1,1 +1,39 @@
-//! What the gateway keeps: the ledger (sqlx) and the blob store. Owns the disk and the database; decides nothing.
+//! What the gateway keeps: the ledger (SQLite through sqlx) and the blob store (files named by their sha256). This room owns
+//! the disk and the database, gives every write one transaction and every fact one unique key; it decides nothing about
+//! workers, audits or money, and is told the time.
+
+mod audits;
+pub mod blobs;
+mod challenges;
+mod changes;
+mod columns;
+mod epochs;
+mod error;
+mod evidence;
+mod fetch;
+mod fsck;
+mod input;
+mod jobs;
+mod leases;
+mod ledger;
+mod members;
+mod models;
+mod receipts;
+mod requests;
+
+pub use audits::{AuditDecision, AuditRecord, AuditState, CanaryRecord, OwedAudit, UNDECIDABLE};
+pub use blobs::{Blobs, Fetching};
+pub use challenges::{ChallengeKind, ChallengeOutcome, ChallengeRecord, ChallengeTally};
+pub use epochs::{PayableReceipt, StoredEpoch};
+pub use error::LedgerError;
+pub use evidence::EvidenceRecord;
+pub use fetch::{FetchError, FetchLimits};
+pub use fsck::fsck;
+pub use input::InputWriter;
+pub use jobs::{JobCounts, JobRecord, ResultRow};
+pub use leases::{After, Ending, Requeued};
+pub use ledger::Ledger;
+pub use members::MemberRecord;
+pub use models::ModelRecord;
+pub use receipts::{AuditOrder, LoggedReceipt, Standing, Work};
+pub use requests::{NewRequest, QueuedRequest, RequestKind, RequestSummary};

@@ -47,6 +47,12 @@ pub enum Verdict {
     Inconclusive(String),
 }
 
+/// Whether a replay under one profile can convict or clear an answer made under the other. A worker that no verifier can
+/// judge must not be paid as if it had been judged: otherwise a made-up profile would be a way out of every audit.
+pub fn decidable(worker_profile: &str, verifier_profile: &str) -> bool {
+    !worker_profile.is_empty() && worker_profile == verifier_profile
+}
+
 /// Compares a receipt with what a verifier found, with no tolerance known: another kernel profile is inconclusive beyond
 /// structure. `worker_profile` is the profile that the worker advertised for this model.
 pub fn compare(receipt: &Receipt, worker_profile: &str, replay: &Replay) -> Verdict {
@@ -256,6 +262,14 @@ mod tests {
         assert!(inconclusive(compare(&receipt(), "candle-cuda/bf16", &differs)));
         assert!(inconclusive(compare(&receipt(), "", &differs)));
         assert!(inconclusive(compare(&receipt(), PROFILE, &Replay { kernel_profile: String::new(), ..differs })));
+    }
+
+    #[test]
+    fn an_answer_is_decidable_only_where_a_comparison_decides() {
+        for (worker, verifier) in [(PROFILE, PROFILE), ("candle-cuda/bf16", PROFILE), ("", PROFILE), ("", "")] {
+            let verdict = compare(&receipt(), worker, &Replay { kernel_profile: verifier.into(), ..replay() });
+            assert_eq!(decidable(worker, verifier), !inconclusive(verdict), "{worker} {verifier}");
+        }
     }
 
     #[test]

@@ -5,8 +5,10 @@ pub mod audit;
 pub mod evidence;
 pub mod gemm;
 pub mod merkle;
+pub mod sampler;
 pub mod storage;
 mod stream;
+pub mod trace;
 
 use merkle::Hash;
 

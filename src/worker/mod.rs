@@ -1,1 +1,29 @@
-//! The worker process: serves inference over the grid, answers challenges, keeps model blobs, tells its health.
+//! The worker process: serves inference over the grid, re-computes answers when it is a Verify node, answers compute and
+//! storage challenges, keeps model blobs, tells its health. It may use the grid, the engine and the verification rules;
+//! it reads its own key and data folder and never the ledger, the chain (but for `register`) or Kubernetes.
+
+mod advert;
+mod assignment;
+mod audit;
+mod challenges;
+mod claims;
+mod engine;
+mod fetch;
+mod hardware;
+mod hooks;
+mod leases;
+mod models;
+mod options;
+#[cfg(feature = "register")]
+pub mod register;
+mod request;
+mod run;
+mod serving;
+
+pub use engine::{AnswerEngine, EngineProvider, EngineSettings, LocalEngines};
+pub use hooks::{AnswerWith, WorkerHooks};
+pub use options::{KeygenOptions, Quantity, WorkerOptions};
+pub use run::{Worker, WorkerError, run};
+
+/// What this program calls itself on the grid.
+pub const SOFTWARE: &str = concat!("grid-worker/", env!("CARGO_PKG_VERSION"));

@@ -108,18 +108,17 @@ pub fn pace() -> Pace {
     Pace { poll: Duration::from_millis(20), timeout: Duration::from_secs(30) }
 }
 
-/// `$ANVIL`, then the PATH, then the tool cache, then what `npm ci` put into contracts/.
+/// `$ANVIL`, then the PATH, then the tool cache.
 fn find() -> PathBuf {
-    let root = PathBuf::from(env!("CARGO_MANIFEST_DIR"));
     let home = std::env::var_os("HOME").map(PathBuf::from).unwrap_or_default();
     let cache = std::env::var_os("XDC_GRID_CACHE").map_or_else(|| home.join(".cache/xdc-grid"), PathBuf::from);
     let path = std::env::var_os("PATH").unwrap_or_default();
-    let candidates = std::env::var_os("ANVIL").map(PathBuf::from).into_iter();
-    let candidates = candidates.chain(std::env::split_paths(&path).map(|folder| folder.join("anvil")));
-    candidates
-        .chain([cache.join("bin/anvil"), root.join("contracts/node_modules/@foundry-rs/anvil-linux-amd64/bin/anvil")])
+    let named = std::env::var_os("ANVIL").map(PathBuf::from).into_iter();
+    named
+        .chain(std::env::split_paths(&path).map(|folder| folder.join("anvil")))
+        .chain([cache.join("bin/anvil")])
         .find(|candidate| candidate.is_file())
-        .expect("anvil was not found on the PATH, in the tool cache or in contracts/node_modules: run `make tools`, or set ANVIL")
+        .expect("anvil is neither on the PATH nor in the tool cache: run `make tools`, or set ANVIL to the program")
 }
 
 /// A deployed and funded contract with everybody who acts on it.

@@ -1,9 +1,36 @@
 //! One integration binary: a module per question.
 
+// Everything here is a test, also the parts that clippy does not see as one.
+#![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic)]
+
 #[cfg(feature = "chain")]
 mod chain;
 #[cfg(feature = "chain")]
 mod chain_anvil;
 #[cfg(feature = "chain")]
 mod chain_gas;
+#[cfg(feature = "kubernetes")]
+mod chart;
+#[cfg(feature = "cli")]
+mod cli;
+mod docs;
+#[cfg(feature = "inference")]
+mod engine;
+#[cfg(feature = "inference")]
+mod engine_exact;
+#[cfg(feature = "inference")]
+mod engine_files;
+#[cfg(feature = "inference")]
+mod engine_oracle;
+#[cfg(feature = "inference")]
+mod engine_speed;
+#[cfg(feature = "kubernetes")]
+mod examples;
+#[cfg(feature = "gateway")]
+mod gateway;
+mod grid;
+#[cfg(feature = "chain")]
 mod reward_tree;
+#[cfg(feature = "gateway")]
+mod store;
+mod worker;

@@ -2,7 +2,7 @@
 
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
-use super::{OutboxRecord, step::Outbox};
+use super::{Inclusion, OutboxRecord, OutboxState, step::Outbox};
 use crate::chain::error::ChainError;
 
 /// How often to ask, and when to give up.
@@ -19,37 +19,40 @@ impl Default for Pace {
     }
 }
 
-/// Steps until the record is finished. `persist` sees every new version before the next step is taken; where nothing survives
-/// the process anyway, pass a function that does nothing. Transient errors are tried again until the timeout.
+/// Steps until the transaction is final and returns where it is; a mined revert is [`ChainError::Refused`]. `persist` sees every
+/// new version before the next step is taken; where nothing survives the process anyway, pass a function that does nothing.
+/// Transient errors are tried again until the timeout.
 pub async fn run_to_end(
     outbox: Outbox<'_>,
     mut record: OutboxRecord,
     pace: Pace,
     mut persist: impl FnMut(&OutboxRecord),
-) -> Result<OutboxRecord, ChainError> {
+) -> Result<Inclusion, ChainError> {
     let deadline = tokio::time::Instant::now() + pace.timeout;
-    while !record.is_finished() {
-        let outcome = outbox.step(&record, unix_seconds()).await;
+    loop {
         let expired = tokio::time::Instant::now() >= deadline;
-        match outcome {
-            Ok(next) => {
-                if next != record {
-                    persist(&next);
-                }
+        match outbox.step(&record, unix_seconds()).await {
+            Ok(next) if next != record => {
+                persist(&next);
                 record = next;
             }
+            Ok(_) if expired => return Err(timed_out(&record, pace)),
             Err(error) if expired || !error.is_transient() => return Err(error),
-            Err(_) => tokio::time::sleep(pace.poll).await,
+            // Nothing new on chain, or nobody answered.
+            Ok(_) | Err(_) => {}
         }
-        if record.waits_for_the_chain() {
-            if expired {
-                let (what, state) = (format!("{:?} {}", record.intent.kind, record.intent.key), record.state_name());
-                return Err(ChainError::TimedOut { what, seconds: pace.timeout.as_secs(), state });
-            }
-            tokio::time::sleep(pace.poll).await;
+        match record.state {
+            OutboxState::Finalized { inclusion } => return Ok(inclusion),
+            OutboxState::Failed { refusal, .. } => return Err(ChainError::Refused(refusal)),
+            OutboxState::Signed { .. } => {}
+            _ => tokio::time::sleep(pace.poll).await,
         }
     }
-    Ok(record)
+}
+
+fn timed_out(record: &OutboxRecord, pace: Pace) -> ChainError {
+    let what = format!("{:?} {}", record.intent.kind, record.intent.key);
+    ChainError::TimedOut { what, seconds: pace.timeout.as_secs(), state: record.state_name() }
 }
 
 fn unix_seconds() -> u64 {

@@ -20,6 +20,7 @@ RPC_PORT = 8545
 MODEL_PORT = 8546
 P2P_PORT = 30401
 API_PORT = 30480
+NETWORK = "main"
 EPOCH_SECONDS = 60
 WINDOW_SECONDS = 10
 RPC_URL = f"http://{HOST}:{RPC_PORT}"
@@ -82,7 +83,7 @@ def up():
         load_image()
     with step("Helm chart: CRDs, operator, gateway", [f"kubectl --kubeconfig {kube.KUBECONFIG} -n xdc-grid get pods,events"], component_logs()):
         install_chart()
-    with step("GridNetwork names chain and contract", [f"kubectl --kubeconfig {kube.KUBECONFIG} describe gnet demo"], component_logs()):
+    with step("GridNetwork names chain and contract", [f"kubectl --kubeconfig {kube.KUBECONFIG} describe gnet {NETWORK}"], component_logs()):
         create_network()
     write_env()
 
@@ -147,7 +148,7 @@ def install_chart():
 
 
 def create_network():
-    kube.apply(kube.manifest("GridNetwork", "demo", {
+    kube.apply(kube.manifest("GridNetwork", NETWORK, {
         "chain": {
             "chainID": CHAIN_ID, "rpcEndpoints": [RPC_URL], "contract": contract(),
             "reporterSecretRef": {"name": "reporter", "key": "key"},
@@ -156,7 +157,7 @@ def create_network():
         "rewards": {"epochSeconds": EPOCH_SECONDS, "budgetPerEpochWei": str(10 * 10**18)},
         "verification": {"samplePercent": 50},
     }))
-    kube.wait_condition("gridnetwork", "demo", "Ready", timeout=60)
+    kube.wait_condition("gridnetwork", NETWORK, "Ready", timeout=60)
 
 
 def component_logs():

@@ -161,7 +161,7 @@ def test_wrong_chain_id_and_a_contract_without_code_are_named():
         ("wrong-chain", {"chainID": 50}, "WrongChainId"),
         ("no-code", {"contract": "0x" + "77" * 20}, "ContractWithoutCode"),
     ):
-        spec = kube.get("gridnetwork", "demo")["spec"]
+        spec = kube.get("gridnetwork", env.NETWORK)["spec"]
         spec["chain"] |= change
         kube.apply(kube.manifest("GridNetwork", name, spec))
         wait_for(reason, lambda: any(c.get("reason") == reason for c in kube.get("gridnetwork", name)["status"]["conditions"]), 40)

@@ -64,13 +64,11 @@ def create_model():
 
 def create_managed_node(name):
     kube.apply(kube.manifest("GridNode", name, {
-        "networkRef": {"name": "demo"}, "mode": "Managed", "approved": True, "models": [MODEL],
+        "networkRef": {"name": env.NETWORK}, "mode": "Managed", "approved": True, "models": [MODEL],
         "roles": ["Compute", "Verify", "Storage"],
-        "managed": {
-            "accelerators": {"cpuOnly": {}},
-            "nodeSelector": {"kubernetes.io/hostname": f"node-{MANAGED.index(name) + 1}"},
-            "resources": {"cpu": "1", "memory": "1Gi"},
-        },
+        "accelerators": {"cpuOnly": {}},
+        "nodeSelector": {"kubernetes.io/hostname": f"node-{MANAGED.index(name) + 1}"},
+        "resources": {"cpu": "1", "memory": "1Gi"},
         "rewards": {"payoutAddress": PAYOUT[name], "stakeWei": str(STAKE)},
     }))
 
@@ -84,8 +82,8 @@ def create_external_node(name, owner, cheating=False):
         run(env.binary("grid-worker"), "keygen", "--out", key)
     identity = json.loads(run(env.binary("grid-worker"), "id", "--key-file", key, "-o", "json"))
     kube.apply(kube.manifest("GridNode", name, {
-        "networkRef": {"name": "demo"}, "mode": "External", "approved": True, "models": [MODEL], "roles": ["Compute"],
-        "external": {"peerID": identity["peerId"]},
+        "networkRef": {"name": env.NETWORK}, "mode": "External", "approved": True, "models": [MODEL], "roles": ["Compute"],
+        "peerID": identity["peerId"],
         "rewards": {"payoutAddress": PAYOUT[name], "stakeWei": str(STAKE)},
     }))
     env.cluster("nat", name)
@@ -94,7 +92,7 @@ def create_external_node(name, owner, cheating=False):
 
 
 def start_external_worker(name, cheating=False):
-    gateway = kube.get("gridnetwork", "demo")["status"]["gateways"][0]
+    gateway = kube.get("gridnetwork", env.NETWORK)["status"]["gateways"][0]
     address = next(address for address in gateway["addresses"] if env.NODE_ADDRESS in address)
     folder = STATE / "home" / name
     program = [env.target() / "examples" / "grid-cheater", "--honest-answers", 4] if cheating else [env.binary("grid-worker"), "run"]

@@ -1,0 +1,229 @@
+//! `kubectl grid contract deploy`: the project's own tool for putting the reward contract on a chain.
+
+use std::{io::Write, path::PathBuf, sync::Arc, time::Duration};
+
+use serde_json::json;
+
+use super::{
+    CliError, Exit,
+    output::{self, Format},
+};
+use crate::{
+    api::ids::{NodeAddress, Wei},
+    chain::{
+        ChainKey, ChainRpc, ContractParameters,
+        deploy::{DeployParameters, Deployment, deploy},
+        http::HttpEndpoints,
+        outbox::Pace,
+    },
+};
+
+#[derive(Debug, clap::Subcommand)]
+pub enum ContractCommand {
+    /// Deploys GridComputingRewards; the account of the admin key pays and becomes its admin.
+    Deploy(DeployArgs),
+}
+
+#[derive(Debug, clap::Args)]
+pub struct DeployArgs {
+    /// RPC endpoint; may be given several times, for several endpoints of one chain.
+    #[arg(long, required = true, value_name = "URL")]
+    pub rpc_url: Vec<String>,
+    /// Chain that the endpoints must serve: 50 XDC, 51 Apothem.
+    #[arg(long)]
+    pub chain_id: u64,
+    /// File with the admin's key, 64 hexadecimal digits.
+    #[arg(long, value_name = "FILE")]
+    pub admin_key_file: PathBuf,
+    /// Length of an epoch.
+    #[arg(long, default_value_t = 3600, value_parser = clap::value_parser!(u64).range(1..))]
+    pub epoch_seconds: u64,
+    /// How long a report can be dropped before it pays; at most an epoch.
+    #[arg(long, default_value_t = 3600)]
+    pub window_seconds: u64,
+    /// How long a leaving node's stake is kept; at least the window. Default: 7 days, or the window where that is longer.
+    #[arg(long)]
+    pub unbonding_seconds: Option<u64>,
+    /// The most that one epoch may allocate, in XDC.
+    #[arg(long, default_value = "1000000", value_name = "XDC", value_parser = parse_xdc)]
+    pub max_epoch_increase_xdc: Wei,
+    /// Account that reports epochs (default: the admin's).
+    #[arg(long, value_name = "ADDRESS")]
+    pub reporter: Option<NodeAddress>,
+    /// Account that may drop a report during its window.
+    #[arg(long, value_name = "ADDRESS")]
+    pub guardian: Option<NodeAddress>,
+    /// Put into the reward pool at once, in XDC.
+    #[arg(long, default_value = "0", value_name = "XDC", value_parser = parse_xdc)]
+    pub fund_xdc: Wei,
+    /// Seconds until each transaction must be final.
+    #[arg(long, default_value_t = 180, value_parser = clap::value_parser!(u64).range(1..=3600))]
+    pub timeout_seconds: u64,
+    /// How to print the result.
+    #[arg(short, long, value_enum, default_value_t)]
+    pub output: Format,
+}
+
+/// A week: longer than any window, appeal and ruling together are meant to take.
+const UNBONDING: u64 = 7 * 24 * 3600;
+
+pub async fn run(command: ContractCommand, out: &mut dyn Write) -> Result<Exit, CliError> {
+    let ContractCommand::Deploy(args) = command;
+    let key = ChainKey::from_file(&args.admin_key_file).map_err(|error| CliError::Chain(error.to_string()))?;
+    let rpc: Arc<dyn ChainRpc> = Arc::new(HttpEndpoints::new(&args.rpc_url, args.chain_id).map_err(chain)?);
+    let parameters = parameters(&args, key.address())?;
+    let pace = Pace { timeout: Duration::from_secs(args.timeout_seconds), ..Pace::default() };
+    eprintln!("deploying from {} to chain {}; every step waits until it is final", key.address(), args.chain_id);
+    let deployment = deploy(rpc, args.chain_id, &key, parameters, pace).await.map_err(chain)?;
+    // Read back, not echoed: what the contract says counts.
+    let kept = deployment.client.parameters().await.map_err(chain)?;
+    print(&args, &deployment, &parameters, &kept, out)?;
+    Ok(Exit::Done)
+}
+
+fn parameters(args: &DeployArgs, admin: NodeAddress) -> Result<DeployParameters, CliError> {
+    if args.window_seconds > args.epoch_seconds {
+        return Err(CliError::Other(format!(
+            "--window-seconds {} is longer than an epoch ({} s): a report would still be open when the next one is due",
+            args.window_seconds, args.epoch_seconds
+        )));
+    }
+    let unbonding = args.unbonding_seconds.unwrap_or_else(|| UNBONDING.max(args.window_seconds));
+    if unbonding < args.window_seconds {
+        return Err(CliError::Other(format!(
+            "--unbonding-seconds {unbonding} is shorter than the window ({} s): a node could leave before it is judged",
+            args.window_seconds
+        )));
+    }
+    Ok(DeployParameters {
+        epoch_seconds: args.epoch_seconds,
+        challenge_window: args.window_seconds,
+        unbonding,
+        max_epoch_increase: args.max_epoch_increase_xdc,
+        reporter: args.reporter.unwrap_or(admin),
+        guardian: args.guardian,
+        funding: args.fund_xdc,
+    })
+}
+
+fn print(
+    args: &DeployArgs,
+    deployment: &Deployment,
+    parameters: &DeployParameters,
+    kept: &ContractParameters,
+    out: &mut dyn Write,
+) -> Result<(), CliError> {
+    let contract = deployment.client.contract();
+    let created = &deployment.created;
+    match args.output {
+        Format::Json => output::json(
+            out,
+            &json!({
+                "contract": contract,
+                "chainID": args.chain_id,
+                "admin": deployment.admin,
+                "reporter": parameters.reporter,
+                "guardian": parameters.guardian,
+                "genesis": kept.genesis,
+                "epochSeconds": kept.epoch_seconds,
+                "windowSeconds": kept.challenge_window,
+                "unbondingSeconds": kept.unbonding,
+                "maxEpochIncreaseWei": kept.max_epoch_increase,
+                "fundedWei": parameters.funding,
+                "transaction": created.hash,
+                "block": created.block_number,
+                "gasUsed": created.gas_used,
+                "feeWei": created.fee,
+            }),
+        ),
+        Format::Table => {
+            writeln!(out, "contract   {contract} on chain {}", args.chain_id)?;
+            writeln!(out, "admin      {}", deployment.admin)?;
+            writeln!(out, "reporter   {}", parameters.reporter)?;
+            writeln!(
+                out,
+                "epochs     {} s from {}, window {} s",
+                kept.epoch_seconds, kept.genesis, kept.challenge_window
+            )?;
+            writeln!(out, "pool       {} XDC", parameters.funding.to_xdc())?;
+            writeln!(out, "deployed   {} in block {}, {} gas", created.hash, created.block_number, created.gas_used)?;
+            writeln!(out, "\nNext: name it in a GridNetwork, spec.chain.contract (docs/examples/network.yaml)")?;
+            Ok(())
+        }
+    }
+}
+
+fn chain(error: impl std::fmt::Display) -> CliError {
+    CliError::Chain(error.to_string())
+}
+
+/// XDC with up to 18 decimals, exactly.
+pub fn parse_xdc(text: &str) -> Result<Wei, String> {
+    let refuse = || format!("{text:?} is not an amount of XDC, such as 100 or 0.25");
+    let (whole, fraction) = text.split_once('.').unwrap_or((text, ""));
+    let digits = |part: &str| part.bytes().all(|byte| byte.is_ascii_digit());
+    if whole.is_empty()
+        || whole.len() > 20
+        || fraction.len() > 18
+        || !digits(whole)
+        || !digits(fraction)
+        || text.ends_with('.')
+    {
+        return Err(refuse());
+    }
+    let whole: u128 = whole.parse().map_err(|_| refuse())?;
+    let fraction: u128 = format!("{fraction:0<18}").parse().map_err(|_| refuse())?;
+    whole.checked_mul(Wei::XDC.0).and_then(|wei| wei.checked_add(fraction)).map(Wei).ok_or_else(refuse)
+}
+
+#[cfg(test)]
+mod tests {
+    use clap::Parser;
+
+    use super::*;
+    use crate::cli::{Cli, command::Command};
+
+    fn args(extra: &[&str]) -> DeployArgs {
+        let base = [
+            "kubectl-grid",
+            "contract",
+            "deploy",
+            "--rpc-url",
+            "http://x",
+            "--chain-id",
+            "51",
+            "--admin-key-file",
+            "k",
+        ];
+        match Cli::try_parse_from(base.iter().chain(extra)).unwrap().command {
+            Command::Contract(ContractCommand::Deploy(args)) => args,
+            other => panic!("{other:?}"),
+        }
+    }
+
+    #[test]
+    fn amounts_of_xdc_are_exact() {
+        assert_eq!(parse_xdc("1").unwrap(), Wei::XDC);
+        assert_eq!(parse_xdc("0.000000000000000001").unwrap(), Wei(1));
+        assert_eq!(parse_xdc("12.5").unwrap(), Wei(12_500_000_000_000_000_000));
+        for bad in ["", ".5", "1.", "-1", "1e3", "1.0000000000000000001", "999999999999999999999", "1,5"] {
+            assert!(parse_xdc(bad).is_err(), "{bad}");
+        }
+    }
+
+    #[test]
+    fn a_window_longer_than_an_epoch_is_refused_before_anything_is_sent() {
+        let admin = NodeAddress([1; 20]);
+        let args = args(&["--epoch-seconds", "60", "--window-seconds", "61"]);
+        assert!(parameters(&args, admin).unwrap_err().to_string().contains("--window-seconds 61"));
+    }
+
+    #[test]
+    fn the_admin_reports_unless_somebody_else_is_named() {
+        let admin = NodeAddress([1; 20]);
+        let found = parameters(&args(&[]), admin).unwrap();
+        assert_eq!((found.reporter, found.unbonding), (admin, UNBONDING));
+        let other = parameters(&args(&["--reporter", "xdc0202020202020202020202020202020202020202"]), admin).unwrap();
+        assert_eq!(other.reporter, NodeAddress([2; 20]));
+    }
+}

@@ -1,0 +1,163 @@
+//! `kubectl grid results`: the answers of a job, as its ConfigMap has them.
+
+mod lines;
+
+use std::{collections::BTreeMap, io::Write};
+
+use k8s_openapi::api::core::v1::ConfigMap;
+use kube::{Api, ResourceExt};
+use serde_json::Value;
+use sha2::{Digest, Sha256};
+
+use self::lines::AnswerLine;
+use super::{
+    CliError, Exit,
+    output::{self, Format},
+    session::Session,
+};
+use crate::api::{
+    conditions::{self, Condition, Truth},
+    inference_job::{InferenceJob, OutputStatus, condition},
+};
+
+/// Keys of the output ConfigMap.
+const RESULTS: &str = "results.jsonl";
+const ERRORS: &str = "errors.jsonl";
+
+#[derive(Debug, clap::Args)]
+pub struct ResultsArgs {
+    /// Name of the InferenceJob.
+    pub job: String,
+    /// Prints the requests that failed, not the answers.
+    #[arg(long)]
+    pub errors: bool,
+    /// `table` for people; `json` is a list of the lines as they are stored (OpenAI batch output).
+    #[arg(short, long, value_enum, default_value_t)]
+    pub output: Format,
+}
+
+pub async fn run(session: &Session, args: &ResultsArgs, out: &mut dyn Write) -> Result<Exit, CliError> {
+    let job = fetch_job(session, &args.job).await?;
+    let status = job.status.clone().unwrap_or_default();
+    let Some(published) = &status.output else { return Ok(explain(&job)) };
+    let data = fetch_output(session, &published.config_map).await?;
+    let jsonl = checked(&data, published, args.errors)?;
+    let lines = lines::read_lines(jsonl).map_err(|why| CliError::Other(format!("the results are damaged: {why}")))?;
+    print(&lines, args, out)?;
+    // A job that failed or was cancelled may have published what was done.
+    Ok(if conditions::is_true(&status.conditions, condition::FAILED) { explain(&job) } else { Exit::Done })
+}
+
+async fn fetch_job(session: &Session, name: &str) -> Result<InferenceJob, CliError> {
+    let jobs: Api<InferenceJob> = Api::namespaced(session.client.clone(), &session.namespace);
+    jobs.get(name).await.map_err(|error| CliError::from_kube(error, "InferenceJob", name, Some(&session.namespace)))
+}
+
+async fn fetch_output(session: &Session, name: &str) -> Result<BTreeMap<String, String>, CliError> {
+    let maps: Api<ConfigMap> = Api::namespaced(session.client.clone(), &session.namespace);
+    let map = maps.get(name).await;
+    let map = map.map_err(|error| CliError::from_kube(error, "ConfigMap", name, Some(&session.namespace)))?;
+    Ok(map.data.unwrap_or_default())
+}
+
+/// The lines, if they are the ones that the job's status vouches for.
+fn checked<'a>(
+    data: &'a BTreeMap<String, String>,
+    published: &OutputStatus,
+    errors: bool,
+) -> Result<&'a str, CliError> {
+    let (key, expected) =
+        if errors { (ERRORS, &published.errors_sha256) } else { (RESULTS, &published.results_sha256) };
+    let name = &published.config_map;
+    let text = data.get(key).ok_or_else(|| CliError::Other(format!("the ConfigMap {name:?} has no {key}")))?;
+    let found = hex::encode(Sha256::digest(text.as_bytes()));
+    if found != *expected {
+        return Err(CliError::Other(format!(
+            "{key} in the ConfigMap {name:?} was changed after it was published: its sha256 is {found}, the job says {expected}"
+        )));
+    }
+    Ok(text)
+}
+
+/// Says on standard error why there are no (or not all) results, and whether waiting helps.
+fn explain(job: &InferenceJob) -> Exit {
+    let status = job.status.clone().unwrap_or_default();
+    let name = job.name_any();
+    if let Some(failed) = conditions::find(&status.conditions, condition::FAILED)
+        && failed.status == Truth::True
+    {
+        eprintln!("{name} failed: {}: {}", failed.reason, failed.message);
+        return Exit::Failed;
+    }
+    let progress = status.progress.unwrap_or_else(|| "0 requests".into());
+    let waiting = waiting_for(&status.conditions).map(|c| format!(": {}: {}", c.reason, c.message)).unwrap_or_default();
+    eprintln!("{name} has no results yet ({progress}){waiting}");
+    Exit::NotYet
+}
+
+/// The first condition on the way to Complete that does not hold.
+fn waiting_for(found: &[Condition]) -> Option<&Condition> {
+    use condition::{ACCEPTED, ADMITTED, MODEL_READY, OUTPUT_PUBLISHED, RUNNING};
+    let way = [ACCEPTED, ADMITTED, MODEL_READY, RUNNING, OUTPUT_PUBLISHED];
+    way.iter().filter_map(|type_| conditions::find(found, type_)).find(|condition| condition.status != Truth::True)
+}
+
+fn print(lines: &[Value], args: &ResultsArgs, out: &mut dyn Write) -> Result<(), CliError> {
+    match (args.output, args.errors) {
+        (Format::Json, _) => output::json(out, &lines),
+        (Format::Table, true) => {
+            let rows =
+                lines.iter().map(lines::failure).map(|line| vec![line.custom_id, line.ending, one_line(&line.text)]);
+            output::table(out, &["id", "reason", "message"], rows.collect())
+        }
+        (Format::Table, false) => print_answers(lines.iter().map(lines::answer), out),
+    }
+}
+
+/// Answers are text of many lines: a heading each, not a table cell.
+fn print_answers(answers: impl Iterator<Item = AnswerLine>, out: &mut dyn Write) -> Result<(), CliError> {
+    for answer in answers {
+        let id = one_line(&answer.custom_id);
+        writeln!(out, "── {id} ({} tokens, {})", answer.output_tokens, one_line(&answer.ending))?;
+        writeln!(out, "{}\n", output::printable(answer.text.trim()))?;
+    }
+    Ok(())
+}
+
+fn one_line(text: &str) -> String {
+    output::printable(&text.split_whitespace().collect::<Vec<_>>().join(" "))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn published(results: &str) -> (BTreeMap<String, String>, OutputStatus) {
+        let sha = |text: &str| hex::encode(Sha256::digest(text.as_bytes()));
+        let data = BTreeMap::from([(RESULTS.to_owned(), results.to_owned()), (ERRORS.to_owned(), String::new())]);
+        let status = OutputStatus {
+            config_map: "out".into(),
+            results_sha256: sha(results),
+            errors_sha256: sha(""),
+            bytes: results.len() as i64,
+        };
+        (data, status)
+    }
+
+    #[test]
+    fn results_that_were_changed_are_refused() {
+        let (mut data, status) = published("{}\n");
+        assert_eq!(checked(&data, &status, false).unwrap(), "{}\n");
+        data.insert(RESULTS.into(), "{} \n".into());
+        assert!(checked(&data, &status, false).unwrap_err().to_string().contains("was changed"));
+    }
+
+    #[test]
+    fn an_answer_of_many_lines_is_printed_under_its_id() {
+        let answer =
+            AnswerLine { custom_id: "q1".into(), text: "a\nb\n".into(), ending: "stop".into(), output_tokens: 2 };
+        let mut out = Vec::new();
+        print_answers([answer].into_iter(), &mut out).unwrap();
+        assert_eq!(String::from_utf8(out).unwrap(), "── q1 (2 tokens, stop)\na\nb\n\n");
+    }
+}

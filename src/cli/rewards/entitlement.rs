@@ -1,0 +1,100 @@
+//! From reports and the contract's state to what a node is owed. Pure.
+
+use alloy::primitives::{B256, keccak256};
+
+use crate::{
+    api::{
+        contribution_report::ContributionReport,
+        ids::{NodeAddress, Wei},
+    },
+    reward::{RewardLeaf, RewardTree, TreeDomain, unpack_leaves},
+};
+
+/// A node's money, all of it cumulative.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Entitlement {
+    /// By reports that are live.
+    pub earned: Wei,
+    /// By reports that are on their way or in their window, on top.
+    pub pending: Wei,
+    /// Paid out.
+    pub claimed: Wei,
+}
+
+impl Entitlement {
+    pub fn claimable(&self) -> Wei {
+        Wei(self.earned.0.saturating_sub(self.claimed.0))
+    }
+}
+
+/// The tree of a report, if its leaves are the ones that its root was built over.
+pub fn checked_tree(domain: TreeDomain, root: B256, packed: &[u8]) -> Result<RewardTree, String> {
+    let leaves = unpack_leaves(packed).map_err(|error| error.to_string())?;
+    let tree = RewardTree::build(domain, leaves).map_err(|error| error.to_string())?;
+    if tree.root() != root {
+        return Err(format!("they hash to {}, not to the root {root}", tree.root()));
+    }
+    Ok(tree)
+}
+
+/// The reports with that root, newest first. An epoch that changed nothing repeats the root of an earlier one, and may come
+/// without leaves of its own.
+pub fn reports_of_root(reports: &[ContributionReport], root: B256) -> Vec<&ContributionReport> {
+    let root = root.to_string();
+    let mut found: Vec<_> = reports.iter().filter(|report| report.spec.root == root).collect();
+    found.sort_unstable_by_key(|report| std::cmp::Reverse(report.spec.epoch));
+    found
+}
+
+/// The newest report.
+pub fn last_report(reports: &[ContributionReport]) -> Option<&ContributionReport> {
+    reports.iter().max_by_key(|report| report.spec.epoch)
+}
+
+/// What a tree says a node ever earned.
+pub fn cumulative(tree: &RewardTree, node: NodeAddress) -> Wei {
+    tree.leaves().find(|leaf| leaf.node == node).map_or(Wei(0), |leaf: RewardLeaf| leaf.cumulative)
+}
+
+/// Whether bytes are the ones that a report names.
+pub fn matches_hash(packed: &[u8], data_hash: &str) -> bool {
+    keccak256(packed).to_string() == data_hash
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::reward::pack_leaves;
+
+    fn domain() -> TreeDomain {
+        TreeDomain { chain_id: 51, contract: NodeAddress([9; 20]) }
+    }
+
+    #[test]
+    fn leaves_that_do_not_hash_to_the_root_are_not_believed() {
+        let leaf = RewardLeaf { node: NodeAddress([1; 20]), cumulative: Wei(5) };
+        let tree = RewardTree::build(domain(), [leaf]).unwrap();
+        let packed = tree.packed();
+        assert_eq!(checked_tree(domain(), tree.root(), &packed).unwrap(), tree);
+        let more = pack_leaves(&[RewardLeaf { cumulative: Wei(6), ..leaf }]);
+        assert!(checked_tree(domain(), tree.root(), &more).is_err());
+        let elsewhere = TreeDomain { chain_id: 50, ..domain() };
+        assert!(checked_tree(elsewhere, tree.root(), &packed).is_err());
+        assert!(
+            matches_hash(&packed, &keccak256(&packed).to_string())
+                && !matches_hash(&more, &keccak256(&packed).to_string())
+        );
+    }
+
+    #[test]
+    fn nobody_can_claim_less_than_nothing() {
+        let entitlement = Entitlement { earned: Wei(3), pending: Wei(0), claimed: Wei(5) };
+        assert_eq!(entitlement.claimable(), Wei(0));
+    }
+
+    #[test]
+    fn a_node_without_a_leaf_earned_nothing() {
+        let tree = RewardTree::build(domain(), []).unwrap();
+        assert_eq!(cumulative(&tree, NodeAddress([1; 20])), Wei(0));
+    }
+}

@@ -1,0 +1,68 @@
+//! Model bytes for workers, over the grid: any member may read the models that it is to serve, from any offset.
+
+use std::sync::Arc;
+
+use tokio::{io::AsyncReadExt, sync::Semaphore};
+
+use super::Gateway;
+use crate::{
+    api::ids::{GridPeerId, ModelDigest},
+    grid::{BlobServer, FrameError, Incoming},
+    protocol::wire::{BlobEvent, Refused, blob_event, limits},
+};
+
+/// Transfers at once; further ones wait.
+const TRANSFERS: usize = 32;
+
+impl Gateway {
+    /// Serves blob streams until the grid ends.
+    pub(super) async fn serve_blobs(self: Arc<Self>, mut incoming: Incoming<BlobServer>) {
+        let places = Arc::new(Semaphore::new(TRANSFERS));
+        while let Some((peer, stream)) = incoming.recv().await {
+            let Ok(place) = places.clone().acquire_owned().await else { return };
+            let gateway = self.clone();
+            self.spawn(async move {
+                if let Err(error) = gateway.serve_blob(&peer, stream).await {
+                    tracing::debug!(%peer, "a blob transfer ended: {error}");
+                }
+                drop(place);
+            });
+        }
+    }
+
+    async fn serve_blob(&self, peer: &GridPeerId, mut stream: BlobServer) -> Result<(), FrameError> {
+        let Some(request) = stream.next().await? else { return Ok(()) };
+        let digest = <[u8; 32]>::try_from(request.digest.as_slice()).map(ModelDigest);
+        let assigned = self.members.get(peer).map(|record| record.member.models).unwrap_or_default();
+        let Some(digest) = digest.ok().filter(|digest| assigned.contains(digest)) else {
+            return refuse(&mut stream, "BlobNotAssigned", "this node is not to serve that model", 0).await;
+        };
+        let Some(bytes) = self.blobs.size(&digest).await else {
+            return refuse(&mut stream, "BlobNotHere", "the gateway does not have that model yet", 5_000).await;
+        };
+        if request.offset > bytes {
+            return refuse(&mut stream, "BeyondTheEnd", "the offset is beyond the end of the blob", 0).await;
+        }
+        stream.send(&event(blob_event::Kind::Total(bytes))).await?;
+        let mut file = self.blobs.open_at(&digest, request.offset).await?;
+        let mut chunk = vec![0; limits::BLOB_CHUNK];
+        loop {
+            let length = file.read(&mut chunk).await?;
+            if length == 0 {
+                return stream.sender.close().await;
+            }
+            let bytes = chunk.get(..length).unwrap_or_default().to_vec();
+            stream.send(&event(blob_event::Kind::Chunk(bytes))).await?;
+        }
+    }
+}
+
+async fn refuse(stream: &mut BlobServer, reason: &str, message: &str, retry_after_ms: u64) -> Result<(), FrameError> {
+    let refused = Refused { reason: reason.into(), message: message.into(), retry_after_ms };
+    stream.send(&event(blob_event::Kind::Refused(refused))).await?;
+    stream.sender.close().await
+}
+
+fn event(kind: blob_event::Kind) -> BlobEvent {
+    BlobEvent { kind: Some(kind) }
+}

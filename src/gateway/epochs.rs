@@ -1,0 +1,296 @@
+//! Closing an epoch: when it may be, what it amounts to, and that it amounts to the same ever after.
+
+use std::collections::BTreeMap;
+
+use super::{Gateway, GatewayError, receipts::millis, standing::NodeStanding};
+use crate::{
+    api::ids::{EpochNumber, NodeAddress},
+    protocol::internal::{EpochTotals, NodeTotals},
+    reward::units::{ComputeUnits, TokenCost},
+    store::{AuditState, ChallengeKind, ChallengeTally, MemberRecord, PayableReceipt},
+};
+
+/// What is known of a node when an epoch closes.
+#[derive(Debug, Clone, PartialEq)]
+pub struct NodeFacts {
+    pub record: MemberRecord,
+    /// Not a member any more.
+    pub removed: bool,
+    pub standing: NodeStanding,
+}
+
+/// Totals, and the receipts that they count.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Closing {
+    pub totals: EpochTotals,
+    pub counted: Vec<[u8; 32]>,
+}
+
+impl Gateway {
+    /// Closes an epoch and returns its totals as JSON, the same bytes every time.
+    pub async fn close_epoch(&self, epoch: EpochNumber) -> Result<Vec<u8>, GatewayError> {
+        if let Some(closed) = self.ledger.closed_epoch(epoch.0).await? {
+            return Ok(closed.totals);
+        }
+        self.check_closable(epoch).await?;
+        let receipts = self.ledger.payable_receipts(epoch.0).await?;
+        let tallies = self.ledger.challenge_tallies(epoch.0).await?;
+        let secret = self.ledger.epoch_secret(epoch.0, rand::random()).await?;
+        let closing = close(epoch, &self.node_facts().await?, &receipts, &tallies, &secret);
+        let totals = serde_json::to_vec(&closing.totals)
+            .map_err(|error| GatewayError::Io { what: "writing the totals", source: error.into() })?;
+        let stored = self.ledger.close_epoch(epoch.0, &totals, &closing.counted, self.clock.now_ms()).await?;
+        tracing::info!(%epoch, nodes = closing.totals.nodes.len(), receipts = closing.counted.len(), "epoch closed");
+        Ok(stored.totals)
+    }
+
+    async fn check_closable(&self, epoch: EpochNumber) -> Result<(), GatewayError> {
+        let too_early = |reason, message| Err(GatewayError::TooEarly { reason, message });
+        let Some(network) = self.network_config() else {
+            return too_early("NetworkUnknown", "the gateway was not told its network yet".into());
+        };
+        let end = network.genesis.saturating_add(epoch.0.saturating_add(1).saturating_mul(network.epoch_seconds));
+        let closable_ms = end.saturating_mul(1000).saturating_add(millis(self.settings.epoch_grace));
+        let now_ms = self.clock.now_ms();
+        if now_ms < closable_ms {
+            let seconds = (closable_ms - now_ms).div_ceil(1000);
+            return too_early("EpochNotOver", format!("epoch {epoch} can be closed in {seconds} s"));
+        }
+        match self.ledger.owed_until(epoch.0).await? {
+            0 => Ok(()),
+            owed => too_early("AuditsOwed", format!("{owed} audits of epoch {epoch} or before are not decided yet")),
+        }
+    }
+
+    async fn node_facts(&self) -> Result<Vec<NodeFacts>, GatewayError> {
+        let mut facts = Vec::new();
+        for record in self.ledger.members_ever().await? {
+            let peer = &record.member.peer_id;
+            let removed = self.members.get(peer).is_none();
+            let standing = if removed { NodeStanding::default() } else { self.standings.get(peer) };
+            facts.push(NodeFacts { record, removed, standing });
+        }
+        Ok(facts)
+    }
+}
+
+/// The totals of an epoch. Pure: rows in, totals out.
+///
+/// A receipt counts when its node is eligible and its audit, if one was owed, did not fail. One whose audit was inconclusive
+/// counts while nothing speaks against its node: a verifier's fault is not the node's. An answer that nobody can judge
+/// because of the kernel profile that its node claims does not count: a made-up profile would be a way out. Every other receipt stays uncounted
+/// and is looked at again when the next epoch closes: it moves on, it does not vanish.
+pub fn close(
+    epoch: EpochNumber,
+    nodes: &[NodeFacts],
+    receipts: &[PayableReceipt],
+    tallies: &[ChallengeTally],
+    secret: &[u8; 32],
+) -> Closing {
+    let mut rows: BTreeMap<NodeAddress, (NodeTotals, ComputeUnits)> = BTreeMap::new();
+    let mut counted = Vec::new();
+    for facts in nodes {
+        let work = receipts.iter().filter(|receipt| receipt.address == facts.record.address);
+        let proofs: Vec<_> = tallies.iter().filter(|tally| tally.address == facts.record.address).collect();
+        let mut totals = empty(facts);
+        let mut units = ComputeUnits::default();
+        for receipt in work.filter(|receipt| totals.eligible && counts(receipt, &facts.standing)) {
+            totals.requests += 1;
+            totals.prompt_tokens += u64::from(receipt.prompt_tokens);
+            totals.output_tokens += u64::from(receipt.output_tokens);
+            let cost = TokenCost(receipt.cost_per_token);
+            // What an earlier worker had made was read, like the prompt.
+            let read = receipt.prompt_tokens.saturating_add(receipt.prefix_tokens);
+            let made = receipt.output_tokens.saturating_sub(receipt.prefix_tokens);
+            let worth = ComputeUnits::of_response(cost, read, made);
+            units = [units, worth].into_iter().sum();
+            counted.push(receipt.hash);
+        }
+        totals.capacity_units = capacity(&proofs);
+        totals.proven_bytes = proven(&proofs);
+        // Who neither worked nor proved anything has nothing to be told.
+        if totals.requests > 0 || !proofs.is_empty() {
+            rows.insert(facts.record.address, (totals, units));
+        }
+    }
+    counted.sort_unstable();
+    let nodes = rows.into_values().map(|(totals, units)| NodeTotals { units: units.to_string(), ..totals }).collect();
+    Closing { totals: EpochTotals { epoch, nodes, audit_secret: hex::encode(secret) }, counted }
+}
+
+fn empty(facts: &NodeFacts) -> NodeTotals {
+    let reason = ineligible(facts).unwrap_or_default();
+    NodeTotals {
+        address: facts.record.address,
+        node_name: facts.record.member.node_name.clone(),
+        requests: 0,
+        prompt_tokens: 0,
+        output_tokens: 0,
+        units: String::new(),
+        capacity_units: 0,
+        proven_bytes: 0,
+        eligible: reason.is_empty(),
+        reason: reason.to_owned(),
+    }
+}
+
+/// Why a node earns nothing in this epoch.
+fn ineligible(facts: &NodeFacts) -> Option<&'static str> {
+    if facts.standing.quarantined() {
+        Some("Quarantined")
+    } else if facts.removed {
+        Some("NotAMember")
+    } else if !facts.record.member.registered {
+        Some("NotRegistered")
+    } else if !facts.standing.capability.verified {
+        Some("CapabilityNotVerified")
+    } else {
+        None
+    }
+}
+
+fn counts(receipt: &PayableReceipt, standing: &NodeStanding) -> bool {
+    match receipt.audit {
+        None | Some(AuditState::Passed) => true,
+        Some(AuditState::Inconclusive) => standing.is_good() && !receipt.undecidable,
+        Some(AuditState::Owed | AuditState::Failed) => false,
+    }
+}
+
+/// Least proven rate × share of challenges answered. A wrong answer in the epoch makes it nothing.
+fn capacity(proofs: &[&ChallengeTally]) -> u64 {
+    proofs.iter().filter(|tally| tally.kind == ChallengeKind::Gemm).map(|tally| answered_share(tally)).sum()
+}
+
+fn proven(proofs: &[&ChallengeTally]) -> u64 {
+    proofs.iter().filter(|tally| tally.kind == ChallengeKind::Storage).map(|tally| answered_share(tally)).sum()
+}
+
+fn answered_share(tally: &ChallengeTally) -> u64 {
+    if tally.failed > 0 || tally.issued == 0 {
+        return 0;
+    }
+    let share = u128::from(tally.least_units) * u128::from(tally.passed) / u128::from(tally.issued);
+    u64::try_from(share).unwrap_or(u64::MAX)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::{
+        protocol::{
+            identity::NodeKey,
+            internal::{Capability, Member, NodeMode},
+        },
+        store::EvidenceRecord,
+    };
+
+    fn facts() -> NodeFacts {
+        let key = NodeKey::generate();
+        let member = Member {
+            peer_id: key.peer_id(),
+            node_name: "a".into(),
+            mode: NodeMode::Managed,
+            roles: vec![],
+            schedulable: true,
+            registered: true,
+            models: vec![],
+        };
+        let capability = Capability { verified: true, ..Capability::default() };
+        let standing = NodeStanding { capability, computes: true, ..NodeStanding::default() };
+        NodeFacts { record: MemberRecord { member, address: key.address() }, removed: false, standing }
+    }
+
+    fn receipt(node: &NodeFacts, hash: u8, audit: Option<AuditState>) -> PayableReceipt {
+        PayableReceipt {
+            hash: [hash; 32],
+            address: node.record.address,
+            epoch: 4,
+            prompt_tokens: 10,
+            output_tokens: 5,
+            prefix_tokens: 0,
+            cost_per_token: 2,
+            audit,
+            undecidable: false,
+        }
+    }
+
+    #[test]
+    fn units_are_cost_times_weighted_tokens_of_what_was_not_rejected() {
+        let node = facts();
+        let rows = [
+            receipt(&node, 1, None),
+            receipt(&node, 2, Some(AuditState::Passed)),
+            receipt(&node, 3, Some(AuditState::Failed)),
+        ];
+        let continued = [PayableReceipt { prefix_tokens: 4, ..rows[0].clone() }];
+        let units = close(EpochNumber(4), &[node.clone()], &continued, &[], &[0; 32]).totals.nodes[0].units.clone();
+        assert_eq!(units, "44", "2 · (8 · 1 made + 14 read)");
+        let closing = close(EpochNumber(4), &[node], &rows, &[], &[7; 32]);
+        let totals = &closing.totals.nodes[0];
+        assert_eq!((totals.requests, totals.output_tokens, totals.units.as_str()), (2, 10, "200"));
+        assert_eq!(closing.counted, [[1; 32], [2; 32]]);
+        assert_eq!(closing.totals.audit_secret, hex::encode([7; 32]));
+    }
+
+    #[test]
+    fn an_inconclusive_audit_counts_only_while_nothing_speaks_against_the_node() {
+        let good = facts();
+        let rows = [receipt(&good, 1, Some(AuditState::Inconclusive))];
+        assert_eq!(close(EpochNumber(4), &[good.clone()], &rows, &[], &[0; 32]).counted.len(), 1);
+        let undecidable = [PayableReceipt { undecidable: true, ..rows[0].clone() }];
+        assert_eq!(close(EpochNumber(4), &[good.clone()], &undecidable, &[], &[0; 32]).counted.len(), 0);
+        let mut suspect = good;
+        suspect.standing.evidence = EvidenceRecord { log_e: 3.0, ..EvidenceRecord::default() };
+        assert_eq!(close(EpochNumber(4), &[suspect], &rows, &[], &[0; 32]).counted.len(), 0);
+    }
+
+    #[test]
+    fn a_quarantined_or_unregistered_node_earns_nothing_and_its_work_is_not_used_up() {
+        let mut node = facts();
+        node.standing.evidence.quarantined_ms = 1;
+        let rows = [receipt(&node, 1, None)];
+        let tally = ChallengeTally {
+            address: node.record.address,
+            kind: ChallengeKind::Gemm,
+            issued: 2,
+            passed: 1,
+            failed: 0,
+            least_units: 9,
+        };
+        let closing = close(EpochNumber(4), &[node.clone()], &rows, &[tally.clone()], &[0; 32]);
+        let totals = &closing.totals.nodes[0];
+        assert_eq!((totals.eligible, totals.reason.as_str(), totals.units.as_str()), (false, "Quarantined", "0"));
+        assert_eq!((totals.requests, totals.capacity_units), (0, 4));
+        assert!(closing.counted.is_empty());
+        node.standing.evidence.quarantined_ms = 0;
+        node.record.member.registered = false;
+        assert_eq!(close(EpochNumber(4), &[node], &rows, &[tally], &[0; 32]).totals.nodes[0].reason, "NotRegistered");
+    }
+
+    #[test]
+    fn the_order_of_rows_does_not_matter() {
+        let (a, b) = (facts(), facts());
+        let rows = [receipt(&a, 1, None), receipt(&b, 2, None), receipt(&a, 3, None)];
+        let mut reversed = rows.clone();
+        reversed.reverse();
+        let one = close(EpochNumber(4), &[a.clone(), b.clone()], &rows, &[], &[0; 32]);
+        assert_eq!(one, close(EpochNumber(4), &[b, a], &reversed, &[], &[0; 32]));
+    }
+
+    #[test]
+    fn one_wrong_proof_voids_the_epochs_proofs() {
+        let node = facts();
+        let tally = |kind, failed| ChallengeTally {
+            address: node.record.address,
+            kind,
+            issued: 4,
+            passed: 3,
+            failed,
+            least_units: 100,
+        };
+        let tallies = [tally(ChallengeKind::Gemm, 0), tally(ChallengeKind::Storage, 1)];
+        let totals = close(EpochNumber(0), &[node.clone()], &[], &tallies, &[0; 32]).totals;
+        assert_eq!((totals.nodes[0].capacity_units, totals.nodes[0].proven_bytes), (75, 0));
+    }
+}

@@ -1,0 +1,16 @@
+//! HTTP: the internal API for the operator, the OpenAI API for clients. Parses, authorises, translates errors; everything
+//! else is done by the gateway behind it.
+
+mod auth;
+mod changes;
+mod error;
+mod input;
+mod internal;
+mod openai;
+mod openai_error;
+mod openai_request;
+mod openai_stream;
+
+pub use auth::Tokens;
+pub use internal::router as internal_router;
+pub use openai::router as openai_router;

@@ -1,0 +1,203 @@
+//! The OpenAI API in front of the same dispatch that jobs go through.
+
+use std::sync::Arc;
+
+use axum::{
+    Json, Router,
+    body::Bytes,
+    extract::{DefaultBodyLimit, Path, State},
+    middleware,
+    response::{IntoResponse, Response},
+    routing::{get, post},
+};
+use serde_json::{Value, json};
+use tokio::time::timeout;
+
+use super::{
+    auth::{self, Tokens},
+    openai_error::OpenAiError,
+    openai_request::{OpenAiRequest, parse},
+    openai_stream::{self, Shape},
+};
+use crate::{
+    api::ids::RequestId,
+    gateway::{Gateway, online::OnlineEvent},
+    protocol::internal::{Endpoint, ModelState},
+    store::{ModelRecord, NewRequest, RequestKind},
+};
+
+/// Largest request: an infer frame carries it.
+const MAX_BODY: usize = 900 << 10;
+/// Workers that one online request may fail on.
+const ATTEMPTS: u32 = 3;
+
+/// The routes below `/v1`. Without tokens whoever reaches them is served.
+pub fn router(gateway: Arc<Gateway>, tokens: Option<Tokens>) -> Router {
+    let routes = Router::new()
+        .route("/chat/completions", post(chat))
+        .route("/completions", post(complete))
+        .route("/models", get(models))
+        .route("/models/{id}", get(model))
+        .fallback(async || OpenAiError::not_found())
+        .layer(DefaultBodyLimit::max(MAX_BODY))
+        .layer(middleware::from_fn_with_state(tokens, auth::openai))
+        .with_state(gateway);
+    Router::new().nest("/v1", routes)
+}
+
+async fn chat(State(gateway): State<Arc<Gateway>>, body: Bytes) -> Response {
+    answer(gateway, Endpoint::ChatCompletions, body).await
+}
+
+async fn complete(State(gateway): State<Arc<Gateway>>, body: Bytes) -> Response {
+    answer(gateway, Endpoint::Completions, body).await
+}
+
+async fn answer(gateway: Arc<Gateway>, endpoint: Endpoint, body: Bytes) -> Response {
+    let metrics = gateway.metrics.clone();
+    let response = match try_answer(gateway, endpoint, body).await {
+        Ok(response) => response,
+        Err(error) => error.into_response(),
+    };
+    metrics.http_requests.with_label_values(&["openai", response.status().as_str()]).inc();
+    response
+}
+
+async fn try_answer(gateway: Arc<Gateway>, endpoint: Endpoint, body: Bytes) -> Result<Response, OpenAiError> {
+    let request = parse(&body, endpoint, gateway.settings.max_tokens)?;
+    let model = find(&gateway, &request.model).await?;
+    if !gateway.servers(&model.source.digest).iter().any(|worker| worker.schedulable && !worker.quarantined) {
+        let name = &model.source.name;
+        return Err(OpenAiError::no_worker(format!("no worker serves the model {name} at the moment")));
+    }
+    let shape = Shape::new(endpoint, &model.source.name, request.include_usage, gateway.clock.now_ms() / 1000);
+    let stream = request.stream;
+    let mut waiting = submit(&gateway, endpoint, &model, request).await?;
+    waiting.leased().await?;
+    match stream {
+        true => Ok(openai_stream::stream(waiting, shape)),
+        false => Ok(Json(openai_stream::collect(waiting, shape).await?).into_response()),
+    }
+}
+
+async fn find(gateway: &Gateway, name: &str) -> Result<ModelRecord, OpenAiError> {
+    let models = ready(gateway).await?;
+    let found = models.into_iter().find(|model| model.source.name == name || model.source.digest.to_string() == name);
+    found.ok_or_else(|| OpenAiError::model_not_found(name))
+}
+
+async fn ready(gateway: &Gateway) -> Result<Vec<ModelRecord>, OpenAiError> {
+    let models = gateway.ledger.models().await.map_err(|error| {
+        gateway.ledger_failed("reading the models", &error);
+        OpenAiError::internal()
+    })?;
+    Ok(models.into_iter().filter(|model| model.state == ModelState::Ready).collect())
+}
+
+async fn models(State(gateway): State<Arc<Gateway>>) -> Result<Json<Value>, OpenAiError> {
+    let data: Vec<Value> = ready(&gateway).await?.iter().map(describe).collect();
+    Ok(Json(json!({"object": "list", "data": data})))
+}
+
+async fn model(State(gateway): State<Arc<Gateway>>, Path(id): Path<String>) -> Result<Json<Value>, OpenAiError> {
+    Ok(Json(describe(&find(&gateway, &id).await?)))
+}
+
+fn describe(model: &ModelRecord) -> Value {
+    json!({"id": model.source.name, "object": "model", "created": 0, "owned_by": "xdc-grid"})
+}
+
+/// A request under way. Dropping it before its end cancels it: the client is gone.
+pub(super) struct Waiting {
+    gateway: Arc<Gateway>,
+    pub id: RequestId,
+    events: tokio::sync::mpsc::Receiver<OnlineEvent>,
+    over: bool,
+}
+
+async fn submit(
+    gateway: &Arc<Gateway>,
+    endpoint: Endpoint,
+    model: &ModelRecord,
+    request: OpenAiRequest,
+) -> Result<Waiting, OpenAiError> {
+    let id = RequestId(rand::random());
+    let events = gateway.online.add(id).ok_or_else(|| OpenAiError::busy(gateway.settings.online_wait.as_secs()))?;
+    // From here on a return without an answer cleans up.
+    let waiting = Waiting { gateway: gateway.clone(), id, events, over: false };
+    let request = NewRequest {
+        id,
+        kind: RequestKind::Online,
+        owner: "online".into(),
+        job: None,
+        model: model.source.digest,
+        endpoint,
+        line: request.line,
+        beacon: rand::random(),
+        sample_percent: None,
+        max_attempts: ATTEMPTS,
+        pinned: None,
+        queued_ms: gateway.clock.now_ms(),
+    };
+    gateway.ledger.add_request(&request).await.map_err(|error| {
+        gateway.ledger_failed("queueing an online request", &error);
+        OpenAiError::internal()
+    })?;
+    gateway.dispatch.notify_one();
+    Ok(waiting)
+}
+
+impl Waiting {
+    /// Waits until a worker took it.
+    async fn leased(&mut self) -> Result<(), OpenAiError> {
+        let wait = self.gateway.settings.online_wait;
+        match timeout(wait, self.events.recv()).await {
+            Err(_) => Err(OpenAiError::busy(wait.as_secs())),
+            Ok(Some(OnlineEvent::Failed { reason, message })) => {
+                self.over = true;
+                Err(OpenAiError::failed(&reason, message))
+            }
+            Ok(Some(_)) => Ok(()),
+            Ok(None) => Err(OpenAiError::internal()),
+        }
+    }
+
+    /// The next event; a failure is the last one.
+    pub(super) async fn next(&mut self) -> Result<OnlineEvent, OpenAiError> {
+        // A worker that died gives the request back to the queue: its next one has as long again.
+        match timeout(self.gateway.settings.stall, self.events.recv()).await {
+            Err(_) => Err(OpenAiError::failed("Stalled", "no worker went on with the answer in time")),
+            Ok(None) => Err(OpenAiError::internal()),
+            Ok(Some(OnlineEvent::Failed { reason, message })) => {
+                self.over = true;
+                Err(OpenAiError::failed(&reason, message))
+            }
+            Ok(Some(event)) => {
+                self.over |= matches!(event, OnlineEvent::Finished { .. });
+                Ok(event)
+            }
+        }
+    }
+}
+
+impl Drop for Waiting {
+    fn drop(&mut self) {
+        self.gateway.online.remove(&self.id);
+        if !self.over {
+            let (gateway, id) = (self.gateway.clone(), self.id);
+            self.gateway.spawn(async move { gateway.cancel_online(&id).await });
+        }
+    }
+}
+
+impl Gateway {
+    /// Nobody waits for the answer any more.
+    async fn cancel_online(&self, request: &RequestId) {
+        let message = "the client went away";
+        let failed = self.ledger.fail_queued_request(request, "Cancelled", message, self.clock.now_ms()).await;
+        if let Err(error) = failed {
+            self.ledger_failed("cancelling an online request", &error);
+        }
+        self.flights.cancel_request(request);
+    }
+}

@@ -1,0 +1,241 @@
+//! Jobs as the operator sees them: reports with a reason, and finishing.
+
+use std::{
+    collections::HashSet,
+    sync::{Mutex, PoisonError},
+};
+
+use super::{Gateway, GatewayError, online::OnlineEvent, receipts::millis};
+use crate::{
+    api::ids::RequestId,
+    protocol::internal::{JobControl, JobReport, JobSpec, JobState, ModelState},
+    store::{JobCounts, JobRecord, LedgerError, RequestKind},
+    verify::merkle,
+};
+
+/// Jobs whose input is being taken in.
+#[derive(Debug, Default)]
+pub struct InputTurns(Mutex<HashSet<String>>);
+
+/// The right to take in one job's input, until dropped.
+#[derive(Debug)]
+pub struct InputTurn<'a> {
+    turns: &'a InputTurns,
+    uid: String,
+}
+
+impl InputTurns {
+    /// `None` when somebody else has it.
+    pub(super) fn take(&self, uid: &str) -> Option<InputTurn<'_>> {
+        let mut turns = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        turns.insert(uid.to_owned()).then(|| InputTurn { turns: self, uid: uid.to_owned() })
+    }
+}
+
+impl Drop for InputTurn<'_> {
+    fn drop(&mut self) {
+        self.turns.0.lock().unwrap_or_else(PoisonError::into_inner).remove(&self.uid);
+    }
+}
+
+/// Longest names, and most attempts and requests, of a job.
+const MAX_NAME: usize = 253;
+const MAX_ATTEMPTS: u32 = 100;
+const MAX_REQUESTS: u32 = 1_000_000;
+
+impl Gateway {
+    /// Takes a job's spec. The same again changes nothing.
+    pub async fn put_job(&self, uid: &str, spec: &JobSpec) -> Result<JobReport, GatewayError> {
+        check_spec(uid, spec)?;
+        self.ledger.put_job(uid, spec, self.clock.now_ms()).await?;
+        self.job_report(uid).await
+    }
+
+    /// Suspends, resumes, cancels, or changes how many requests run at once.
+    pub async fn control_job(&self, uid: &str, control: &JobControl) -> Result<JobReport, GatewayError> {
+        self.known_job(uid).await?;
+        self.ledger.control_job(uid, control, self.clock.now_ms()).await?;
+        if control.cancelled {
+            self.flights.cancel_job(uid);
+        }
+        self.finish_if_settled(uid).await?;
+        self.dispatch.notify_one();
+        self.job_report(uid).await
+    }
+
+    /// Forgets a job's text; receipts stay. What still runs is cancelled. An unknown job is as good as deleted.
+    pub async fn delete_job(&self, uid: &str) -> Result<(), GatewayError> {
+        if self.ledger.delete_job(uid, self.clock.now_ms()).await? {
+            self.flights.cancel_job(uid);
+            self.ledger.forget_text().await?;
+        }
+        Ok(())
+    }
+
+    pub(super) async fn known_job(&self, uid: &str) -> Result<JobRecord, GatewayError> {
+        self.ledger.job(uid).await?.ok_or_else(|| GatewayError::NotFound {
+            reason: "JobUnknown",
+            message: format!("job {uid} is not known to this gateway"),
+        })
+    }
+
+    pub async fn job_report(&self, uid: &str) -> Result<JobReport, GatewayError> {
+        let job = self.known_job(uid).await?;
+        let counts = self.ledger.job_counts(uid).await?;
+        let state = state(&job, &counts);
+        let (reason, message) = self.why(&job, &counts, state).await?;
+        Ok(JobReport {
+            state,
+            reason: reason.to_owned(),
+            message,
+            total: job.spec.total_requests,
+            completed: counts.done,
+            failed: counts.failed,
+            running: counts.leased,
+            prompt_tokens: counts.prompt_tokens,
+            output_tokens: counts.output_tokens,
+            nodes: counts.nodes,
+            audits_owed: counts.audits_owed,
+            audits_passed: counts.audits_passed,
+            audits_failed: counts.audits_failed,
+            started_at_ms: job.started_ms,
+            finished_at_ms: job.finished_ms,
+            receipts_root: job.receipts_root,
+            last_failures: counts.last_failures,
+        })
+    }
+
+    /// Why a job does not run; empty when it does.
+    async fn why(
+        &self,
+        job: &JobRecord,
+        counts: &JobCounts,
+        state: JobState,
+    ) -> Result<(&'static str, String), LedgerError> {
+        const NOTHING: (&str, String) = ("", String::new());
+        if !matches!(state, JobState::Queued | JobState::Running) {
+            return Ok(NOTHING);
+        }
+        if counts.queued == 0 && counts.leased == 0 && counts.audits_owed > 0 {
+            return Ok(("AuditsPending", format!("{} answers wait for their audit", counts.audits_owed)));
+        }
+        if counts.leased > 0 || counts.queued == 0 {
+            return Ok(NOTHING);
+        }
+        let name = &job.spec.model_name;
+        match self.ledger.model(&job.spec.model).await? {
+            None => return Ok(("ModelNotReady", format!("model {name} is not known to the gateway yet"))),
+            Some(model) if model.state == ModelState::Fetching => {
+                return Ok(("ModelNotReady", format!("model {name} is being fetched")));
+            }
+            Some(model) if model.state == ModelState::Failed => {
+                return Ok(("ModelNotReady", format!("model {name}: {}", model.message)));
+            }
+            Some(_) => {}
+        }
+        if self.paused() {
+            return Ok(("NetworkPaused", "the network is paused: no work is given out".into()));
+        }
+        let servers = self.servers(&job.spec.model);
+        let able = servers.iter().filter(|worker| worker.schedulable && !worker.quarantined).count();
+        Ok(match (servers.len(), able) {
+            (0, _) => ("NoWorkerForModel", format!("no connected worker serves model {name} yet")),
+            (n, 0) => ("NoWorkerForModel", format!("none of the {n} workers that serve model {name} may take work now")),
+            (_, n) => ("WaitingForCapacity", format!("all slots of the {n} workers that serve model {name} are taken")),
+        })
+    }
+
+    /// Finishes a job that has nothing queued, leased or owed any more.
+    pub(super) async fn finish_if_settled(&self, uid: &str) -> Result<(), LedgerError> {
+        if !self.ledger.job_is_settled(uid).await? {
+            return Ok(());
+        }
+        let receipts = self.ledger.job_receipts(uid).await?;
+        let root = hex::encode(merkle::root(&receipts));
+        if self.ledger.finish_job(uid, &root, self.clock.now_ms()).await? {
+            tracing::info!(job = uid, "job finished");
+        }
+        Ok(())
+    }
+
+    /// After a request left the dispatcher, whatever way: its client hears of a failure, its job may be finished.
+    pub(super) async fn request_is_over(&self, request: &RequestId) {
+        if let Err(error) = self.try_request_is_over(request).await {
+            self.ledger_failed("finishing a request", &error);
+        }
+    }
+
+    async fn try_request_is_over(&self, request: &RequestId) -> Result<(), LedgerError> {
+        let Some(summary) = self.ledger.request(request).await? else { return Ok(()) };
+        let (kind, outcome) = (kind_label(summary.kind), summary.state.as_str());
+        if matches!(outcome, "Done" | "Failed") {
+            self.metrics.requests.with_label_values(&[kind, outcome]).inc();
+        }
+        if outcome == "Failed" {
+            let event = OnlineEvent::Failed { reason: summary.reason, message: summary.message };
+            // Nobody may be listening any more.
+            let _ = self.online.tell(request, event).await;
+        }
+        if let Some(job) = summary.job {
+            self.finish_if_settled(&job).await?;
+        }
+        Ok(())
+    }
+
+    /// Forgets text whose time is over, now and then.
+    pub(super) async fn forget_forever(self: std::sync::Arc<Self>) {
+        loop {
+            match self.ledger.forget_text().await {
+                Ok(0) => {}
+                Ok(n) => tracing::debug!(requests = n, "text forgotten"),
+                Err(error) => self.ledger_failed("forgetting text", &error),
+            }
+            tokio::time::sleep(std::time::Duration::from_millis(millis(self.settings.info_interval) * 2)).await;
+        }
+    }
+}
+
+fn state(job: &JobRecord, counts: &JobCounts) -> JobState {
+    let open = counts.queued + counts.leased + counts.audits_owed > 0;
+    if job.input_hash.is_none() {
+        return if job.control.cancelled { JobState::Cancelled } else { JobState::Created };
+    }
+    match (job.control.cancelled, job.finished_ms > 0) {
+        (true, true) => JobState::Cancelled,
+        (_, true) => JobState::Finished,
+        // What runs is told to stop, what was answered is still audited.
+        (true, false) if open => JobState::Running,
+        (true, false) => JobState::Cancelled,
+        (false, false) if job.control.suspended => JobState::Suspended,
+        (false, false) if job.started_ms == 0 => JobState::Queued,
+        (false, false) => JobState::Running,
+    }
+}
+
+fn check_spec(uid: &str, spec: &JobSpec) -> Result<(), GatewayError> {
+    let invalid = |message: String| Err(GatewayError::Invalid { reason: "InvalidJob", message });
+    if uid.is_empty() || uid.len() > 64 || !uid.bytes().all(|byte| byte.is_ascii_alphanumeric() || byte == b'-') {
+        return invalid("a job uid is 1 to 64 letters, digits and dashes".into());
+    }
+    if [&spec.namespace, &spec.name, &spec.model_name].iter().any(|name| name.len() > MAX_NAME) {
+        return invalid(format!("names are at most {MAX_NAME} bytes long"));
+    }
+    if spec.max_attempts == 0 || spec.max_attempts > MAX_ATTEMPTS {
+        return invalid(format!("maxAttempts must be 1 to {MAX_ATTEMPTS}, not {}", spec.max_attempts));
+    }
+    if spec.total_requests > MAX_REQUESTS {
+        return invalid(format!("a job has at most {MAX_REQUESTS} requests, not {}", spec.total_requests));
+    }
+    if spec.sample_percent.is_some_and(|percent| percent > 100) {
+        return invalid("samplePercent must be 0 to 100".into());
+    }
+    Ok(())
+}
+
+fn kind_label(kind: RequestKind) -> &'static str {
+    match kind {
+        RequestKind::Job => "job",
+        RequestKind::Online => "online",
+        RequestKind::Canary => "canary",
+    }
+}

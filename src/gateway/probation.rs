@@ -1,0 +1,82 @@
+//! Probation of External nodes: canary requests of the gateway's own, to this worker only and audited always, before anybody
+//! else's work goes there.
+
+use std::sync::Arc;
+
+use super::{Gateway, standing::PROBATION_CANARIES};
+use crate::{
+    api::ids::{GridPeerId, ModelDigest, RequestId},
+    protocol::internal::{Endpoint, InputLine, Message, NodeMode},
+    store::{LedgerError, NewRequest, RequestKind},
+};
+
+/// Looks like anybody's chat request. One per canary.
+const PROMPTS: [&str; 2] = ["What is the capital of France?", "Name three primary colours."];
+const MAX_TOKENS: u32 = 24;
+/// Pause after a canary that proved nothing.
+const AGAIN_MS: u64 = 30_000;
+
+impl Gateway {
+    /// Sends an External member the next canary it owes, one at a time.
+    pub(super) async fn probe_external(self: &Arc<Self>, peer: &GridPeerId) -> Result<(), LedgerError> {
+        let Some(record) = self.members.get(peer).filter(|record| record.member.mode == NodeMode::External) else {
+            return Ok(());
+        };
+        let standing = self.standings.get(peer);
+        if !standing.computes || standing.quarantined() || standing.canaries_passed >= PROBATION_CANARIES {
+            return Ok(());
+        }
+        let now_ms = self.clock.now_ms();
+        if let Some(last) = self.ledger.last_canary(peer).await? {
+            let wait_ms = if last.passed { 0 } else { AGAIN_MS };
+            if last.open || now_ms < last.queued_ms.saturating_add(wait_ms) {
+                return Ok(());
+            }
+        }
+        let Some(model) = self.canary_model(peer, &record.member.models) else { return Ok(()) };
+        let prompt = PROMPTS.get(standing.canaries_passed as usize % PROMPTS.len()).copied().unwrap_or_default();
+        self.ledger.add_request(&canary(peer, model, prompt, now_ms)).await?;
+        self.dispatch.notify_one();
+        Ok(())
+    }
+
+    /// A model that the worker serves and that somebody can audit now.
+    fn canary_model(&self, peer: &GridPeerId, assigned: &[ModelDigest]) -> Option<ModelDigest> {
+        let serves = |peer: &GridPeerId, digest: &ModelDigest| {
+            let view = self.peers.get(peer);
+            view.fresh(self.clock.now_ms()).is_some_and(|statement| statement.models.contains_key(digest))
+        };
+        let auditable = |digest: &ModelDigest| {
+            self.members.verifiers(digest).iter().any(|verifier| serves(&verifier.member.peer_id, digest))
+        };
+        assigned.iter().find(|digest| serves(peer, digest) && auditable(digest)).copied()
+    }
+}
+
+fn canary(peer: &GridPeerId, model: ModelDigest, prompt: &str, now_ms: u64) -> NewRequest {
+    NewRequest {
+        id: RequestId(rand::random()),
+        kind: RequestKind::Canary,
+        owner: "canary".into(),
+        job: None,
+        model,
+        endpoint: Endpoint::ChatCompletions,
+        line: InputLine {
+            index: 0,
+            custom_id: "canary".into(),
+            messages: vec![Message { role: "user".into(), content: prompt.into() }],
+            prompt: String::new(),
+            max_tokens: MAX_TOKENS,
+            temperature: 0.7,
+            top_p: 1.0,
+            top_k: 0,
+            seed: rand::random(),
+            stop: Vec::new(),
+        },
+        beacon: rand::random(),
+        sample_percent: Some(100),
+        max_attempts: 2,
+        pinned: Some(peer.clone()),
+        queued_ms: now_ms,
+    }
+}

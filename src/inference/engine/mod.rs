@@ -1,0 +1,277 @@
+//! The engine: one thread owns the model and all keys and values; handles send it requests over a bounded channel.
+//!
+//! Sequences take turns token by token, prefills in chunks, so a long request delays a short one by at most one chunk. Two
+//! forwards never run at once: they would only fight for the same cores.
+
+mod benchmark;
+mod row;
+mod scheduler;
+mod sequence;
+mod types;
+
+use std::path::Path;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering::Relaxed};
+use std::sync::mpsc::{SyncSender, TrySendError, sync_channel};
+use std::time::Duration;
+
+use tokio::sync::{mpsc, oneshot};
+
+use super::kernels::{KERNEL_PROFILE, Simd};
+use super::kv::{KvBudget, KvCache};
+use super::layers::Compute;
+use super::model::{Model, Segment};
+use super::pool::ThreadPool;
+use super::text::{ChatMessage, ChatTemplate, PromptError, Tokenizer};
+use super::{ForwardError, LoadError};
+use scheduler::{Command, Scheduler};
+use sequence::{Sequence, Work};
+pub use types::*;
+
+/// Events that may wait for a slow reader before its sequence pauses.
+const EVENT_WINDOW: usize = 64;
+const MAX_STOPS: usize = 16;
+const MAX_STOP_BYTES: usize = 256;
+
+/// A handle on a loaded model. Clones share the model; it is dropped with the last of them.
+#[derive(Clone)]
+pub struct Engine {
+    shared: Arc<Shared>,
+    commands: SyncSender<Command>,
+}
+
+/// What handles and the engine thread both see.
+pub(crate) struct Shared {
+    info: ModelInfo,
+    tokenizer: Tokenizer,
+    template: Option<ChatTemplate>,
+    budget: Arc<KvBudget>,
+    load: Arc<LoadCounters>,
+    /// Bytes of keys and values that a token needs.
+    kv_bytes_per_token: u64,
+    max_sequences: usize,
+    max_queue: usize,
+}
+
+/// Numbers that requests and the engine thread keep up to date.
+#[derive(Default)]
+pub(crate) struct LoadCounters {
+    /// Requests that were taken and have not ended.
+    taken: AtomicUsize,
+    running: AtomicUsize,
+    /// Tokens that the taken requests may still need.
+    outstanding: AtomicU64,
+    /// Tokens a second over the last steps.
+    speed: AtomicU64,
+}
+
+/// A place of a request; given back when dropped.
+pub(crate) struct Ticket {
+    counters: Arc<LoadCounters>,
+    tokens: u64,
+}
+
+impl Ticket {
+    fn take(counters: &Arc<LoadCounters>, places: usize, tokens: u64) -> Option<Self> {
+        counters.taken.fetch_update(Relaxed, Relaxed, |taken| (taken < places).then_some(taken + 1)).ok()?;
+        counters.outstanding.fetch_add(tokens, Relaxed);
+        Some(Self { counters: counters.clone(), tokens })
+    }
+
+    /// Notes that `done` of the tokens are computed.
+    fn progress(&mut self, done: u64) {
+        let done = done.min(self.tokens);
+        self.tokens -= done;
+        self.counters.outstanding.fetch_sub(done, Relaxed);
+    }
+}
+
+impl Drop for Ticket {
+    fn drop(&mut self) {
+        self.counters.outstanding.fetch_sub(self.tokens, Relaxed);
+        self.counters.taken.fetch_sub(1, Relaxed);
+    }
+}
+
+impl Engine {
+    /// Loads a GGUF file and starts the engine thread. Blocks for about a second per GB.
+    pub fn load(path: &Path, config: EngineConfig) -> Result<Engine, LoadError> {
+        let compute = Compute { pool: Arc::new(ThreadPool::new(config.threads)?), simd: Simd::detect() };
+        let (model, file) = Model::load(path, compute, config.layers)?;
+        let trained = model.config.context_length as u32;
+        let context_length = config.context_length.map_or(trained, |limit| limit.clamp(1, trained));
+        let tokenizer = Tokenizer::from_header(&file.header, context_length as usize)?;
+        let template = file.header.string("tokenizer.chat_template")?.map(ChatTemplate::new).transpose()?;
+        let info = ModelInfo {
+            architecture: model.config.architecture.clone(),
+            context_length,
+            vocab_size: model.config.vocab_size as u32,
+            n_layers: model.config.n_layers as u32,
+            n_params: file.header.tensors.values().map(|tensor| tensor.elements() as u64).sum(),
+            file_bytes: file.bytes,
+            kernel_profile: KERNEL_PROFILE.to_owned(),
+            has_chat_template: template.is_some(),
+            self_test: self_test(&model)?,
+        };
+        let shared = Arc::new(Shared {
+            info,
+            tokenizer,
+            template,
+            budget: KvBudget::new(config.kv_budget_bytes),
+            load: Arc::default(),
+            kv_bytes_per_token: model.config.kv_bytes_per_token(model.n_layers()),
+            max_sequences: config.max_sequences.max(1),
+            max_queue: config.max_queue,
+        });
+        let (commands, receiver) = sync_channel(shared.max_sequences + shared.max_queue + 1);
+        let scheduler = Scheduler::new(model, shared.clone(), receiver);
+        std::thread::Builder::new().name("engine".into()).spawn(move || scheduler.run())?;
+        Ok(Self { shared, commands })
+    }
+
+    /// What is loaded.
+    pub fn info(&self) -> &ModelInfo {
+        &self.shared.info
+    }
+
+    /// The tokens of a conversation, by the model's own template, up to where the assistant begins.
+    pub fn render_chat(&self, messages: &[ChatMessage]) -> Result<Vec<u32>, PromptError> {
+        self.shared.template.as_ref().ok_or(PromptError::NoTemplate)?.render(messages, &self.shared.tokenizer)
+    }
+
+    /// The tokens of a text. Names of control tokens in it are plain text.
+    pub fn tokenize(&self, text: &str) -> Result<Vec<u32>, PromptError> {
+        self.shared.tokenizer.encode(text)
+    }
+
+    /// Starts an answer. Its events come through the receiver; dropping it cancels within one step.
+    pub async fn generate(&self, request: GenerateRequest) -> Result<mpsc::Receiver<GenerateEvent>, AdmissionError> {
+        self.check(&request.prompt, &request.prefix, &request.sampling)?;
+        check_answer(&request)?;
+        let output = request.max_tokens as usize;
+        let ticket = self.admit(request.prompt.len(), output)?;
+        let (events, receiver) = mpsc::channel(EVENT_WINDOW);
+        self.submit(Command::Start(Sequence::new(Work::generate(request, events), ticket)))?;
+        Ok(receiver)
+    }
+
+    /// Repeats an answer as one prefill and checks every token against the seed.
+    pub async fn replay(&self, request: ReplayRequest) -> Result<ReplayOutcome, AdmissionError> {
+        self.check(&request.prompt, &request.output, &request.sampling)?;
+        if request.output.is_empty() {
+            return Err(AdmissionError::Invalid("there are no output tokens to replay".into()));
+        }
+        let ticket = self.admit(request.prompt.len(), request.output.len())?;
+        let (answer, outcome) = oneshot::channel();
+        self.submit(Command::Start(Sequence::new(Work::replay(request, answer), ticket)))?;
+        outcome.await.map_err(|_| AdmissionError::Stopped)?.map_err(AdmissionError::Invalid)
+    }
+
+    /// Measures prefill and decode. Takes some two seconds in which nothing else is computed.
+    pub async fn benchmark(&self) -> Result<Benchmark, AdmissionError> {
+        let ticket = self.admit(benchmark::TOKENS.min(self.info().context_length as usize), 0)?;
+        let (answer, outcome) = oneshot::channel();
+        self.submit(Command::Benchmark(ticket, answer))?;
+        outcome.await.map_err(|_| AdmissionError::Stopped)?.map_err(AdmissionError::Invalid)
+    }
+
+    /// How busy the engine is at this moment.
+    pub fn load_now(&self) -> EngineLoad {
+        let Shared { load, budget, .. } = &*self.shared;
+        let running = load.running.load(Relaxed);
+        EngineLoad {
+            running,
+            queued: load.taken.load(Relaxed).saturating_sub(running),
+            kv_used_bytes: budget.used(),
+            kv_budget_bytes: budget.total(),
+        }
+    }
+
+    fn check(
+        &self,
+        prompt: &[u32],
+        output: &[u32],
+        sampling: &crate::verify::sampler::SamplerParams,
+    ) -> Result<(), AdmissionError> {
+        sampling.validate().map_err(|error| AdmissionError::Invalid(error.to_string()))?;
+        if prompt.is_empty() {
+            return Err(AdmissionError::Invalid("the prompt has no tokens".into()));
+        }
+        let vocab_size = self.info().vocab_size;
+        match prompt.iter().chain(output).find(|token| **token >= vocab_size) {
+            Some(token) => {
+                Err(AdmissionError::Invalid(format!("token {token} is not in the vocabulary of {vocab_size}")))
+            }
+            None => Ok(()),
+        }
+    }
+
+    fn admit(&self, prompt: usize, output: usize) -> Result<Ticket, AdmissionError> {
+        let Shared { load, budget, kv_bytes_per_token, max_sequences, max_queue, .. } = &*self.shared;
+        let context = self.info().context_length;
+        let tokens = prompt.saturating_add(output);
+        if tokens > context as usize {
+            return Err(AdmissionError::Context { prompt, output, context });
+        }
+        let needed = tokens.next_multiple_of(super::kv::BLOCK_TOKENS) as u64 * kv_bytes_per_token;
+        if needed > budget.total() {
+            return Err(AdmissionError::Memory { needed, budget: budget.total() });
+        }
+        Ticket::take(load, max_sequences + max_queue, tokens as u64).ok_or_else(|| self.busy())
+    }
+
+    /// The time after which the waiting tokens will be about done.
+    fn busy(&self) -> AdmissionError {
+        let load = &self.shared.load;
+        let seconds = load.outstanding.load(Relaxed) / load.speed.load(Relaxed).max(1);
+        AdmissionError::Busy { retry_after: Duration::from_secs(seconds.clamp(1, 60)) }
+    }
+
+    fn submit(&self, command: Command) -> Result<(), AdmissionError> {
+        self.commands.try_send(command).map_err(|error| match error {
+            TrySendError::Full(_) => self.busy(),
+            TrySendError::Disconnected(_) => AdmissionError::Stopped,
+        })
+    }
+}
+
+fn check_answer(request: &GenerateRequest) -> Result<(), AdmissionError> {
+    let GenerateRequest { prefix, max_tokens, stop, .. } = request;
+    if *max_tokens == 0 {
+        return Err(AdmissionError::Invalid("max_tokens must be at least 1".into()));
+    }
+    if prefix.len() > *max_tokens as usize {
+        return Err(AdmissionError::Invalid("the prefix is longer than max_tokens".into()));
+    }
+    if stop.len() > MAX_STOPS || stop.iter().any(|stop| stop.len() > MAX_STOP_BYTES) {
+        let message = format!("at most {MAX_STOPS} stop strings of at most {MAX_STOP_BYTES} bytes are allowed");
+        return Err(AdmissionError::Invalid(message));
+    }
+    Ok(())
+}
+
+/// Computes a fixed prompt as one prefill and token by token; the logits must be the same to the bit.
+fn self_test(model: &Model) -> Result<[u8; 32], LoadError> {
+    const TOKENS: usize = 6;
+    let vocab_size = model.config.vocab_size as u32;
+    let tokens: Vec<u32> = (0..TOKENS as u32).map(|i| (i + 1) * 7919 % vocab_size).collect();
+    let budget = KvBudget::new(u64::MAX);
+    let run = |chunk: usize| -> Result<blake3::Hash, ForwardError> {
+        let kv = KvCache::reserve(&model.config, model.n_layers(), TOKENS, &budget);
+        let Some(mut kv) = kv else { return Err(ForwardError::Room { tokens: TOKENS, room: 0 }) };
+        let mut hasher = blake3::Hasher::new();
+        for (index, tokens) in tokens.chunks(chunk).enumerate() {
+            let segment = Segment { kv: &mut kv, start: index * chunk, tokens, wanted: chunk };
+            let output = model.forward(&mut [segment])?;
+            output.logits.iter().for_each(|logit| {
+                hasher.update(&logit.to_le_bytes());
+            });
+        }
+        Ok(hasher.finalize())
+    };
+    let (prefill, stepwise) = (run(TOKENS)?, run(1)?);
+    if prefill != stepwise {
+        return Err(LoadError::SelfTest);
+    }
+    Ok(*prefill.as_bytes())
+}

@@ -1,0 +1,159 @@
+//! What goes into and comes out of the engine.
+
+use std::time::Duration;
+
+use serde::{Deserialize, Serialize};
+
+use crate::verify::sampler::SamplerParams;
+
+/// How an engine is set up.
+#[derive(Debug, Clone)]
+pub struct EngineConfig {
+    /// Compute threads; see [`threads_from_cgroup`](crate::inference::threads_from_cgroup).
+    pub threads: usize,
+    /// Limits the context below what the model was trained for.
+    pub context_length: Option<u32>,
+    /// Memory for keys and values of all sequences.
+    pub kv_budget_bytes: u64,
+    /// Sequences that are computed at the same time, in turns.
+    pub max_sequences: usize,
+    /// Requests that wait for a turn before more are refused.
+    pub max_queue: usize,
+    /// Runs only the first layers. For tests of verification: this is what a cheating worker would do.
+    pub layers: Option<usize>,
+}
+
+impl Default for EngineConfig {
+    fn default() -> Self {
+        Self {
+            threads: crate::inference::threads_from_cgroup(),
+            context_length: None,
+            kv_budget_bytes: 1 << 30,
+            max_sequences: 4,
+            max_queue: 16,
+            layers: None,
+        }
+    }
+}
+
+/// What is loaded.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct ModelInfo {
+    pub architecture: String,
+    /// Tokens of prompt and answer together.
+    pub context_length: u32,
+    pub vocab_size: u32,
+    pub n_layers: u32,
+    pub n_params: u64,
+    pub file_bytes: u64,
+    /// Names the arithmetic: engines with the same profile and model file give the same bits.
+    pub kernel_profile: String,
+    pub has_chat_template: bool,
+    /// Hash of the logits of a fixed prompt, computed at load in two ways that must agree. Equal for all honest workers
+    /// with the same model file and kernel profile.
+    pub self_test: [u8; 32],
+}
+
+/// A request for an answer.
+#[derive(Debug, Clone, PartialEq)]
+pub struct GenerateRequest {
+    pub prompt: Vec<u32>,
+    /// Output tokens that a former worker has delivered already. They are taken as they are and count as output.
+    pub prefix: Vec<u32>,
+    /// Most output tokens, the prefix included.
+    pub max_tokens: u32,
+    pub sampling: SamplerParams,
+    pub seed: [u8; 32],
+    /// Texts that end the answer and are not part of it.
+    pub stop: Vec<String>,
+}
+
+/// Why an answer ended.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+pub enum FinishReason {
+    /// The model or a stop string ended it.
+    Stop,
+    /// It has as many tokens as were asked for.
+    Length,
+    /// Nobody reads it any more.
+    Cancelled,
+}
+
+/// What a request yields, in this order: tokens, then one `Done` or `Failed`.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum GenerateEvent {
+    Token {
+        /// Counts output tokens from 0, the prefix included.
+        index: u32,
+        id: u32,
+        /// Text that became complete with this token; empty for control tokens and while a character or a possible stop
+        /// string is unfinished.
+        text: String,
+    },
+    Done {
+        finish: FinishReason,
+        prompt_tokens: u32,
+        output_tokens: u32,
+        /// All output tokens: the prefix, what followed, and the token that ended the answer, if one did.
+        output_ids: Vec<u32>,
+        /// The text of all output tokens, up to a stop string.
+        text: String,
+        /// Root over the trace of all output tokens, see [`crate::verify::trace`].
+        trace_root: [u8; 32],
+    },
+    Failed(String),
+}
+
+/// A request to check an answer.
+#[derive(Debug, Clone, PartialEq)]
+pub struct ReplayRequest {
+    pub prompt: Vec<u32>,
+    pub output: Vec<u32>,
+    pub sampling: SamplerParams,
+    pub seed: [u8; 32],
+}
+
+/// What a replay found.
+#[derive(Debug, Clone, PartialEq)]
+pub struct ReplayOutcome {
+    /// The root that an honest worker with the same kernel profile has for these tokens.
+    pub trace_root: [u8; 32],
+    /// The first output index whose token is not the one that the seed demands.
+    pub first_mismatch: Option<u32>,
+    /// How far, in logits, the worst token is behind the demanded one (at most 5).
+    pub max_margin: f32,
+    pub mean_margin: f32,
+}
+
+/// Measured speed with an empty context, one sequence.
+#[derive(Debug, Clone, Copy, PartialEq)]
+pub struct Benchmark {
+    pub prefill_tokens_per_second: f64,
+    pub decode_tokens_per_second: f64,
+}
+
+/// How busy an engine is.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub struct EngineLoad {
+    /// Sequences in computation.
+    pub running: usize,
+    /// Requests that wait.
+    pub queued: usize,
+    pub kv_used_bytes: u64,
+    pub kv_budget_bytes: u64,
+}
+
+/// Why a request was not taken.
+#[derive(Debug, Clone, PartialEq, thiserror::Error)]
+pub enum AdmissionError {
+    #[error("all places are taken; try again in {} s", retry_after.as_secs())]
+    Busy { retry_after: Duration },
+    #[error("{prompt} prompt tokens and {output} output tokens do not fit into the context of {context} tokens")]
+    Context { prompt: usize, output: usize, context: u32 },
+    #[error("the request needs {needed} bytes of key-value memory, more than the {budget} there are")]
+    Memory { needed: u64, budget: u64 },
+    #[error("{0}")]
+    Invalid(String),
+    #[error("the engine has stopped")]
+    Stopped,
+}

@@ -1,0 +1,190 @@
+//! Causal attention of one row over one group of heads, in an order that depends on nothing but the row's position.
+
+use super::lanes::Lanes;
+use super::{Simd, dispatch};
+
+/// The sizes that one call needs.
+#[derive(Debug, Clone, Copy)]
+pub struct AttentionShape {
+    /// Elements of a head; a multiple of 8.
+    pub head_dim: usize,
+    /// Query heads that share the keys and values.
+    pub group: usize,
+    /// Positions that a block of keys or values holds.
+    pub block_len: usize,
+    /// Positions to attend to: the row's own position + 1.
+    pub positions: usize,
+}
+
+/// The keys and values of one head of one sequence, in blocks of `block_len × head_dim`.
+pub trait Blocks {
+    fn keys(&self, block: usize) -> &[f32];
+    fn values(&self, block: usize) -> &[f32];
+}
+
+/// Attends from `group` query heads to `positions` keys and values of one key-value head; `q` and `out` are
+/// `group × head_dim`. Per head: scores = (q·k) / √head_dim, softmax, then the weighted sum of the values in the order
+/// of positions.
+pub fn attend(simd: Simd, shape: AttentionShape, q: &[f32], kv: &dyn Blocks, out: &mut [f32]) {
+    dispatch!(simd, attend_generic(shape: AttentionShape, q: &[f32], kv: &dyn Blocks, out: &mut [f32]))
+}
+
+#[inline(always)]
+fn attend_generic<V: Lanes>(shape: AttentionShape, q: &[f32], kv: &dyn Blocks, out: &mut [f32]) {
+    let AttentionShape { head_dim, group, positions, .. } = shape;
+    // Rows of scores are padded to whole lanes; the padding is -infinity and never read by the weighted sum.
+    let stride = positions.next_multiple_of(8);
+    let mut scores = vec![f32::NEG_INFINITY; group * stride];
+    let scale = 1.0 / (head_dim as f32).sqrt();
+    for block in 0..positions.div_ceil(shape.block_len) {
+        let first = block * shape.block_len;
+        let count = (positions - first).min(shape.block_len);
+        let keys = &kv.keys(block)[..count * head_dim];
+        for (q, scores) in q.chunks_exact(head_dim).zip(scores.chunks_exact_mut(stride)) {
+            score_block::<V>(q, keys, scale, &mut scores[first..first + count]);
+        }
+    }
+    for (scores, out) in scores.chunks_exact_mut(stride).zip(out.chunks_exact_mut(head_dim)) {
+        let total = exponentials::<V>(scores, positions);
+        weighted_sum::<V>(shape, kv, scores, out);
+        let factor = V::splat(1.0 / total);
+        for out in out.chunks_exact_mut(8) {
+            V::load(out).mul(factor).store(out);
+        }
+    }
+}
+
+/// Four keys at a time, to hide the latency of the additions; each product is summed on its own, in order.
+#[inline(always)]
+fn score_block<V: Lanes>(q: &[f32], keys: &[f32], scale: f32, scores: &mut [f32]) {
+    let head_dim = q.len();
+    let fours = keys.chunks_exact(4 * head_dim);
+    let rest = fours.remainder().chunks_exact(head_dim);
+    let mut scores = scores.iter_mut();
+    for four in fours {
+        let (k0, k1) = four.split_at(2 * head_dim);
+        let ((k0, k1), (k2, k3)) = (k0.split_at(head_dim), k1.split_at(head_dim));
+        let mut sums = [V::zero(); 4];
+        let keys = k0.chunks_exact(8).zip(k1.chunks_exact(8)).zip(k2.chunks_exact(8)).zip(k3.chunks_exact(8));
+        for (q, (((k0, k1), k2), k3)) in q.chunks_exact(8).zip(keys) {
+            let q = V::load(q);
+            sums[0] = sums[0].add(q.mul(V::load(k0)));
+            sums[1] = sums[1].add(q.mul(V::load(k1)));
+            sums[2] = sums[2].add(q.mul(V::load(k2)));
+            sums[3] = sums[3].add(q.mul(V::load(k3)));
+        }
+        for (sum, score) in sums.into_iter().zip(scores.by_ref()) {
+            *score = sum.sum() * scale;
+        }
+    }
+    for (key, score) in rest.zip(scores) {
+        let products = q.chunks_exact(8).zip(key.chunks_exact(8));
+        let sum = products.fold(V::zero(), |sum, (q, k)| sum.add(V::load(q).mul(V::load(k))));
+        *score = sum.sum() * scale;
+    }
+}
+
+/// Replaces scores by e^(score - largest) and returns their sum.
+#[inline(always)]
+fn exponentials<V: Lanes>(scores: &mut [f32], positions: usize) -> f32 {
+    let largest = scores.chunks_exact(8).fold(V::splat(f32::NEG_INFINITY), |most, x| V::load(x).max(most)).largest();
+    let shift = V::splat(largest);
+    for scores in scores.chunks_exact_mut(8) {
+        V::load(scores).sub(shift).exp().store(scores);
+    }
+    // The padding has become e^-87; it must not count.
+    scores[positions..].fill(0.0);
+    scores.chunks_exact(8).fold(V::zero(), |sum, x| sum.add(V::load(x))).sum()
+}
+
+/// Σ weight · value over the positions in order, 32 elements of the head at a time.
+#[inline(always)]
+fn weighted_sum<V: Lanes>(shape: AttentionShape, kv: &dyn Blocks, weights: &[f32], out: &mut [f32]) {
+    let AttentionShape { head_dim, block_len, positions, .. } = shape;
+    out.fill(0.0);
+    for (block, weights) in weights[..positions].chunks(block_len).enumerate() {
+        let values = kv.values(block);
+        for (part, out) in out.chunks_mut(32).enumerate() {
+            let rows = values.chunks_exact(head_dim).zip(weights).map(|(row, weight)| (&row[part * 32..], *weight));
+            if out.len() == 32 {
+                accumulate::<V, 4>(rows, out);
+            } else {
+                for (lane, out) in out.chunks_exact_mut(8).enumerate() {
+                    accumulate::<V, 1>(rows.clone().map(|(row, weight)| (&row[lane * 8..], weight)), out);
+                }
+            }
+        }
+    }
+}
+
+#[inline(always)]
+fn accumulate<'a, V: Lanes, const N: usize>(rows: impl Iterator<Item = (&'a [f32], f32)>, out: &mut [f32]) {
+    let mut sums = [V::zero(); N];
+    for (sum, out) in sums.iter_mut().zip(out.chunks_exact(8)) {
+        *sum = V::load(out);
+    }
+    for (row, weight) in rows {
+        let weight = V::splat(weight);
+        for (sum, row) in sums.iter_mut().zip(row.chunks_exact(8)) {
+            *sum = sum.add(weight.mul(V::load(row)));
+        }
+    }
+    for (sum, out) in sums.into_iter().zip(out.chunks_exact_mut(8)) {
+        sum.store(out);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    struct Flat<'a> {
+        k: &'a [f32],
+        v: &'a [f32],
+        block: usize,
+    }
+
+    impl Blocks for Flat<'_> {
+        fn keys(&self, block: usize) -> &[f32] {
+            &self.k[block * self.block..][..self.block]
+        }
+        fn values(&self, block: usize) -> &[f32] {
+            &self.v[block * self.block..][..self.block]
+        }
+    }
+
+    fn wave(n: usize, step: usize) -> Vec<f32> {
+        (0..n).map(|i| (i * step % 211) as f32 / 100.0 - 1.0).collect()
+    }
+
+    #[test]
+    fn instances_agree_to_the_bit_and_are_close_to_the_exact_result() {
+        for (head_dim, group) in [(64, 3), (40, 1), (128, 4)] {
+            for positions in [1usize, 2, 7, 8, 9, 64, 65, 130] {
+                let block_len = 64;
+                let blocks = positions.div_ceil(block_len);
+                let q = wave(group * head_dim, 13);
+                let (k, v) = (wave(blocks * block_len * head_dim, 29), wave(blocks * block_len * head_dim, 31));
+                let shape = AttentionShape { head_dim, group, block_len, positions };
+                let [portable, fast] = [Simd::Portable, Simd::detect()].map(|simd| {
+                    let mut out = vec![0.0; group * head_dim];
+                    attend(simd, shape, &q, &Flat { k: &k, v: &v, block: block_len * head_dim }, &mut out);
+                    out
+                });
+                assert!(portable.iter().zip(&fast).all(|(a, b)| a.to_bits() == b.to_bits()), "{shape:?}");
+                for (head, out) in fast.chunks_exact(head_dim).enumerate() {
+                    let exact = exact(&q[head * head_dim..][..head_dim], &k, &v, positions);
+                    assert!(out.iter().zip(exact).all(|(a, b)| (f64::from(*a) - b).abs() < 1e-5), "{shape:?}");
+                }
+            }
+        }
+    }
+
+    fn exact(q: &[f32], k: &[f32], v: &[f32], positions: usize) -> Vec<f64> {
+        let d = q.len();
+        let dot = |p: usize| q.iter().zip(&k[p * d..]).map(|(a, b)| f64::from(*a) * f64::from(*b)).sum::<f64>();
+        let weights: Vec<f64> = (0..positions).map(|p| (dot(p) / (d as f64).sqrt()).exp()).collect();
+        let total: f64 = weights.iter().sum();
+        (0..d).map(|i| (0..positions).map(|p| weights[p] / total * f64::from(v[p * d + i])).sum()).collect()
+    }
+}

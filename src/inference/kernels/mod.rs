@@ -1,0 +1,63 @@
+//! The arithmetic of the engine, specified to the bit.
+//!
+//! Every result is defined by a fixed sequence of IEEE-754 single precision operations (no fused multiply-add, no
+//! reassociation, no library `exp`) or by exact integer sums, one output element at a time. What a row yields therefore
+//! depends neither on the rows beside it, nor on the number of threads, nor on the instruction set: a verifier can replay
+//! an answer on another machine and compare bits. Each algorithm is written once over [`Lanes`], eight floats that are
+//! either an array or an AVX2 register, and the instances are compared in the tests.
+
+mod attention;
+mod lanes;
+mod matmul;
+mod quant;
+mod rows;
+
+pub use attention::{AttentionShape, Blocks, attend};
+pub use lanes::{Lanes, Portable};
+pub use matmul::{Activations, matmul_column};
+pub use quant::{BLOCK, COLUMNS, Q4Tile, Q8Tile, Tiles, f16_to_f32, f32_to_f16};
+pub use rows::{log_sum_exp, rms_norm, rotate_pairs, swiglu};
+
+/// The name of this arithmetic. It changes whenever any result may change by a bit.
+pub const KERNEL_PROFILE: &str = "cpu-q8_0-exact1";
+
+/// Instruction sets that a kernel instance exists for.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Simd {
+    Portable,
+    #[cfg(target_arch = "x86_64")]
+    Avx2,
+}
+
+impl Simd {
+    /// The fastest instance that this CPU can run. The results are the same for all.
+    pub fn detect() -> Self {
+        #[cfg(target_arch = "x86_64")]
+        if is_x86_feature_detected!("avx2") && is_x86_feature_detected!("f16c") {
+            return Self::Avx2;
+        }
+        Self::Portable
+    }
+}
+
+/// Calls a generic kernel with the lanes of the instruction set, inside a function that has its features enabled so that
+/// the intrinsics are inlined.
+macro_rules! dispatch {
+    ($simd:expr, $generic:ident ( $($arg:ident : $ty:ty),* $(,)? ) $(-> $ret:ty)?) => {{
+        #[cfg(target_arch = "x86_64")]
+        #[target_feature(enable = "avx2,f16c")]
+        #[allow(clippy::too_many_arguments)]
+        fn with_avx2($($arg: $ty),*) $(-> $ret)? {
+            $generic::<core::arch::x86_64::__m256>($($arg),*)
+        }
+        match $simd {
+            // SAFETY: `Simd::detect` has seen that the CPU has these features.
+            #[cfg(target_arch = "x86_64")]
+            $crate::inference::kernels::Simd::Avx2 => unsafe { with_avx2($($arg),*) },
+            $crate::inference::kernels::Simd::Portable => {
+                $generic::<$crate::inference::kernels::Portable>($($arg),*)
+            }
+        }
+    }};
+}
+use dispatch;

@@ -1,0 +1,173 @@
+//! Weights in tiles: 32 inputs of 16 neighbouring outputs, so that one register holds the same input of 8 outputs and the
+//! sum of every output runs over the inputs in order.
+
+/// Inputs that share a scale.
+pub const BLOCK: usize = 32;
+/// Outputs in a tile.
+pub const COLUMNS: usize = 16;
+
+/// 32 inputs × 16 outputs of signed 8-bit weights: weight = `scale[output] · q`.
+/// `q` is ordered by group of 4 inputs, then output, then input within the group.
+#[derive(Clone, Copy)]
+#[repr(C, align(32))]
+pub struct Q8Tile {
+    /// Half precision bits.
+    pub scale: [u16; COLUMNS],
+    /// From -127 to 127; -128 would overflow the product of a pair.
+    pub q: [i8; BLOCK * COLUMNS],
+}
+
+/// 32 inputs × 16 outputs of unsigned 4-bit weights: weight = `scale[output] · q + offset[output]`.
+/// Byte `j` of group `g` holds input `8g + j` in its low and `8g + 4 + j` in its high half.
+#[derive(Clone, Copy)]
+#[repr(C, align(32))]
+pub struct Q4Tile {
+    /// Half precision bits.
+    pub scale: [u16; COLUMNS],
+    /// Half precision bits.
+    pub offset: [u16; COLUMNS],
+    pub q: [u8; BLOCK / 2 * COLUMNS],
+}
+
+/// The tiles of a weight matrix, ordered by group of 16 outputs, then by block of 32 inputs.
+pub enum Tiles {
+    Q8(Vec<Q8Tile>),
+    Q4(Vec<Q4Tile>),
+}
+
+impl Q8Tile {
+    pub const ZERO: Self = Self { scale: [0; COLUMNS], q: [0; BLOCK * COLUMNS] };
+
+    /// Stores 32 weights of one output.
+    pub fn set(&mut self, output: usize, scale: u16, q: &[i8; BLOCK]) {
+        self.scale[output] = scale;
+        for (group, values) in q.chunks_exact(4).enumerate() {
+            let start = (group * COLUMNS + output) * 4;
+            self.q[start..start + 4].iter_mut().zip(values).for_each(|(to, &q)| *to = q.max(-127));
+        }
+    }
+
+    /// Rounds 32 weights of one output to 8 bits and stores them. The scale is rounded to half precision first, so that
+    /// the weights are the nearest multiples of the scale that is really used.
+    pub fn quantize(&mut self, output: usize, weights: &[f32; BLOCK]) {
+        let largest = weights.iter().fold(0f32, |most, w| most.max(w.abs()));
+        let scale = f32_to_f16((largest / 127.0).min(65_504.0));
+        let step = f16_to_f32(scale);
+        let q = weights.map(|w| if step > 0.0 { (w / step).round().clamp(-127.0, 127.0) as i8 } else { 0 });
+        self.set(output, scale, &q);
+    }
+
+    /// The 32 weights of one output.
+    pub fn weights(&self, output: usize) -> [f32; BLOCK] {
+        let scale = f16_to_f32(self.scale[output]);
+        std::array::from_fn(|i| scale * f32::from(self.q[(i / 4 * COLUMNS + output) * 4 + i % 4]))
+    }
+}
+
+impl Q4Tile {
+    pub const ZERO: Self = Self { scale: [0; COLUMNS], offset: [0; COLUMNS], q: [0; BLOCK / 2 * COLUMNS] };
+
+    /// Stores 32 weights of one output.
+    pub fn set(&mut self, output: usize, scale: u16, offset: u16, q: &[u8; BLOCK]) {
+        self.scale[output] = scale;
+        self.offset[output] = offset;
+        for (group, values) in q.chunks_exact(8).enumerate() {
+            let start = (group * COLUMNS + output) * 4;
+            for j in 0..4 {
+                self.q[start + j] = (values[j] & 15) | (values[j + 4] << 4);
+            }
+        }
+    }
+
+    /// The 4-bit value of one input of one output.
+    pub fn q(&self, output: usize, input: usize) -> u8 {
+        let byte = self.q[(input / 8 * COLUMNS + output) * 4 + input % 4];
+        if input % 8 < 4 { byte & 15 } else { byte >> 4 }
+    }
+
+    /// The 32 weights of one output.
+    pub fn weights(&self, output: usize) -> [f32; BLOCK] {
+        let (scale, offset) = (f16_to_f32(self.scale[output]), f16_to_f32(self.offset[output]));
+        std::array::from_fn(|i| scale * f32::from(self.q(output, i)) + offset)
+    }
+}
+
+/// Half precision bits as single precision; exact.
+pub fn f16_to_f32(bits: u16) -> f32 {
+    let sign = u32::from(bits & 0x8000) << 16;
+    let exponent = u32::from(bits >> 10 & 0x1f);
+    let fraction = u32::from(bits & 0x3ff);
+    let magnitude = match exponent {
+        // Subnormal: fraction · 2^-24, exact in single precision.
+        0 => (fraction as f32 * f32::from_bits(0x3380_0000)).to_bits(),
+        31 => 0x7f80_0000 | fraction << 13,
+        _ => (exponent + 112) << 23 | fraction << 13,
+    };
+    f32::from_bits(sign | magnitude)
+}
+
+/// The nearest half precision number, ties to even.
+pub fn f32_to_f16(x: f32) -> u16 {
+    let sign = (x.to_bits() >> 16 & 0x8000) as u16;
+    let bits = x.to_bits() & 0x7fff_ffff;
+    let round = |value: u32, shift: u32| {
+        let half = 1 << (shift - 1);
+        (value + half - 1 + (value >> shift & 1)) >> shift
+    };
+    let magnitude = match bits {
+        // Too large, infinite or not a number.
+        0x7f80_0001.. => 0x7e00,
+        0x477f_f000.. => 0x7c00,
+        // Normal: a carry out of the fraction goes to the exponent, as it should.
+        0x3880_0000.. => round(bits - (112 << 23), 13),
+        // Subnormal.
+        0x3300_0000.. => round(bits & 0x7f_ffff | 0x80_0000, 126 - (bits >> 23)),
+        _ => 0,
+    };
+    sign | magnitude as u16
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn half_precision_round_trips() {
+        for bits in 0..=u16::MAX {
+            let x = f16_to_f32(bits);
+            if !x.is_nan() {
+                assert_eq!(f32_to_f16(x), bits, "{bits:#x} is {x}");
+            }
+        }
+    }
+
+    #[test]
+    fn half_precision_rounds_to_the_nearest_and_ties_to_even() {
+        for bits in 0..0x7bffu16 {
+            let (low, high) = (f16_to_f32(bits), f16_to_f32(bits + 1));
+            let middle = low + (high - low) / 2.0;
+            let even = if bits % 2 == 0 { bits } else { bits + 1 };
+            assert_eq!(f32_to_f16(middle), even, "between {low} and {high}");
+            assert_eq!(f32_to_f16(f32::from_bits(middle.to_bits() - 1)), bits);
+            assert_eq!(f32_to_f16(f32::from_bits(middle.to_bits() + 1)), bits + 1);
+        }
+        assert_eq!(f32_to_f16(1e9), 0x7c00);
+        assert_eq!(f32_to_f16(1e-12), 0);
+    }
+
+    #[test]
+    fn weights_come_back_from_their_tile() {
+        let mut tile = Q8Tile::ZERO;
+        let weights: [f32; BLOCK] = std::array::from_fn(|i| (i as f32 - 15.5) * 0.01);
+        tile.quantize(7, &weights);
+        for (a, b) in tile.weights(7).iter().zip(weights) {
+            assert!((a - b).abs() < 0.155 / 127.0);
+        }
+        assert_eq!(tile.weights(6), [0.0; BLOCK]);
+
+        let mut tile = Q4Tile::ZERO;
+        let q: [u8; BLOCK] = std::array::from_fn(|i| (i * 7 % 16) as u8);
+        tile.set(3, f32_to_f16(0.5), f32_to_f16(-2.0), &q);
+        assert_eq!(tile.weights(3), q.map(|q| f32::from(q) * 0.5 - 2.0));
+    }
+}

@@ -1,0 +1,185 @@
+//! The chat template that a GGUF file carries, rendered by minijinja with bounded work and output.
+
+use std::io::Write;
+
+use minijinja::syntax::SyntaxConfig;
+use minijinja::value::{Kwargs, ValueKind, from_args};
+use minijinja::{Environment, Error, ErrorKind, State, Value, context};
+use serde::{Deserialize, Serialize};
+
+use super::{PromptError, Tokenizer};
+
+const MAX_TEMPLATE_BYTES: usize = 256 << 10;
+const MAX_MESSAGES: usize = 4096;
+/// Instructions that a template may use: a start and a share for each message. The known ones need about 100 a message.
+const FUEL: u64 = 200_000;
+const FUEL_PER_MESSAGE: u64 = 2_000;
+const NAME: &str = "chat";
+
+/// One message of a conversation.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct ChatMessage {
+    /// system, user, assistant or tool.
+    pub role: String,
+    pub content: String,
+}
+
+/// A compiled chat template.
+pub struct ChatTemplate {
+    environment: Environment<'static>,
+}
+
+impl ChatTemplate {
+    /// Compiles a template.
+    pub fn new(source: &str) -> Result<Self, PromptError> {
+        if source.len() > MAX_TEMPLATE_BYTES {
+            return Err(PromptError::Template(format!("it has {} bytes", source.len())));
+        }
+        let mut environment = Environment::new();
+        // Hugging Face renders templates with both of these on.
+        let syntax = SyntaxConfig::builder().trim_blocks(true).lstrip_blocks(true).build();
+        environment.set_syntax(syntax.map_err(describe)?);
+        environment.set_recursion_limit(50);
+        environment.set_unknown_method_callback(python_method);
+        environment.add_function("raise_exception", raise_exception);
+        environment.add_template_owned(NAME, source.to_owned()).map_err(describe)?;
+        Ok(Self { environment })
+    }
+
+    /// The tokens of a conversation, up to where the assistant begins to answer.
+    ///
+    /// Names of control tokens in the messages must stay text. They are split by a guard, a noncharacter that occurs in no
+    /// message, before rendering, and the guard is dropped when the pieces between real control tokens are encoded.
+    pub fn render(&self, messages: &[ChatMessage], tokenizer: &Tokenizer) -> Result<Vec<u32>, PromptError> {
+        check(messages, tokenizer)?;
+        let guard = guard(messages).ok_or_else(|| PromptError::Encode("it uses every noncharacter".into()))?;
+        let guarded = messages.iter().map(|message| {
+            let ChatMessage { role, content } = protect(message, tokenizer, guard);
+            context! { role, content }
+        });
+        let mut environment = self.environment.clone();
+        environment.set_fuel(Some(FUEL + FUEL_PER_MESSAGE * messages.len() as u64));
+        let template = environment.get_template(NAME).map_err(describe)?;
+        let input = context! {
+            messages => guarded.collect::<Value>(),
+            add_generation_prompt => true,
+            bos_token => tokenizer.bos_text(),
+            eos_token => tokenizer.eos_text(),
+        };
+        let mut output = Bounded { bytes: Vec::new(), limit: 2 * tokenizer.max_bytes() };
+        template.render_captured_to(input, &mut output).map_err(describe)?;
+        let text = String::from_utf8(output.bytes).map_err(|error| PromptError::Template(error.to_string()))?;
+        tokenizer.encode_template(&text, guard)
+    }
+}
+
+fn check(messages: &[ChatMessage], tokenizer: &Tokenizer) -> Result<(), PromptError> {
+    if messages.is_empty() {
+        return Err(PromptError::NoMessages);
+    }
+    if messages.len() > MAX_MESSAGES {
+        return Err(PromptError::Template(format!("there are {} messages, more than {MAX_MESSAGES}", messages.len())));
+    }
+    let unknown = messages.iter().find(|m| !matches!(m.role.as_str(), "system" | "user" | "assistant" | "tool"));
+    if let Some(message) = unknown {
+        return Err(PromptError::Role(message.role.chars().take(40).collect()));
+    }
+    let bytes = messages.iter().map(|message| message.content.len()).sum();
+    let limit = tokenizer.max_bytes();
+    if bytes > limit {
+        return Err(PromptError::TooLong { bytes, limit });
+    }
+    Ok(())
+}
+
+/// A noncharacter that no message uses.
+fn guard(messages: &[ChatMessage]) -> Option<char> {
+    ('\u{fdd0}'..='\u{fdef}').find(|guard| messages.iter().all(|message| !message.content.contains(*guard)))
+}
+
+/// Puts the guard after the first character of every control token's name.
+fn protect(message: &ChatMessage, tokenizer: &Tokenizer, guard: char) -> ChatMessage {
+    let mut content = message.content.clone();
+    for name in tokenizer.control_names() {
+        let mut rest = name.chars();
+        if let Some(first) = rest.next()
+            && content.contains(name)
+        {
+            content = content.replace(name, &format!("{first}{guard}{}", rest.as_str()));
+        }
+    }
+    ChatMessage { role: message.role.clone(), content }
+}
+
+fn describe(error: Error) -> PromptError {
+    PromptError::Template(format!("{error:#}").chars().take(400).collect())
+}
+
+fn raise_exception(message: String) -> Result<String, Error> {
+    Err(Error::new(ErrorKind::InvalidOperation, message))
+}
+
+/// The methods of Python's `str` and `dict` that chat templates use.
+fn python_method(state: &mut State, value: &Value, method: &str, args: &[Value]) -> Result<Value, Error> {
+    let unknown = || Error::new(ErrorKind::UnknownMethod, format!("the method {method} is not supported"));
+    if value.kind() == ValueKind::Map && matches!(method, "items" | "keys" | "values") {
+        let items = state.apply_filter("items", &[value.clone()])?;
+        return match method {
+            "items" => Ok(items),
+            "keys" => items.try_iter()?.map(|pair| pair.get_item_by_index(0)).collect::<Result<Value, _>>(),
+            _ => items.try_iter()?.map(|pair| pair.get_item_by_index(1)).collect::<Result<Value, _>>(),
+        };
+    }
+    if value.kind() == ValueKind::Map && method == "get" {
+        let (key, default): (Value, Option<Value>) = from_args(args)?;
+        let found = value.get_item(&key)?;
+        return Ok(if found.is_undefined() { default.unwrap_or(Value::from(())) } else { found });
+    }
+    let text = value.as_str().ok_or_else(unknown)?;
+    let set = |args: &[Value]| -> Result<Vec<char>, Error> {
+        let (characters,): (Option<String>,) = from_args(args)?;
+        Ok(characters.map_or_else(|| vec![' ', '\t', '\n', '\r', '\u{b}', '\u{c}'], |c| c.chars().collect()))
+    };
+    Ok(match method {
+        "strip" => text.trim_matches(set(args)?.as_slice()).into(),
+        "lstrip" => text.trim_start_matches(set(args)?.as_slice()).into(),
+        "rstrip" => text.trim_end_matches(set(args)?.as_slice()).into(),
+        "upper" => text.to_uppercase().into(),
+        "lower" => text.to_lowercase().into(),
+        "title" | "capitalize" => state.apply_filter(method, &[value.clone()])?,
+        "startswith" => text.starts_with(from_args::<(&str,)>(args)?.0).into(),
+        "endswith" => text.ends_with(from_args::<(&str,)>(args)?.0).into(),
+        "replace" => {
+            let (from, to): (&str, &str) = from_args(args)?;
+            text.replace(from, to).into()
+        }
+        "split" => {
+            let (separator, _): (Option<&str>, Kwargs) = from_args(args)?;
+            match separator {
+                Some(separator) => Value::from_iter(text.split(separator)),
+                None => Value::from_iter(text.split_whitespace()),
+            }
+        }
+        _ => return Err(unknown()),
+    })
+}
+
+/// Refuses to grow without bound.
+struct Bounded {
+    bytes: Vec<u8>,
+    limit: usize,
+}
+
+impl Write for Bounded {
+    fn write(&mut self, data: &[u8]) -> std::io::Result<usize> {
+        if self.bytes.len() + data.len() > self.limit {
+            return Err(std::io::Error::other("the rendered conversation is too long"));
+        }
+        self.bytes.extend_from_slice(data);
+        Ok(data.len())
+    }
+
+    fn flush(&mut self) -> std::io::Result<()> {
+        Ok(())
+    }
+}

@@ -1,0 +1,231 @@
+//! Turns the tensors of a GGUF file into the tiles that the kernels read: streamed in groups of 16 rows, by all compute
+//! threads, without ever holding a plain copy.
+//!
+//! The plan: matrices that are wholly Q4_0 or Q4_1 keep their 4-bit values, Q8_0 keeps its 8-bit values, everything else
+//! is rounded to 8 bits. All of it is row by row, so the plan is a function of the file alone.
+
+use std::borrow::Cow;
+
+use candle_core::quantized::{GgmlDType, QStorage, QTensor};
+use candle_core::{Device, Tensor};
+
+use super::LoadError;
+use super::gguf::{GgufError, GgufFile, TensorInfo};
+use super::kernels::{BLOCK, COLUMNS, Q4Tile, Q8Tile, Tiles, f16_to_f32, f32_to_f16};
+use super::pool::ThreadPool;
+
+/// A weight matrix of `outputs × inputs` in tiles.
+pub struct Matrix {
+    pub tiles: Tiles,
+    pub outputs: usize,
+    pub inputs: usize,
+}
+
+impl Matrix {
+    /// Loads one matrix whose outputs are those of the named tensors, one after the other. `shape` lists the expected
+    /// outputs of each; all have `inputs` inputs.
+    pub fn load(file: &GgufFile, pool: &ThreadPool, inputs: usize, parts: &[(&str, usize)]) -> Result<Self, LoadError> {
+        let mut source = Source { file, inputs, parts: Vec::new(), outputs: 0 };
+        for (name, outputs) in parts {
+            source.add(name, *outputs)?;
+        }
+        let columns = source.outputs.div_ceil(COLUMNS);
+        let blocks = inputs / BLOCK;
+        let tiles = if source.is_four_bit() {
+            Tiles::Q4(load_tiles(pool, Q4Tile::ZERO, columns, blocks, |column, tiles| source.fill_q4(column, tiles))?)
+        } else {
+            Tiles::Q8(load_tiles(pool, Q8Tile::ZERO, columns, blocks, |column, tiles| source.fill_q8(column, tiles))?)
+        };
+        Ok(Self { tiles, outputs: source.outputs, inputs })
+    }
+
+    /// The weights of one output, as an embedding lookup needs them. `out` has `inputs` elements.
+    pub fn row(&self, output: usize, out: &mut [f32]) {
+        let blocks = self.inputs / BLOCK;
+        let first = output / COLUMNS * blocks;
+        for (b, out) in out.chunks_exact_mut(BLOCK).enumerate() {
+            let weights = match &self.tiles {
+                Tiles::Q8(tiles) => tiles[first + b].weights(output % COLUMNS),
+                Tiles::Q4(tiles) => tiles[first + b].weights(output % COLUMNS),
+            };
+            out.copy_from_slice(&weights);
+        }
+    }
+}
+
+/// Loads a vector of `n` elements as single precision.
+pub fn load_vector(file: &GgufFile, name: &str, n: usize) -> Result<Vec<f32>, LoadError> {
+    let info = file.tensor(name)?;
+    if info.elements() != n {
+        return Err(shape_error(name, info, n, 1));
+    }
+    let mut bytes = AlignedBytes::new(info.bytes as usize);
+    file.read_at(info, 0, bytes.as_mut())?;
+    Ok(dequantize(info.dtype, bytes.as_ref(), 1, n)?)
+}
+
+fn shape_error(name: &str, info: &TensorInfo, inputs: usize, outputs: usize) -> LoadError {
+    LoadError::Shape { name: name.to_owned(), found: info.dims.clone(), expected: vec![inputs, outputs] }
+}
+
+fn load_tiles<T: Copy + Send + Sync>(
+    pool: &ThreadPool,
+    zero: T,
+    columns: usize,
+    blocks: usize,
+    fill: impl Fn(usize, &mut [T]) -> Result<(), LoadError> + Sync,
+) -> Result<Vec<T>, LoadError> {
+    let mut tiles = vec![zero; columns * blocks];
+    let failure = std::sync::Mutex::new(None);
+    pool.for_each_chunk(&mut tiles, blocks, |column, tiles| {
+        if let Err(error) = fill(column, tiles)
+            && let Ok(mut failure) = failure.lock()
+        {
+            failure.get_or_insert(error);
+        }
+    });
+    match failure.into_inner().unwrap_or_else(|poisoned| poisoned.into_inner()) {
+        Some(error) => Err(error),
+        None => Ok(tiles),
+    }
+}
+
+/// Tensors stacked by their outputs.
+struct Source<'a> {
+    file: &'a GgufFile,
+    inputs: usize,
+    /// Each tensor with the number of its first output.
+    parts: Vec<(usize, &'a TensorInfo)>,
+    outputs: usize,
+}
+
+impl<'a> Source<'a> {
+    fn add(&mut self, name: &str, outputs: usize) -> Result<(), LoadError> {
+        let info = self.file.tensor(name)?;
+        if info.dims != [self.inputs, outputs] {
+            return Err(shape_error(name, info, self.inputs, outputs));
+        }
+        if !self.inputs.is_multiple_of(BLOCK) {
+            return Err(LoadError::Inputs { name: name.to_owned(), inputs: self.inputs });
+        }
+        self.parts.push((self.outputs, info));
+        self.outputs += outputs;
+        Ok(())
+    }
+
+    fn is_four_bit(&self) -> bool {
+        self.parts.iter().all(|(_, info)| matches!(info.dtype, GgmlDType::Q4_0 | GgmlDType::Q4_1))
+    }
+
+    /// Calls `each` with the rows of one column of tiles: (tensor type, number within the column, bytes of the rows).
+    fn rows(
+        &self,
+        column: usize,
+        mut each: impl FnMut(GgmlDType, usize, &AlignedBytes) -> Result<(), LoadError>,
+    ) -> Result<(), LoadError> {
+        let (start, end) = (column * COLUMNS, ((column + 1) * COLUMNS).min(self.outputs));
+        for (first, info) in &self.parts {
+            let (from, to) = (start.max(*first), end.min(first + info.dims[1]));
+            if from >= to {
+                continue;
+            }
+            let row_bytes = self.row_bytes(info.dtype);
+            let mut bytes = AlignedBytes::new((to - from) * row_bytes);
+            self.file.read_at(info, ((from - first) * row_bytes) as u64, bytes.as_mut())?;
+            each(info.dtype, from - start, &bytes)?;
+        }
+        Ok(())
+    }
+
+    fn row_bytes(&self, dtype: GgmlDType) -> usize {
+        self.inputs / dtype.block_size() * dtype.type_size()
+    }
+
+    fn fill_q4(&self, column: usize, tiles: &mut [Q4Tile]) -> Result<(), LoadError> {
+        self.rows(column, |dtype, first, bytes| {
+            for (i, row) in bytes.as_ref().chunks_exact(self.row_bytes(dtype)).enumerate() {
+                for (block, tile) in row.chunks_exact(dtype.type_size()).zip(tiles.iter_mut()) {
+                    let (scale, offset, nibbles) = split_four_bit(dtype, block);
+                    tile.set(first + i, scale, offset, &unpack_nibbles(nibbles));
+                }
+            }
+            Ok(())
+        })
+    }
+
+    fn fill_q8(&self, column: usize, tiles: &mut [Q8Tile]) -> Result<(), LoadError> {
+        self.rows(column, |dtype, first, bytes| {
+            if dtype == GgmlDType::Q8_0 {
+                copy_eight_bit(bytes.as_ref(), self.row_bytes(dtype), first, tiles);
+                return Ok(());
+            }
+            let rows = bytes.as_ref().len() / self.row_bytes(dtype);
+            let weights = dequantize(dtype, bytes.as_ref(), rows, self.inputs)?;
+            for (i, row) in weights.chunks_exact(self.inputs).enumerate() {
+                for (weights, tile) in row.as_chunks::<BLOCK>().0.iter().zip(tiles.iter_mut()) {
+                    tile.quantize(first + i, weights);
+                }
+            }
+            Ok(())
+        })
+    }
+}
+
+fn copy_eight_bit(bytes: &[u8], row_bytes: usize, first: usize, tiles: &mut [Q8Tile]) {
+    for (i, row) in bytes.chunks_exact(row_bytes).enumerate() {
+        for (block, tile) in row.as_chunks::<34>().0.iter().zip(tiles.iter_mut()) {
+            let q = std::array::from_fn(|j| block[2 + j] as i8);
+            tile.set(first + i, u16::from_le_bytes([block[0], block[1]]), &q);
+        }
+    }
+}
+
+/// Scale, offset and packed values of a Q4_0 or Q4_1 block. Q4_0 is `scale · (q - 8)`.
+fn split_four_bit(dtype: GgmlDType, block: &[u8]) -> (u16, u16, &[u8]) {
+    let half = |at: usize| u16::from_le_bytes([block[at], block[at + 1]]);
+    match dtype {
+        GgmlDType::Q4_1 => (half(0), half(2), &block[4..]),
+        _ => (half(0), f32_to_f16(-8.0 * f16_to_f32(half(0))), &block[2..]),
+    }
+}
+
+/// GGML keeps element `j` in the low and element `j + 16` in the high half of byte `j`.
+fn unpack_nibbles(bytes: &[u8]) -> [u8; BLOCK] {
+    std::array::from_fn(|i| if i < 16 { bytes[i] & 15 } else { bytes[i - 16] >> 4 })
+}
+
+/// Expands rows of any type that candle knows.
+fn dequantize(dtype: GgmlDType, bytes: &[u8], rows: usize, inputs: usize) -> candle_core::Result<Vec<f32>> {
+    let storage = QStorage::from_data(Cow::Borrowed(bytes), &Device::Cpu, dtype)?;
+    let weights: Tensor = QTensor::new(storage, (rows, inputs))?.dequantize(&Device::Cpu)?;
+    weights.flatten_all()?.to_vec1()
+}
+
+/// Bytes that start on a multiple of 8, which candle asserts of quantized blocks.
+struct AlignedBytes {
+    bytes: Vec<u8>,
+    start: usize,
+    length: usize,
+}
+
+impl AlignedBytes {
+    fn new(length: usize) -> Self {
+        let bytes = vec![0; length + 8];
+        let start = bytes.as_ptr().align_offset(8).min(8);
+        Self { bytes, start, length }
+    }
+
+    fn as_ref(&self) -> &[u8] {
+        &self.bytes[self.start..self.start + self.length]
+    }
+
+    fn as_mut(&mut self) -> &mut [u8] {
+        &mut self.bytes[self.start..self.start + self.length]
+    }
+}
+
+impl From<GgufError> for LoadError {
+    fn from(error: GgufError) -> Self {
+        Self::Config(error.into())
+    }
+}

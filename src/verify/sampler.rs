@@ -1,0 +1,288 @@
+//! The canonical sampler: which token follows from logits, parameters and a seed that the node did not choose.
+//!
+//! Bit-specified, so that anyone can repeat it (reference: verification.md §2.4, after Token-DiFR):
+//! 1. Candidates: the 64 highest logits (or `top_k` of them, if that is 1 to 63), equal logits in the order of token ids.
+//! 2. Temperature 0: the first candidate. Otherwise all further steps are in double precision with the functions of the
+//!    `libm` crate (musl's), which use only IEEE-754 basic operations and give the same bits everywhere.
+//! 3. top-p: weights `exp((l - l_max) / T)` of the candidates in order; the shortest prefix whose sum reaches `top_p` of
+//!    the sum of all candidates survives, at least one.
+//! 4. Noise: `g = -ln(-ln u)`, where `u = (k + ½) · 2^-53` and `k` is the top 53 bits of the first eight bytes (little
+//!    endian) of BLAKE3 keyed with the seed over `position` (u32) and `token id` (u32), both little endian.
+//! 5. The survivor with the largest `l / T + g`; equal sums in the order of candidates.
+//!
+//! `position` counts output tokens from 0, so a continuation on another worker draws the same noise.
+
+use serde::{Deserialize, Serialize};
+
+/// The largest number of candidates.
+pub const MAX_CANDIDATES: usize = 64;
+/// Margins are cut here, so that one wild token cannot outweigh an answer.
+pub const MARGIN_CAP: f32 = 5.0;
+
+const SEED_CONTEXT: &str = "xdc-grid 2026-11 sampler seed v1";
+const PARAMS_CONTEXT: &str = "xdc-grid 2026-11 sampler params v1";
+
+/// Why nothing can be sampled.
+#[derive(Debug, Clone, PartialEq, thiserror::Error)]
+pub enum SamplerError {
+    #[error("temperature must be between 0 and 100, not {0}")]
+    Temperature(f32),
+    #[error("top_p must be above 0 and at most 1, not {0}")]
+    TopP(f32),
+    #[error("the model's logits are not finite numbers")]
+    NotFinite,
+    #[error("token {0} is not in the vocabulary")]
+    UnknownToken(u32),
+}
+
+/// How to choose among the candidates.
+#[derive(Debug, Clone, Copy, PartialEq, Serialize, Deserialize)]
+pub struct SamplerParams {
+    /// 0 is greedy.
+    pub temperature: f32,
+    /// 1 keeps all candidates.
+    pub top_p: f32,
+    /// 0, or anything from 64 on, keeps 64 candidates.
+    pub top_k: u32,
+}
+
+impl SamplerParams {
+    /// Always the most likely token.
+    pub const GREEDY: Self = Self { temperature: 0.0, top_p: 1.0, top_k: 0 };
+
+    /// Checks the ranges.
+    pub fn validate(&self) -> Result<(), SamplerError> {
+        if !(0.0..=100.0).contains(&self.temperature) {
+            return Err(SamplerError::Temperature(self.temperature));
+        }
+        if !(self.top_p > 0.0 && self.top_p <= 1.0) {
+            return Err(SamplerError::TopP(self.top_p));
+        }
+        Ok(())
+    }
+
+    /// The hash that a receipt carries. Parameters that act alike have the same hash.
+    pub fn hash(&self) -> [u8; 32] {
+        let greedy = self.temperature == 0.0;
+        let Self { temperature, top_p, .. } = if greedy { Self::GREEDY } else { *self };
+        let candidates = if greedy { 0 } else { self.candidates() as u32 };
+        let mut hasher = blake3::Hasher::new_derive_key(PARAMS_CONTEXT);
+        hasher
+            .update(&(temperature + 0.0).to_le_bytes())
+            .update(&top_p.to_le_bytes())
+            .update(&candidates.to_le_bytes());
+        *hasher.finalize().as_bytes()
+    }
+
+    fn candidates(&self) -> usize {
+        match self.top_k as usize {
+            0 => MAX_CANDIDATES,
+            k => k.min(MAX_CANDIDATES),
+        }
+    }
+}
+
+/// The seed of one request. Every input is fixed before the node sees the request, so it has nothing to grind.
+pub fn seed(request_id: &[u8; 32], client_nonce: &[u8; 32], beacon: &[u8; 32], model_digest: &[u8; 32]) -> [u8; 32] {
+    let mut hasher = blake3::Hasher::new_derive_key(SEED_CONTEXT);
+    hasher.update(request_id).update(client_nonce).update(beacon).update(model_digest);
+    *hasher.finalize().as_bytes()
+}
+
+/// A token and its logit.
+#[derive(Debug, Clone, Copy, PartialEq)]
+pub struct Candidate {
+    pub id: u32,
+    pub logit: f32,
+}
+
+/// The `limit` highest logits, from high to low, equal ones in the order of ids.
+pub fn highest(logits: &[f32], limit: usize) -> Result<Vec<Candidate>, SamplerError> {
+    let mut best: Vec<Candidate> = Vec::with_capacity(limit + 1);
+    let mut threshold = f32::NEG_INFINITY;
+    for (id, logit) in logits.iter().copied().enumerate() {
+        if !logit.is_finite() {
+            return Err(SamplerError::NotFinite);
+        }
+        if logit > threshold || best.len() < limit {
+            let place = best.partition_point(|candidate| candidate.logit >= logit);
+            best.insert(place, Candidate { id: id as u32, logit });
+            best.truncate(limit);
+            if best.len() == limit {
+                threshold = best.last().map_or(threshold, |last| last.logit);
+            }
+        }
+    }
+    Ok(best)
+}
+
+/// What the sampler makes of one row of logits.
+#[derive(Debug, Clone)]
+pub struct Draw {
+    /// `logit / T + noise` of the survivors (the logit itself when greedy), in the order of candidates.
+    scores: Vec<(u32, f64)>,
+    /// Turns differences of scores into differences of logits.
+    temperature: f64,
+}
+
+impl Draw {
+    /// Draws from the candidates of a row, which [`highest`] has put in order (at least as many as the parameters use).
+    pub fn new(
+        candidates: &[Candidate],
+        params: &SamplerParams,
+        seed: &[u8; 32],
+        position: u32,
+    ) -> Result<Self, SamplerError> {
+        params.validate()?;
+        if params.temperature == 0.0 {
+            let scores = candidates.iter().map(|c| (c.id, f64::from(c.logit))).collect();
+            return Ok(Self { scores, temperature: 1.0 });
+        }
+        let temperature = f64::from(params.temperature);
+        let kept = survivors(&candidates[..candidates.len().min(params.candidates())], params);
+        let score = |c: &Candidate| (c.id, f64::from(c.logit) / temperature + noise(seed, position, c.id));
+        Ok(Self { scores: kept.iter().map(score).collect(), temperature })
+    }
+
+    /// The token that must follow, or `None` for an empty vocabulary.
+    pub fn token(&self) -> Option<u32> {
+        self.best().map(|(id, _)| id)
+    }
+
+    /// How far, in logits, the claimed token is behind the one that must follow: 0 for the right one, at most
+    /// [`MARGIN_CAP`], which is also the margin of a token that did not survive.
+    pub fn margin(&self, claimed: u32) -> f32 {
+        let Some((_, best)) = self.best() else { return MARGIN_CAP };
+        match self.scores.iter().find(|(id, _)| *id == claimed) {
+            Some((_, score)) => ((self.temperature * (best - score)) as f32).min(MARGIN_CAP),
+            None => MARGIN_CAP,
+        }
+    }
+
+    fn best(&self) -> Option<(u32, f64)> {
+        let mut scores = self.scores.iter().copied();
+        let first = scores.next()?;
+        Some(scores.fold(first, |best, next| if next.1 > best.1 { next } else { best }))
+    }
+}
+
+/// The token that follows `logits` at output position `position`.
+pub fn sample(logits: &[f32], params: &SamplerParams, seed: &[u8; 32], position: u32) -> Result<u32, SamplerError> {
+    let candidates = highest(logits, MAX_CANDIDATES)?;
+    Draw::new(&candidates, params, seed, position)?.token().ok_or(SamplerError::NotFinite)
+}
+
+/// The candidates that top-p keeps.
+fn survivors<'a>(candidates: &'a [Candidate], params: &SamplerParams) -> &'a [Candidate] {
+    let Some(first) = candidates.first() else { return candidates };
+    let scaled = |c: &Candidate| (f64::from(c.logit) - f64::from(first.logit)) / f64::from(params.temperature);
+    let weights: Vec<f64> = candidates.iter().map(|c| libm::exp(scaled(c))).collect();
+    let wanted = weights.iter().sum::<f64>() * f64::from(params.top_p);
+    let mut sum = 0.0;
+    for (index, weight) in weights.iter().enumerate() {
+        sum += weight;
+        if sum >= wanted {
+            return &candidates[..=index];
+        }
+    }
+    candidates
+}
+
+/// Standard Gumbel noise of one token at one position.
+fn noise(seed: &[u8; 32], position: u32, id: u32) -> f64 {
+    let mut message = [0; 8];
+    message[..4].copy_from_slice(&position.to_le_bytes());
+    message[4..].copy_from_slice(&id.to_le_bytes());
+    let hash = blake3::keyed_hash(seed, &message);
+    let mut first = [0; 8];
+    first.copy_from_slice(&hash.as_bytes()[..8]);
+    let uniform = ((u64::from_le_bytes(first) >> 11) as f64 + 0.5) / (1u64 << 53) as f64;
+    -libm::log(-libm::log(uniform))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use proptest::prelude::*;
+
+    fn wave(n: usize) -> Vec<f32> {
+        (0..n).map(|i| (i * 7919 % 1013) as f32 / 100.0).collect()
+    }
+
+    #[test]
+    fn greedy_takes_the_lowest_id_among_equals() {
+        let logits = [1.0, 3.0, 3.0, 2.0];
+        assert_eq!(sample(&logits, &SamplerParams::GREEDY, &[0; 32], 0), Ok(1));
+    }
+
+    #[test]
+    fn a_known_draw_never_changes() {
+        // Computed with another implementation, in Python. Only its noise differs, by one in the last place: that is glibc's
+        // logarithm and shows why the functions are part of the definition. Any change here is a change of protocol.
+        let params = SamplerParams { temperature: 0.8, top_p: 0.95, top_k: 40 };
+        let seed = seed(&[1; 32], &[2; 32], &[3; 32], &[4; 32]);
+        assert_eq!(blake3::Hash::from(seed).to_hex()[..16], *"5a203404dd0ece60");
+        assert_eq!(noise(&seed, 7, 42).to_bits(), 0x3ff8_6edf_b24d_5eac);
+        let drawn: Vec<u32> = (0..8).map(|t| sample(&wave(1_000), &params, &seed, t).unwrap()).collect();
+        assert_eq!(drawn, [252, 148, 44, 586, 712, 263, 827, 805]);
+        assert_eq!(blake3::Hash::from(params.hash()).to_hex()[..16], *"30fd30cdf9f70760");
+    }
+
+    #[test]
+    fn draws_follow_the_distribution() {
+        let logits = [0.0, (2f32).ln(), (5f32).ln()];
+        let params = SamplerParams { temperature: 1.0, top_p: 1.0, top_k: 0 };
+        let mut counts = [0u32; 3];
+        for position in 0..16_000 {
+            counts[sample(&logits, &params, &[9; 32], position).unwrap() as usize] += 1;
+        }
+        for (count, expected) in counts.into_iter().zip([2_000.0, 4_000.0, 10_000.0]) {
+            assert!((f64::from(count) - expected).abs() < 250.0, "{counts:?}");
+        }
+    }
+
+    #[test]
+    fn parameters_out_of_range_are_refused() {
+        for (temperature, top_p) in
+            [(-1.0, 1.0), (f32::NAN, 1.0), (101.0, 1.0), (1.0, 0.0), (1.0, 1.1), (1.0, f32::NAN)]
+        {
+            assert!(SamplerParams { temperature, top_p, top_k: 0 }.validate().is_err());
+        }
+        assert_eq!(sample(&[0.0, f32::NAN], &SamplerParams::GREEDY, &[0; 32], 0), Err(SamplerError::NotFinite));
+    }
+
+    #[test]
+    fn hashes_tell_parameters_apart_only_where_they_act_differently() {
+        let hash = |temperature, top_p, top_k| SamplerParams { temperature, top_p, top_k }.hash();
+        assert_eq!(hash(0.0, 0.5, 3), hash(-0.0, 1.0, 0));
+        assert_eq!(hash(1.0, 0.5, 0), hash(1.0, 0.5, 64));
+        assert_ne!(hash(1.0, 0.5, 3), hash(1.0, 0.5, 4));
+        assert_ne!(hash(1.0, 0.5, 3), hash(1.1, 0.5, 3));
+    }
+
+    proptest! {
+        #[test]
+        fn highest_is_what_a_stable_sort_gives(logits in prop::collection::vec((-40i32..40).prop_map(|x| x as f32 / 4.0), 0..300), limit in 1usize..80) {
+            let mut all: Vec<Candidate> = logits.iter().enumerate().map(|(i, l)| Candidate { id: i as u32, logit: *l }).collect();
+            all.sort_by(|a, b| b.logit.total_cmp(&a.logit));
+            all.truncate(limit);
+            prop_assert_eq!(highest(&logits, limit).unwrap(), all);
+        }
+
+        #[test]
+        fn only_the_drawn_token_has_no_margin(seed: [u8; 32], position: u32, temperature in 0.01f32..3.0, top_p in 0.05f32..1.0, top_k in 0u32..70) {
+            let params = SamplerParams { temperature, top_p, top_k };
+            let candidates = highest(&wave(200), MAX_CANDIDATES).unwrap();
+            let draw = Draw::new(&candidates, &params, &seed, position).unwrap();
+            let token = draw.token().unwrap();
+            prop_assert_eq!(draw.margin(token), 0.0);
+            for other in (0..200).filter(|id| *id != token) {
+                let margin = draw.margin(other);
+                prop_assert!(margin > 0.0 && margin <= MARGIN_CAP);
+            }
+            if top_k == 1 {
+                prop_assert_eq!(token, candidates[0].id);
+            }
+        }
+    }
+}

@@ -1,0 +1,115 @@
+//! The engine as the worker sees it, so that tests and the cheater of the end-to-end tests can put another one in its place.
+
+use std::{path::Path, sync::Arc, time::Duration};
+
+use futures::{FutureExt, future::BoxFuture};
+use tokio::sync::mpsc;
+
+use super::leases::rejected;
+use crate::{
+    inference::{
+        AdmissionError, Benchmark, ChatMessage, Engine, EngineConfig, GenerateEvent, GenerateRequest, ModelInfo,
+        PromptError, ReplayOutcome, ReplayRequest,
+    },
+    protocol::wire::Refused,
+};
+
+/// One loaded model.
+pub trait AnswerEngine: Send + Sync + 'static {
+    fn info(&self) -> &ModelInfo;
+    /// Token ids of a chat under the model's own template.
+    fn render_chat(&self, messages: &[ChatMessage]) -> Result<Vec<u32>, PromptError>;
+    fn tokenize(&self, text: &str) -> Result<Vec<u32>, PromptError>;
+    /// Events of one answer; dropping the receiver cancels it.
+    fn generate(&self, request: GenerateRequest)
+    -> BoxFuture<'_, Result<mpsc::Receiver<GenerateEvent>, AdmissionError>>;
+    /// Re-computes an answer in one pass.
+    fn replay(&self, request: ReplayRequest) -> BoxFuture<'_, Result<ReplayOutcome, AdmissionError>>;
+    fn benchmark(&self) -> BoxFuture<'_, Result<Benchmark, AdmissionError>>;
+    /// Requests that wait inside the engine.
+    fn queued(&self) -> u32;
+}
+
+/// How engines are to be loaded.
+#[derive(Debug, Clone)]
+pub struct EngineSettings {
+    pub threads: usize,
+    /// Tokens; `None` = what the file says.
+    pub context_length: Option<u32>,
+    pub kv_budget_bytes: u64,
+    pub max_sequences: usize,
+}
+
+/// Turns a verified model file into an engine. Runs on a blocking thread; the error is a sentence for people.
+pub trait EngineProvider: Send + Sync + 'static {
+    fn load(&self, path: &Path, settings: &EngineSettings) -> Result<Arc<dyn AnswerEngine>, String>;
+}
+
+/// The engine of this product, on this machine.
+#[derive(Debug, Clone, Copy)]
+pub struct LocalEngines;
+
+impl EngineProvider for LocalEngines {
+    fn load(&self, path: &Path, settings: &EngineSettings) -> Result<Arc<dyn AnswerEngine>, String> {
+        let config = EngineConfig {
+            threads: settings.threads,
+            context_length: settings.context_length,
+            kv_budget_bytes: settings.kv_budget_bytes,
+            max_sequences: settings.max_sequences,
+            // The slots bound what runs; audits come on top of them.
+            max_queue: settings.max_sequences,
+            layers: None,
+        };
+        Ok(Arc::new(Engine::load(path, config).map_err(|error| error.to_string())?))
+    }
+}
+
+impl AnswerEngine for Engine {
+    fn info(&self) -> &ModelInfo {
+        Engine::info(self)
+    }
+
+    fn render_chat(&self, messages: &[ChatMessage]) -> Result<Vec<u32>, PromptError> {
+        Engine::render_chat(self, messages)
+    }
+
+    fn tokenize(&self, text: &str) -> Result<Vec<u32>, PromptError> {
+        Engine::tokenize(self, text)
+    }
+
+    fn generate(
+        &self,
+        request: GenerateRequest,
+    ) -> BoxFuture<'_, Result<mpsc::Receiver<GenerateEvent>, AdmissionError>> {
+        Engine::generate(self, request).boxed()
+    }
+
+    fn replay(&self, request: ReplayRequest) -> BoxFuture<'_, Result<ReplayOutcome, AdmissionError>> {
+        Engine::replay(self, request).boxed()
+    }
+
+    fn benchmark(&self) -> BoxFuture<'_, Result<Benchmark, AdmissionError>> {
+        Engine::benchmark(self).boxed()
+    }
+
+    fn queued(&self) -> u32 {
+        u32::try_from(self.load_now().queued).unwrap_or(u32::MAX)
+    }
+}
+
+/// A refused request, in words for the gateway: what may work elsewhere or later, and what never will.
+pub(super) fn not_admitted(error: &AdmissionError) -> Refused {
+    let (reason, retry_after) = match error {
+        AdmissionError::Busy { retry_after } => ("Busy", *retry_after),
+        AdmissionError::Context { .. } => ("ContextExceeded", Duration::ZERO),
+        AdmissionError::Memory { .. } => ("MemoryExceeded", Duration::ZERO),
+        AdmissionError::Invalid(_) => ("PromptRefused", Duration::ZERO),
+        AdmissionError::Stopped => ("EngineFailed", Duration::from_secs(1)),
+    };
+    rejected(reason, error.to_string(), retry_after)
+}
+
+/// The engine broke while it worked.
+pub(super) fn engine_failed(message: impl Into<String>) -> Refused {
+    rejected("EngineFailed", message, Duration::from_secs(1))
+}

@@ -1,0 +1,162 @@
+//! Parses what a gateway asks, once, at the edge: fixed lengths, bounds, and a sentence for whatever is wrong. Pure.
+
+use super::leases::{LeaseId, Terms, rejected};
+use crate::{
+    api::ids::{GridPeerId, ModelDigest, RequestId},
+    inference::ChatMessage,
+    protocol::wire::{self, Refused},
+    verify::sampler::SamplerParams,
+};
+
+/// Most answer tokens of one request.
+const MAX_TOKENS: u32 = 1 << 17;
+/// Most stop strings, and bytes of each.
+const MAX_STOPS: usize = 16;
+const MAX_STOP_BYTES: usize = 256;
+
+/// What is to be computed, whoever computes it: the worker that answers or the node that audits.
+#[derive(Debug, Clone, PartialEq)]
+pub(super) struct Question {
+    pub request: RequestId,
+    pub attempt: u32,
+    pub model: ModelDigest,
+    pub prompt: PromptText,
+    /// Answer tokens that the client has already.
+    pub prefix: Vec<u32>,
+    pub max_tokens: u32,
+    pub sampling: SamplerParams,
+    pub stop: Vec<String>,
+    pub client_nonce: [u8; 32],
+    pub beacon: [u8; 32],
+}
+
+#[derive(Debug, Clone, PartialEq)]
+pub(super) enum PromptText {
+    Chat(Vec<ChatMessage>),
+    Completion(String),
+}
+
+/// Reads an offer: under which terms a slot is held.
+pub(super) fn offer(gateway: &GridPeerId, offer: &wire::Offer) -> Result<Terms, Refused> {
+    Ok(Terms {
+        gateway: gateway.clone(),
+        request: RequestId(fixed("request_id", &offer.request_id)?),
+        attempt: offer.attempt,
+        model: ModelDigest(fixed("model", &offer.model)?),
+        max_tokens: bounded_tokens(offer.max_tokens)?,
+    })
+}
+
+/// Reads the lease under which a stream starts.
+pub(super) fn lease(start: &wire::Start) -> Result<LeaseId, Refused> {
+    fixed("lease_id", &start.lease_id)
+}
+
+/// Reads what is to be computed.
+pub(super) fn question(start: wire::Start) -> Result<Question, Refused> {
+    let sampling = start.sampling.ok_or_else(|| malformed("sampling is missing"))?;
+    let max_tokens = bounded_tokens(start.max_tokens)?;
+    if start.prefix.len() >= max_tokens as usize {
+        return Err(malformed("the prefix leaves no token to make"));
+    }
+    if start.stop.len() > MAX_STOPS || start.stop.iter().any(|stop| stop.is_empty() || stop.len() > MAX_STOP_BYTES) {
+        return Err(malformed("at most 16 stop strings of 1 to 256 bytes each"));
+    }
+    Ok(Question {
+        request: RequestId(fixed("request_id", &start.request_id)?),
+        attempt: start.attempt,
+        model: ModelDigest(fixed("model", &start.model)?),
+        prompt: prompt(start.messages, start.prompt)?,
+        prefix: start.prefix,
+        max_tokens,
+        sampling: sampler(&sampling)?,
+        stop: start.stop,
+        client_nonce: fixed("client_nonce", &start.client_nonce)?,
+        beacon: fixed("beacon", &start.beacon)?,
+    })
+}
+
+impl Question {
+    pub(super) fn terms(&self, gateway: &GridPeerId) -> Terms {
+        Terms {
+            gateway: gateway.clone(),
+            request: self.request,
+            attempt: self.attempt,
+            model: self.model,
+            max_tokens: self.max_tokens,
+        }
+    }
+}
+
+fn prompt(messages: Vec<wire::ChatMessage>, prompt: String) -> Result<PromptText, Refused> {
+    match (messages.is_empty(), prompt.is_empty()) {
+        (true, _) => Ok(PromptText::Completion(prompt)),
+        (false, true) => {
+            let message = |message: wire::ChatMessage| ChatMessage { role: message.role, content: message.content };
+            Ok(PromptText::Chat(messages.into_iter().map(message).collect()))
+        }
+        (false, false) => Err(malformed("either messages or a prompt, not both")),
+    }
+}
+
+fn sampler(sampling: &wire::Sampling) -> Result<SamplerParams, Refused> {
+    let wire::Sampling { temperature, top_p, top_k } = *sampling;
+    let params = SamplerParams { temperature, top_p, top_k };
+    params.validate().map_err(|error| malformed(error.to_string()))?;
+    Ok(params)
+}
+
+fn bounded_tokens(max_tokens: u32) -> Result<u32, Refused> {
+    if (1..=MAX_TOKENS).contains(&max_tokens) {
+        return Ok(max_tokens);
+    }
+    Err(malformed(format!("max_tokens must be 1 to {MAX_TOKENS}, not {max_tokens}")))
+}
+
+fn fixed<const N: usize>(field: &str, bytes: &[u8]) -> Result<[u8; N], Refused> {
+    bytes.try_into().map_err(|_| malformed(format!("{field} has {} bytes instead of {N}", bytes.len())))
+}
+
+fn malformed(message: impl Into<String>) -> Refused {
+    rejected("MalformedRequest", message, std::time::Duration::ZERO)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn start(prompt: &str) -> wire::Start {
+        wire::Start {
+            lease_id: vec![1; 16],
+            request_id: vec![2; 32],
+            attempt: 1,
+            model: vec![3; 32],
+            prompt: prompt.into(),
+            max_tokens: 8,
+            sampling: Some(wire::Sampling { temperature: 0.0, top_p: 1.0, top_k: 0 }),
+            client_nonce: vec![4; 32],
+            beacon: vec![5; 32],
+            ..Default::default()
+        }
+    }
+
+    fn reason(start: wire::Start) -> String {
+        question(start).unwrap_err().message
+    }
+
+    #[test]
+    fn a_well_formed_start_is_read_and_anything_else_says_what_is_wrong() {
+        assert!(question(start("hello")).is_ok());
+        assert!(reason(wire::Start { request_id: vec![1; 31], ..start("x") }).contains("request_id has 31 bytes"));
+        assert!(reason(wire::Start { sampling: None, ..start("x") }).contains("sampling is missing"));
+        assert!(reason(wire::Start { max_tokens: 0, ..start("x") }).contains("max_tokens"));
+        assert!(reason(wire::Start { prefix: vec![1; 8], max_tokens: 8, ..start("x") }).contains("prefix"));
+        assert!(reason(wire::Start { stop: vec![String::new()], ..start("x") }).contains("stop"));
+        let both = vec![wire::ChatMessage { role: "user".into(), content: "x".into() }];
+        assert!(reason(wire::Start { messages: both, ..start("x") }).contains("not both"));
+        for (temperature, top_p) in [(f32::NAN, 1.0), (-1.0, 1.0), (1.0, 0.0), (1.0, f32::NAN)] {
+            let sampling = Some(wire::Sampling { temperature, top_p, top_k: 0 });
+            assert!(question(wire::Start { sampling, ..start("x") }).is_err());
+        }
+    }
+}

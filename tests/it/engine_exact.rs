@@ -1,0 +1,113 @@
+//! Are logits and hidden states the same bits, however the tokens are cut, batched and spread over threads?
+
+use std::path::Path;
+use std::sync::Arc;
+
+use xdc_grid::inference::Compute;
+use xdc_grid::inference::kernels::Simd;
+use xdc_grid::inference::kv::{KvBudget, KvCache};
+use xdc_grid::inference::model::{Model, Segment};
+use xdc_grid::inference::pool::ThreadPool;
+
+use crate::engine::model_path;
+
+fn model(threads: usize, simd: Simd) -> Model {
+    let compute = Compute { pool: Arc::new(ThreadPool::new(threads).unwrap()), simd };
+    Model::load(Path::new(&model_path()), compute, None).unwrap().0
+}
+
+fn cache(model: &Model) -> KvCache {
+    KvCache::reserve(&model.config, model.n_layers(), 256, &KvBudget::new(1 << 30)).unwrap()
+}
+
+fn tokens(seed: u32, count: usize) -> Vec<u32> {
+    (0..count as u32).map(|i| (seed + i * i * 31 + i * 7919) % 49_152).collect()
+}
+
+/// The bits of hidden states and logits of every token, computed in chunks.
+fn bits(model: &Model, tokens: &[u32], chunk: usize) -> Vec<Vec<u32>> {
+    let mut kv = cache(model);
+    let mut rows = Vec::new();
+    for tokens in tokens.chunks(chunk) {
+        let start = kv.len();
+        let segment = Segment { kv: &mut kv, start, tokens, wanted: tokens.len() };
+        let output = model.forward(&mut [segment]).unwrap();
+        rows.extend((0..tokens.len()).map(|row| row_bits(output.hidden(row), output.logits(row))));
+    }
+    rows
+}
+
+fn row_bits(hidden: &[f32], logits: &[f32]) -> Vec<u32> {
+    assert!(logits.iter().all(|x| x.is_finite()));
+    hidden.iter().chain(logits).map(|x| x.to_bits()).collect()
+}
+
+#[test]
+fn prefill_chunks_single_steps_and_threads_give_the_same_bits() {
+    let tokens = tokens(3, 130);
+    let one = model(1, Simd::detect());
+    let reference = bits(&one, &tokens, 130);
+    for chunk in [1, 7, 16, 64] {
+        assert!(bits(&one, &tokens, chunk) == reference, "chunks of {chunk} on one thread");
+    }
+    for threads in [2, 3] {
+        let several = model(threads, Simd::detect());
+        for chunk in [1, 13, 130] {
+            assert!(bits(&several, &tokens, chunk) == reference, "chunks of {chunk} on {threads} threads");
+        }
+    }
+}
+
+#[test]
+fn rows_of_a_ragged_batch_are_the_same_as_alone() {
+    let model = model(2, Simd::detect());
+    let sequences = [tokens(1, 40), tokens(2, 3), tokens(5, 90)];
+    let alone: Vec<_> = sequences.iter().map(|tokens| bits(&model, tokens, tokens.len())).collect();
+    let mut caches: Vec<KvCache> = sequences.iter().map(|_| cache(&model)).collect();
+    // First part of each alone, so that the batch continues at different positions; then all together.
+    for ((tokens, kv), done) in sequences.iter().zip(&mut caches).zip([39, 0, 50]) {
+        model.forward(&mut [Segment { kv, start: 0, tokens: &tokens[..done], wanted: 0 }]).unwrap();
+    }
+    let mut segments: Vec<Segment> = sequences
+        .iter()
+        .zip(&mut caches)
+        .map(|(tokens, kv)| {
+            let start = kv.len();
+            Segment { start, tokens: &tokens[start..], wanted: 3, kv }
+        })
+        .collect();
+    let output = model.forward(&mut segments).unwrap();
+    let expected: Vec<&Vec<u32>> = alone[0][39..].iter().chain(&alone[1]).chain(&alone[2][87..]).collect();
+    assert_eq!(output.rows(), expected.len());
+    for (row, expected) in expected.into_iter().enumerate() {
+        assert!(row_bits(output.hidden(row), output.logits(row)) == *expected, "row {row}");
+    }
+}
+
+#[test]
+fn the_portable_kernels_give_the_same_bits() {
+    let tokens = tokens(9, 5);
+    assert!(bits(&model(2, Simd::Portable), &tokens, 5) == bits(&model(2, Simd::detect()), &tokens, 2));
+}
+
+#[test]
+fn a_truncated_cache_goes_on_as_if_the_rest_had_never_been() {
+    let model = model(2, Simd::detect());
+    let (first, second) = (tokens(1, 30), tokens(4, 10));
+    let mut kv = cache(&model);
+    model.forward(&mut [Segment { kv: &mut kv, start: 0, tokens: &first, wanted: 0 }]).unwrap();
+    kv.truncate(20);
+    let output = model.forward(&mut [Segment { kv: &mut kv, start: 20, tokens: &second, wanted: 1 }]).unwrap();
+    let whole = [&first[..20], &second].concat();
+    assert!(row_bits(output.hidden(0), output.logits(0)) == bits(&model, &whole, 30)[29]);
+}
+
+#[test]
+fn a_forward_that_does_not_fit_is_refused() {
+    let model = model(1, Simd::detect());
+    let mut kv = cache(&model);
+    for (start, tokens) in [(1, vec![1]), (0, vec![49_152]), (0, vec![1; 257])] {
+        assert!(model.forward(&mut [Segment { kv: &mut kv, start, tokens: &tokens, wanted: 1 }]).is_err());
+    }
+    assert_eq!(model.forward(&mut []).unwrap().rows(), 0);
+}

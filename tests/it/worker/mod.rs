@@ -1,0 +1,9 @@
+//! The worker process against a minimal gateway, with real sockets: first with an engine that only repeats its prompt, then
+//! with the real model.
+
+mod gateway;
+mod models;
+mod parrot;
+mod real;
+mod serving;
+mod verification;
