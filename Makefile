@@ -33,14 +33,15 @@ bench: tools build ## measured figures, side by side with the named rivals
 fmt: ## format Rust, Go and Solidity
 	@cargo fmt
 	gofmt -w tests/cluster
-	cd contracts && npx --no-install forge fmt
+	npm run --silent --prefix contracts fmt
 
 lint: tools ## formatting, clippy, chart and shell checks
 	@python3 tests/run.py fmt clippy chart
 
 crds: ## regenerate crds/ and the chart's copy from src/api
 	@cargo run --quiet --locked --no-default-features --features operator --bin grid-operator -- crds --out crds
-	mkdir -p charts/xdc-grid/crds-files && cp crds/*.yaml charts/xdc-grid/crds-files/
+	mkdir -p charts/xdc-grid/crds-files
+	cp crds/*.yaml charts/xdc-grid/crds-files/
 
 images: tools build ## the image with the three server binaries, as an OCI archive
 	@python3 tests/e2e/demo.py image
@@ -53,3 +54,4 @@ build:
 tools: ## install pinned tools into the cache
 	@$(INSTALL) all
 	tests/cluster/cluster.sh build
+	[[ -d contracts/node_modules ]] || npm ci --silent --ignore-scripts --prefix contracts

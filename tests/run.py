@@ -24,11 +24,15 @@ ENV = os.environ | {
 CARGO = r"test result: .*? (\d+) passed; (\d+) failed"
 SUMMARY = r"(\d+) passed, (\d+) failed$"
 PARTS = {
-    "fmt": [("cargo fmt --check", None), ("test -z \"$(gofmt -l tests/cluster)\"", None), ("cd contracts && npx --no-install forge fmt --check", None)],
+    "fmt": [("cargo fmt --check", None), ("test -z \"$(gofmt -l tests/cluster)\"", None), ("npm run --silent --prefix contracts fmt:check", None)],
     "clippy": [("cargo clippy --locked --all-targets -- -D warnings", None)],
     "features": [("tests/features", None)],
     "unit": [("cargo test --locked --lib", CARGO)],
-    "contracts": [("cd contracts && npx --no-install forge test", r"(\d+) tests? passed, (\d+) failed")],
+    "contracts": [
+        ("npm run --silent --prefix contracts build", None),
+        ("npm run --silent --prefix contracts abi:check", None),
+        ("npm test --silent --prefix contracts", r"(\d+) tests? passed, (\d+) failed"),
+    ],
     "cluster": [("cd tests/cluster && go vet ./... && go test -v ./...", r"^--- (PASS|FAIL)")],
     "chart": [("tests/chart/check", SUMMARY)],
     "it": [("tests/cluster/with-control-plane cargo test --locked --test it", CARGO)],

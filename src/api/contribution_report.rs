@@ -31,7 +31,7 @@ pub mod condition {
     category = "grid",
     derive = "PartialEq",
     doc = "What the nodes of a grid contributed in one epoch, and how far its report on chain is. Named <network>-<epoch>, so that no epoch can be reported twice.",
-    validation = Rule::new("self.metadata.name == self.spec.networkRef.name + '-' + string(self.spec.epoch)").message("a report is named <network>-<epoch>"),
+    validation = Rule::new("self.metadata.name.startsWith(self.spec.networkRef.name + '-') && self.metadata.name.substring(size(self.spec.networkRef.name) + 1) == string(self.spec.epoch)").message("a report is named <network>-<epoch>"),
     printcolumn(name = "EPOCH", type_ = "integer", json_path = ".spec.epoch"),
     printcolumn(name = "STATE", type_ = "string", json_path = ".status.state"),
     printcolumn(name = "ACTIVE", type_ = "string", json_path = r#".status.conditions[?(@.type=="Active")].status"#),

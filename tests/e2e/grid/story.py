@@ -3,6 +3,7 @@
 import hashlib
 import json
 import os
+import re
 import signal
 
 from . import environment as env
@@ -80,10 +81,10 @@ def create_external_node(name, owner, cheating=False):
     key = folder / "node.key"
     if not key.exists():
         run(env.binary("grid-worker"), "keygen", "--out", key)
-    identity = json.loads(run(env.binary("grid-worker"), "id", "--key-file", key, "-o", "json"))
+    peer_id = re.search(r"16Uiu2HA\w+", run(env.binary("grid-worker"), "id", "--key-file", key))[0]
     kube.apply(kube.manifest("GridNode", name, {
         "networkRef": {"name": env.NETWORK}, "mode": "External", "approved": True, "models": [MODEL], "roles": ["Compute"],
-        "peerID": identity["peerId"],
+        "peerID": peer_id,
         "rewards": {"payoutAddress": PAYOUT[name], "stakeWei": str(STAKE)},
     }))
     env.cluster("nat", name)
@@ -95,7 +96,7 @@ def start_external_worker(name, cheating=False):
     gateway = kube.get("gridnetwork", env.NETWORK)["status"]["gateways"][0]
     address = next(address for address in gateway["addresses"] if env.NODE_ADDRESS in address)
     folder = STATE / "home" / name
-    program = [env.target() / "examples" / "grid-cheater", "--honest-answers", 4] if cheating else [env.binary("grid-worker"), "run"]
+    program = [env.target() / "examples" / "grid-cheater", "--honest-answers", 2] if cheating else [env.binary("grid-worker"), "run"]
     Daemon(f"worker-{name}").start(
         "nsenter", f"--net=/var/run/netns/{name}", "--", *program,
         "--key-file", folder / "node.key", "--data-dir", folder / "data", "--gateway", address,
