@@ -1,6 +1,7 @@
 //! The worker process against a minimal gateway, with real sockets: first with an engine that only repeats its prompt, then
 //! with the real model.
 
+mod cheat;
 mod gateway;
 mod models;
 mod parrot;
