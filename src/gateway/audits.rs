@@ -16,7 +16,7 @@ use crate::{
         receipt::Receipt,
         wire::{self, AuditRequest, Replay, audit_event},
     },
-    store::{AuditDecision, AuditState, EvidenceRecord, LedgerError, OwedAudit},
+    store::{AuditDecision, AuditState, EvidenceRecord, LedgerError, OwedAudit, UNDECIDABLE},
     verify::{
         audit::{self, Verdict},
         evidence::{Evidence, Standing},
@@ -58,8 +58,8 @@ impl Gateway {
             if running.lock().unwrap_or_else(PoisonError::into_inner).receipts.contains(&owed.receipt) {
                 continue;
             }
-            if let Some(why) = self.is_hopeless(&owed) {
-                self.decide(&owed, Verdict::Inconclusive(why), "").await?;
+            if let Some((reason, why)) = self.is_hopeless(&owed) {
+                self.decide(&owed, Verdict::Inconclusive(why), reason, "").await?;
             } else if let Some(verifier) = self.free_verifier(&owed, running) {
                 let (gateway, running) = (self.clone(), running.clone());
                 self.spawn(async move { gateway.replay_and_decide(owed, verifier, running).await });
@@ -69,14 +69,15 @@ impl Gateway {
     }
 
     /// Why nothing will come of an audit.
-    fn is_hopeless(&self, owed: &OwedAudit) -> Option<String> {
+    fn is_hopeless(&self, owed: &OwedAudit) -> Option<(&'static str, String)> {
         if self.members.verifiers(&owed.work.model).iter().all(|record| record.address == owed.address) {
-            return Some("no other node of this network has the role Verify and this model".into());
+            return Some(("NoVerifier", "no other node of this network has the role Verify and this model".into()));
         }
         if owed.tries >= TRIES {
-            return Some(format!("{TRIES} tries at a replay failed"));
+            return Some(("VerifierFailed", format!("{TRIES} tries at a replay failed")));
         }
-        (self.clock.now_ms() >= owed.deadline_ms).then(|| "no verifier was free in time".into())
+        let late = self.clock.now_ms() >= owed.deadline_ms;
+        late.then(|| ("NoVerifier", "no verifier was free in time".into()))
     }
 
     /// A connected Verify node that serves the model and is not the subject; claims a place on it.
@@ -84,21 +85,27 @@ impl Gateway {
         let now_ms = self.clock.now_ms();
         let mut running = running.lock().unwrap_or_else(PoisonError::into_inner);
         let busy = |peer: &GridPeerId| running.per_verifier.get(peer).copied().unwrap_or(0);
-        let candidates = self.members.verifiers(&owed.work.model).into_iter().filter(|record| {
-            let view = self.peers.get(&record.member.peer_id);
-            let serves = view.fresh(now_ms).is_some_and(|statement| statement.models.contains_key(&owed.work.model));
-            record.address != owed.address && serves && busy(&record.member.peer_id) < self.settings.audits_per_verifier
+        let profile = |peer: &GridPeerId| {
+            let statement = self.peers.get(peer).fresh(now_ms)?.models.get(&owed.work.model)?.kernel_profile.clone();
+            Some(statement)
+        };
+        let candidates = self.members.verifiers(&owed.work.model).into_iter().filter_map(|record| {
+            let peer = record.member.peer_id;
+            let free = record.address != owed.address && busy(&peer) < self.settings.audits_per_verifier;
+            // One that cannot judge the arithmetic still finds another prompt, seed or sampler.
+            let undecidable = !audit::decidable(&owed.kernel_profile, &profile(&peer)?);
+            free.then(|| ((undecidable, busy(&peer)), peer))
         });
-        let verifier = candidates.map(|record| record.member.peer_id).min_by_key(busy)?;
+        let (_, verifier) = candidates.min()?;
         *running.per_verifier.entry(verifier.clone()).or_default() += 1;
         running.receipts.insert(owed.receipt);
         Some(verifier)
     }
 
     async fn replay_and_decide(self: Arc<Self>, owed: OwedAudit, verifier: GridPeerId, running: Shared) {
-        let outcome = self.replay(&owed, &verifier).await;
+        let outcome = self.replay(&owed, &verifier).await.and_then(|replay| judge(&owed, &replay));
         let written = match outcome {
-            Ok(replay) => self.decide(&owed, judge(&owed, &replay), verifier.as_str()).await,
+            Ok(verdict) => self.decide(&owed, verdict, UNDECIDABLE, verifier.as_str()).await,
             Err(error) => {
                 tracing::info!(request = %owed.work.request, %verifier, "an audit will be tried again: {error}");
                 self.ledger.audit_tried(&owed.receipt).await
@@ -136,14 +143,23 @@ impl Gateway {
         timeout(left, work).await.map_err(|_| WorkerError::Silent)?
     }
 
-    async fn decide(&self, owed: &OwedAudit, verdict: Verdict, verifier: &str) -> Result<(), LedgerError> {
+    /// `reason`: whose fault it is if the verdict is inconclusive.
+    async fn decide(
+        &self,
+        owed: &OwedAudit,
+        verdict: Verdict,
+        reason: &'static str,
+        verifier: &str,
+    ) -> Result<(), LedgerError> {
         let (state, label, message) = match &verdict {
             Verdict::Pass => (AuditState::Passed, "pass", String::new()),
             Verdict::Mismatch(message) => (AuditState::Failed, "mismatch", message.clone()),
             Verdict::Inconclusive(message) => (AuditState::Inconclusive, "inconclusive", message.clone()),
         };
         let now_ms = self.clock.now_ms();
-        let decision = AuditDecision { receipt: owed.receipt, state, verifier: verifier.to_owned(), message, now_ms };
+        let reason = if state == AuditState::Inconclusive { reason } else { "" };
+        let verifier = verifier.to_owned();
+        let decision = AuditDecision { receipt: owed.receipt, state, verifier, reason, message, now_ms };
         match self.ledger.decide_audit(&decision, |before| weigh(before, &verdict, now_ms)).await {
             Ok(_) => {}
             Err(LedgerError::Stale { .. }) => return Ok(()),
@@ -175,11 +191,16 @@ impl Gateway {
     }
 }
 
-fn judge(owed: &OwedAudit, replay: &Replay) -> Verdict {
+/// A verdict about the worker; `Err` when it is the verifier who answered nonsense.
+fn judge(owed: &OwedAudit, replay: &Replay) -> Result<Verdict, WorkerError> {
     let wire: Option<wire::Receipt> = prost::Message::decode(owed.encoded.as_slice()).ok();
-    match wire.as_ref().and_then(Receipt::from_wire) {
-        Some(receipt) => audit::compare(&receipt, &owed.kernel_profile, replay),
-        None => Verdict::Inconclusive("the receipt in the ledger cannot be read".into()),
+    let receipt = wire.as_ref().and_then(Receipt::from_wire);
+    let receipt = receipt.ok_or_else(|| WorkerError::Broken("the receipt in the ledger cannot be read".into()))?;
+    match audit::compare(&receipt, &owed.kernel_profile, replay) {
+        Verdict::Inconclusive(why) if audit::decidable(&owed.kernel_profile, &replay.kernel_profile) => {
+            Err(WorkerError::Malformed(why))
+        }
+        verdict => Ok(verdict),
     }
 }
 

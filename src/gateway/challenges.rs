@@ -137,7 +137,7 @@ impl Gateway {
         let epoch = self.epoch_at(self.clock.now_ms()).0;
         let secret = self.ledger.epoch_secret(epoch, rand::random()).await?;
         let issued_ms = self.clock.now_ms();
-        let outcome = match compute(workers.as_ref(), peer, &secret).await {
+        let outcome = match compute(workers.as_ref(), peer, self.settings.gemm, &secret).await {
             Ok(outcome) => outcome,
             // A peer that is gone, or a limit of ours: nothing happened.
             Err(WorkerError::NotConnected | WorkerError::RateLimited) => return Ok(false),
@@ -257,8 +257,12 @@ impl Gateway {
 }
 
 /// Commitment, then tiles chosen afterwards, then the check. Units: multiply-adds per millisecond until the commitment.
-async fn compute(workers: &dyn Workers, peer: &GridPeerId, epoch_secret: &[u8; 32]) -> Result<Outcome, WorkerError> {
-    let params = GemmParams::CPU;
+async fn compute(
+    workers: &dyn Workers,
+    peer: &GridPeerId,
+    params: GemmParams,
+    epoch_secret: &[u8; 32],
+) -> Result<Outcome, WorkerError> {
     let seed_a: [u8; 32] = rand::random();
     let seed_b = blake3::derive_key("xdc-grid gemm epoch matrix v1", epoch_secret);
     let id: [u8; 16] = rand::random();

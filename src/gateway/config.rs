@@ -2,7 +2,7 @@
 
 use std::{net::SocketAddr, path::PathBuf, time::Duration};
 
-use crate::{store::FetchLimits, telemetry::LogOptions};
+use crate::{store::FetchLimits, telemetry::LogOptions, verify::gemm::GemmParams};
 
 /// The gateway of an xdc-grid: takes inference requests, leases them to workers over libp2p, verifies and accounts for them.
 #[derive(Debug, Clone, clap::Parser)]
@@ -122,6 +122,8 @@ pub struct Settings {
     pub online_wait: Duration,
     pub online_queue: usize,
     pub max_tokens: u32,
+    /// Shape of a compute challenge.
+    pub gemm: GemmParams,
     /// How often a connected worker is asked for its state, adverts or not.
     pub info_interval: Duration,
 }
@@ -158,6 +160,7 @@ impl Default for Settings {
             online_wait: Duration::from_secs(10),
             online_queue: 64,
             max_tokens: 512,
+            gemm: GemmParams::CPU,
             info_interval: Duration::from_secs(5),
         }
     }

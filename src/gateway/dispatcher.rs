@@ -9,6 +9,7 @@ use std::{
 use super::{Gateway, peers::PeerView};
 use crate::{
     api::ids::{GridPeerId, ModelDigest},
+    protocol::internal::NodeRole,
     schedule::{self, Refusal, Work, Worker},
     store::{JobRecord, LedgerError, QueuedRequest, RequestKind},
 };
@@ -68,6 +69,7 @@ impl Gateway {
             queued_tokens: load.tokens,
             // Nobody's work goes to a node that has not proven itself; its canaries do not come through the plan.
             schedulable: member.schedulable
+                && member.roles.contains(&NodeRole::Compute)
                 && standing.capability.verified
                 && !statement.info.draining
                 && view.paused_until_ms <= now_ms,

@@ -77,7 +77,8 @@ impl Gateway {
 /// The totals of an epoch. Pure: rows in, totals out.
 ///
 /// A receipt counts when its node is eligible and its audit, if one was owed, did not fail. One whose audit was inconclusive
-/// counts while nothing speaks against its node (a verifier's fault is not the node's). Every other receipt stays uncounted
+/// counts while nothing speaks against its node: a verifier's fault is not the node's. An answer that nobody can judge
+/// because of the kernel profile that its node claims does not count: a made-up profile would be a way out. Every other receipt stays uncounted
 /// and is looked at again when the next epoch closes: it moves on, it does not vanish.
 pub fn close(
     epoch: EpochNumber,
@@ -98,7 +99,10 @@ pub fn close(
             totals.prompt_tokens += u64::from(receipt.prompt_tokens);
             totals.output_tokens += u64::from(receipt.output_tokens);
             let cost = TokenCost(receipt.cost_per_token);
-            let worth = ComputeUnits::of_response(cost, receipt.prompt_tokens, receipt.output_tokens);
+            // What an earlier worker had made was read, like the prompt.
+            let read = receipt.prompt_tokens.saturating_add(receipt.prefix_tokens);
+            let made = receipt.output_tokens.saturating_sub(receipt.prefix_tokens);
+            let worth = ComputeUnits::of_response(cost, read, made);
             units = [units, worth].into_iter().sum();
             counted.push(receipt.hash);
         }
@@ -148,7 +152,7 @@ fn ineligible(facts: &NodeFacts) -> Option<&'static str> {
 fn counts(receipt: &PayableReceipt, standing: &NodeStanding) -> bool {
     match receipt.audit {
         None | Some(AuditState::Passed) => true,
-        Some(AuditState::Inconclusive) => standing.is_good(),
+        Some(AuditState::Inconclusive) => standing.is_good() && !receipt.undecidable,
         Some(AuditState::Owed | AuditState::Failed) => false,
     }
 }
@@ -204,8 +208,10 @@ mod tests {
             epoch: 4,
             prompt_tokens: 10,
             output_tokens: 5,
+            prefix_tokens: 0,
             cost_per_token: 2,
             audit,
+            undecidable: false,
         }
     }
 
@@ -217,6 +223,9 @@ mod tests {
             receipt(&node, 2, Some(AuditState::Passed)),
             receipt(&node, 3, Some(AuditState::Failed)),
         ];
+        let continued = [PayableReceipt { prefix_tokens: 4, ..rows[0].clone() }];
+        let units = close(EpochNumber(4), &[node.clone()], &continued, &[], &[0; 32]).totals.nodes[0].units.clone();
+        assert_eq!(units, "44", "2 · (8 · 1 made + 14 read)");
         let closing = close(EpochNumber(4), &[node], &rows, &[], &[7; 32]);
         let totals = &closing.totals.nodes[0];
         assert_eq!((totals.requests, totals.output_tokens, totals.units.as_str()), (2, 10, "200"));
@@ -229,6 +238,8 @@ mod tests {
         let good = facts();
         let rows = [receipt(&good, 1, Some(AuditState::Inconclusive))];
         assert_eq!(close(EpochNumber(4), &[good.clone()], &rows, &[], &[0; 32]).counted.len(), 1);
+        let undecidable = [PayableReceipt { undecidable: true, ..rows[0].clone() }];
+        assert_eq!(close(EpochNumber(4), &[good.clone()], &undecidable, &[], &[0; 32]).counted.len(), 0);
         let mut suspect = good;
         suspect.standing.evidence = EvidenceRecord { log_e: 3.0, ..EvidenceRecord::default() };
         assert_eq!(close(EpochNumber(4), &[suspect], &rows, &[], &[0; 32]).counted.len(), 0);

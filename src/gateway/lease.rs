@@ -11,7 +11,7 @@ use tokio::{sync::watch, time::timeout};
 use super::{
     Gateway, Link, WorkerError,
     flights::{Flight, Stop},
-    online::{Delivered, OnlineEvent},
+    online::OnlineEvent,
     receipts::{Answer, Violation},
 };
 use crate::{
@@ -175,8 +175,9 @@ impl Gateway {
         if !self.online.tell(&flight.request, OnlineEvent::Leased).await {
             return Err(Lost::cancelled());
         }
-        let mut answer = Answer { prefix: delivered.ids.clone(), ..Answer::default() };
-        let finished = self.receive(flight, work, &mut link, &mut answer, &delivered).await;
+        let prefix = delivered.ids.len();
+        let mut answer = Answer { prefix, output: delivered.ids, text: delivered.text };
+        let finished = self.receive(flight, work, &mut link, &mut answer).await;
         let finished = match finished {
             Err(lost) => {
                 // It should not go on working for nothing; if it cannot be told, it notices the reset.
@@ -186,7 +187,6 @@ impl Gateway {
             }
             Ok(finished) => finished,
         };
-        answer.text = delivered.text + &answer.text;
         let ack = self.take_receipt(flight, work, &answer, &finished).await?;
         let _ = link.sink.send(&command(infer_command::Kind::Ack(ack))).await;
         let _ = link.sink.close().await;
@@ -200,7 +200,6 @@ impl Gateway {
         work: &Work,
         link: &mut Link<InferCommand, InferEvent>,
         answer: &mut Answer,
-        delivered: &Delivered,
     ) -> Result<Finished, Lost> {
         let mut stop = flight.stop.subscribe();
         let leased = Instant::now();
@@ -217,14 +216,14 @@ impl Gateway {
             let closed = || WorkerError::Broken("the worker closed the stream before its receipt".into());
             match event.ok_or_else(closed)?.kind {
                 Some(infer_event::Kind::Token(token)) => {
-                    if answer.output.is_empty() {
+                    if answer.output.len() == answer.prefix {
                         self.metrics.first_token.observe(leased.elapsed().as_secs_f64());
                     }
                     last_token = Instant::now();
                     self.take_token(flight, work, answer, token).await?;
                 }
                 Some(infer_event::Kind::Finished(finished)) => return Ok(finished),
-                Some(infer_event::Kind::Error(refused)) => return Err(failed(refused, delivered, answer)),
+                Some(infer_event::Kind::Error(refused)) => return Err(failed(refused, answer)),
                 // Heartbeats, and events of a newer protocol, show that it lives.
                 Some(infer_event::Kind::Heartbeat(_)) | None => {}
             }
@@ -246,7 +245,7 @@ impl Gateway {
         answer: &mut Answer,
         token: Token,
     ) -> Result<(), Lost> {
-        let index = answer.prefix.len() + answer.output.len();
+        let index = answer.output.len();
         if token.index as usize != index || index >= work.line.max_tokens as usize {
             return Err(Lost::violation(format!("token {} came where {index} was due", token.index)));
         }
@@ -281,10 +280,10 @@ impl Gateway {
 }
 
 /// What a worker reports as its failure.
-fn failed(refused: Refused, delivered: &Delivered, answer: &Answer) -> Lost {
+fn failed(refused: Refused, answer: &Answer) -> Lost {
     let reason = known_reason(&refused.reason);
     // Nothing was said yet, and it lies in the request: nobody else would do better.
-    let hopeless = is_about_the_request(reason) && delivered.ids.is_empty() && answer.output.is_empty();
+    let hopeless = is_about_the_request(reason) && answer.output.is_empty();
     Lost {
         reason: if hopeless { reason.to_owned() } else { "WorkerFailed".to_owned() },
         message: refused.message.chars().take(300).collect(),

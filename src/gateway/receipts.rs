@@ -24,11 +24,11 @@ const TEMPLATE_TOKENS: u32 = 64;
 /// An answer as the gateway itself saw it stream by.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct Answer {
-    /// Token ids that the client had from an earlier worker.
-    pub prefix: Vec<u32>,
-    /// Token ids of this worker.
+    /// How many of the tokens the client had from an earlier worker.
+    pub prefix: usize,
+    /// Token ids, those of an earlier worker first.
     pub output: Vec<u32>,
-    /// Text of both.
+    /// Text of all of them.
     pub text: String,
 }
 
@@ -88,7 +88,7 @@ fn sampler_hash(work: &Work) -> [u8; 32] {
 
 /// `length` means the limit was reached; anything that stops before is `stop`.
 fn finishes_rightly(finished: &Finished, work: &Work, answer: &Answer) -> bool {
-    let full = answer.prefix.len() + answer.output.len() >= work.line.max_tokens as usize;
+    let full = answer.output.len() >= work.line.max_tokens as usize;
     match finished.finish_reason.as_str() {
         "length" => full,
         "stop" => true,
@@ -131,7 +131,7 @@ impl Gateway {
             let event = OnlineEvent::Finished {
                 finish_reason: finished.finish_reason.clone(),
                 prompt_tokens: receipt.promptTokens,
-                output_tokens: u32::try_from(answer.prefix.len()).unwrap_or(u32::MAX).saturating_add(receipt.outputTokens),
+                output_tokens: receipt.outputTokens,
             };
             // The answer is complete and logged; a client that left no longer matters.
             let _ = self.online.tell(&flight.request, event).await;
@@ -189,7 +189,7 @@ impl Gateway {
             finish_reason: finished.finish_reason.clone(),
             text: answer.text.clone(),
             output: answer.output.clone(),
-            prefix: answer.prefix.clone(),
+            prefix: answer.output.get(..answer.prefix).unwrap_or_default().to_vec(),
             audit,
         })
     }

@@ -7,7 +7,7 @@ use futures::{Stream, StreamExt};
 use tokio::sync::broadcast;
 use tokio_stream::wrappers::{BroadcastStream, errors::BroadcastStreamRecvError};
 
-use super::{gateway::GatewayClient, metrics::Metrics};
+use super::{context::Context, gateway::GatewayError};
 use crate::protocol::internal::{Change, ChangeKind};
 
 /// A slow controller that misses more than this many changes looks at everything instead.
@@ -48,13 +48,14 @@ impl Changes {
     }
 
     /// Follows the gateway until the process ends.
-    pub async fn follow(&self, gateway: &GatewayClient, metrics: &Metrics) {
+    pub async fn follow(&self, context: &Context) {
         loop {
-            if let Err(error) = self.follow_once(gateway, metrics).await {
+            if let Err(error) = self.follow_once(context).await {
                 tracing::info!(%error, "the gateway's change stream is closed");
             }
-            let was_up = metrics.gateway_up.get() == 1;
-            metrics.gateway_up.set(0);
+            let up = &context.metrics.gateway_up;
+            let was_up = up.get() == 1;
+            up.set(0);
             if was_up {
                 // Conditions must say that nothing is known any more.
                 self.send(Trigger::All);
@@ -63,14 +64,12 @@ impl Changes {
         }
     }
 
-    async fn follow_once(
-        &self,
-        gateway: &GatewayClient,
-        metrics: &Metrics,
-    ) -> Result<(), super::gateway::GatewayError> {
-        let revision = gateway.info().await?.revision;
-        let mut stream = std::pin::pin!(gateway.changes(revision).await?);
-        metrics.gateway_up.set(1);
+    async fn follow_once(&self, context: &Context) -> Result<(), GatewayError> {
+        let revision = context.gateway.info().await?.revision;
+        let mut stream = std::pin::pin!(context.gateway.changes(revision).await?);
+        // It may be another gateway than before, or the same one with an older ledger.
+        context.sent.clear();
+        context.metrics.gateway_up.set(1);
         self.send(Trigger::All);
         while let Some(change) = stream.next().await {
             let Change { kind, key, .. } = change?;

@@ -16,7 +16,7 @@ use kube::{
 use serde::Serialize;
 
 use super::{
-    backoff::Backoffs, chains::Chains, changes::Changes, config::OperatorConfig, gateway::GatewayClient, metrics::Metrics,
+    backoff::Backoffs, chains::Chains, changes::Changes, config::OperatorConfig, contribution_report::leaves::EarningsCache, gateway::GatewayClient, metrics::Metrics,
 };
 
 /// Shared by all controllers.
@@ -30,6 +30,7 @@ pub struct Context {
     pub changes: Changes,
     pub backoffs: Backoffs,
     pub sent: SentCache,
+    pub earnings: EarningsCache,
     /// The clock; tests stop it.
     pub clock: fn() -> Timestamp,
 }
@@ -53,6 +54,7 @@ impl Context {
             changes: Changes::default(),
             backoffs: Backoffs::default(),
             sent: SentCache::default(),
+            earnings: EarningsCache::default(),
             clock: Timestamp::now,
         }))
     }

@@ -126,6 +126,11 @@ where
             tracing::debug!(key, took_ms = started.elapsed().as_millis(), "reconciled");
             Ok(if action == Action::await_change() { Action::requeue(RESYNC) } else { action })
         }
+        // Not done yet is no failure: no backoff, no warning.
+        Err(Error::Waiting(why)) => {
+            tracing::debug!(key, why, "waits");
+            Err(Failed { error: Error::Waiting(why), again: Some(context.config.chain_poll()) })
+        }
         Err(error) => {
             let again = match error.class() {
                 Class::Transient => Some(context.backoffs.failed(&key)),

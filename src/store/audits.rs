@@ -66,9 +66,15 @@ pub struct AuditDecision {
     pub state: AuditState,
     /// Peer id of the verifier; empty when none was found.
     pub verifier: String,
+    /// For `Inconclusive`: whose fault, CamelCase; else empty.
+    pub reason: &'static str,
     pub message: String,
     pub now_ms: u64,
 }
+
+/// The reason of an audit that no verifier can decide because of what the worker says about itself (its kernel profile).
+pub const UNDECIDABLE: &str = "Undecidable";
+
 
 /// How a canary stands.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -87,6 +93,7 @@ pub struct AuditRecord {
     pub address: NodeAddress,
     pub state: AuditState,
     pub verifier: String,
+    pub reason: String,
     pub message: String,
 }
 
@@ -126,12 +133,13 @@ impl Ledger {
     ) -> Result<EvidenceRecord, LedgerError> {
         let mut write = self.begin().await?;
         let row = sqlx::query(
-            "UPDATE audits SET state = ?, verifier = ?, message = ?, decided_ms = ? WHERE receipt = ? AND state = 'Owed'
+            "UPDATE audits SET state = ?, verifier = ?, reason = ?, message = ?, decided_ms = ? WHERE receipt = ? AND state = 'Owed'
              RETURNING address, (SELECT job FROM requests WHERE id = audits.request) AS job,
                        (SELECT peer_id FROM members WHERE address = audits.address) AS peer_id",
         )
         .bind(decision.state.name())
         .bind(&decision.verifier)
+        .bind(decision.reason)
         .bind(&decision.message)
         .bind(int(decision.now_ms))
         .bind(decision.receipt.as_slice())
@@ -290,6 +298,7 @@ fn record(row: &SqliteRow) -> Result<AuditRecord, LedgerError> {
         address: row.parsed("address")?,
         state: AuditState::of(&row.text("state")?)?,
         verifier: row.text("verifier")?,
+        reason: row.text("reason")?,
         message: row.text("message")?,
     })
 }

@@ -3,7 +3,7 @@
 use sqlx::{Row, sqlite::SqliteRow};
 
 use super::{
-    AuditState, Ledger, LedgerError,
+    AuditState, Ledger, LedgerError, UNDECIDABLE,
     columns::{Columns, int},
 };
 use crate::{
@@ -21,9 +21,13 @@ pub struct PayableReceipt {
     pub epoch: u64,
     pub prompt_tokens: u32,
     pub output_tokens: u32,
+    /// Of the output tokens, those that an earlier worker made.
+    pub prefix_tokens: u32,
     pub cost_per_token: u64,
     /// Of its audit; absent when none was owed.
     pub audit: Option<AuditState>,
+    /// Its audit could not be decided because of what its node says about itself.
+    pub undecidable: bool,
 }
 
 /// A closed epoch.
@@ -57,7 +61,7 @@ impl Ledger {
     /// Receipts up to and with `epoch` that are payable, not rejected and not counted yet, sorted by hash.
     pub async fn payable_receipts(&self, epoch: u64) -> Result<Vec<PayableReceipt>, LedgerError> {
         let rows = sqlx::query(
-            "SELECT c.*, a.state AS audit FROM receipts c LEFT JOIN audits a ON a.receipt = c.hash
+            "SELECT c.*, a.state AS audit, a.reason AS audit_reason FROM receipts c LEFT JOIN audits a ON a.receipt = c.hash
              WHERE c.epoch <= ? AND c.standing = 'Accepted' AND c.payable = 1
              AND NOT EXISTS (SELECT 1 FROM rejections x WHERE x.receipt = c.hash)
              AND NOT EXISTS (SELECT 1 FROM settlements s WHERE s.receipt = c.hash)
@@ -114,7 +118,8 @@ impl Ledger {
     /// What a node did in an epoch by now: accepted and not rejected, paid or not.
     pub async fn contribution(&self, address: &NodeAddress, epoch: u64) -> Result<Contribution, LedgerError> {
         let rows = sqlx::query(
-            "SELECT cost_per_token, COUNT(*) AS n, SUM(prompt_tokens) AS prompt, SUM(output_tokens) AS output
+            "SELECT cost_per_token, COUNT(*) AS n, SUM(prompt_tokens) AS prompt, SUM(output_tokens) AS output,
+                    SUM(prefix_tokens) AS prefix
              FROM receipts c WHERE address = ? AND epoch = ? AND standing = 'Accepted'
              AND NOT EXISTS (SELECT 1 FROM rejections x WHERE x.receipt = c.hash) GROUP BY cost_per_token",
         )
@@ -130,7 +135,8 @@ impl Ledger {
             contribution.prompt_tokens += prompt;
             contribution.output_tokens += output;
             // Linear in tokens, hence the same as adding up `ComputeUnits::of_response`.
-            let tokens = DECODE_WEIGHT * u128::from(output) + u128::from(prompt);
+            let prefix = row.count("prefix")?;
+            let tokens = DECODE_WEIGHT * u128::from(output.saturating_sub(prefix)) + u128::from(prompt + prefix);
             units = units.saturating_add(u128::from(row.count("cost_per_token")?).saturating_mul(tokens));
         }
         contribution.units = ComputeUnits(units).to_string();
@@ -140,14 +146,17 @@ impl Ledger {
 
 fn payable(row: &SqliteRow) -> Result<PayableReceipt, LedgerError> {
     let audit: Option<String> = row.try_get("audit")?;
+    let reason: Option<String> = row.try_get("audit_reason")?;
     Ok(PayableReceipt {
         hash: row.fixed("hash")?,
         address: row.parsed("address")?,
         epoch: row.count("epoch")?,
         prompt_tokens: row.count32("prompt_tokens")?,
         output_tokens: row.count32("output_tokens")?,
+        prefix_tokens: row.count32("prefix_tokens")?,
         cost_per_token: row.count("cost_per_token")?,
         audit: audit.map(|state| AuditState::of(&state)).transpose()?,
+        undecidable: reason.as_deref() == Some(UNDECIDABLE),
     })
 }
 

@@ -21,7 +21,7 @@ mod models;
 mod receipts;
 mod requests;
 
-pub use audits::{AuditDecision, AuditRecord, AuditState, CanaryRecord, OwedAudit};
+pub use audits::{AuditDecision, AuditRecord, AuditState, CanaryRecord, OwedAudit, UNDECIDABLE};
 pub use blobs::{Blobs, Fetching};
 pub use challenges::{ChallengeKind, ChallengeOutcome, ChallengeRecord, ChallengeTally};
 pub use epochs::{PayableReceipt, StoredEpoch};

@@ -50,8 +50,9 @@ pub struct LoggedReceipt {
     pub countersignature: Vec<u8>,
     pub finish_reason: String,
     pub text: String,
+    /// All output tokens.
     pub output: Vec<u32>,
-    /// Tokens that the client had from an earlier worker.
+    /// The first of them that the client had from an earlier worker.
     pub prefix: Vec<u32>,
     /// Set when it was selected for an audit.
     pub audit: Option<AuditOrder>,
@@ -149,9 +150,9 @@ pub(super) fn work(row: &sqlx::sqlite::SqliteRow) -> Result<Work, LedgerError> {
 
 async fn insert(write: &mut super::ledger::Write, receipt: &LoggedReceipt, standing: Standing) -> Result<(), LedgerError> {
     sqlx::query(
-        "INSERT INTO receipts (hash, request, attempt, address, model, prompt_tokens, output_tokens, cost_per_token, epoch,
-                               accepted_ms, payable, standing, kernel_profile, encoded, countersignature)
-         VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)",
+        "INSERT INTO receipts (hash, request, attempt, address, model, prompt_tokens, output_tokens, prefix_tokens,
+                               cost_per_token, epoch, accepted_ms, payable, standing, kernel_profile, encoded, countersignature)
+         VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)",
     )
     .bind(receipt.hash.as_slice())
     .bind(receipt.request.0.as_slice())
@@ -160,6 +161,7 @@ async fn insert(write: &mut super::ledger::Write, receipt: &LoggedReceipt, stand
     .bind(receipt.model.to_string())
     .bind(receipt.prompt_tokens)
     .bind(receipt.output_tokens)
+    .bind(int(receipt.prefix.len() as u64))
     .bind(int(receipt.cost_per_token))
     .bind(int(receipt.epoch))
     .bind(int(receipt.accepted_ms))

@@ -36,7 +36,7 @@ fn oracle() -> &'static (PathBuf, PathBuf) {
     })
 }
 
-fn ask(model: &Path, what: &[&str], input: &[u8]) -> String {
+pub fn ask(model: &Path, what: &[&str], input: &[u8]) -> String {
     let (program, libs) = oracle();
     let mut child = Command::new(program)
         .arg(libs)

@@ -3,23 +3,17 @@
 // Everything here is a test, also the parts that clippy does not see as one.
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic)]
 
-#[cfg(feature = "kubernetes")]
-mod chart;
-#[cfg(feature = "cli")]
-mod cli;
-mod docs;
-#[cfg(feature = "kubernetes")]
-mod examples;
 #[cfg(feature = "chain")]
 mod chain;
 #[cfg(feature = "chain")]
 mod chain_anvil;
 #[cfg(feature = "chain")]
 mod chain_gas;
-#[cfg(feature = "chain")]
-mod reward_tree;
-mod grid;
-mod worker;
+#[cfg(feature = "kubernetes")]
+mod chart;
+#[cfg(feature = "cli")]
+mod cli;
+mod docs;
 #[cfg(feature = "inference")]
 mod engine;
 #[cfg(feature = "inference")]
@@ -28,3 +22,15 @@ mod engine_exact;
 mod engine_files;
 #[cfg(feature = "inference")]
 mod engine_oracle;
+#[cfg(feature = "inference")]
+mod engine_speed;
+#[cfg(feature = "kubernetes")]
+mod examples;
+#[cfg(feature = "gateway")]
+mod gateway;
+mod grid;
+#[cfg(feature = "chain")]
+mod reward_tree;
+#[cfg(feature = "gateway")]
+mod store;
+mod worker;

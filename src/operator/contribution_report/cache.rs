@@ -15,13 +15,13 @@ use crate::{
 pub type Earnings = Arc<BTreeMap<NodeAddress, Wei>>;
 
 #[derive(Default)]
-pub struct Cache {
+pub struct EarningsCache {
     parameters: Mutex<HashMap<(u64, NodeAddress), ContractParameters>>,
     /// By network: the report they are from, and the earnings.
     earnings: Mutex<HashMap<String, (String, Earnings)>>,
 }
 
-impl Cache {
+impl EarningsCache {
     /// What `node` ever earned by reports of `network` that nodes can claim. `None` until the epoch loop has looked once, zero
     /// for a node without earnings.
     pub fn earned(&self, network: &str, node: NodeAddress) -> Option<Wei> {
@@ -73,7 +73,7 @@ mod tests {
 
     #[test]
     fn earnings_are_unknown_until_they_were_read_and_zero_for_a_node_without_any() {
-        let cache = Cache::default();
+        let cache = EarningsCache::default();
         let (node, other) = (NodeAddress([1; 20]), NodeAddress([2; 20]));
         assert_eq!(cache.earned("demo", node), None);
         cache.set_earnings("demo", "demo-3", &[RewardLeaf { node, cumulative: Wei(5) }]);

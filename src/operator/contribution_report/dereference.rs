@@ -2,7 +2,7 @@
 
 use std::collections::BTreeSet;
 
-use futures::{StreamExt, TryStreamExt};
+use futures::future::try_join_all;
 use kube::{Api, ResourceExt, api::ListParams};
 
 use super::{decide::ChainView, report::{Report, ReportError}};
@@ -61,11 +61,11 @@ pub async fn chain_view(chain: &ChainClient, context: &Context) -> Result<ChainV
 
 async fn parameters(chain: &ChainClient, context: &Context) -> Result<ContractParameters, ChainError> {
     let (chain_id, contract) = (chain.chain_id(), chain.contract());
-    if let Some(known) = context.reports.parameters(chain_id, contract) {
+    if let Some(known) = context.earnings.parameters(chain_id, contract) {
         return Ok(known);
     }
     let parameters = chain.parameters().await?;
-    context.reports.set_parameters(chain_id, contract, parameters);
+    context.earnings.set_parameters(chain_id, contract, parameters);
     Ok(parameters)
 }
 
@@ -76,10 +76,12 @@ pub async fn registered(
     chain: &ChainClient,
     at: u64,
 ) -> Result<BTreeSet<NodeAddress>, ChainError> {
-    let eligible = totals.nodes.iter().filter(|node| node.eligible).map(|node| node.address);
-    let asked = futures::stream::iter(eligible).map(|node| async move {
-        Ok::<_, ChainError>(chain.node(node, At::Number(at)).await?.map(|_| node))
-    });
-    let found: Vec<Option<NodeAddress>> = asked.buffer_unordered(AT_ONCE).try_collect().await?;
-    Ok(found.into_iter().flatten().collect())
+    let eligible: Vec<NodeAddress> =
+        totals.nodes.iter().filter(|node| node.eligible).map(|node| node.address).collect();
+    let mut registered = BTreeSet::new();
+    for some in eligible.chunks(AT_ONCE) {
+        let found = try_join_all(some.iter().map(|node| chain.node(*node, At::Number(at)))).await?;
+        registered.extend(some.iter().zip(found).filter_map(|(node, found)| found.map(|_| *node)));
+    }
+    Ok(registered)
 }

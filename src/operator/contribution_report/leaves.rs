@@ -11,9 +11,14 @@ use k8s_openapi::{
 };
 use kube::{Api, Resource, ResourceExt};
 
+pub use super::cache::EarningsCache;
 use super::{MANAGER, report::Report};
 use crate::{
-    api::{contribution_report::ContributionReport, grid_network::GridNetwork},
+    api::{
+        contribution_report::ContributionReport,
+        grid_network::GridNetwork,
+        ids::{NodeAddress, Wei},
+    },
     chain::{OutboxRecord, bindings::GridComputingRewards::submitEpochCall},
     operator::{context::Context, error::Error, write},
     reward::{RewardLeaf, checked_leaves, decompress_leaves},
@@ -73,6 +78,11 @@ fn config_map(name: &str, leaves: Vec<u8>, owner: Option<OwnerReference>) -> Con
 pub async fn read(report: &Report, reports: &[Report], context: &Context) -> Result<Option<Vec<RewardLeaf>>, Error> {
     let found = api(context).get_opt(&report.object.spec.leaves.config_map).await?;
     Ok(stored(found.as_ref(), report).or_else(|| from_calldata(report, reports)))
+}
+
+/// What a node ever earned by reports that nodes can claim; `None` until the epoch loop has looked once. Asks nobody.
+pub async fn earned(network: &GridNetwork, node: NodeAddress, context: &Context) -> Result<Option<Wei>, Error> {
+    Ok(context.earnings.earned(&network.name_any(), node))
 }
 
 fn stored(found: Option<&ConfigMap>, report: &Report) -> Option<Vec<RewardLeaf>> {

@@ -104,6 +104,8 @@ CREATE TABLE receipts (
     model            TEXT NOT NULL,
     prompt_tokens    INTEGER NOT NULL CHECK (prompt_tokens >= 0),
     output_tokens    INTEGER NOT NULL CHECK (output_tokens >= 0),
+    -- Of the output tokens, those that an earlier worker made: read, not made, by this one.
+    prefix_tokens    INTEGER NOT NULL CHECK (prefix_tokens BETWEEN 0 AND output_tokens),
     cost_per_token   INTEGER NOT NULL CHECK (cost_per_token >= 0),
     epoch            INTEGER NOT NULL,
     accepted_ms      INTEGER NOT NULL,
@@ -143,7 +145,7 @@ CREATE TABLE answers (
     request       BLOB NOT NULL REFERENCES requests (id),
     finish_reason TEXT NOT NULL,
     text          TEXT NOT NULL,
-    -- Token ids, four little-endian bytes each: those of this receipt, and those that the client had before.
+    -- Token ids, four little-endian bytes each: all, and the first of them that an earlier worker had made.
     output        BLOB NOT NULL,
     prefix        BLOB NOT NULL
 ) STRICT, WITHOUT ROWID;
@@ -159,6 +161,8 @@ CREATE TABLE audits (
     deadline_ms INTEGER NOT NULL,
     verifier    TEXT NOT NULL DEFAULT '',
     decided_ms  INTEGER NOT NULL DEFAULT 0,
+    -- For Inconclusive: whose fault, CamelCase. What lies with the worker (Undecidable) is not paid.
+    reason      TEXT NOT NULL DEFAULT '',
     message     TEXT NOT NULL DEFAULT ''
 ) STRICT, WITHOUT ROWID;
 CREATE INDEX audits_owed ON audits (deadline_ms) WHERE state = 'Owed';

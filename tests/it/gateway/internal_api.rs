@@ -1,0 +1,251 @@
+//! The internal API over HTTP: who is let in, what is refused and in which words, and that every write may be repeated.
+
+use std::time::Duration;
+
+use futures::StreamExt;
+use reqwest::{Method, StatusCode};
+use serde_json::json;
+use xdc_grid::{
+    api::ids::RequestId,
+    protocol::{
+        identity::NodeKey,
+        internal::{
+            ApiError, Change, ChangeKind, GatewayInfo, JobReport, JobState, NetworkConfig, NodeMode, NodeReport, NodeRole,
+            Outcome,
+        },
+    },
+};
+
+use super::harness::{Harness, TOKEN, input, line, network, settings, spec};
+
+const COMPUTE: &[NodeRole] = &[NodeRole::Compute];
+
+async fn refusal(request: reqwest::RequestBuilder) -> (StatusCode, ApiError) {
+    let response = request.send().await.unwrap();
+    let (status, text) = (response.status(), response.text().await.unwrap());
+    (status, serde_json::from_str(&text).unwrap_or_else(|error| panic!("{error}: {status} {text}")))
+}
+
+#[tokio::test]
+async fn without_the_token_nobody_is_let_in() {
+    let h = Harness::start().await;
+    let url = format!("{}/internal/v1/info", h.internal);
+    for request in [h.client.get(&url), h.client.get(&url).bearer_auth("wrong"), h.client.get(&url).basic_auth("a", Some(TOKEN))] {
+        let (status, error) = refusal(request).await;
+        assert_eq!((status, error.reason.as_str()), (StatusCode::UNAUTHORIZED, "Unauthorized"));
+    }
+    // Not even to learn which paths there are.
+    let (status, _) = refusal(h.client.get(format!("{}/internal/v1/none", h.internal))).await;
+    assert_eq!(status, StatusCode::UNAUTHORIZED);
+    assert_eq!(refusal(h.request(Method::GET, "/none")).await.0, StatusCode::NOT_FOUND);
+}
+
+#[tokio::test]
+async fn the_network_is_kept_and_another_one_is_a_conflict() {
+    let h = Harness::bare(tempfile::tempdir().unwrap(), settings(), NodeKey::generate(), Default::default()).await;
+    assert_eq!(h.get::<GatewayInfo>("/info").await.network, None);
+    let put = |config: &NetworkConfig| h.request(Method::PUT, "/network").json(config);
+    let info: GatewayInfo = put(&network()).send().await.unwrap().json().await.unwrap();
+    assert_eq!((info.network, info.peer_id.clone()), (Some(network()), h.key.peer_id()));
+    assert!(info.addresses.contains(&format!("/dns4/gateway.example/tcp/4001/p2p/{}", h.key.peer_id())), "{:?}", info.addresses);
+    // What may change, may.
+    let paused = NetworkConfig { paused: true, sample_percent: 9, ..network() };
+    assert_eq!(put(&paused).send().await.unwrap().status(), 200);
+    let other = NetworkConfig { genesis: 5, ..network() };
+    let (status, error) = refusal(put(&other)).await;
+    assert_eq!((status, error.reason.as_str()), (StatusCode::CONFLICT, "NetworkConflict"));
+    assert!(error.message.contains("data directory"), "{}", error.message);
+    let zero = NetworkConfig { epoch_seconds: 0, ..network() };
+    assert_eq!(refusal(put(&zero)).await.0, StatusCode::BAD_REQUEST);
+    let h = h.restart().await;
+    assert_eq!(h.get::<GatewayInfo>("/info").await.network, Some(paused));
+}
+
+#[tokio::test]
+async fn a_job_is_idempotent_under_its_uid() {
+    let h = Harness::start().await;
+    let put = |spec| h.request(Method::PUT, "/jobs/job-1").json(&spec);
+    let put_input = |text: String| h.request(Method::PUT, "/jobs/job-1/input").body(text);
+    let report: JobReport = put(spec(2)).send().await.unwrap().json().await.unwrap();
+    assert_eq!((report.state, report.total), (JobState::Created, 2));
+    assert_eq!(put(spec(2)).send().await.unwrap().status(), 200);
+    let (status, error) = refusal(put(spec(3))).await;
+    assert_eq!((status, error.reason.as_str()), (StatusCode::CONFLICT, "JobConflict"));
+
+    let text = input(&["one two", "three four"]);
+    assert_eq!(put_input(text.clone()).send().await.unwrap().status(), 200);
+    let revision = h.get::<GatewayInfo>("/info").await.revision;
+    assert_eq!(put_input(text).send().await.unwrap().status(), 200);
+    assert_eq!(h.get::<GatewayInfo>("/info").await.revision, revision, "nothing changed");
+    let (status, error) = refusal(put_input(input(&["another", "input"]))).await;
+    assert_eq!((status, error.reason.as_str()), (StatusCode::CONFLICT, "InputConflict"));
+}
+
+#[tokio::test]
+async fn a_bad_line_is_named_and_nothing_of_the_input_is_kept() {
+    let h = Harness::start().await;
+    h.request(Method::PUT, "/jobs/job-1").json(&spec(3)).send().await.unwrap();
+    let put = |lines: Vec<String>| h.request(Method::PUT, "/jobs/job-1/input").body(lines.join("\n"));
+    let good = |index| serde_json::to_string(&line(index, "one two")).unwrap();
+    let with = |index, change: &dyn Fn(&mut serde_json::Value)| {
+        let mut value = serde_json::to_value(line(index, "one two")).unwrap();
+        change(&mut value);
+        value.to_string()
+    };
+    for (bad, says) in [
+        ("{\"index\": 1".to_owned(), "EOF"),
+        (with(1, &|line| line["colour"] = json!("red")), "colour"),
+        (with(1, &|line| line["messages"] = json!([])), "at least one message"),
+        (with(1, &|line| line["maxTokens"] = json!(0)), "maxTokens"),
+        (with(1, &|line| line["temperature"] = json!(-1.0)), "temperature"),
+        (with(1, &|line| line["customId"] = json!("")), "customId"),
+    ] {
+        let (status, error) = refusal(put(vec![good(0), bad, good(2)])).await;
+        assert_eq!((status, error.reason.as_str()), (StatusCode::BAD_REQUEST, "InvalidInput"));
+        assert!(error.message.contains("line 2") && error.message.contains(says), "{says}: {}", error.message);
+    }
+    let (status, error) = refusal(put(vec![good(0), good(1)])).await;
+    assert_eq!((status, error.reason.as_str()), (StatusCode::BAD_REQUEST, "InputCountMismatch"));
+    let (_, error) = refusal(put(vec![good(0), good(1), good(2), good(3)])).await;
+    assert_eq!(error.reason, "InputCountMismatch");
+    let twice = with(2, &|line| line["customId"] = json!("line-0"));
+    let (status, error) = refusal(put(vec![good(0), good(1), twice])).await;
+    assert_eq!((status, error.reason.as_str()), (StatusCode::CONFLICT, "DuplicateCustomId"));
+    assert!(error.message.contains("line-0"));
+    assert_eq!(h.report("job-1").await.state, JobState::Created);
+    assert!(h.ledger.work(&RequestId::of_job_line("job-1", "line-0")).await.unwrap().is_none());
+    // And then it is right, with blank lines between.
+    let right = put(vec![good(0), String::new(), good(1), good(2), String::new()]);
+    assert_eq!(right.send().await.unwrap().status(), 200);
+    assert_eq!(h.report("job-1").await.state, JobState::Queued);
+}
+
+#[tokio::test]
+async fn a_body_over_its_limit_is_refused() {
+    let h = Harness::start().await;
+    let mut large = spec(1);
+    large.name = "x".repeat(2 << 20);
+    let response = h.request(Method::PUT, "/jobs/job-1").json(&large).send().await.unwrap();
+    assert_eq!(response.status(), StatusCode::PAYLOAD_TOO_LARGE);
+    h.request(Method::PUT, "/jobs/job-1").json(&spec(1)).send().await.unwrap();
+    let long = serde_json::to_string(&line(0, &"x".repeat(1 << 20))).unwrap();
+    let (status, error) = refusal(h.request(Method::PUT, "/jobs/job-1/input").body(long)).await;
+    assert_eq!((status, error.reason.as_str()), (StatusCode::BAD_REQUEST, "InvalidInput"));
+}
+
+#[tokio::test]
+async fn an_input_over_200_mib_is_refused() {
+    let h = Harness::start().await;
+    h.request(Method::PUT, "/jobs/job-1").json(&spec(1)).send().await.unwrap();
+    let chunk = bytes::Bytes::from(vec![b'\n'; 1 << 20]);
+    let chunks = futures::stream::iter((0..201).map(move |_| Ok::<_, std::io::Error>(chunk.clone())));
+    let request = h.request(Method::PUT, "/jobs/job-1/input").body(reqwest::Body::wrap_stream(chunks));
+    let (status, error) = refusal(request).await;
+    assert_eq!((status, error.reason.as_str()), (StatusCode::PAYLOAD_TOO_LARGE, "InputTooLarge"));
+}
+
+#[tokio::test]
+async fn names_that_are_no_names_are_refused_with_a_sentence() {
+    let h = Harness::start().await;
+    let key = NodeKey::generate().peer_id();
+    for (method, path, reason) in [
+        (Method::GET, "/nodes/nobody".to_owned(), "InvalidPeerId"),
+        (Method::GET, "/models/abc".to_owned(), "InvalidDigest"),
+        (Method::GET, "/jobs/none".to_owned(), "JobUnknown"),
+        (Method::GET, format!("/nodes/{key}"), "NodeUnknown"),
+        (Method::GET, format!("/models/{}", "0".repeat(64)), "ModelUnknown"),
+        (Method::PUT, "/jobs/none/input".to_owned(), "JobUnknown"),
+        (Method::GET, "/jobs/none/results".to_owned(), "JobUnknown"),
+    ] {
+        let (_, error) = refusal(h.request(method, &path)).await;
+        assert_eq!(error.reason, reason, "{path}");
+        assert!(error.message.len() > 10);
+    }
+    let (status, error) = refusal(h.request(Method::PUT, "/jobs/job-1").body("{").header("content-type", "application/json")).await;
+    assert_eq!((status, error.reason.as_str()), (StatusCode::BAD_REQUEST, "InvalidBody"));
+    let (_, error) = refusal(h.request(Method::PUT, "/jobs/a.b").json(&spec(1))).await;
+    assert_eq!(error.reason, "InvalidJob");
+    // A peer id that is no point of the curve.
+    let mut public = [2u8; 33];
+    public[1..].fill(0xff);
+    let peer = xdc_grid::api::ids::GridPeerId::from_public_key(public);
+    let worker = super::workers::FakeWorker::new(&super::harness::network_id(), 1);
+    let mut member = Harness::member(&worker, "a", COMPUTE, NodeMode::Managed);
+    member.peer_id = peer.clone();
+    let (_, error) = refusal(h.request(Method::PUT, &format!("/members/{peer}")).json(&member)).await;
+    assert_eq!(error.reason, "InvalidPeerId");
+    let (_, error) = refusal(h.request(Method::PUT, &format!("/members/{}", worker.peer())).json(&member)).await;
+    assert_eq!(error.reason, "InvalidMember");
+}
+
+#[tokio::test]
+async fn the_change_stream_tells_what_to_read_again() {
+    let h = Harness::start().await;
+    let start = h.get::<GatewayInfo>("/info").await.revision;
+    let response = h.request(Method::GET, &format!("/changes?after={start}")).send().await.unwrap();
+    assert_eq!(response.status(), 200);
+    let mut chunks = response.bytes_stream();
+    h.worker("a", COMPUTE).await;
+    h.job("job-1", &["one two three"]).await;
+    let mut text = String::new();
+    let reading = async {
+        while !(text.contains("job-1") && text.contains("Node")) {
+            text += &String::from_utf8(chunks.next().await.unwrap().unwrap().to_vec()).unwrap();
+        }
+    };
+    tokio::time::timeout(Duration::from_secs(20), reading).await.unwrap();
+    let changes: Vec<Change> = text.lines().map(|line| serde_json::from_str(line).unwrap()).collect();
+    assert!(changes.windows(2).all(|pair| pair[0].revision < pair[1].revision));
+    assert!(changes.iter().all(|change| change.revision > start));
+    assert!(changes.iter().any(|change| change.kind == ChangeKind::Job && change.key == "job-1"));
+
+    let (status, error) = refusal(h.request(Method::GET, "/changes?after=999999999")).await;
+    assert_eq!((status, error.reason.as_str()), (StatusCode::GONE, "RevisionUnknown"));
+}
+
+#[tokio::test]
+async fn nodes_say_whether_and_why_not_they_are_connected() {
+    let h = Harness::start().await;
+    let worker = h.worker("a", &[NodeRole::Compute, NodeRole::Storage]).await;
+    h.until("its storage is proven", async || h.node(&worker).await.capability.storage_verified).await;
+    let node = h.node(&worker).await;
+    assert!(node.connected && node.reason.is_empty());
+    assert_eq!((node.slots, node.models.len(), node.models[0].state.as_str()), (2, 1, "Ready"));
+    assert!(node.capability.verified && node.capability.gemm_units > 0);
+    assert_eq!(node.capability.proven_bytes, super::harness::MODEL_BYTES.len() as u64);
+    let report: xdc_grid::protocol::internal::ModelReport =
+        h.get(&format!("/models/{}", super::harness::model_digest())).await;
+    assert_eq!((report.serving, report.copies), (1, 1));
+    h.disconnect(&worker).await;
+    let node = h.node(&worker).await;
+    assert_eq!((node.connected, node.reason.as_str()), (false, "Disconnected"));
+    let other = NodeKey::generate();
+    let mut member = Harness::member(&worker, "b", COMPUTE, NodeMode::External);
+    member.peer_id = other.peer_id();
+    let path = format!("/members/{}", other.peer_id());
+    assert_eq!(h.request(Method::PUT, &path).json(&member).send().await.unwrap().status(), 204);
+    assert_eq!(h.get::<NodeReport>(&format!("/nodes/{}", other.peer_id())).await.reason, "NeverConnected");
+    assert_eq!(h.get::<Vec<NodeReport>>("/nodes").await.len(), 2);
+    assert_eq!(h.request(Method::DELETE, &path).send().await.unwrap().status(), 204);
+    assert_eq!(h.get::<Vec<NodeReport>>("/nodes").await.len(), 1);
+}
+
+#[tokio::test]
+async fn results_are_complete_and_name_the_node() {
+    let h = Harness::start().await;
+    let worker = h.worker("a", COMPUTE).await;
+    let prompts: Vec<String> = (0..450).map(|i| format!("say number {i}")).collect();
+    worker.brake().add_permits(100_000);
+    h.job("job-1", &prompts.iter().map(String::as_str).collect::<Vec<_>>()).await;
+    h.finished("job-1").await;
+    let results = h.results("job-1").await;
+    assert_eq!(results.len(), 450);
+    assert!(results.iter().enumerate().all(|(index, result)| result.index == index as u32));
+    let Outcome::Completed { node_name, node_address, finish_reason, output_tokens, created, .. } = &results[7].outcome else {
+        panic!("{:?}", results[7]);
+    };
+    assert_eq!((node_name.as_str(), *node_address, finish_reason.as_str()), ("a", worker.key.address(), "stop"));
+    assert_eq!(*output_tokens, 3);
+    assert!(*created > 1_700_000_000);
+    assert_eq!(results[7].request_id, RequestId::of_job_line("job-1", "line-7"));
+}

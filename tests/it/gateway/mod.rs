@@ -1,0 +1,11 @@
+//! The gateway with scripted workers, or with real ones over libp2p; its HTTP APIs over real sockets.
+
+mod audits;
+mod epochs;
+mod harness;
+mod internal_api;
+mod jobs;
+mod models;
+mod openai;
+mod restart;
+mod workers;
