@@ -33,10 +33,8 @@ const CLOCK_SKEW: Duration = Duration::from_secs(5);
 /// Sources remembered; members are far fewer.
 const MAX_SOURCES: usize = 4096;
 
-pub(super) type Gossip = gossipsub::Behaviour<
-    gossipsub::IdentityTransform,
-    MaxCountSubscriptionFilter<WhitelistSubscriptionFilter>,
->;
+pub(super) type Gossip =
+    gossipsub::Behaviour<gossipsub::IdentityTransform, MaxCountSubscriptionFilter<WhitelistSubscriptionFilter>>;
 
 /// A gateway subscribes; a worker only publishes.
 pub(super) fn gossip(keypair: &Keypair, role: Role, net: &Net) -> Result<Gossip, GridError> {

@@ -121,8 +121,7 @@ fn kad(
 
 /// What identify says about a peer's protocols.
 pub(super) fn other_network<'a>(info: &'a identify::Info, net: &Net) -> Option<&'a str> {
-    let nets: Vec<_> =
-        info.protocols.iter().filter_map(|name| crate::protocol::names::net_of(name.as_ref())).collect();
+    let nets: Vec<_> = info.protocols.iter().filter_map(|name| crate::protocol::names::net_of(name.as_ref())).collect();
     let ours = net.to_string();
     if nets.contains(&ours.as_str()) { None } else { nets.first().copied() }
 }

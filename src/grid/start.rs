@@ -120,7 +120,8 @@ pub async fn start(
     let node = Node {
         swarm,
         topic: adverts::topic(&net),
-        stream_names: [Protocol::Infer, Protocol::Audit, Protocol::Blob].map(|protocol| (protocol, protocol.name(&net))),
+        stream_names: [Protocol::Infer, Protocol::Audit, Protocol::Blob]
+            .map(|protocol| (protocol, protocol.name(&net))),
         net,
         identity: Identity { key: config.key, peer: peer.clone(), network: config.network, role: config.role },
         software: config.software,

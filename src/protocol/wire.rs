@@ -197,6 +197,8 @@ pub struct InferCommand {
 
 pub mod infer_command {
     use super::*;
+    // One `Start` a stream: boxing it would save nothing.
+    #[allow(clippy::large_enum_variant)]
     #[derive(Clone, PartialEq, Oneof)]
     pub enum Kind {
         #[prost(message, tag = "1")]

@@ -52,9 +52,8 @@ impl Statement {
     pub(super) fn now(&self) -> wire::NodeInfo {
         let issued_at_ms = now_ms();
         let newest = |previous| issued_at_ms.max(previous + 1);
-        let previous = self.sequence.fetch_update(Ordering::Relaxed, Ordering::Relaxed, |previous| {
-            Some(newest(previous))
-        });
+        let previous =
+            self.sequence.fetch_update(Ordering::Relaxed, Ordering::Relaxed, |previous| Some(newest(previous)));
         let (models, pending) = self.models.report();
         let mut info = wire::NodeInfo {
             sequence: newest(previous.unwrap_or_default()),

@@ -72,21 +72,17 @@ impl Challenges {
         ChallengeReply { kind: Some(outcome.unwrap_or_else(Reply::Refused)) }
     }
 
-    async fn commit(
-        &self,
-        gateway: GridPeerId,
-        id: [u8; 16],
-        challenge: GemmChallenge,
-    ) -> Result<GemmCommit, Refused> {
+    async fn commit(&self, gateway: GridPeerId, id: [u8; 16], challenge: GemmChallenge) -> Result<GemmCommit, Refused> {
         let GemmChallenge { seed_a, seed_b, m, n, k, rounds } = challenge;
         let params = GemmParams { m, n, k, rounds };
         params.validate(MAX_OPS).map_err(|error| malformed(error.to_string()))?;
         let seed_a: [u8; 32] = hash(&seed_a)?;
         let seed_b: [u8; 32] = hash(&seed_b)?;
         let _place = self.compute.try_acquire().map_err(|_| busy("a compute challenge is being answered"))?;
-        let proof = blocking(move || gemm::prove(params, &seed_a, &seed_b, &product).map_err(|error| error.to_string()))
-            .await
-            .map_err(|message| rejected("ComputeFailed", message, Duration::ZERO))?;
+        let proof =
+            blocking(move || gemm::prove(params, &seed_a, &seed_b, &product).map_err(|error| error.to_string()))
+                .await
+                .map_err(|message| rejected("ComputeFailed", message, Duration::ZERO))?;
         let roots = proof.roots().iter().map(|root| root.to_vec()).collect();
         let until = Instant::now() + PROOF_LIFETIME;
         let mut proofs = self.proofs.lock().unwrap_or_else(PoisonError::into_inner);

@@ -21,8 +21,10 @@ pub trait AnswerEngine: Send + Sync + 'static {
     fn render_chat(&self, messages: &[ChatMessage]) -> Result<Vec<u32>, PromptError>;
     fn tokenize(&self, text: &str) -> Result<Vec<u32>, PromptError>;
     /// Events of one answer; dropping the receiver cancels it.
-    fn generate(&self, request: GenerateRequest)
-    -> BoxFuture<'_, Result<mpsc::Receiver<GenerateEvent>, AdmissionError>>;
+    fn generate(
+        &self,
+        request: GenerateRequest,
+    ) -> BoxFuture<'_, Result<mpsc::Receiver<GenerateEvent>, AdmissionError>>;
     /// Re-computes an answer in one pass.
     fn replay(&self, request: ReplayRequest) -> BoxFuture<'_, Result<ReplayOutcome, AdmissionError>>;
     fn benchmark(&self) -> BoxFuture<'_, Result<Benchmark, AdmissionError>>;

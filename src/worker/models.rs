@@ -46,7 +46,11 @@ enum State {
     Ready(Ready),
     /// Held for Storage only: no engine is wanted.
     Stored,
-    Failed { reason: String, message: String, again: Instant },
+    Failed {
+        reason: String,
+        message: String,
+        again: Instant,
+    },
 }
 
 struct Entry {

@@ -74,7 +74,10 @@ pub async fn register(options: RegisterOptions) -> Result<String, RegisterError>
     let client = ChainClient::connect(&options.rpc_urls, options.chain_id, options.contract).await?;
     if let Some(known) = client.node(node, At::Latest).await? {
         let stake = known.stake.to_xdc();
-        return Ok(format!("node {node} is registered already by {} with {stake} XDC ({:?})", known.owner, known.status));
+        return Ok(format!(
+            "node {node} is registered already by {} with {stake} XDC ({:?})",
+            known.owner, known.status
+        ));
     }
     let least = client.parameters().await?.min_stake;
     if options.stake_xdc < least {

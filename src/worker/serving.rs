@@ -205,13 +205,7 @@ impl Serving {
     }
 
     /// Waits for the countersignature and keeps both.
-    async fn keep_claim(
-        &self,
-        gateway: &GridPeerId,
-        receipt: Receipt,
-        signature: [u8; 65],
-        receiver: &mut Receiver,
-    ) {
+    async fn keep_claim(&self, gateway: &GridPeerId, receipt: Receipt, signature: [u8; 65], receiver: &mut Receiver) {
         let request = receipt.requestId;
         let command = timeout(ACK_WAIT, receiver.next()).await;
         let Ok(Ok(Some(InferCommand { kind: Some(Command::Ack(ack)) }))) = command else {

@@ -104,21 +104,22 @@ impl Node {
 
     /// Dialer: takes the challenge, then the verdict.
     fn auth_response(&mut self, peer: PeerId, connection: ConnectionId, response: Result<AuthResponse, FrameError>) {
-        let outcome = match response.map(|response| response.kind) {
-            Ok(Some(auth_response::Kind::Challenge(challenge))) => self.take_challenge(peer, &challenge),
-            Ok(Some(auth_response::Kind::Accepted(_))) if self.peers.standing(&peer) == Standing::Trusted => {
-                self.authenticated(peer, connection, String::new());
-                self.dialer.succeeded(&peer);
-                Ok(())
-            }
-            Ok(Some(auth_response::Kind::Refused(refused))) => {
-                self.refused_by(peer, refused);
-                return;
-            }
-            Ok(_) => Err(Refusal::new(Reason::MalformedFrame, "an answer out of order")),
-            Err(error) => Err(Refusal::of_frame(&error)
-                .unwrap_or_else(|| Refusal::new(Reason::MalformedFrame, error.to_string()))),
-        };
+        let outcome =
+            match response.map(|response| response.kind) {
+                Ok(Some(auth_response::Kind::Challenge(challenge))) => self.take_challenge(peer, &challenge),
+                Ok(Some(auth_response::Kind::Accepted(_))) if self.peers.standing(&peer) == Standing::Trusted => {
+                    self.authenticated(peer, connection, String::new());
+                    self.dialer.succeeded(&peer);
+                    Ok(())
+                }
+                Ok(Some(auth_response::Kind::Refused(refused))) => {
+                    self.refused_by(peer, refused);
+                    return;
+                }
+                Ok(_) => Err(Refusal::new(Reason::MalformedFrame, "an answer out of order")),
+                Err(error) => Err(Refusal::of_frame(&error)
+                    .unwrap_or_else(|| Refusal::new(Reason::MalformedFrame, error.to_string()))),
+            };
         if let Err(refusal) = outcome {
             warn!(%peer, reason = %refusal.reason, message = refusal.wire.message, "refused a gateway");
             self.refuse(peer, Protocol::Auth.part(), refusal);

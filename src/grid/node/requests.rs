@@ -46,11 +46,19 @@ impl Node {
     }
 
     pub(super) fn assign_event(&mut self, event: ExchangeEvent<AssignExchange>) {
-        self.exchange_event::<AssignExchange>(event, |service, peer, request| service.on_assign(peer, request), Answer::Assign);
+        self.exchange_event::<AssignExchange>(
+            event,
+            |service, peer, request| service.on_assign(peer, request),
+            Answer::Assign,
+        );
     }
 
     pub(super) fn job_event(&mut self, event: ExchangeEvent<JobExchange>) {
-        self.exchange_event::<JobExchange>(event, |service, peer, request| service.on_offer(peer, request), Answer::Job);
+        self.exchange_event::<JobExchange>(
+            event,
+            |service, peer, request| service.on_offer(peer, request),
+            Answer::Job,
+        );
     }
 
     pub(super) fn challenge_event(&mut self, event: ExchangeEvent<ChallengeExchange>) {

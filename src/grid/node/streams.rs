@@ -57,8 +57,8 @@ impl Node {
             Ok((id, permit)) => {
                 opened.permit = Some(permit);
                 match self.hand_over(id, protocol, opened) {
-                    Ok(()) => return self.metrics.stream(protocol, "accepted"),
-                    Err(back) => {
+                    None => return self.metrics.stream(protocol, "accepted"),
+                    Some(back) => {
                         opened = back;
                         let message = "more streams are waiting than this node takes";
                         Refusal::retry(Reason::Busy, message, std::time::Duration::from_secs(1))
@@ -85,26 +85,26 @@ impl Node {
     }
 
     /// Gives the stream back when the application is behind.
-    fn hand_over(&self, id: GridPeerId, protocol: Protocol, opened: OpenedStream) -> Result<(), OpenedStream> {
+    fn hand_over(&self, id: GridPeerId, protocol: Protocol, opened: OpenedStream) -> Option<OpenedStream> {
         fn send<TX: Message, RX: Message + Default>(
             queue: &mpsc::Sender<(GridPeerId, FrameStream<TX, RX>)>,
             id: GridPeerId,
             protocol: Protocol,
             opened: OpenedStream,
-        ) -> Result<(), OpenedStream> {
+        ) -> Option<OpenedStream> {
             match queue.try_reserve() {
                 Ok(place) => {
                     place.send((id, FrameStream::server(opened, protocol)));
-                    Ok(())
+                    None
                 }
-                Err(_) => Err(opened),
+                Err(_) => Some(opened),
             }
         }
         match protocol {
             Protocol::Infer => send(&self.accepting.infer, id, protocol, opened),
             Protocol::Audit => send(&self.accepting.audit, id, protocol, opened),
             Protocol::Blob => send(&self.accepting.blob, id, protocol, opened),
-            _ => Err(opened),
+            _ => Some(opened),
         }
     }
 

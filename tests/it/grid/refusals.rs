@@ -12,8 +12,8 @@ use xdc_grid::{
         names::Protocol,
         receipt,
         wire::{
-            AuthChallenge, BlobEvent, Hello, Offer, OfferReply, Proof, Refused, auth_request, auth_response, blob_event,
-            offer_reply,
+            AuthChallenge, BlobEvent, Hello, Offer, OfferReply, Proof, Refused, auth_request, auth_response,
+            blob_event, offer_reply,
         },
     },
 };
@@ -30,7 +30,12 @@ async fn gateway(members: Members, limits: GridLimits) -> (TestNode, libp2p::Mul
 }
 
 fn hello(nonce: u8) -> auth_request::Kind {
-    auth_request::Kind::Hello(Hello { nonce: vec![nonce; 32], role: "worker".into(), version: 1, software: "raw".into() })
+    auth_request::Kind::Hello(Hello {
+        nonce: vec![nonce; 32],
+        role: "worker".into(),
+        version: 1,
+        software: "raw".into(),
+    })
 }
 
 fn reason(kind: Option<auth_response::Kind>) -> Refused {

@@ -9,7 +9,8 @@ use xdc_grid::{
         identity::NodeKey,
         wire::{
             Assign, AssignedModel, BlobEvent, BlobRequest, ChallengeRequest, Heartbeat, InferCommand, InferEvent,
-            NodeInfo, Offer, Start, Token, blob_event, challenge_reply, infer_command, infer_event, limits, offer_reply,
+            NodeInfo, Offer, Start, Token, blob_event, challenge_reply, infer_command, infer_event, limits,
+            offer_reply,
         },
     },
 };
@@ -42,11 +43,8 @@ async fn the_gateway_learns_address_and_software_of_a_worker() {
     let address = gateway.address("127.0.0.1").await;
     let _worker = TestNode::worker(&key, "", vec![address], GridLimits::worker()).await;
     let event = gateway.event(|event| matches!(event, GridEvent::PeerAuthenticated { .. })).await;
-    let expected = GridEvent::PeerAuthenticated {
-        peer: key.peer_id(),
-        address: key.address(),
-        software: "test-worker/1".into(),
-    };
+    let expected =
+        GridEvent::PeerAuthenticated { peer: key.peer_id(), address: key.address(), software: "test-worker/1".into() };
     assert_eq!(event, expected);
 }
 
@@ -178,7 +176,9 @@ async fn a_worker_refuses_offers_above_its_rate_and_a_gateway_holds_itself_back(
     let mut rejected = 0;
     for _ in 0..8 {
         let reply = gateway.grid.handle.offer(&worker.peer(), Offer::default()).await.unwrap();
-        rejected += usize::from(matches!(reply.kind, Some(offer_reply::Kind::Reject(refused)) if refused.reason == "RateLimited"));
+        rejected += usize::from(
+            matches!(reply.kind, Some(offer_reply::Kind::Reject(refused)) if refused.reason == "RateLimited"),
+        );
     }
     assert_eq!(rejected, 3);
     assert_eq!(worker.refusals("job", Reason::RateLimited), 3);
@@ -196,8 +196,7 @@ async fn a_worker_returns_when_its_gateway_restarts() {
     for listen in [TCP, QUIC] {
         let (gateway_key, worker_key) = (NodeKey::generate(), NodeKey::generate());
         let members = Members::of(&[&worker_key]);
-        let mut gateway =
-            TestNode::gateway(&gateway_key, "", members.clone(), &[listen], GridLimits::gateway()).await;
+        let mut gateway = TestNode::gateway(&gateway_key, "", members.clone(), &[listen], GridLimits::gateway()).await;
         let address = gateway.address("127.0.0.1").await;
         let mut worker = TestNode::worker(&worker_key, "", vec![address.clone()], GridLimits::worker()).await;
         worker.authenticated(&gateway_key.peer_id()).await;

@@ -110,8 +110,7 @@ impl TestGateway {
 
     pub async fn assign(&self, worker: &GridPeerId, blob: &Blob, roles: &[&str]) {
         let bytes = blob.bytes.len() as u64;
-        let model =
-            AssignedModel { digest: blob.digest.0.to_vec(), name: "test".into(), bytes, context_length: 0 };
+        let model = AssignedModel { digest: blob.digest.0.to_vec(), name: "test".into(), bytes, context_length: 0 };
         let roles = roles.iter().map(|role| role.to_string()).collect();
         self.node.grid.handle.assign(worker, Assign { models: vec![model], roles }).await.unwrap();
     }
@@ -235,7 +234,10 @@ impl Answer {
     /// What a gateway checks before it accepts a receipt.
     fn check(&self, start: &Start, worker: &NodeKey) {
         let Receipt { requestId, attempt, model, outputHash, outputTokens, .. } = &self.receipt;
-        assert_eq!((requestId.to_vec(), *attempt, model.to_vec()), (start.request_id.clone(), start.attempt, start.model.clone()));
+        assert_eq!(
+            (requestId.to_vec(), *attempt, model.to_vec()),
+            (start.request_id.clone(), start.attempt, start.model.clone())
+        );
         assert_eq!(outputHash.0, receipt::hash_tokens(&self.tokens));
         assert_eq!(*outputTokens as usize, self.tokens.len());
         // By ecrecover, as the contract would.

@@ -121,8 +121,7 @@ async fn a_model_over_the_limit_is_refused_before_a_byte_of_it_is_taken() {
     let small = |options: &mut xdc_grid::worker::WorkerOptions| options.max_model_size = "64Ki".parse().unwrap();
     let worker = gateway.worker_with(parrots(Parrots::default()), small).await;
     gateway.assign(&worker.peer(), &blob, &["Compute"]).await;
-    let failed = |info: &xdc_grid::protocol::wire::NodeInfo| {
-        info.pending.iter().any(|pending| pending.state == "ModelTooLarge")
-    };
+    let failed =
+        |info: &xdc_grid::protocol::wire::NodeInfo| info.pending.iter().any(|pending| pending.state == "ModelTooLarge");
     gateway.info_with(&worker.peer(), failed).await;
 }

@@ -99,14 +99,7 @@ async fn a_compute_challenge_is_committed_to_and_opened_once() {
 async fn a_challenge_beyond_all_measure_is_refused() {
     let blob = Blob::of(vec![7; 1000]);
     let (gateway, worker) = member(&["Compute"], &blob).await;
-    let ask = GemmChallenge {
-        seed_a: vec![1; 32],
-        seed_b: vec![2; 32],
-        m: 1 << 14,
-        n: 1 << 14,
-        k: 1 << 14,
-        rounds: 1,
-    };
+    let ask = GemmChallenge { seed_a: vec![1; 32], seed_b: vec![2; 32], m: 1 << 14, n: 1 << 14, k: 1 << 14, rounds: 1 };
     assert_eq!(reason(challenge(&gateway, &worker, 1, challenge_request::Kind::Gemm(ask)).await), "MalformedRequest");
 }
 
