@@ -189,6 +189,11 @@ pub struct GenerationSpec {
     #[serde(default)]
     #[schemars(length(max = 4), inner(length(min = 1, max = 64)))]
     pub stop: Vec<String>,
+    /// System message before the prompt of every line with format Lines and endpoint /v1/chat/completions, for example
+    /// `You are a helpful assistant.`; lines of an OpenAI batch bring their own.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schemars(length(min = 1, max = 8192))]
+    pub system_message: Option<String>,
 }
 
 impl Default for GenerationSpec {
@@ -200,6 +205,7 @@ impl Default for GenerationSpec {
             top_k: 0,
             seed: 0,
             stop: Vec::new(),
+            system_message: None,
         }
     }
 }

@@ -10,9 +10,7 @@ use crate::{
     api::ids::{GridPeerId, ModelDigest},
     protocol::{
         internal::NodeRole,
-        wire::{
-            ChallengeRequest, GemmChallenge, GemmOpen, StorageChallenge, challenge_reply, challenge_request,
-        },
+        wire::{ChallengeRequest, GemmChallenge, GemmOpen, StorageChallenge, challenge_reply, challenge_request},
     },
     store::{ChallengeKind, ChallengeOutcome, ChallengeRecord, LedgerError},
     verify::{
@@ -204,7 +202,9 @@ impl Gateway {
         };
         match self.expected_answer(digest, bytes, &nonce, &leaves).await {
             Ok(expected) if expected.as_slice() == proof.tag => Ok(Outcome::passed(bytes)),
-            Ok(_) => Ok(Outcome::failed("the answer to a storage challenge is wrong: the blob is damaged or not there")),
+            Ok(_) => {
+                Ok(Outcome::failed("the answer to a storage challenge is wrong: the blob is damaged or not there"))
+            }
             Err(error) => Err(WorkerError::Broken(format!("this gateway cannot read its own copy: {error}"))),
         }
     }

@@ -48,7 +48,8 @@ impl Gateway {
         if free == 0 {
             return Ok(());
         }
-        let (pinned, queue): (Vec<_>, Vec<_>) = self.queue(free).await?.into_iter().partition(|one| one.pinned.is_some());
+        let (pinned, queue): (Vec<_>, Vec<_>) =
+            self.queue(free).await?.into_iter().partition(|one| one.pinned.is_some());
         for request in pinned {
             self.start_pinned(&workers, request);
         }
@@ -136,8 +137,7 @@ impl Gateway {
     }
 
     fn start(self: &Arc<Self>, request: QueuedRequest, peer: GridPeerId) {
-        let claim =
-            self.flights.claim(request.id, request.attempt, peer, request.job.clone(), request.max_tokens);
+        let claim = self.flights.claim(request.id, request.attempt, peer, request.job.clone(), request.max_tokens);
         if let Some(flight) = claim {
             let gateway = self.clone();
             self.spawn(async move { gateway.fly(flight, request.queued_ms).await });
@@ -155,9 +155,8 @@ impl Gateway {
 fn work(request: &QueuedRequest, workers: &[Worker]) -> Work {
     let mut exclude: BTreeSet<GridPeerId> = request.excluded.iter().cloned().collect();
     if let Some(avoid) = &request.avoid {
-        let can = |worker: &&Worker| {
-            worker.schedulable && !worker.quarantined && worker.models.contains_key(&request.model)
-        };
+        let can =
+            |worker: &&Worker| worker.schedulable && !worker.quarantined && worker.models.contains_key(&request.model);
         let others = workers.iter().filter(can).any(|worker| worker.id != *avoid && !exclude.contains(&worker.id));
         if others {
             exclude.insert(avoid.clone());

@@ -140,7 +140,9 @@ impl Gateway {
         let able = servers.iter().filter(|worker| worker.schedulable && !worker.quarantined).count();
         Ok(match (servers.len(), able) {
             (0, _) => ("NoWorkerForModel", format!("no connected worker serves model {name} yet")),
-            (n, 0) => ("NoWorkerForModel", format!("none of the {n} workers that serve model {name} may take work now")),
+            (n, 0) => {
+                ("NoWorkerForModel", format!("none of the {n} workers that serve model {name} may take work now"))
+            }
             (_, n) => ("WaitingForCapacity", format!("all slots of the {n} workers that serve model {name} are taken")),
         })
     }

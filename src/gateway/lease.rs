@@ -238,13 +238,7 @@ impl Gateway {
         }
     }
 
-    async fn take_token(
-        &self,
-        flight: &Flight,
-        work: &Work,
-        answer: &mut Answer,
-        token: Token,
-    ) -> Result<(), Lost> {
+    async fn take_token(&self, flight: &Flight, work: &Work, answer: &mut Answer, token: Token) -> Result<(), Lost> {
         let index = answer.output.len();
         if token.index as usize != index || index >= work.line.max_tokens as usize {
             return Err(Lost::violation(format!("token {} came where {index} was due", token.index)));

@@ -45,7 +45,9 @@ impl Members {
     pub(super) fn verifiers(&self, model: &ModelDigest) -> Vec<MemberRecord> {
         let may = |record: &MemberRecord| {
             let member = &record.member;
-            member.mode == NodeMode::Managed && member.roles.contains(&NodeRole::Verify) && member.models.contains(model)
+            member.mode == NodeMode::Managed
+                && member.roles.contains(&NodeRole::Verify)
+                && member.models.contains(model)
         };
         self.all().into_iter().filter(may).collect()
     }

@@ -57,10 +57,7 @@ impl Gateway {
     /// Forgets a model and its bytes. Unknown is as good as removed.
     pub async fn remove_model(&self, digest: &ModelDigest) -> Result<(), GatewayError> {
         if self.ledger.remove_model(digest).await? {
-            self.blobs
-                .remove(digest)
-                .await
-                .map_err(|source| GatewayError::Io { what: "removing the blob", source })?;
+            self.blobs.remove(digest).await.map_err(|source| GatewayError::Io { what: "removing the blob", source })?;
         }
         Ok(())
     }
@@ -70,9 +67,10 @@ impl Gateway {
             reason: "ModelUnknown",
             message: format!("model {digest} is not known to this gateway"),
         })?;
-        let holds = self.members.all().into_iter().filter(|record| {
-            record.member.roles.contains(&NodeRole::Storage) && record.member.models.contains(digest)
-        });
+        let holds =
+            self.members.all().into_iter().filter(|record| {
+                record.member.roles.contains(&NodeRole::Storage) && record.member.models.contains(digest)
+            });
         let mut copies = 0;
         for record in holds {
             copies += u32::from(self.standings.get(&record.member.peer_id).capability.storage_verified);
@@ -113,7 +111,11 @@ impl Gateway {
     }
 
     /// Fetches, and again if the model was given another source in between, and lets go of what was removed in between.
-    async fn fetch_until_settled(self: &Arc<Self>, mut model: ModelRecord, progress: &Fetching) -> Result<(), LedgerError> {
+    async fn fetch_until_settled(
+        self: &Arc<Self>,
+        mut model: ModelRecord,
+        progress: &Fetching,
+    ) -> Result<(), LedgerError> {
         loop {
             self.fetch(&model, progress).await?;
             match self.ledger.model(&model.source.digest).await? {

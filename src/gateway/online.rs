@@ -17,9 +17,18 @@ const WINDOW: usize = 64;
 pub enum OnlineEvent {
     /// A worker took it.
     Leased,
-    Token { text: String },
-    Finished { finish_reason: String, prompt_tokens: u32, output_tokens: u32 },
-    Failed { reason: String, message: String },
+    Token {
+        text: String,
+    },
+    Finished {
+        finish_reason: String,
+        prompt_tokens: u32,
+        output_tokens: u32,
+    },
+    Failed {
+        reason: String,
+        message: String,
+    },
 }
 
 /// What the client has already.

@@ -139,7 +139,12 @@ impl Gateway {
         Ok(ack)
     }
 
-    fn countersign(&self, receipt: B256, epoch: u64, network: &NetworkId) -> Result<Ack, crate::protocol::identity::KeyError> {
+    fn countersign(
+        &self,
+        receipt: B256,
+        epoch: u64,
+        network: &NetworkId,
+    ) -> Result<Ack, crate::protocol::identity::KeyError> {
         let signature = sign(&Acceptance { receipt, epoch }, network, &self.key)?;
         Ok(Ack { epoch, signature: signature.to_vec() })
     }
@@ -157,7 +162,8 @@ impl Gateway {
         ack: &Ack,
     ) -> Result<LoggedReceipt, LedgerError> {
         let hash = receipt.content_hash().0;
-        let (encoded, address) = (finished.receipt.as_ref().map(wire::Receipt::encode_to_vec), self.members.get(&flight.peer));
+        let (encoded, address) =
+            (finished.receipt.as_ref().map(wire::Receipt::encode_to_vec), self.members.get(&flight.peer));
         let member = address.ok_or(LedgerError::Unknown { what: "member", key: flight.peer.to_string() })?;
         let standing = self.standings.get(&flight.peer);
         let view = self.peers.get(&flight.peer);
@@ -167,9 +173,10 @@ impl Gateway {
             && member.member.registered
             && standing.capability.verified
             && !standing.quarantined();
-        let audit = self.is_audited(flight, work, &hash, epoch).await?.then(|| AuditOrder {
-            deadline_ms: accepted_ms.saturating_add(millis(self.settings.audit_timeout)),
-        });
+        let audit = self
+            .is_audited(flight, work, &hash, epoch)
+            .await?
+            .then(|| AuditOrder { deadline_ms: accepted_ms.saturating_add(millis(self.settings.audit_timeout)) });
         Ok(LoggedReceipt {
             hash,
             request: flight.request,

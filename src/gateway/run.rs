@@ -203,9 +203,8 @@ fn write_secret(path: &Path, text: &str) -> io::Result<()> {
 }
 
 fn listen_addresses(texts: &[String]) -> Result<Vec<Multiaddr>, String> {
-    let parse = |text: &String| {
-        text.parse().map_err(|error| format!("--p2p-listen {text:?} is not a multiaddress: {error}"))
-    };
+    let parse =
+        |text: &String| text.parse().map_err(|error| format!("--p2p-listen {text:?} is not a multiaddress: {error}"));
     texts.iter().map(parse).collect()
 }
 

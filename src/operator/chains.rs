@@ -75,7 +75,9 @@ const CHECKED_FOR: Duration = Duration::from_secs(60);
 
 impl Default for Chains {
     fn default() -> Self {
-        Chains::new(Arc::new(|endpoints, chain_id| Ok(Arc::new(HttpEndpoints::new(endpoints, chain_id)?) as Arc<dyn ChainRpc>)))
+        Chains::new(Arc::new(|endpoints, chain_id| {
+            Ok(Arc::new(HttpEndpoints::new(endpoints, chain_id)?) as Arc<dyn ChainRpc>)
+        }))
     }
 }
 
@@ -103,7 +105,12 @@ impl Chains {
     }
 
     /// The network's client and the reporter's key.
-    pub async fn session(&self, network: &GridNetwork, client: &Client, namespace: &str) -> Result<Session, ChainProblem> {
+    pub async fn session(
+        &self,
+        network: &GridNetwork,
+        client: &Client,
+        namespace: &str,
+    ) -> Result<Session, ChainProblem> {
         let chain = self.client(network).await?;
         let key = reporter_key(&network.spec.chain.reporter_secret_ref, client, namespace).await?;
         let pool = self.pool(key.address(), client).await?;
@@ -116,8 +123,8 @@ impl Chains {
         if let Some(pool) = pools.get(&account) {
             return Ok(pool.clone());
         }
-        let records = all_records(client).await.map_err(|error| {
-            ChainProblem { finding: Finding::unknown(Reason::RpcUnreachable, format!("records cannot be listed: {error}")) }
+        let records = all_records(client).await.map_err(|error| ChainProblem {
+            finding: Finding::unknown(Reason::RpcUnreachable, format!("records cannot be listed: {error}")),
         })?;
         let pool = Arc::new(NoncePool::restore(account, &records));
         pools.insert(account, pool.clone());
@@ -135,7 +142,8 @@ async fn all_records(client: &Client) -> Result<Vec<OutboxRecord>, kube::Error> 
     let reports: Api<Guarded<ContributionReport>> = Api::all(client.clone());
     let nodes = nodes.list(&ListParams::default()).await?.items.into_iter().filter_map(|node| node.0.ok()?.status);
     let of_nodes = nodes.flat_map(|status| [status.registration, status.exit]);
-    let reports = reports.list(&ListParams::default()).await?.items.into_iter().filter_map(|report| report.0.ok()?.status);
+    let reports =
+        reports.list(&ListParams::default()).await?.items.into_iter().filter_map(|report| report.0.ok()?.status);
     let of_reports = reports.flat_map(|status| [status.submit, status.activate]);
     Ok(of_nodes.chain(of_reports).flatten().filter_map(|status| record_of(&status)).collect())
 }
@@ -144,10 +152,15 @@ async fn reporter_key(at: &SecretKeyRef, client: &Client, namespace: &str) -> Re
     let SecretKeyRef { name, key } = at;
     let secrets: Api<Secret> = Api::namespaced(client.clone(), namespace);
     let found = secrets.get_opt(name).await.map_err(|error| ChainProblem {
-        finding: Finding::unknown(Reason::ReporterSecretMissing, format!("Secret {namespace}/{name} cannot be read: {error}")),
+        finding: Finding::unknown(
+            Reason::ReporterSecretMissing,
+            format!("Secret {namespace}/{name} cannot be read: {error}"),
+        ),
     })?;
     let missing = || {
-        let message = format!("there is no Secret {namespace}/{name} with the key {key:?}; it must hold the reporter's private key");
+        let message = format!(
+            "there is no Secret {namespace}/{name} with the key {key:?}; it must hold the reporter's private key"
+        );
         ChainProblem::no(Reason::ReporterSecretMissing, message)
     };
     let content = found.and_then(|secret| secret.data?.remove(key)).ok_or_else(missing)?;

@@ -16,7 +16,8 @@ use kube::{
 use serde::Serialize;
 
 use super::{
-    backoff::Backoffs, chains::Chains, changes::Changes, config::OperatorConfig, contribution_report::leaves::EarningsCache, gateway::GatewayClient, metrics::Metrics,
+    backoff::Backoffs, chains::Chains, changes::Changes, config::OperatorConfig,
+    contribution_report::leaves::EarningsCache, gateway::GatewayClient, metrics::Metrics,
 };
 
 /// Shared by all controllers.

@@ -176,10 +176,8 @@ impl GatewayClient {
         let response = checked(send(request).await?).await?;
         let bytes = response.bytes_stream().map_err(|error| std::io::Error::other(cause(&error)));
         let reader = tokio_util::io::StreamReader::new(bytes);
-        let lines = tokio_util::codec::FramedRead::new(
-            reader,
-            tokio_util::codec::LinesCodec::new_with_max_length(MAX_CHANGE),
-        );
+        let lines =
+            tokio_util::codec::FramedRead::new(reader, tokio_util::codec::LinesCodec::new_with_max_length(MAX_CHANGE));
         let lines = tokio_stream::StreamExt::timeout(lines, CHANGES_SILENCE);
         Ok(lines.map(read_change).filter_map(|change| std::future::ready(change.transpose())))
     }
@@ -191,9 +189,9 @@ impl GatewayClient {
     async fn stream_request(&self, method: Method, path: &str) -> Result<RequestBuilder, GatewayError> {
         let request = self.http.request(method, format!("{}/internal/v1/{path}", self.base));
         let Some(file) = &self.token_file else { return Ok(request) };
-        let token = tokio::fs::read_to_string(file)
-            .await
-            .map_err(|error| GatewayError::Unavailable(format!("the token file {} cannot be read: {error}", file.display())))?;
+        let token = tokio::fs::read_to_string(file).await.map_err(|error| {
+            GatewayError::Unavailable(format!("the token file {} cannot be read: {error}", file.display()))
+        })?;
         Ok(request.bearer_auth(token.trim()))
     }
 

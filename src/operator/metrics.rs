@@ -2,9 +2,7 @@
 
 use std::time::Duration;
 
-use prometheus::{
-    HistogramOpts, HistogramVec, IntCounterVec, IntGauge, IntGaugeVec, Opts, Registry, core::Collector,
-};
+use prometheus::{HistogramOpts, HistogramVec, IntCounterVec, IntGauge, IntGaugeVec, Opts, Registry, core::Collector};
 
 /// Registered in the registry that `/metrics` serves.
 #[derive(Clone)]
@@ -22,9 +20,14 @@ pub struct Metrics {
 
 impl Metrics {
     pub fn new(registry: Registry) -> Result<Self, prometheus::Error> {
-        let counter = |name, help, labels: &[&str]| register(&registry, IntCounterVec::new(Opts::new(name, help), labels)?);
+        let counter =
+            |name, help, labels: &[&str]| register(&registry, IntCounterVec::new(Opts::new(name, help), labels)?);
         Ok(Metrics {
-            reconciles: counter("grid_operator_reconciles_total", "Reconciles by kind and outcome.", &["kind", "outcome"])?,
+            reconciles: counter(
+                "grid_operator_reconciles_total",
+                "Reconciles by kind and outcome.",
+                &["kind", "outcome"],
+            )?,
             errors: counter("grid_operator_errors_total", "Failed reconciles by kind and cause.", &["kind", "cause"])?,
             malformed: counter(
                 "grid_operator_malformed_objects_total",
@@ -43,14 +46,20 @@ impl Metrics {
                 &registry,
                 IntGauge::new("grid_operator_objects_in_backoff", "Objects whose last reconcile failed.")?,
             )?,
-            leader: register(&registry, IntGauge::new("grid_operator_leader", "1 while this process holds the lease.")?)?,
+            leader: register(
+                &registry,
+                IntGauge::new("grid_operator_leader", "1 while this process holds the lease.")?,
+            )?,
             gateway_up: register(
                 &registry,
                 IntGauge::new("grid_operator_gateway_up", "1 while the gateway's change stream is open.")?,
             )?,
             missing_crds: register(
                 &registry,
-                IntGaugeVec::new(Opts::new("grid_operator_missing_crds", "1 for a kind that is not installed."), &["kind"])?,
+                IntGaugeVec::new(
+                    Opts::new("grid_operator_missing_crds", "1 for a kind that is not installed."),
+                    &["kind"],
+                )?,
             )?,
             registry,
         })

@@ -52,7 +52,8 @@ pub async fn run_with(
     let readiness = Readiness::default();
     let context = Context::new(client.clone(), config.clone(), metrics, chains)
         .map_err(|error| RunError::Start(error.to_string()))?;
-    let lease = LeaseHolder::new(client, &config.namespace, &config.lease_name, &config.identity, config.lease_duration());
+    let lease =
+        LeaseHolder::new(client, &config.namespace, &config.lease_name, &config.identity, config.lease_duration());
     let address = config.http_address;
     let served = admin::serve(address, registry, readiness.clone());
     tokio::select! {
@@ -112,8 +113,14 @@ async fn controllers(context: Arc<Context>, readiness: Readiness, stop: Cancella
 
 async fn wait_for_crds(context: &Context, readiness: &Readiness) {
     let client = &context.client;
-    let (networks, nodes) = (Api::<PartialObjectMeta<GridNetwork>>::all(client.clone()), Api::<PartialObjectMeta<GridNode>>::all(client.clone()));
-    let (models, jobs) = (Api::<PartialObjectMeta<GridModel>>::all(client.clone()), Api::<PartialObjectMeta<InferenceJob>>::all(client.clone()));
+    let (networks, nodes) = (
+        Api::<PartialObjectMeta<GridNetwork>>::all(client.clone()),
+        Api::<PartialObjectMeta<GridNode>>::all(client.clone()),
+    );
+    let (models, jobs) = (
+        Api::<PartialObjectMeta<GridModel>>::all(client.clone()),
+        Api::<PartialObjectMeta<InferenceJob>>::all(client.clone()),
+    );
     let reports = Api::<PartialObjectMeta<ContributionReport>>::all(client.clone());
     tokio::join!(
         runner::wait_for_crd(&networks, context, readiness),

@@ -1,6 +1,12 @@
 //! The frame around every controller: waiting for its CRD, malformed objects, backoff, metrics, one log line per outcome.
 
-use std::{fmt::Debug, future::Future, hash::Hash, sync::Arc, time::{Duration, Instant}};
+use std::{
+    fmt::Debug,
+    future::Future,
+    hash::Hash,
+    sync::Arc,
+    time::{Duration, Instant},
+};
 
 use futures::StreamExt;
 use kube::{

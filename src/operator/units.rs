@@ -29,7 +29,9 @@ mod tests {
 
     #[test]
     fn bytes_are_short() {
-        for (bytes, text) in [(0, "0 B"), (1023, "1023 B"), (1536, "1.5 KiB"), (144_703_488, "138 MiB"), (u64::MAX, "16777215 TiB")] {
+        for (bytes, text) in
+            [(0, "0 B"), (1023, "1023 B"), (1536, "1.5 KiB"), (144_703_488, "138 MiB"), (u64::MAX, "16777215 TiB")]
+        {
             assert_eq!(human_bytes(bytes), text);
         }
         assert_eq!(from_milli(12_345), "12.3");

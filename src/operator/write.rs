@@ -84,7 +84,13 @@ pub async fn publish<K: Resource<DynamicType = ()>>(context: &Context, object: &
 
 /// A Warning Event about `object`.
 pub fn warning(action: &str, reason: &str, note: impl Into<String>) -> Event {
-    Event { type_: EventType::Warning, reason: reason.into(), note: note_of(note.into()), action: action.into(), secondary: None }
+    Event {
+        type_: EventType::Warning,
+        reason: reason.into(),
+        note: note_of(note.into()),
+        action: action.into(),
+        secondary: None,
+    }
 }
 
 /// Events are for what a person would want to see: a condition that became true or false, not one that became unknown.
@@ -136,7 +142,10 @@ fn covers(found: &Value, wanted: &Value) -> bool {
     match (found, wanted) {
         (Value::Object(found), Value::Object(wanted)) => wanted.iter().all(|(key, value)| {
             // The API server does not always repeat these two, and drops empty maps and lists.
-            key == "apiVersion" || key == "kind" || is_empty(value) || found.get(key).is_some_and(|entry| covers(entry, value))
+            key == "apiVersion"
+                || key == "kind"
+                || is_empty(value)
+                || found.get(key).is_some_and(|entry| covers(entry, value))
         }),
         (Value::Array(found), Value::Array(wanted)) => {
             found.len() == wanted.len() && found.iter().zip(wanted).all(|(found, wanted)| covers(found, wanted))

@@ -128,7 +128,10 @@ mod tests {
         assert!(matches!(decompress_leaves(&stored, B256::ZERO), Err(PackedError::Hash { .. })));
         assert!(matches!(decompress_leaves(b"no zstd", keccak256(&packed)), Err(PackedError::Compressed(_))));
         let bomb = zstd::encode_all(&vec![0; 10 << 20][..], 1).unwrap();
-        assert!(decompress_leaves(&bomb, keccak256(vec![0; 10 << 20])).is_err(), "only as much as a report holds is read");
+        assert!(
+            decompress_leaves(&bomb, keccak256(vec![0; 10 << 20])).is_err(),
+            "only as much as a report holds is read"
+        );
     }
 
     proptest! {

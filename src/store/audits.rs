@@ -75,7 +75,6 @@ pub struct AuditDecision {
 /// The reason of an audit that no verifier can decide because of what the worker says about itself (its kernel profile).
 pub const UNDECIDABLE: &str = "Undecidable";
 
-
 /// How a canary stands.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct CanaryRecord {

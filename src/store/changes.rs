@@ -1,6 +1,9 @@
 //! The change stream's memory: the newest revision of each object.
 
-use super::{Ledger, LedgerError, columns::{Columns, corrupt, int}};
+use super::{
+    Ledger, LedgerError,
+    columns::{Columns, corrupt, int},
+};
 use crate::protocol::internal::{Change, ChangeKind};
 
 /// Name of a kind in the ledger.

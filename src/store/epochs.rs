@@ -74,10 +74,8 @@ impl Ledger {
     }
 
     pub async fn closed_epoch(&self, epoch: u64) -> Result<Option<StoredEpoch>, LedgerError> {
-        let row = sqlx::query("SELECT * FROM epochs WHERE epoch = ?")
-            .bind(int(epoch))
-            .fetch_optional(self.readers())
-            .await?;
+        let row =
+            sqlx::query("SELECT * FROM epochs WHERE epoch = ?").bind(int(epoch)).fetch_optional(self.readers()).await?;
         row.as_ref().map(stored).transpose()
     }
 
@@ -91,7 +89,8 @@ impl Ledger {
         now_ms: u64,
     ) -> Result<StoredEpoch, LedgerError> {
         let mut write = self.begin().await?;
-        let before = sqlx::query("SELECT * FROM epochs WHERE epoch = ?").bind(int(epoch)).fetch_optional(write.on()).await?;
+        let before =
+            sqlx::query("SELECT * FROM epochs WHERE epoch = ?").bind(int(epoch)).fetch_optional(write.on()).await?;
         if let Some(before) = before {
             return stored(&before);
         }

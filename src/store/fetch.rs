@@ -24,12 +24,7 @@ pub struct FetchLimits {
 
 impl Default for FetchLimits {
     fn default() -> Self {
-        FetchLimits {
-            max_bytes: 64 << 30,
-            idle: Duration::from_secs(30),
-            tries: 8,
-            pause: Duration::from_secs(1),
-        }
+        FetchLimits { max_bytes: 64 << 30, idle: Duration::from_secs(30), tries: 8, pause: Duration::from_secs(1) }
     }
 }
 
@@ -141,7 +136,8 @@ impl Partial {
             let path = path.clone();
             move || -> io::Result<(Sha256, u64)> {
                 let mut hasher = Sha256::new();
-                let mut file = std::fs::File::options().create(true).truncate(false).write(true).read(true).open(path)?;
+                let mut file =
+                    std::fs::File::options().create(true).truncate(false).write(true).read(true).open(path)?;
                 let bytes = io::copy(&mut file, &mut hasher)?;
                 Ok((hasher, bytes))
             }

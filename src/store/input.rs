@@ -87,11 +87,12 @@ impl InputWriter {
     /// Makes the input complete: from here on the job runs. `hash` is BLAKE3 over the input's bytes.
     pub async fn finish(mut self, hash: [u8; 32]) -> Result<(), LedgerError> {
         let mut write = self.transaction().await?;
-        let outcome = sqlx::query("UPDATE jobs SET input_hash = ? WHERE uid = ? AND input_hash IS NULL AND deleted = 0")
-            .bind(hash.as_slice())
-            .bind(&self.uid)
-            .execute(write.on())
-            .await?;
+        let outcome =
+            sqlx::query("UPDATE jobs SET input_hash = ? WHERE uid = ? AND input_hash IS NULL AND deleted = 0")
+                .bind(hash.as_slice())
+                .bind(&self.uid)
+                .execute(write.on())
+                .await?;
         if outcome.rows_affected() == 0 {
             return Err(LedgerError::Stale { what: "the job" });
         }

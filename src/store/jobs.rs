@@ -52,8 +52,10 @@ impl Ledger {
         let encoded = json("jobs.spec", spec)?;
         let hash = *blake3::hash(encoded.as_bytes()).as_bytes();
         let mut write = self.begin().await?;
-        let kept =
-            sqlx::query("SELECT spec_hash, deleted FROM jobs WHERE uid = ?").bind(uid).fetch_optional(write.on()).await?;
+        let kept = sqlx::query("SELECT spec_hash, deleted FROM jobs WHERE uid = ?")
+            .bind(uid)
+            .fetch_optional(write.on())
+            .await?;
         if let Some(kept) = kept {
             return unchanged(uid, kept.flag("deleted")?, kept.fixed("spec_hash")? == hash);
         }

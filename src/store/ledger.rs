@@ -46,7 +46,8 @@ impl Ledger {
         let writer = SqlitePoolOptions::new().max_connections(1).connect_with(options.clone()).await?;
         sqlx::migrate!("./src/store/migrations").run(&writer).await?;
         let readers = SqlitePoolOptions::new().max_connections(READERS).connect_with(options).await?;
-        let newest = sqlx::query("SELECT COALESCE(MAX(revision), 0) AS revision FROM changes").fetch_one(&writer).await?;
+        let newest =
+            sqlx::query("SELECT COALESCE(MAX(revision), 0) AS revision FROM changes").fetch_one(&writer).await?;
         let revision = watch::Sender::new(newest.count("revision")?);
         Ok(Ledger { inner: Arc::new(Inner { writer, readers, revision }) })
     }
@@ -84,10 +85,12 @@ impl Ledger {
                 ),
             });
         }
-        sqlx::query("INSERT INTO network (id, config) VALUES (1, ?) ON CONFLICT (id) DO UPDATE SET config = excluded.config")
-            .bind(json("network.config", config)?)
-            .execute(write.on())
-            .await?;
+        sqlx::query(
+            "INSERT INTO network (id, config) VALUES (1, ?) ON CONFLICT (id) DO UPDATE SET config = excluded.config",
+        )
+        .bind(json("network.config", config)?)
+        .execute(write.on())
+        .await?;
         write.commit().await
     }
 

@@ -69,7 +69,8 @@ impl Ledger {
 
     /// All members that ever were: what receipts and epochs name.
     pub async fn members_ever(&self) -> Result<Vec<MemberRecord>, LedgerError> {
-        let rows = sqlx::query("SELECT member, address FROM members ORDER BY peer_id").fetch_all(self.readers()).await?;
+        let rows =
+            sqlx::query("SELECT member, address FROM members ORDER BY peer_id").fetch_all(self.readers()).await?;
         rows.iter().map(record).collect()
     }
 }

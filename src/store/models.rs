@@ -91,7 +91,8 @@ impl Ledger {
     }
 
     pub async fn models(&self) -> Result<Vec<ModelRecord>, LedgerError> {
-        let rows = sqlx::query("SELECT * FROM models WHERE removed = 0 ORDER BY digest").fetch_all(self.readers()).await?;
+        let rows =
+            sqlx::query("SELECT * FROM models WHERE removed = 0 ORDER BY digest").fetch_all(self.readers()).await?;
         rows.iter().map(record).collect()
     }
 

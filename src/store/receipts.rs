@@ -126,10 +126,12 @@ impl Ledger {
 
     /// The countersigned receipts of an epoch, in the order of acceptance: (hash, `wire::Receipt`, countersignature).
     pub async fn receipts_of_epoch(&self, epoch: u64) -> Result<Vec<([u8; 32], Vec<u8>, Vec<u8>)>, LedgerError> {
-        let rows = sqlx::query("SELECT hash, encoded, countersignature FROM receipts WHERE epoch = ? ORDER BY accepted_ms, hash")
-            .bind(int(epoch))
-            .fetch_all(self.readers())
-            .await?;
+        let rows = sqlx::query(
+            "SELECT hash, encoded, countersignature FROM receipts WHERE epoch = ? ORDER BY accepted_ms, hash",
+        )
+        .bind(int(epoch))
+        .fetch_all(self.readers())
+        .await?;
         rows.iter().map(|row| Ok((row.fixed("hash")?, row.bytes("encoded")?, row.bytes("countersignature")?))).collect()
     }
 }
@@ -148,7 +150,11 @@ pub(super) fn work(row: &sqlx::sqlite::SqliteRow) -> Result<Work, LedgerError> {
     })
 }
 
-async fn insert(write: &mut super::ledger::Write, receipt: &LoggedReceipt, standing: Standing) -> Result<(), LedgerError> {
+async fn insert(
+    write: &mut super::ledger::Write,
+    receipt: &LoggedReceipt,
+    standing: Standing,
+) -> Result<(), LedgerError> {
     sqlx::query(
         "INSERT INTO receipts (hash, request, attempt, address, model, prompt_tokens, output_tokens, prefix_tokens,
                                cost_per_token, epoch, accepted_ms, payable, standing, kernel_profile, encoded, countersignature)
@@ -193,15 +199,17 @@ async fn win(write: &mut super::ledger::Write, receipt: &LoggedReceipt) -> Resul
         .bind(request)
         .execute(write.on())
         .await?;
-    sqlx::query("INSERT INTO answers (receipt, request, finish_reason, text, output, prefix) VALUES (?, ?, ?, ?, ?, ?)")
-        .bind(receipt.hash.as_slice())
-        .bind(request)
-        .bind(&receipt.finish_reason)
-        .bind(&receipt.text)
-        .bind(token_bytes(&receipt.output))
-        .bind(token_bytes(&receipt.prefix))
-        .execute(write.on())
-        .await?;
+    sqlx::query(
+        "INSERT INTO answers (receipt, request, finish_reason, text, output, prefix) VALUES (?, ?, ?, ?, ?, ?)",
+    )
+    .bind(receipt.hash.as_slice())
+    .bind(request)
+    .bind(&receipt.finish_reason)
+    .bind(&receipt.text)
+    .bind(token_bytes(&receipt.output))
+    .bind(token_bytes(&receipt.prefix))
+    .execute(write.on())
+    .await?;
     if let Some(order) = receipt.audit {
         sqlx::query("INSERT INTO audits (receipt, request, address, epoch, deadline_ms) VALUES (?, ?, ?, ?, ?)")
             .bind(receipt.hash.as_slice())

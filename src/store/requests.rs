@@ -109,10 +109,11 @@ impl Ledger {
 
     /// The oldest waiting requests that belong to no job.
     pub async fn queued_of_no_job(&self, limit: u32) -> Result<Vec<QueuedRequest>, LedgerError> {
-        let rows = sqlx::query("SELECT * FROM requests WHERE job IS NULL AND state = 'Queued' ORDER BY queued_ms, id LIMIT ?")
-            .bind(limit)
-            .fetch_all(self.readers())
-            .await?;
+        let rows =
+            sqlx::query("SELECT * FROM requests WHERE job IS NULL AND state = 'Queued' ORDER BY queued_ms, id LIMIT ?")
+                .bind(limit)
+                .fetch_all(self.readers())
+                .await?;
         rows.iter().map(queued).collect()
     }
 

@@ -29,7 +29,8 @@ const RESULTS: u32 = 200;
 pub(super) fn follow(gateway: Arc<Gateway>, after: u64) -> Result<Response, ApiFailure> {
     let newest = *gateway.revisions().borrow();
     if after > newest {
-        let message = format!("revision {after} is newer than this ledger's {newest}: list everything and follow from there");
+        let message =
+            format!("revision {after} is newer than this ledger's {newest}: list everything and follow from there");
         return Err(ApiFailure::new(axum::http::StatusCode::GONE, "RevisionUnknown", message));
     }
     let stopping = gateway.stopping();

@@ -57,7 +57,8 @@ async fn spool(gateway: &Gateway, body: Body) -> Result<(tokio::fs::File, [u8; 3
     let (mut hasher, mut bytes) = (blake3::Hasher::new(), 0u64);
     let mut chunks = body.into_data_stream();
     while let Some(chunk) = chunks.next().await {
-        let chunk = chunk.map_err(|error| ApiFailure::invalid("BodyUnreadable", format!("the input broke off: {error}")))?;
+        let chunk =
+            chunk.map_err(|error| ApiFailure::invalid("BodyUnreadable", format!("the input broke off: {error}")))?;
         bytes += chunk.len() as u64;
         if bytes > MAX_INPUT {
             let message = format!("the input is larger than {} MiB: split the job", MAX_INPUT >> 20);
@@ -96,7 +97,10 @@ impl Gateway {
                 continue;
             }
             let line = parse(&buffer, spec).map_err(|what| {
-                ApiFailure::invalid("InvalidInput", format!("line {number} of the input: {what}; nothing of it was kept"))
+                ApiFailure::invalid(
+                    "InvalidInput",
+                    format!("line {number} of the input: {what}; nothing of it was kept"),
+                )
             })?;
             if writer.lines() >= spec.total_requests {
                 return Err(wrong_count(spec, "more"));

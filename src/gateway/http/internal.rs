@@ -79,7 +79,10 @@ async fn put_member(
         return Err(ApiFailure::invalid("InvalidMember", "the peer id in the body is not the one in the path"));
     }
     if member.node_name.len() > 253 || member.models.len() > 64 {
-        return Err(ApiFailure::invalid("InvalidMember", "a member has a name of at most 253 bytes and at most 64 models"));
+        return Err(ApiFailure::invalid(
+            "InvalidMember",
+            "a member has a name of at most 253 bytes and at most 64 models",
+        ));
     }
     gateway.put_member(member).await?;
     Ok(StatusCode::NO_CONTENT)

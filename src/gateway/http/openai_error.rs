@@ -63,7 +63,12 @@ impl OpenAiError {
     }
 
     pub(super) fn not_found() -> Self {
-        Self::new(StatusCode::NOT_FOUND, "invalid_request_error", None, "the OpenAI API of this gateway has no such path")
+        Self::new(
+            StatusCode::NOT_FOUND,
+            "invalid_request_error",
+            None,
+            "the OpenAI API of this gateway has no such path",
+        )
     }
 
     /// All workers are busy.

@@ -41,7 +41,8 @@ pub(super) fn parse(body: &[u8], endpoint: Endpoint, most_tokens: u32) -> Parsed
         max_tokens: max_tokens(fields, endpoint, most_tokens)?,
         temperature: take_number(fields, "temperature")?.unwrap_or(1.0),
         top_p: take_number(fields, "top_p")?.unwrap_or(1.0),
-        top_k: take_integer(fields, "top_k")?.map_or(Ok(0), |top_k| u32::try_from(top_k).map_err(|_| range("top_k")))?,
+        top_k: take_integer(fields, "top_k")?
+            .map_or(Ok(0), |top_k| u32::try_from(top_k).map_err(|_| range("top_k")))?,
         seed: take_integer(fields, "seed")?.map_or_else(rand::random, |seed| seed as u64),
         stop: stop(fields)?,
     };
@@ -66,7 +67,9 @@ fn check_line(line: &InputLine) -> Parsed<()> {
 fn messages(fields: &mut Map<String, Value>) -> Parsed<Vec<Message>> {
     let list = match fields.remove("messages") {
         Some(Value::Array(list)) if !list.is_empty() && list.len() <= MAX_MESSAGES => list,
-        Some(_) => return Err(OpenAiError::invalid("messages", format!("messages must be a list of 1 to {MAX_MESSAGES}"))),
+        Some(_) => {
+            return Err(OpenAiError::invalid("messages", format!("messages must be a list of 1 to {MAX_MESSAGES}")));
+        }
         None => return Err(missing("messages")),
     };
     list.into_iter().enumerate().map(|(index, value)| message(index, value)).collect()
@@ -100,7 +103,8 @@ fn message(index: usize, value: Value) -> Parsed<Message> {
 }
 
 fn text_of(parts: Vec<Value>, param: &str) -> Parsed<String> {
-    let text = |part: &Value| match (part.get("type").and_then(Value::as_str), part.get("text").and_then(Value::as_str)) {
+    let text = |part: &Value| match (part.get("type").and_then(Value::as_str), part.get("text").and_then(Value::as_str))
+    {
         (Some("text"), Some(text)) => Ok(text.to_owned()),
         _ => Err(OpenAiError::invalid(param, "only parts of type text are supported")),
     };
@@ -125,7 +129,8 @@ fn max_tokens(fields: &mut Map<String, Value>, endpoint: Endpoint, most: u32) ->
     let mut asked = take_integer(fields, "max_tokens")?.map(|tokens| ("max_tokens", tokens));
     if endpoint == Endpoint::ChatCompletions {
         // The newer name wins, as with OpenAI.
-        asked = take_integer(fields, "max_completion_tokens")?.map(|tokens| ("max_completion_tokens", tokens)).or(asked);
+        asked =
+            take_integer(fields, "max_completion_tokens")?.map(|tokens| ("max_completion_tokens", tokens)).or(asked);
     }
     let Some((field, tokens)) = asked else { return Ok(most) };
     match u32::try_from(tokens) {
@@ -164,9 +169,8 @@ fn stream_options(fields: &mut Map<String, Value>, stream: bool) -> Parsed<bool>
 
 /// Removes what asks for nothing that is not done anyway.
 fn neutral(fields: &mut Map<String, Value>, endpoint: Endpoint) -> Parsed<()> {
-    let empty = |value: &Value| {
-        value.as_object().is_some_and(Map::is_empty) || value.as_array().is_some_and(Vec::is_empty)
-    };
+    let empty =
+        |value: &Value| value.as_object().is_some_and(Map::is_empty) || value.as_array().is_some_and(Vec::is_empty);
     let zero = |value: &Value| value.as_f64() == Some(0.0);
     let one = |value: &Value| value.as_u64() == Some(1);
     let no = |value: &Value| value.as_bool() == Some(false);
@@ -283,19 +287,25 @@ mod tests {
 
     #[test]
     fn messages_may_have_text_parts_and_nothing_else() {
-        let parts = json!([{"role": "developer", "content": [{"type": "text", "text": "a"}, {"type": "text", "text": "b"}]}]);
+        let parts =
+            json!([{"role": "developer", "content": [{"type": "text", "text": "a"}, {"type": "text", "text": "b"}]}]);
         let request = chat(json!({ "messages": parts })).unwrap();
         assert_eq!(request.line.messages, [Message { role: "system".into(), content: "ab".into() }]);
         let image = json!([{"role": "user", "content": [{"type": "image_url", "image_url": {}}]}]);
         assert_eq!(chat(json!({ "messages": image })).unwrap_err().body.param.as_deref(), Some("messages[0].content"));
         let tool = json!([{"role": "user", "content": "x", "tool_call_id": "1"}]);
-        assert_eq!(chat(json!({ "messages": tool })).unwrap_err().body.param.as_deref(), Some("messages[0].tool_call_id"));
+        assert_eq!(
+            chat(json!({ "messages": tool })).unwrap_err().body.param.as_deref(),
+            Some("messages[0].tool_call_id")
+        );
         assert_eq!(chat(json!({ "messages": [] })).unwrap_err().body.param.as_deref(), Some("messages"));
     }
 
     #[test]
     fn a_completion_has_one_prompt() {
-        let completion = |prompt: Value| parse(json!({"model": "m", "prompt": prompt}).to_string().as_bytes(), Endpoint::Completions, 9);
+        let completion = |prompt: Value| {
+            parse(json!({"model": "m", "prompt": prompt}).to_string().as_bytes(), Endpoint::Completions, 9)
+        };
         assert_eq!(completion(json!("once")).unwrap().line.prompt, "once");
         assert_eq!(completion(json!(["once"])).unwrap().line.prompt, "once");
         for bad in [json!(["a", "b"]), json!([1, 2]), json!("")] {

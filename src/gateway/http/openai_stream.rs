@@ -48,7 +48,9 @@ impl Shape {
                 let message = json!({"role": "assistant", "content": text, "refusal": null});
                 json!({"index": 0, "message": message, "logprobs": null, "finish_reason": finish_reason})
             }
-            Endpoint::Completions => json!({"index": 0, "text": text, "logprobs": null, "finish_reason": finish_reason}),
+            Endpoint::Completions => {
+                json!({"index": 0, "text": text, "logprobs": null, "finish_reason": finish_reason})
+            }
         };
         let mut object = self.object(id, false, json!([choice]));
         object["usage"] = usage;

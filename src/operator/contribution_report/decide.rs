@@ -44,9 +44,13 @@ pub enum Step {
     /// It stays as it is.
     Held(Sending),
     /// Its window is open until then (unix seconds).
-    Window { active_at: u64 },
+    Window {
+        active_at: u64,
+    },
     /// The report of the next epoch activates it on the way.
-    ActivatedByNext { active_at: u64 },
+    ActivatedByNext {
+        active_at: u64,
+    },
     /// The root is live in a final block.
     Live,
     /// Something is in a block that is not final yet, or an endpoint lags.
@@ -113,26 +117,19 @@ fn after_final(report: &Report, beside: &Neighbours<'_>, chain: &ChainView, send
         // Later epochs are on chain: ours went before them, or nothing was added since.
         () if by_us || report.sum() == state.last_report() || beside.after.is_some_and(Report::is_active) => {}
         () => {
-            let words = format!("epochs up to {} are on chain without this one's root", state.next_epoch.0.saturating_sub(1));
+            let words =
+                format!("epochs up to {} are on chain without this one's root", state.next_epoch.0.saturating_sub(1));
             return Step::Stuck(Stuck::Parted(words));
         }
     }
     match state.pending {
-        Some(pending) if pending.epoch == report.epoch => {
-            activation(report, beside, chain, sending, pending.active_at)
-        }
+        Some(pending) if pending.epoch == report.epoch => activation(report, beside, chain, sending, pending.active_at),
         _ => Step::Live,
     }
 }
 
 /// Activation is progress for everybody who is owed money, so a pause does not stop it.
-fn activation(
-    report: &Report,
-    beside: &Neighbours<'_>,
-    chain: &ChainView,
-    sending: Sending,
-    active_at: u64,
-) -> Step {
+fn activation(report: &Report, beside: &Neighbours<'_>, chain: &ChainView, sending: Sending, active_at: u64) -> Step {
     if is_under_way(report.activate.as_ref()) {
         return Step::Activate;
     }
@@ -202,7 +199,10 @@ pub enum Next {
         pool: Wei,
     },
     /// It is over at that time (unix seconds).
-    NotOver { epoch: EpochNumber, ends_at: u64 },
+    NotOver {
+        epoch: EpochNumber,
+        ends_at: u64,
+    },
     /// A report before it is not in a final block yet.
     Busy,
     Stuck(Stuck),

@@ -5,7 +5,10 @@ use std::collections::BTreeSet;
 use futures::future::try_join_all;
 use kube::{Api, ResourceExt, api::ListParams};
 
-use super::{decide::ChainView, report::{Report, ReportError}};
+use super::{
+    decide::ChainView,
+    report::{Report, ReportError},
+};
 use crate::{
     api::{contribution_report::ContributionReport, grid_network::GridNetwork, ids::NodeAddress},
     chain::{At, ChainClient, ChainError, ContractParameters},

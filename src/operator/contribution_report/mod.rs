@@ -64,14 +64,17 @@ pub async fn run(context: Arc<Context>, stop: CancellationToken) {
     let networks: Api<Guarded<GridNetwork>> = Api::all(context.client.clone());
     let controller = runner::controller(networks, &context);
     let (by_change, by_report) = (controller.store(), controller.store());
-    let changes = context.changes.subscribe(ChangeKind::Epoch).flat_map(move |_| {
-        futures::stream::iter(runner::select(&by_change, |_: &GridNetwork| true))
-    });
+    let changes = context
+        .changes
+        .subscribe(ChangeKind::Epoch)
+        .flat_map(move |_| futures::stream::iter(runner::select(&by_change, |_: &GridNetwork| true)));
     let reports: Api<Guarded<ContributionReport>> = Api::all(context.client.clone());
     let controller = controller
         .watches(reports, watcher::Config::default(), move |report| {
             let network = report.0.as_ref().ok().map(|report| report.spec.network_ref.name.clone());
-            runner::select(&by_report, |found: &GridNetwork| network.as_ref().is_none_or(|name| *name == found.name_any()))
+            runner::select(&by_report, |found: &GridNetwork| {
+                network.as_ref().is_none_or(|name| *name == found.name_any())
+            })
         })
         .reconcile_on(changes);
     runner::run(controller, context, stop, reconcile).await;
@@ -231,7 +234,12 @@ impl Round<'_> {
                 Ok(EpochReport::new(report.epoch, &tree, &self.chain.latest))
             }
             Ok(tree) => {
-                let message = format!("the leaves of {} have root {}, the report says {}", report.name(), tree.root(), report.root);
+                let message = format!(
+                    "the leaves of {} have root {}, the report says {}",
+                    report.name(),
+                    tree.root(),
+                    report.root
+                );
                 Err(Finding::no(Reason::LedgerMismatch, message))
             }
             Err(error) => Err(Finding::no(Reason::ReportImpossible, error.to_string())),
@@ -244,7 +252,8 @@ impl Round<'_> {
         let intent = || self.session.chain.activate_intent(&pending);
         let outcome = drive::advance(report, Slot::Activate, intent, &self.session, self.context).await?;
         // Somebody else was faster: the next look shows it live.
-        let refused = outcome.err().filter(|error| !matches!(error, ChainError::Refused(why) if why.name == "NothingPending"));
+        let refused =
+            outcome.err().filter(|error| !matches!(error, ChainError::Refused(why) if why.name == "NothingPending"));
         Ok(refused.map(|error| self.trouble(&error)))
     }
 
@@ -255,11 +264,15 @@ impl Round<'_> {
     // -------------------------------------------------------------------------------------------- the next epoch
 
     async fn plan_next(&self, reports: &[Report]) -> Result<Outcome, Error> {
-        let behind = |message: String, again| Ok(Outcome { finding: Finding::no(Reason::ReportsBehind, message), again });
+        let behind =
+            |message: String, again| Ok(Outcome { finding: Finding::no(Reason::ReportsBehind, message), again });
         match decide::next(reports, &self.chain, self.sending) {
-            Next::Plan { epoch, after, pool } => self.close(epoch, after.and_then(|index| reports.get(index)), reports, pool).await,
+            Next::Plan { epoch, after, pool } => {
+                self.close(epoch, after.and_then(|index| reports.get(index)), reports, pool).await
+            }
             Next::NotOver { epoch, ends_at } => {
-                let message = format!("epoch {epoch} ends at {}; every epoch before it is reported", status::time(ends_at));
+                let message =
+                    format!("epoch {epoch} ends at {}; every epoch before it is reported", status::time(ends_at));
                 Ok(Outcome { finding: Finding::yes(Reason::ReportsCurrent, message), again: self.until(ends_at) })
             }
             Next::Busy => match reports.last() {
@@ -280,7 +293,8 @@ impl Round<'_> {
         let totals = match self.context.gateway.close_epoch(epoch).await {
             Ok(Close::Closed(totals)) => totals,
             Ok(Close::NotYet(why)) => {
-                let finding = Finding::no(Reason::ReportsBehind, format!("epoch {epoch} is over and not closed yet: {why}"));
+                let finding =
+                    Finding::no(Reason::ReportsBehind, format!("epoch {epoch} is over and not closed yet: {why}"));
                 return Ok(Outcome { finding, again: CLOSE_AGAIN });
             }
             Err(error) => return Ok(Outcome { finding: error.finding(), again: LOOK_AGAIN }),
@@ -357,7 +371,12 @@ impl Round<'_> {
         let Some(report) = report.filter(|report| report.is_untouched()) else { return Ok(()) };
         tracing::info!(report = report.name(), "was never signed and no longer fits; it is planned anew");
         let note = "it was never signed and no longer fits the chain or the network's dryRun; it is planned anew";
-        write::publish(self.context, self.network, &write::warning("Discard", Reason::ReportsBehind.as_str(), format!("{}: {note}", report.name()))).await;
+        write::publish(
+            self.context,
+            self.network,
+            &write::warning("Discard", Reason::ReportsBehind.as_str(), format!("{}: {note}", report.name())),
+        )
+        .await;
         self.delete(report).await
     }
 
@@ -376,7 +395,8 @@ impl Round<'_> {
 
     async fn delete(&self, report: &Report) -> Result<(), Error> {
         let api: Api<ContributionReport> = Api::all(self.context.client.clone());
-        let preconditions = Preconditions { uid: report.object.uid(), resource_version: report.object.resource_version() };
+        let preconditions =
+            Preconditions { uid: report.object.uid(), resource_version: report.object.resource_version() };
         let parameters = DeleteParams { preconditions: Some(preconditions), ..DeleteParams::background() };
         match api.delete(&report.name(), &parameters).await {
             Ok(_) => Ok(()),

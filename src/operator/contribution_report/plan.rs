@@ -13,8 +13,8 @@ use crate::{
     },
     protocol::internal::{EpochTotals, NodeTotals},
     reward::{
-        ComputeUnits, NodeContribution, PackedError, RewardLeaf, RewardSplit, RewardTree, TreeDomain, TreeError, allocate,
-        allocation::AllocationError, compress_leaves,
+        ComputeUnits, NodeContribution, PackedError, RewardLeaf, RewardSplit, RewardTree, TreeDomain, TreeError,
+        allocate, allocation::AllocationError, compress_leaves,
     },
 };
 
@@ -120,10 +120,10 @@ fn contributions(inputs: &Inputs<'_>) -> Result<Vec<NodeContribution>, PlanError
 }
 
 fn contribution(node: &NodeTotals) -> Result<NodeContribution, PlanError> {
-    let units = node.units.parse().map_err(|_| PlanError::Units {
-        node: node.address,
-        units: node.units.chars().take(50).collect(),
-    })?;
+    let units = node
+        .units
+        .parse()
+        .map_err(|_| PlanError::Units { node: node.address, units: node.units.chars().take(50).collect() })?;
     Ok(NodeContribution {
         node: node.address,
         work: ComputeUnits(units),

@@ -84,10 +84,7 @@ impl Report {
 
     /// Whether nothing of it was ever signed, so that it can be thrown away without a trace on chain.
     pub fn is_untouched(&self) -> bool {
-        [&self.submit, &self.activate]
-            .into_iter()
-            .flatten()
-            .all(|record| matches!(record.state, OutboxState::Planned))
+        [&self.submit, &self.activate].into_iter().flatten().all(|record| matches!(record.state, OutboxState::Planned))
     }
 }
 

@@ -137,8 +137,12 @@ fn findings(report: &Report, said: &Said, on_chain: bool) -> (Finding, Finding) 
     }
     let active = match &said.step {
         Step::Live => Finding::yes(Reason::RewardsActive, "the root is live and nodes can claim"),
-        Step::Window { active_at } => Finding::no(Reason::WindowOpen, format!("the window is open until {}", time(*active_at))),
-        _ => trouble.unwrap_or_else(|| Finding::no(Reason::WindowOpen, "the window is over and the root is about to become live")),
+        Step::Window { active_at } => {
+            Finding::no(Reason::WindowOpen, format!("the window is open until {}", time(*active_at)))
+        }
+        _ => trouble.unwrap_or_else(|| {
+            Finding::no(Reason::WindowOpen, "the window is over and the root is about to become live")
+        }),
     };
     (is_final(report), active)
 }
@@ -162,7 +166,8 @@ fn stalled(said: &Said) -> Option<Finding> {
 pub fn said_of(stuck: &Stuck) -> Finding {
     match stuck {
         Stuck::OtherRoot { root } => {
-            let message = format!("the contract has root {root} for this epoch: somebody else with REPORTER_ROLE reported it");
+            let message =
+                format!("the contract has root {root} for this epoch: somebody else with REPORTER_ROLE reported it");
             Finding::no(Reason::RootMismatch, message)
         }
         Stuck::Dropped => {
@@ -170,7 +175,9 @@ pub fn said_of(stuck: &Stuck) -> Finding {
             Finding::no(Reason::EpochDropped, message)
         }
         Stuck::Reverted(why) => {
-            let message = format!("its transaction was reverted: {why}; once the cause is gone, delete this report to have it planned anew");
+            let message = format!(
+                "its transaction was reverted: {why}; once the cause is gone, delete this report to have it planned anew"
+            );
             Finding::no(Reason::TransactionReverted, message)
         }
         Stuck::Parted(words) => Finding::no(Reason::LedgerMismatch, words.clone()),
@@ -189,7 +196,13 @@ pub fn away(report: &Report, finding: &Finding, now: Timestamp) -> ContributionR
     let unknown = Finding { truth: Truth::Unknown, ..finding.clone() };
     for type_ in [condition::FINALIZED, condition::ACTIVE] {
         if !conditions::is_true(&status.conditions, type_) {
-            conditions::set(&mut status.conditions, type_, unknown.clone(), report.object.metadata.generation, &Time(now));
+            conditions::set(
+                &mut status.conditions,
+                type_,
+                unknown.clone(),
+                report.object.metadata.generation,
+                &Time(now),
+            );
         }
     }
     status

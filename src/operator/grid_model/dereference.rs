@@ -20,7 +20,9 @@ pub async fn dereference(model: &GridModel, context: &Context) -> Result<Refs, E
     let models: Api<Guarded<GridModel>> = Api::all(context.client.clone());
     let models = models.list(&ListParams::default()).await?;
     let shared = models.items.iter().filter_map(|other| other.0.as_ref().ok()).any(|other| {
-        other.uid() != model.uid() && other.metadata.deletion_timestamp.is_none() && other.spec.sha256 == model.spec.sha256
+        other.uid() != model.uid()
+            && other.metadata.deletion_timestamp.is_none()
+            && other.spec.sha256 == model.spec.sha256
     });
     Ok(Refs { shared })
 }

@@ -22,7 +22,11 @@ use crate::{
 };
 
 /// `found` is what the gateway said, or why it was not asked.
-pub fn of(model: &GridModel, found: Result<Result<ModelReport, GatewayError>, Finding>, now: Timestamp) -> GridModelStatus {
+pub fn of(
+    model: &GridModel,
+    found: Result<Result<ModelReport, GatewayError>, Finding>,
+    now: Timestamp,
+) -> GridModelStatus {
     let mut status = model.status.clone().unwrap_or_default();
     status.observed_generation = model.metadata.generation;
     let (resolved, replicated, ready) = match found {
@@ -39,7 +43,9 @@ pub fn of(model: &GridModel, found: Result<Result<ModelReport, GatewayError>, Fi
         }
     };
     let now = Time(now);
-    for (type_, finding) in [(condition::RESOLVED, resolved), (condition::REPLICATED, replicated), (condition::READY, ready)] {
+    for (type_, finding) in
+        [(condition::RESOLVED, resolved), (condition::REPLICATED, replicated), (condition::READY, ready)]
+    {
         conditions::set(&mut status.conditions, type_, finding, model.metadata.generation, &now);
     }
     status
@@ -55,10 +61,14 @@ fn counts(status: &mut GridModelStatus, report: &ModelReport, replicas: i32) {
 
 fn resolved(report: &ModelReport) -> Finding {
     match report.state {
-        ModelState::Ready => Finding::yes(Reason::DigestVerified, format!("{}, sha256 {}", human_bytes(report.bytes), report.digest)),
+        ModelState::Ready => {
+            Finding::yes(Reason::DigestVerified, format!("{}, sha256 {}", human_bytes(report.bytes), report.digest))
+        }
         // Without the number of bytes: a download would otherwise write a status for every chunk.
         ModelState::Fetching => Finding::no(Reason::ModelFetching, "the gateway is fetching the file"),
-        ModelState::Failed => Finding::with_code(Truth::False, &report.reason, Reason::ModelFailed, report.message.clone()),
+        ModelState::Failed => {
+            Finding::with_code(Truth::False, &report.reason, Reason::ModelFailed, report.message.clone())
+        }
     }
 }
 
@@ -125,7 +135,11 @@ mod tests {
 
     #[test]
     fn a_digest_mismatch_is_passed_on_word_by_word() {
-        let failed = ModelReport { reason: "ModelDigestMismatch".into(), message: "sha256 is a, not b".into(), ..report(ModelState::Failed) };
+        let failed = ModelReport {
+            reason: "ModelDigestMismatch".into(),
+            message: "sha256 is a, not b".into(),
+            ..report(ModelState::Failed)
+        };
         let status = of(&model(), Ok(Ok(failed)), Timestamp::UNIX_EPOCH);
         let ready = conditions::find(&status.conditions, condition::READY).unwrap();
         assert_eq!((ready.reason.as_str(), ready.message.as_str()), ("ModelDigestMismatch", "sha256 is a, not b"));

@@ -51,7 +51,8 @@ async fn facts(network: &GridNetwork, context: &Context) -> Result<ChainFacts, C
 }
 
 async fn reporter(network: &GridNetwork, context: &Context) -> Result<Reporter, ChainProblem> {
-    let Session { chain, key, .. } = context.chains.session(network, &context.client, &context.config.namespace).await?;
+    let Session { chain, key, .. } =
+        context.chains.session(network, &context.client, &context.config.namespace).await?;
     let address = key.address();
     let has_role = chain.is_reporter(address).await.map_err(|error| ChainProblem::from(&error))?;
     Ok(Reporter { address, has_role })

@@ -29,9 +29,10 @@ pub async fn run(context: Arc<Context>, stop: CancellationToken) {
     let controller = runner::controller(networks, &context);
     let store = controller.store();
     // Only breaks of the stream matter: a network has no key of its own there.
-    let changes = context.changes.subscribe(ChangeKind::Epoch).flat_map(move |_| {
-        futures::stream::iter(runner::select(&store, |_: &GridNetwork| true))
-    });
+    let changes = context
+        .changes
+        .subscribe(ChangeKind::Epoch)
+        .flat_map(move |_| futures::stream::iter(runner::select(&store, |_: &GridNetwork| true)));
     runner::run(controller.reconcile_on(changes), context, stop, reconcile).await;
 }
 

@@ -139,7 +139,12 @@ mod tests {
         assert!(conditions::is_true(&status.conditions, condition::READY));
         assert_eq!(status.gateways[0].addresses, ["/ip4/10.0.0.1/tcp/4001"]);
         assert_eq!((status.last_reported_epoch, status.last_active_epoch), (Some(2), Some(2)));
-        let again = of(&GridNetwork { status: Some(status.clone()), ..network() }, &found(), &Applied::Asked(Ok(info())), Timestamp::MAX);
+        let again = of(
+            &GridNetwork { status: Some(status.clone()), ..network() },
+            &found(),
+            &Applied::Asked(Ok(info())),
+            Timestamp::MAX,
+        );
         assert_eq!(again, status, "nothing changed, so nothing is written");
     }
 

@@ -35,10 +35,15 @@ fn epochs_agree(network: &GridNetwork, facts: &ChainFacts) -> Finding {
     let contract = facts.parameters.epoch_seconds;
     match network.spec.rewards.epoch_seconds {
         Some(wanted) if u64::try_from(wanted) != Ok(contract) => {
-            let message = format!("spec.rewards.epochSeconds is {wanted}, the contract's epochs have {contract} s; correct or remove it");
+            let message = format!(
+                "spec.rewards.epochSeconds is {wanted}, the contract's epochs have {contract} s; correct or remove it"
+            );
             Finding::no(Reason::EpochSecondsMismatch, message)
         }
-        _ => Finding::yes(Reason::ChainReachable, format!("chain {}, contract {}", network.spec.chain.chain_id, network.spec.chain.contract)),
+        _ => Finding::yes(
+            Reason::ChainReachable,
+            format!("chain {}, contract {}", network.spec.chain.chain_id, network.spec.chain.contract),
+        ),
     }
 }
 
@@ -46,7 +51,9 @@ fn may_report(network: &GridNetwork, address: NodeAddress, has_role: bool) -> Fi
     if has_role || network.spec.rewards.dry_run {
         return Finding::yes(Reason::ReporterReady, format!("{address} reports epochs and registers nodes"));
     }
-    let message = format!("{address} lacks REPORTER_ROLE; the contract's admin grants it with grantRole(keccak256(\"REPORTER_ROLE\"), {address})");
+    let message = format!(
+        "{address} lacks REPORTER_ROLE; the contract's admin grants it with grantRole(keccak256(\"REPORTER_ROLE\"), {address})"
+    );
     Finding::no(Reason::ReporterWithoutRole, message)
 }
 

@@ -6,10 +6,10 @@ use k8s_openapi::{
     api::{
         apps::v1::{StatefulSet, StatefulSetSpec},
         core::v1::{
-            Capabilities, Container, ContainerPort, EmptyDirVolumeSource, HTTPGetAction, PersistentVolumeClaim,
-            PersistentVolumeClaimSpec, PodResourceClaim, PodSecurityContext, PodSpec, PodTemplateSpec, Probe,
-            ResourceClaim, ResourceRequirements, SeccompProfile, SecretVolumeSource, SecurityContext, KeyToPath, Volume,
-            VolumeMount, VolumeResourceRequirements,
+            Capabilities, Container, ContainerPort, EmptyDirVolumeSource, HTTPGetAction, KeyToPath,
+            PersistentVolumeClaim, PersistentVolumeClaimSpec, PodResourceClaim, PodSecurityContext, PodSpec,
+            PodTemplateSpec, Probe, ResourceClaim, ResourceRequirements, SeccompProfile, SecretVolumeSource,
+            SecurityContext, Volume, VolumeMount, VolumeResourceRequirements,
         },
         resource::v1::{
             DeviceClaim, DeviceRequest, ExactDeviceRequest, ResourceClaimSpec, ResourceClaimTemplate,
@@ -27,7 +27,10 @@ use super::{
     identity::KEY_FILE,
     validate::{Hardware, ValidatedNode, WorkerSpec},
 };
-use crate::{operator::config::OperatorConfig, protocol::internal::{Member, NodeRole}};
+use crate::{
+    operator::config::OperatorConfig,
+    protocol::internal::{Member, NodeRole},
+};
 
 /// On everything that belongs to a node; its value is the GridNode's name.
 pub const NODE_LABEL: &str = "xdcgrid.io/node";
@@ -168,7 +171,11 @@ fn container(node: &ValidatedNode, worker: &WorkerSpec, gateway: &str, config: &
         image_pull_policy: Some(config.worker_image_pull_policy.clone()),
         command: Some(vec!["/usr/local/bin/grid-worker".into()]),
         args: Some(args(node, gateway, config)),
-        ports: Some(vec![ContainerPort { name: Some("http".into()), container_port: HTTP_PORT, ..ContainerPort::default() }]),
+        ports: Some(vec![ContainerPort {
+            name: Some("http".into()),
+            container_port: HTTP_PORT,
+            ..ContainerPort::default()
+        }]),
         resources: Some(resources(worker)),
         security_context: Some(SecurityContext {
             allow_privilege_escalation: Some(false),
@@ -176,7 +183,11 @@ fn container(node: &ValidatedNode, worker: &WorkerSpec, gateway: &str, config: &
             capabilities: Some(Capabilities { drop: Some(vec!["ALL".into()]), ..Capabilities::default() }),
             ..SecurityContext::default()
         }),
-        volume_mounts: Some(vec![mount(KEY, KEY_FOLDER, true), mount(DATA, DATA_FOLDER, false), mount("tmp", "/tmp", false)]),
+        volume_mounts: Some(vec![
+            mount(KEY, KEY_FOLDER, true),
+            mount(DATA, DATA_FOLDER, false),
+            mount("tmp", "/tmp", false),
+        ]),
         // A model takes minutes to come over the grid and to be measured; that is not a failure.
         startup_probe: Some(probe("/health", 1, 60)),
         liveness_probe: Some(probe("/health", 10, 6)),
@@ -213,7 +224,8 @@ fn role(role: &NodeRole) -> &'static str {
 /// Requests and limits alike: what is measured today must be there tomorrow.
 fn resources(worker: &WorkerSpec) -> ResourceRequirements {
     let mut amounts: BTreeMap<String, Quantity> =
-        [("cpu".to_owned(), worker.resources.cpu.clone()), ("memory".to_owned(), worker.resources.memory.clone())].into();
+        [("cpu".to_owned(), worker.resources.cpu.clone()), ("memory".to_owned(), worker.resources.memory.clone())]
+            .into();
     if let Hardware::ExtendedResource { name, count } = &worker.accelerators {
         amounts.insert(name.clone(), Quantity(count.to_string()));
     }
@@ -252,7 +264,10 @@ fn volumes(node: &ValidatedNode, worker: &WorkerSpec) -> Vec<Volume> {
     };
     let scratch = |name: &str, limit: &str| Volume {
         name: name.into(),
-        empty_dir: Some(EmptyDirVolumeSource { size_limit: Some(Quantity(limit.into())), ..EmptyDirVolumeSource::default() }),
+        empty_dir: Some(EmptyDirVolumeSource {
+            size_limit: Some(Quantity(limit.into())),
+            ..EmptyDirVolumeSource::default()
+        }),
         ..Volume::default()
     };
     let data = worker.storage.is_none().then(|| scratch(DATA, "20Gi"));

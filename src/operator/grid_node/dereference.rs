@@ -63,7 +63,15 @@ pub async fn dereference(node: &GridNode, context: &Context) -> Result<Refs, Err
         ),
         _ => (Ok(None), Err(no_network()), None),
     };
-    Ok(Refs { models: models(node, context).await?, worker: worker(node, context).await?, network, identity, report, chain, earned })
+    Ok(Refs {
+        models: models(node, context).await?,
+        worker: worker(node, context).await?,
+        network,
+        identity,
+        report,
+        chain,
+        earned,
+    })
 }
 
 fn no_network() -> ChainProblem {

@@ -6,7 +6,8 @@ use std::time::Duration;
 use kube::runtime::controller::Action;
 
 use super::{
-    apply, build::{Draining, build},
+    apply,
+    build::{Draining, build},
     dereference::{self, Refs},
     registration::{self, Moved},
     status,
@@ -43,7 +44,8 @@ pub async fn drain(node: &GridNode, context: &Context) -> Result<Action, Error> 
         Left::Nothing => {}
         Left::Wait(message, _) if late => {
             let note = format!("removed before it was done: {message}");
-            write::publish(context, node, &write::warning("Delete", Reason::DrainDeadlineExceeded.as_str(), note)).await;
+            write::publish(context, node, &write::warning("Delete", Reason::DrainDeadlineExceeded.as_str(), note))
+                .await;
         }
         Left::Wait(message, transaction) => {
             let status = status::draining(node, &message, transaction.as_ref(), (context.clock)());
@@ -74,16 +76,25 @@ async fn leave(node: &GridNode, validated: &ValidatedNode, refs: &Refs, context:
 }
 
 /// Out of the contract, one step at a time.
-async fn exit(node: &GridNode, validated: &ValidatedNode, network: &GridNetwork, context: &Context) -> Result<Left, Error> {
+async fn exit(
+    node: &GridNode,
+    validated: &ValidatedNode,
+    network: &GridNetwork,
+    context: &Context,
+) -> Result<Left, Error> {
     let session = match context.chains.session(network, &context.client, &context.config.namespace).await {
         Ok(session) => session,
         Err(problem) => return Ok(Left::Wait(problem.finding.message, None)),
     };
     let now = u64::try_from((context.clock)().as_second()).unwrap_or(0);
-    let earlier = node.status.as_ref().and_then(|status| [&status.exit, &status.registration].into_iter().flatten().find_map(unfinished));
+    let earlier = node
+        .status
+        .as_ref()
+        .and_then(|status| [&status.exit, &status.registration].into_iter().flatten().find_map(unfinished));
     if let Some(record) = earlier {
         let Moved { transaction, problem, .. } = registration::follow(&record, &session, now).await?;
-        let message = problem.map_or_else(|| format!("the transaction is {}", record.state_name()), |finding| finding.message);
+        let message =
+            problem.map_or_else(|| format!("the transaction is {}", record.state_name()), |finding| finding.message);
         return Ok(Left::Wait(message, transaction));
     }
     match plan_exit(validated, &session, now).await {
@@ -100,10 +111,12 @@ fn unfinished(status: &TransactionStatus) -> Option<OutboxRecord> {
 async fn plan_exit(node: &ValidatedNode, session: &Session, now: u64) -> Result<Option<OutboxRecord>, ChainError> {
     let registration = session.chain.node(node.identity.address, At::Latest).await?;
     let owner = session.key.address();
-    Ok(registration.filter(|registration| registration::must_exit(Some(registration), owner, now)).map(|registration| {
-        let intent = session.chain.unregister_intent(node.identity.address, &registration);
-        OutboxRecord::plan(intent, owner, session.chain.chain_id())
-    }))
+    Ok(registration.filter(|registration| registration::must_exit(Some(registration), owner, now)).map(
+        |registration| {
+            let intent = session.chain.unregister_intent(node.identity.address, &registration);
+            OutboxRecord::plan(intent, owner, session.chain.chain_id())
+        },
+    ))
 }
 
 /// The gateway forgets the member; key, worker and volume claims go with their owner references.

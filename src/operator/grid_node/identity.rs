@@ -1,10 +1,6 @@
 //! A node's key: for a Managed node an immutable Secret that is made once, for an External one only the peer id.
 
-use k8s_openapi::{
-    ByteString,
-    api::core::v1::Secret,
-    apimachinery::pkg::apis::meta::v1::ObjectMeta,
-};
+use k8s_openapi::{ByteString, api::core::v1::Secret, apimachinery::pkg::apis::meta::v1::ObjectMeta};
 use kube::{Api, Resource, ResourceExt, api::PostParams};
 
 use super::build::{key_secret_name, labels};
@@ -62,7 +58,9 @@ fn read(secret: &Secret) -> Result<NodeIdentity, Finding> {
     let text = content.and_then(|content| std::str::from_utf8(&content.0).ok());
     text.and_then(NodeKey::from_hex).map(NodeIdentity::of_key).ok_or_else(|| {
         let name = secret.name_any();
-        let message = format!("Secret {name} has no node key under {KEY_FILE:?} (64 hexadecimal digits); delete it to get a new identity");
+        let message = format!(
+            "Secret {name} has no node key under {KEY_FILE:?} (64 hexadecimal digits); delete it to get a new identity"
+        );
         Finding::no(Reason::NodeKeyInvalid, message)
     })
 }

@@ -56,7 +56,9 @@ pub async fn run(context: Arc<Context>, stop: CancellationToken) {
     });
     let ours = watcher::Config::default().labels(build::NODE_LABEL);
     let controller = controller
-        .watches(Api::<StatefulSet>::namespaced(context.client.clone(), &namespace), ours.clone(), |set| owner(set.labels()))
+        .watches(Api::<StatefulSet>::namespaced(context.client.clone(), &namespace), ours.clone(), |set| {
+            owner(set.labels())
+        })
         .watches(Api::<Pod>::namespaced(context.client.clone(), &namespace), ours, |pod| owner(pod.labels()))
         .watches(Api::<Guarded<GridModel>>::all(context.client.clone()), watcher::Config::default(), move |model| {
             let name = model.name_any();
@@ -118,6 +120,7 @@ async fn reconcile_live(node: &GridNode, context: &Context) -> Result<Action, Er
 /// While a transaction is on its way the chain is asked often.
 fn next_look(status: &crate::api::grid_node::GridNodeStatus, context: &Context) -> Action {
     use crate::api::refs::TransactionState::{Failed, Finalized};
-    let moving = status.registration.as_ref().is_some_and(|transaction| !matches!(transaction.state, Finalized | Failed));
+    let moving =
+        status.registration.as_ref().is_some_and(|transaction| !matches!(transaction.state, Finalized | Failed));
     Action::requeue(if moving { context.config.chain_poll() } else { LOOK_AGAIN })
 }

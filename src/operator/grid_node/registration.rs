@@ -33,7 +33,10 @@ const CONSENT_SECONDS: u64 = 3600;
 #[derive(Debug, Clone, PartialEq)]
 pub enum Move {
     Nothing,
-    Register { rewards: Rewards, capability: NodeCapability },
+    Register {
+        rewards: Rewards,
+        capability: NodeCapability,
+    },
     /// A transaction is on its way.
     Follow(Box<OutboxRecord>),
 }
@@ -146,7 +149,12 @@ async fn plan(
 }
 
 /// The Registered condition.
-pub fn registered(node: &ValidatedNode, refs: &Refs, transaction: Option<&TransactionStatus>, moved: &Moved) -> Finding {
+pub fn registered(
+    node: &ValidatedNode,
+    refs: &Refs,
+    transaction: Option<&TransactionStatus>,
+    moved: &Moved,
+) -> Finding {
     let facts = match &refs.chain {
         Ok(facts) => facts,
         Err(problem) => return problem.finding.clone(),
@@ -154,7 +162,10 @@ pub fn registered(node: &ValidatedNode, refs: &Refs, transaction: Option<&Transa
     match &facts.registration {
         Some(registration) if registration.status == RegistrationStatus::Exiting => {
             let at = registration.exit_at.unwrap_or_default();
-            Finding::no(Reason::Exiting, format!("the node is leaving the contract; its stake is free at {at} (unix seconds)"))
+            Finding::no(
+                Reason::Exiting,
+                format!("the node is leaving the contract; its stake is free at {at} (unix seconds)"),
+            )
         }
         Some(registration) => as_asked(registration, node),
         None => unregistered(node, refs, transaction, moved),
@@ -163,11 +174,17 @@ pub fn registered(node: &ValidatedNode, refs: &Refs, transaction: Option<&Transa
 
 /// A Managed node is registered by us, with what was asked for then; an External one must be what the admin asks for.
 fn as_asked(registration: &NodeRegistration, node: &ValidatedNode) -> Finding {
-    let stated = format!("{} XDC staked by {}, paid to {}", registration.stake.to_xdc(), registration.owner, registration.payout);
+    let stated = format!(
+        "{} XDC staked by {}, paid to {}",
+        registration.stake.to_xdc(),
+        registration.owner,
+        registration.payout
+    );
     if let (NodeMode::External, Some(wanted)) = (node.mode, node.rewards)
         && (registration.payout != wanted.payout || registration.stake < wanted.stake)
     {
-        let message = format!("{stated}; spec.rewards asks for {} XDC, paid to {}", wanted.stake.to_xdc(), wanted.payout);
+        let message =
+            format!("{stated}; spec.rewards asks for {} XDC, paid to {}", wanted.stake.to_xdc(), wanted.payout);
         return Finding::no(Reason::RegistrationDiffers, message);
     }
     Finding::yes(Reason::Registered, stated)
@@ -182,13 +199,16 @@ fn unregistered(node: &ValidatedNode, refs: &Refs, transaction: Option<&Transact
             Reason::NotRegistered,
             format!("node {} is not in the contract; its owner runs: grid-worker register", node.identity.address),
         ),
-        (NodeMode::Managed, None, _) => {
-            Finding::no(Reason::NoRewardsConfigured, "spec.rewards is absent: the node works unpaid and is not registered")
-        }
+        (NodeMode::Managed, None, _) => Finding::no(
+            Reason::NoRewardsConfigured,
+            "spec.rewards is absent: the node works unpaid and is not registered",
+        ),
         (_, _, Some(status)) if status.state == TransactionState::Failed => {
             Finding::no(Reason::TransactionReverted, status.message.clone().unwrap_or_default())
         }
-        (_, _, Some(status)) => Finding::no(Reason::RegistrationPending, format!("the transaction is {:?}", status.state)),
+        (_, _, Some(status)) => {
+            Finding::no(Reason::RegistrationPending, format!("the transaction is {:?}", status.state))
+        }
         (_, Some(_), None) if proven(refs.report.as_ref().ok().and_then(Option::as_ref)).is_none() => {
             Finding::no(Reason::WaitingForCapability, "registration waits until the node's compute is proven")
         }
@@ -303,7 +323,8 @@ mod tests {
     #[test]
     fn only_the_owner_exits_and_only_when_it_can() {
         let owner = NodeAddress([1; 20]);
-        let exiting = NodeRegistration { status: RegistrationStatus::Exiting, exit_at: Some(10), ..registration(Wei::XDC) };
+        let exiting =
+            NodeRegistration { status: RegistrationStatus::Exiting, exit_at: Some(10), ..registration(Wei::XDC) };
         assert!(must_exit(Some(&registration(Wei::XDC)), owner, 0));
         assert!(!must_exit(Some(&registration(Wei::XDC)), NodeAddress([9; 20]), 0));
         assert!(!must_exit(Some(&exiting), owner, 9) && must_exit(Some(&exiting), owner, 10));

@@ -16,8 +16,8 @@ use crate::{
     api::{
         conditions::{self, Finding, Truth},
         grid_node::{
-            CapabilityStatus, ContributionStatus, EvidenceStatus, GridNode, GridNodeStatus, HardwareStatus, NodeColumns,
-            NodeModelStatus, StakeStatus, condition,
+            CapabilityStatus, ContributionStatus, EvidenceStatus, GridNode, GridNodeStatus, HardwareStatus,
+            NodeColumns, NodeModelStatus, StakeStatus, condition,
         },
         ids::{EpochNumber, Wei},
         reasons::Reason,
@@ -69,7 +69,14 @@ pub fn refused(node: &GridNode, finding: Finding, now: Timestamp) -> GridNodeSta
     draft.status
 }
 
-pub fn of(node: &GridNode, found: &ValidatedNode, refs: &Refs, applied: &Applied, moved: &Moved, now: Timestamp) -> GridNodeStatus {
+pub fn of(
+    node: &GridNode,
+    found: &ValidatedNode,
+    refs: &Refs,
+    applied: &Applied,
+    moved: &Moved,
+    now: Timestamp,
+) -> GridNodeStatus {
     let mut draft = Draft::of(node, now);
     draft.status.peer_id = Some(found.identity.peer_id.to_string());
     draft.status.node_address = Some(found.identity.address.to_string());
@@ -99,7 +106,8 @@ fn findings(draft: &mut Draft, found: &ValidatedNode, refs: &Refs, applied: &App
         parts.push(("Quarantined", Finding { truth: Truth::False, ..finding.clone() }));
     }
     if found.mode == NodeMode::Managed {
-        let pod = super::dereference::Worker { stateful_set: applied.stateful_set.clone(), pod: refs.worker.pod.clone() };
+        let pod =
+            super::dereference::Worker { stateful_set: applied.stateful_set.clone(), pod: refs.worker.pod.clone() };
         parts.push((condition::WORKER_AVAILABLE, worker::available(&pod)));
     }
     parts.push((condition::PEER_CONNECTED, connected(found, refs, applied)));
@@ -131,7 +139,9 @@ fn ready(found: &ValidatedNode) -> Finding {
     match found.missing_models.as_slice() {
         _ if found.cordoned => Finding::yes(Reason::Cordoned, "spec.unschedulable keeps new work away"),
         [] => Finding::yes(Reason::Ready, "the node takes part"),
-        missing => Finding::yes(Reason::Ready, format!("the node takes part; there is no GridModel {}", missing.join(", "))),
+        missing => {
+            Finding::yes(Reason::Ready, format!("the node takes part; there is no GridModel {}", missing.join(", ")))
+        }
     }
 }
 
@@ -153,7 +163,8 @@ fn connected(found: &ValidatedNode, refs: &Refs, applied: &Applied) -> Finding {
     match &refs.report {
         Ok(Some(report)) if report.connected => Finding::yes(Reason::Connected, "connected and authenticated"),
         Ok(Some(report)) => {
-            let message = if report.message.is_empty() { "the node is not connected to the gateway" } else { &report.message };
+            let message =
+                if report.message.is_empty() { "the node is not connected to the gateway" } else { &report.message };
             Finding::with_code(Truth::False, &report.reason, Reason::NotConnected, message)
         }
         _ => unknown_to_gateway(refs),
@@ -165,16 +176,21 @@ fn capability(refs: &Refs) -> Finding {
         Ok(Some(report)) if report.capability.verified => {
             Finding::yes(Reason::ChallengePassed, "its compute was proven by a challenge")
         }
-        Ok(Some(report)) => {
-            Finding::with_code(Truth::False, &report.capability.reason, Reason::NotChallenged, "its compute is not proven yet")
-        }
+        Ok(Some(report)) => Finding::with_code(
+            Truth::False,
+            &report.capability.reason,
+            Reason::NotChallenged,
+            "its compute is not proven yet",
+        ),
         _ => unknown_to_gateway(refs),
     }
 }
 
 fn storage(found: &ValidatedNode, refs: &Refs) -> Finding {
     match &refs.report {
-        Ok(Some(_)) if found.models.is_empty() => Finding::yes(Reason::NothingToStore, "the node has no model to store"),
+        Ok(Some(_)) if found.models.is_empty() => {
+            Finding::yes(Reason::NothingToStore, "the node has no model to store")
+        }
         Ok(Some(report)) if report.capability.storage_verified => {
             Finding::yes(Reason::ChallengePassed, format!("{} proven", human_bytes(report.capability.proven_bytes)))
         }
@@ -272,12 +288,22 @@ fn reported(status: &mut GridNodeStatus, report: &NodeReport) {
 
 fn columns(status: &GridNodeStatus) -> NodeColumns {
     let fastest = |model: &NodeModelStatus| model.decode_tokens_per_second.as_ref()?.parse::<f64>().ok();
-    let speed = status.models.iter().filter_map(fastest).fold(None, |best: Option<f64>, rate| Some(best.map_or(rate, |best| best.max(rate))));
+    let speed = status
+        .models
+        .iter()
+        .filter_map(fastest)
+        .fold(None, |best: Option<f64>, rate| Some(best.map_or(rate, |best| best.max(rate))));
     NodeColumns {
-        gpu: status.hardware.as_ref().map(|hardware| hardware.accelerators.first().map_or_else(|| "cpu".into(), |name| clipped(name, 64))),
+        gpu: status
+            .hardware
+            .as_ref()
+            .map(|hardware| hardware.accelerators.first().map_or_else(|| "cpu".into(), |name| clipped(name, 64))),
         tokens_per_second: speed.map(|speed| format!("{speed:.1}")),
         storage: status.capability.as_ref().map(|capability| human_bytes(capability.proven_bytes.unsigned_abs())),
-        score: status.evidence.as_ref().map(|evidence| format!("{}/{}", evidence.passed, evidence.passed + evidence.failed)),
+        score: status
+            .evidence
+            .as_ref()
+            .map(|evidence| format!("{}/{}", evidence.passed, evidence.passed + evidence.failed)),
         earned: status.earned_wei.as_ref().and_then(|wei| wei.parse().ok()).map(Wei::to_xdc),
     }
 }
@@ -296,7 +322,12 @@ fn clipped(text: &str, max: usize) -> String {
 }
 
 /// The status of a node that is being emptied.
-pub fn draining(node: &GridNode, message: &str, exit: Option<&crate::api::refs::TransactionStatus>, now: Timestamp) -> GridNodeStatus {
+pub fn draining(
+    node: &GridNode,
+    message: &str,
+    exit: Option<&crate::api::refs::TransactionStatus>,
+    now: Timestamp,
+) -> GridNodeStatus {
     let mut draft = Draft::of(node, now);
     if let Some(exit) = exit {
         draft.status.exit = Some(exit.clone());

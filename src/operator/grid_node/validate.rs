@@ -4,10 +4,7 @@ use k8s_openapi::api::core::v1::Toleration;
 use kube::{Resource, ResourceExt};
 use std::collections::BTreeMap;
 
-use super::{
-    dereference::Refs,
-    identity::NodeIdentity,
-};
+use super::{dereference::Refs, identity::NodeIdentity};
 use crate::{
     api::{
         conditions::Finding,
@@ -85,7 +82,11 @@ pub fn validate(node: &GridNode, refs: &Refs) -> Result<ValidatedNode, Finding> 
         approved: spec.approved.unwrap_or(spec.mode == NodeModeSpec::Managed),
         cordoned: spec.unschedulable,
         network: network_identity(network).ok_or_else(|| invalid("the network's contract is no address"))?,
-        gateway_peer: network.status.as_ref().and_then(|status| status.gateways.first()).map(|gateway| gateway.peer_id.clone()),
+        gateway_peer: network
+            .status
+            .as_ref()
+            .and_then(|status| status.gateways.first())
+            .map(|gateway| gateway.peer_id.clone()),
         rewards: rewards(node)?,
         worker: worker(node)?,
         registered: registered(node, refs, &identity),
@@ -95,15 +96,17 @@ pub fn validate(node: &GridNode, refs: &Refs) -> Result<ValidatedNode, Finding> 
 
 fn network<'a>(node: &GridNode, refs: &'a Refs) -> Result<&'a GridNetwork, Finding> {
     let name = &node.spec.network_ref.name;
-    refs.network.as_ref().ok_or_else(|| Finding::no(Reason::NetworkNotFound, format!("there is no GridNetwork {name:?}")))
+    refs.network
+        .as_ref()
+        .ok_or_else(|| Finding::no(Reason::NetworkNotFound, format!("there is no GridNetwork {name:?}")))
 }
 
 /// The last known truth: a chain that is away takes nobody's registration.
 fn registered(node: &GridNode, refs: &Refs, identity: &NodeIdentity) -> bool {
     match &refs.chain {
-        Ok(facts) => facts
-            .registration
-            .is_some_and(|registration| registration.status == crate::chain::registration::RegistrationStatus::Registered),
+        Ok(facts) => facts.registration.is_some_and(|registration| {
+            registration.status == crate::chain::registration::RegistrationStatus::Registered
+        }),
         Err(_) => node.status.as_ref().is_some_and(|status| {
             status.stake.is_some() && status.node_address.as_deref() == Some(identity.address.to_string().as_str())
         }),
@@ -115,7 +118,9 @@ fn models(node: &GridNode, refs: &Refs) -> Result<(Vec<ModelDigest>, Vec<String>
     let mut missing = Vec::new();
     for name in &node.spec.models {
         match refs.models.get(name) {
-            Some(digest) => digests.push(digest.parse().map_err(|error| invalid(format!("GridModel {name:?}: {error}")))?),
+            Some(digest) => {
+                digests.push(digest.parse().map_err(|error| invalid(format!("GridModel {name:?}: {error}")))?)
+            }
             None => missing.push(name.clone()),
         }
     }
@@ -124,7 +129,8 @@ fn models(node: &GridNode, refs: &Refs) -> Result<(Vec<ModelDigest>, Vec<String>
 
 fn rewards(node: &GridNode) -> Result<Option<Rewards>, Finding> {
     let Some(rewards) = &node.spec.rewards else { return Ok(None) };
-    let payout = rewards.payout_address.parse().map_err(|error| invalid(format!("spec.rewards.payoutAddress: {error}")))?;
+    let payout =
+        rewards.payout_address.parse().map_err(|error| invalid(format!("spec.rewards.payoutAddress: {error}")))?;
     let stake = rewards.stake_wei.parse().map_err(|error| invalid(format!("spec.rewards.stakeWei: {error}")))?;
     if stake < Wei::XDC {
         return Err(invalid("spec.rewards.stakeWei must be at least 1 XDC (1000000000000000000 wei)"));

@@ -18,7 +18,8 @@ pub fn available(worker: &Worker) -> Finding {
 
 fn waiting(pod: &Pod) -> Option<Finding> {
     let states = pod.status.as_ref()?.container_statuses.as_ref()?;
-    let ContainerStateWaiting { reason, message } = states.iter().find_map(|status| status.state.as_ref()?.waiting.clone())?;
+    let ContainerStateWaiting { reason, message } =
+        states.iter().find_map(|status| status.state.as_ref()?.waiting.clone())?;
     let message = message.unwrap_or_default();
     match reason.as_deref()? {
         "ImagePullBackOff" | "ErrImagePull" | "InvalidImageName" | "ErrImageNeverPull" => {

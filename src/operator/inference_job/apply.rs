@@ -78,7 +78,13 @@ async fn submit(submission: Submission, context: &Context) -> Result<Applied, Er
     let too_many = submission.max_failed.filter(|limit| rejected > *limit);
     if let Some(limit) = too_many {
         let message = format!("{rejected} input lines are no usable requests, spec.maxFailedRequests allows {limit}");
-        return stop_unsent(submission, Ending::Stopped { reason: Reason::TooManyFailedRequests, message }, applied, context).await;
+        return stop_unsent(
+            submission,
+            Ending::Stopped { reason: Reason::TooManyFailedRequests, message },
+            applied,
+            context,
+        )
+        .await;
     }
     if survey.usable == 0 {
         return stop_unsent(submission, Ending::Completed, applied, context).await;
@@ -91,7 +97,11 @@ async fn submit(submission: Submission, context: &Context) -> Result<Applied, Er
 
 /// Rejected lines are written before the grid gets the job, because the input may be gone when it ends. Also empties what an
 /// earlier job of the same name left.
-async fn keep_rejections(submission: &Submission, survey: &Survey, context: &Context) -> Result<Option<Applied>, Error> {
+async fn keep_rejections(
+    submission: &Submission,
+    survey: &Survey,
+    context: &Context,
+) -> Result<Option<Applied>, Error> {
     let Frame { namespace, name, uid, .. } = &submission.frame;
     let api: Api<ConfigMap> = api_beside(context, namespace);
     let lines = output::rejection_lines(&survey.rejections);
@@ -201,7 +211,9 @@ async fn steer(uid: &str, control: JobControl, report: JobReport, context: &Cont
             context.sent.sent(&key, &control);
             Ok(Applied { report: Some(report), ..Applied::default() })
         }
-        Err(error) => Ok(Applied { report: Some(report), ..Applied::default() }.found(condition::RUNNING, error.finding())),
+        Err(error) => {
+            Ok(Applied { report: Some(report), ..Applied::default() }.found(condition::RUNNING, error.finding()))
+        }
     }
 }
 
@@ -267,7 +279,8 @@ async fn collect(mut files: Files, uid: &str, context: &Context) -> Result<Optio
         if line.trim().is_empty() {
             continue;
         }
-        let result: ResultLine = serde_json::from_str(&line).map_err(|error| GatewayError::Malformed(error.to_string()))?;
+        let result: ResultLine =
+            serde_json::from_str(&line).map_err(|error| GatewayError::Malformed(error.to_string()))?;
         if files.push(result).is_err() {
             return Ok(None);
         }

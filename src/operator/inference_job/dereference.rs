@@ -4,7 +4,10 @@ use k8s_openapi::api::core::v1::ConfigMap;
 use kube::{Api, ResourceExt};
 
 use crate::{
-    api::{contribution_report::ContributionReport, grid_model::GridModel, grid_network::GridNetwork, ids::EpochNumber, inference_job::InferenceJob},
+    api::{
+        contribution_report::ContributionReport, grid_model::GridModel, grid_network::GridNetwork, ids::EpochNumber,
+        inference_job::InferenceJob,
+    },
     operator::{context::Context, error::Error, gateway::GatewayError, write::api_beside},
     protocol::internal::JobReport,
 };

@@ -32,7 +32,9 @@ use super::{
 };
 use crate::{
     api::{
-        conditions, contribution_report::ContributionReport, grid_model::GridModel,
+        conditions,
+        contribution_report::ContributionReport,
+        grid_model::GridModel,
         inference_job::{InferenceJob, condition},
     },
     protocol::internal::ChangeKind,
@@ -53,7 +55,9 @@ pub async fn run(context: Arc<Context>, stop: CancellationToken) {
     let controller = runner::controller(jobs, &context);
     let (by_model, by_key, by_report) = (controller.store(), controller.store(), controller.store());
     let changes = context.changes.subscribe(ChangeKind::Job).flat_map(move |key| {
-        let hit = |job: &InferenceJob| !validate::is_over(job) && key.as_ref().is_none_or(|key| job.uid().as_ref() == Some(key));
+        let hit = |job: &InferenceJob| {
+            !validate::is_over(job) && key.as_ref().is_none_or(|key| job.uid().as_ref() == Some(key))
+        };
         futures::stream::iter(runner::select(&by_key, hit))
     });
     let controller = controller
@@ -63,9 +67,11 @@ pub async fn run(context: Arc<Context>, stop: CancellationToken) {
                 !validate::is_over(job) && job.spec.workload.model_ref.name == name
             })
         })
-        .watches(Api::<Guarded<ContributionReport>>::all(context.client.clone()), watcher::Config::default(), move |_| {
-            runner::select(&by_report, is_unsettled)
-        })
+        .watches(
+            Api::<Guarded<ContributionReport>>::all(context.client.clone()),
+            watcher::Config::default(),
+            move |_| runner::select(&by_report, is_unsettled),
+        )
         .reconcile_on(changes);
     runner::run(controller, context, stop, reconcile).await;
 }
@@ -134,7 +140,10 @@ async fn expire(job: &InferenceJob, context: &Context, now: Timestamp) -> Result
     let api: Api<InferenceJob> = Api::namespaced(context.client.clone(), &job.namespace().unwrap_or_default());
     // Only this very job: another one may have taken its name.
     let preconditions = Preconditions { uid: job.uid(), resource_version: None };
-    match api.delete(&job.name_any(), &DeleteParams { preconditions: Some(preconditions), ..DeleteParams::background() }).await {
+    match api
+        .delete(&job.name_any(), &DeleteParams { preconditions: Some(preconditions), ..DeleteParams::background() })
+        .await
+    {
         Ok(_) => Ok(Action::await_change()),
         Err(error) if is_not_found(&error) => Ok(Action::await_change()),
         Err(error) => Err(error.into()),

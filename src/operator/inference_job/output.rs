@@ -5,10 +5,7 @@
 
 use std::collections::BTreeMap;
 
-use k8s_openapi::{
-    api::core::v1::ConfigMap,
-    apimachinery::pkg::apis::meta::v1::ObjectMeta,
-};
+use k8s_openapi::{api::core::v1::ConfigMap, apimachinery::pkg::apis::meta::v1::ObjectMeta};
 use kube::ResourceExt;
 use serde::Serialize;
 use sha2::{Digest, Sha256};
@@ -67,9 +64,7 @@ pub fn config_map(output: &str, uid: &str, name: &str, files: BTreeMap<String, S
         metadata: ObjectMeta {
             name: Some(output.to_owned()),
             labels: Some([("app.kubernetes.io/managed-by".to_owned(), "xdc-grid".to_owned())].into()),
-            annotations: Some(
-                [(JOB_UID.to_owned(), uid.to_owned()), (JOB_NAME.to_owned(), name.to_owned())].into(),
-            ),
+            annotations: Some([(JOB_UID.to_owned(), uid.to_owned()), (JOB_NAME.to_owned(), name.to_owned())].into()),
             ..ObjectMeta::default()
         },
         data: Some(files),
@@ -131,7 +126,15 @@ impl Files {
         self.counts.total += 1;
         let short = line.request_id.to_string().get(..24).unwrap_or_default().to_owned();
         match line.outcome {
-            Outcome::Completed { text, finish_reason, prompt_tokens, output_tokens, node_name, node_address, created } => {
+            Outcome::Completed {
+                text,
+                finish_reason,
+                prompt_tokens,
+                output_tokens,
+                node_name,
+                node_address,
+                created,
+            } => {
                 self.counts.completed += 1;
                 let body = Body {
                     id: format!("{}-{short}", if self.is_chat() { "chatcmpl" } else { "cmpl" }),
@@ -147,13 +150,17 @@ impl Files {
                     xdc_grid: Origin { node: node_name, address: node_address.to_string() },
                 };
                 let response = Response { status_code: 200, request_id: line.request_id.to_string(), body };
-                let record = Record { id: batch_id(&short), custom_id: &line.custom_id, response: Some(response), error: None };
+                let record =
+                    Record { id: batch_id(&short), custom_id: &line.custom_id, response: Some(response), error: None };
                 append(&mut self.results, &record);
             }
             Outcome::Failed { reason, message } => {
                 self.counts.failed += 1;
                 let error = Some(RequestError { code: &reason, message: &message });
-                append(&mut self.errors, &Record { id: batch_id(&short), custom_id: &line.custom_id, response: None, error });
+                append(
+                    &mut self.errors,
+                    &Record { id: batch_id(&short), custom_id: &line.custom_id, response: None, error },
+                );
             }
         }
         if self.results.len() + self.errors.len() > MAX_BYTES { Err(Full) } else { Ok(()) }
@@ -354,7 +361,8 @@ mod tests {
 
     #[test]
     fn results_and_errors_are_openai_batch_output_lines() {
-        let rejection = Rejection { index: 1, custom_id: "b".into(), reason: Reason::InvalidJson, message: "line 2: bad".into() };
+        let rejection =
+            Rejection { index: 1, custom_id: "b".into(), reason: Reason::InvalidJson, message: "line 2: bad".into() };
         let mut files = files(&[rejection]);
         files.push(completed("Paris")).unwrap();
         let outcome = Outcome::Failed { reason: "NoWorkerForModel".into(), message: "none".into() };
@@ -366,7 +374,10 @@ mod tests {
         assert_eq!(result["response"]["body"]["usage"]["total_tokens"], 7);
         assert_eq!(result["error"], Value::Null);
         let errors: Vec<_> = finished.files[ERRORS].lines().map(json).collect();
-        assert_eq!((errors[0]["custom_id"].as_str(), errors[0]["error"]["code"].as_str()), (Some("b"), Some("InvalidJson")));
+        assert_eq!(
+            (errors[0]["custom_id"].as_str(), errors[0]["error"]["code"].as_str()),
+            (Some("b"), Some("InvalidJson"))
+        );
         assert_eq!((errors[1]["custom_id"].as_str(), errors[1]["response"].clone()), (Some("c"), Value::Null));
         let manifest = json(&finished.files[MANIFEST]);
         assert_eq!(manifest["sha256"][RESULTS], sha256(&finished.files[RESULTS]));

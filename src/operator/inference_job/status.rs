@@ -72,7 +72,9 @@ pub fn over(job: &InferenceJob, settlement: &Settlement, now: Timestamp) -> Infe
     let finding = match settlement {
         Settlement::Unknown => Finding::unknown(Reason::NetworkNotReady, "no GridNetwork can tell"),
         Settlement::DryRun => Finding::no(Reason::DryRun, "spec.rewards.dryRun of the GridNetwork is set"),
-        Settlement::Pending(epoch) => Finding::no(Reason::SettlementPending, format!("epoch {epoch} is not yet active on chain")),
+        Settlement::Pending(epoch) => {
+            Finding::no(Reason::SettlementPending, format!("epoch {epoch} is not yet active on chain"))
+        }
         Settlement::Active(epoch) => Finding::yes(Reason::EpochActive, format!("epoch {epoch} is active on chain")),
     };
     draft.set(condition::SETTLED, finding);
@@ -231,11 +233,14 @@ fn verified(report: &JobReport) -> Option<Finding> {
     let decided = report.audits_passed + report.audits_failed;
     let over = matches!(report.state, JobState::Finished | JobState::Cancelled);
     match (report.audits_failed, report.audits_owed) {
-        (failed, _) if failed > 0 => {
-            Some(Finding::no(Reason::AuditFailed, format!("{failed} of {decided} audits did not agree; those answers earn nothing")))
-        }
+        (failed, _) if failed > 0 => Some(Finding::no(
+            Reason::AuditFailed,
+            format!("{failed} of {decided} audits did not agree; those answers earn nothing"),
+        )),
         (_, owed) if owed > 0 => Some(Finding::no(Reason::AuditsPending, format!("{owed} audits are not decided yet"))),
-        _ if over && decided == 0 => Some(Finding::unknown(Reason::NothingAudited, "no answer was selected for an audit")),
+        _ if over && decided == 0 => {
+            Some(Finding::unknown(Reason::NothingAudited, "no answer was selected for an audit"))
+        }
         _ if over => Some(Finding::yes(Reason::AuditsPassed, format!("{decided} audits agreed"))),
         _ => None,
     }
@@ -259,7 +264,8 @@ fn end(draft: &mut Draft<'_>, ending: &Ending) {
             draft.set(condition::COMPLETE, Finding::yes(Reason::Completed, message));
         }
         Ending::Stopped { reason, message } => {
-            draft.status.phase = Some(if *reason == Reason::Cancelled { JobPhase::Cancelled } else { JobPhase::Failed });
+            draft.status.phase =
+                Some(if *reason == Reason::Cancelled { JobPhase::Cancelled } else { JobPhase::Failed });
             draft.status.reason = Some(reason.as_str().into());
             draft.set(condition::FAILED, Finding::yes(*reason, message.clone()));
         }

@@ -114,7 +114,8 @@ fn checked(job: &InferenceJob, refs: Refs, now: Timestamp) -> Result<ValidatedJo
     if let Some(found) = &refs.output
         && let Claim::Foreign(owner) = output::claim(found, &uid, &name)
     {
-        let message = format!("ConfigMap {:?} belongs to {owner}; delete it, or name another one in a new job", output.name);
+        let message =
+            format!("ConfigMap {:?} belongs to {owner}; delete it, or name another one in a new job", output.name);
         return Err(refuse(condition::OUTPUT_PUBLISHED, Reason::OutputConflict, message, false));
     }
     let control = control(job);
@@ -130,7 +131,11 @@ fn checked(job: &InferenceJob, refs: Refs, now: Timestamp) -> Result<ValidatedJo
         output: output.name.clone(),
         max_attempts: job.spec.retry.max_attempts.unsigned_abs(),
         max_failed: job.spec.max_failed_requests.map(i32::unsigned_abs),
-        sample_percent: job.spec.verification.as_ref().and_then(|verification| u8::try_from(verification.sample_percent).ok()),
+        sample_percent: job
+            .spec
+            .verification
+            .as_ref()
+            .and_then(|verification| u8::try_from(verification.sample_percent).ok()),
         uid,
         namespace,
         name,
@@ -147,7 +152,12 @@ fn control(job: &InferenceJob) -> JobControl {
     }
 }
 
-fn stage(job: &InferenceJob, report: Result<Option<JobReport>, GatewayError>, suspended: bool, now: Timestamp) -> Stage {
+fn stage(
+    job: &InferenceJob,
+    report: Result<Option<JobReport>, GatewayError>,
+    suspended: bool,
+    now: Timestamp,
+) -> Stage {
     let report = match report {
         Ok(report) => report,
         Err(error) => return Stage::GatewayAway(error),
@@ -162,7 +172,8 @@ fn stage(job: &InferenceJob, report: Result<Option<JobReport>, GatewayError>, su
             // Everything was answered before it could be stopped.
             (JobState::Finished, stop) => {
                 let too_many = stop.filter(|(reason, _)| *reason == Reason::TooManyFailedRequests);
-                let ending = too_many.map_or(Ending::Completed, |(reason, message)| Ending::Stopped { reason, message });
+                let ending =
+                    too_many.map_or(Ending::Completed, |(reason, message)| Ending::Stopped { reason, message });
                 Stage::Ended { report, ending }
             }
             (JobState::Cancelled, stop) => {
@@ -212,7 +223,10 @@ fn model(job: &InferenceJob, refs: &Refs) -> Result<Model, Refusal> {
 
 fn readiness(name: &str, model: Option<&grid_model::GridModel>) -> Finding {
     let Some(model) = model else {
-        return Finding::no(Reason::ModelNotFound, format!("GridModel {name:?} was deleted; the job goes on with its file"));
+        return Finding::no(
+            Reason::ModelNotFound,
+            format!("GridModel {name:?} was deleted; the job goes on with its file"),
+        );
     };
     let conditions = model.status.as_ref().map(|status| status.conditions.as_slice()).unwrap_or_default();
     match crate::api::conditions::find(conditions, grid_model::condition::READY) {
@@ -253,6 +267,7 @@ fn defaults(generation: &GenerationSpec) -> Result<Defaults, Refusal> {
         top_k: generation.top_k.unsigned_abs(),
         seed: generation.seed.unsigned_abs(),
         stop: generation.stop.clone(),
+        system_message: generation.system_message.clone(),
     })
 }
 
@@ -261,5 +276,9 @@ fn invalid(message: impl Into<String>) -> Refusal {
 }
 
 fn refuse(condition: &'static str, reason: Reason, message: impl Into<String>, fatal: bool) -> Refusal {
-    Refusal { condition, finding: Finding { truth: Truth::False, reason: reason.as_str().into(), message: message.into() }, fatal }
+    Refusal {
+        condition,
+        finding: Finding { truth: Truth::False, reason: reason.as_str().into(), message: message.into() },
+        fatal,
+    }
 }

@@ -26,6 +26,8 @@ PAYOUT = {
     CHEAT: "0x0000000000000000000000000000000000bad004",
 }
 STAKE = 10**18
+# Without one, this small model takes a short question for a text to continue.
+SYSTEM_MESSAGE = "You are a helpful assistant."
 PROMPTS = ROOT / "tests" / "e2e" / "prompts.txt"
 
 
@@ -98,7 +100,7 @@ def start_external_worker(name, cheating=False):
     folder = STATE / "home" / name
     program = [env.target() / "examples" / "grid-cheater", "--honest-answers", 2] if cheating else [env.binary("grid-worker"), "run"]
     Daemon(f"worker-{name}").start(
-        "nsenter", f"--net=/var/run/netns/{name}", "--", *program,
+        "nsenter", f"--net=/var/run/netns/xg-nat-{name}", "--", *program,
         "--key-file", folder / "node.key", "--data-dir", folder / "data", "--gateway", address,
         "--chain-id", env.CHAIN_ID, "--contract", env.contract(), "--http-address", "127.0.0.1:8088",
         "--threads", 1, env=os.environ | {"GRID_LOG": "info"},
@@ -120,7 +122,7 @@ def create_job(name, prompts, model=MODEL, output=None, **spec):
         "workload": {
             "modelRef": {"name": model}, "endpoint": "/v1/chat/completions",
             "input": {"format": "Lines", "inline": prompts},
-            "generation": {"maxTokens": 32, "temperature": "0", "seed": 7},
+            "generation": {"maxTokens": 32, "temperature": "0", "seed": 7, "systemMessage": SYSTEM_MESSAGE},
             "output": {"configMap": {"name": output or f"{name}-results"}},
         },
         "placement": {"target": "Grid"},

@@ -162,14 +162,18 @@ fn the_next_report_activates_the_one_before_on_its_way() {
 fn a_submission_waits_for_an_activation_under_way_because_it_would_make_it_revert() {
     let mut before = with(3, finalized(99));
     before.activate = Some(record(signed()));
-    let all: Vec<_> = steps(&[before, report(4)], &chain(4, Some(1_270), 1_400), OK).into_iter().map(|(_, step)| step).collect();
+    let all: Vec<_> =
+        steps(&[before, report(4)], &chain(4, Some(1_270), 1_400), OK).into_iter().map(|(_, step)| step).collect();
     assert!(matches!(all[..], [Step::Activate, Step::Wait(_)]), "{all:?}");
 }
 
 #[test]
 fn our_own_root_on_chain_is_done_whoever_brought_it_there() {
     assert_eq!(one(&[report(3)], &chain(4, None, 1_300), OK), Step::Live);
-    assert_eq!(one(&[with(3, failed("WrongEpoch"))], &chain(4, Some(1_400), 1_300), OK), Step::Window { active_at: 1_400 });
+    assert_eq!(
+        one(&[with(3, failed("WrongEpoch"))], &chain(4, Some(1_400), 1_300), OK),
+        Step::Window { active_at: 1_400 }
+    );
 }
 
 #[test]
@@ -221,7 +225,10 @@ fn nothing_is_put_on_top_of_a_total_that_is_not_ours() {
     assert!(matches!(next(&[active(2)], &chain(5, None, 1_400), OK), Next::Stuck(Stuck::Parted(_))));
     let mut quiet = chain(5, None, 1_400);
     (quiet.finalized.live_root, quiet.finalized.live_total) = (root(2), total(2));
-    assert!(matches!(next(&[active(2)], &quiet, OK), Next::Plan { epoch: EpochNumber(5), .. }), "epochs without increase");
+    assert!(
+        matches!(next(&[active(2)], &quiet, OK), Next::Plan { epoch: EpochNumber(5), .. }),
+        "epochs without increase"
+    );
     let restarted = next(&[active(2)], &chain(0, None, 1_400), OK);
     assert!(matches!(restarted, Next::Stuck(_) | Next::Busy), "{restarted:?}");
 }

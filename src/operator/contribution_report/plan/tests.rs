@@ -70,7 +70,11 @@ fn earnings_are_added_to_what_was_earned_before_and_nobody_is_forgotten() {
     let planned = planned(&totals(), &before, 1_000).unwrap();
     assert_eq!(leaves(&planned), [(address(1), 735), (address(2), 275), (address(77), 5)].into());
     assert_eq!((planned.spec.cumulative_wei.as_str(), planned.spec.allocated_wei.as_str()), ("1015", "1000"));
-    let tree = RewardTree::build(domain(), leaves(&planned).into_iter().map(|(node, sum)| RewardLeaf { node, cumulative: Wei(sum) })).unwrap();
+    let tree = RewardTree::build(
+        domain(),
+        leaves(&planned).into_iter().map(|(node, sum)| RewardLeaf { node, cumulative: Wei(sum) }),
+    )
+    .unwrap();
     assert!(verify_proof(domain(), planned.spec.root.parse().unwrap(), &tree.proof(address(77)).unwrap()));
 }
 

@@ -35,6 +35,8 @@ pub struct Defaults {
     pub top_k: u32,
     pub seed: u64,
     pub stop: Vec<String>,
+    /// Before every plain prompt of a chat.
+    pub system_message: Option<String>,
 }
 
 /// A line that is no usable request.
@@ -69,8 +71,9 @@ impl LineParser {
         };
         let request = match self.rules.format {
             InputFormat::Lines => plain(&self.rules, index, &bytes).map_err(|refusal| reject(index, None, refusal)),
-            InputFormat::OpenAiBatch => batch(&self.rules, index, &bytes)
-                .map_err(|refusal| reject(index, custom_id_of(&bytes), refusal)),
+            InputFormat::OpenAiBatch => {
+                batch(&self.rules, index, &bytes).map_err(|refusal| reject(index, custom_id_of(&bytes), refusal))
+            }
         }?;
         if !self.seen.insert(short_hash(&request.custom_id)) {
             let refusal = (Reason::DuplicateCustomId, "an earlier line has the same custom_id; that one runs".into());
@@ -105,14 +108,18 @@ fn plain(rules: &Rules, index: u32, bytes: &[u8]) -> Result<InputLine, Refusal> 
     let prompt = text.trim_end_matches('\r').to_owned();
     let mut request = defaults(rules, index, numbered(index));
     match rules.endpoint {
-        Endpoint::ChatCompletions => request.messages = vec![Message { role: "user".into(), content: prompt }],
+        Endpoint::ChatCompletions => {
+            let message = |role: &str, content| Message { role: role.into(), content };
+            let system = rules.defaults.system_message.iter().map(|content| message("system", content.clone()));
+            request.messages = system.chain([message("user", prompt)]).collect();
+        }
         Endpoint::Completions => request.prompt = prompt,
     }
     Ok(request)
 }
 
 fn defaults(rules: &Rules, index: u32, custom_id: String) -> InputLine {
-    let Defaults { max_tokens, temperature, top_p, top_k, seed, stop } = rules.defaults.clone();
+    let Defaults { max_tokens, temperature, top_p, top_k, seed, stop, system_message: _ } = rules.defaults.clone();
     InputLine {
         index,
         custom_id,
@@ -210,7 +217,10 @@ fn batch(rules: &Rules, index: u32, bytes: &[u8]) -> Result<InputLine, Refusal> 
         return Err(invalid("method must be POST"));
     }
     if line.url.as_deref().is_some_and(|url| url != path) {
-        return Err((Reason::OtherEndpoint, format!("the job is for {path}, the line for {}", line.url.unwrap_or_default())));
+        return Err((
+            Reason::OtherEndpoint,
+            format!("the job is for {path}, the line for {}", line.url.unwrap_or_default()),
+        ));
     }
     let body = line.body.ok_or_else(|| invalid("body is missing"))?;
     request(rules, index, custom_id, body)
@@ -220,7 +230,9 @@ fn request(rules: &Rules, index: u32, custom_id: String, body: Body) -> Result<I
     known_fields(&body.unknown, "body.")?;
     match body.model.as_deref() {
         Some(model) if model == rules.model => {}
-        Some(model) => return Err((Reason::OtherModel, format!("the job is for model {:?}, the line for {model:?}", rules.model))),
+        Some(model) => {
+            return Err((Reason::OtherModel, format!("the job is for model {:?}, the line for {model:?}", rules.model)));
+        }
         None => return Err(invalid("body.model is missing")),
     }
     if body.n.is_some_and(|n| n != 1) {
@@ -234,7 +246,8 @@ fn request(rules: &Rules, index: u32, custom_id: String, body: Body) -> Result<I
     match rules.endpoint {
         Endpoint::ChatCompletions => request.messages = messages(body.messages)?,
         Endpoint::Completions => {
-            request.prompt = body.prompt.filter(|prompt| !prompt.is_empty()).ok_or_else(|| invalid("body.prompt is missing"))?;
+            request.prompt =
+                body.prompt.filter(|prompt| !prompt.is_empty()).ok_or_else(|| invalid("body.prompt is missing"))?;
         }
     }
     Ok(request)
@@ -242,7 +255,11 @@ fn request(rules: &Rules, index: u32, custom_id: String, body: Body) -> Result<I
 
 fn sampling(request: &mut InputLine, body: &Body) -> Result<(), Refusal> {
     let within = |name: &str, value: f32, min: f32, max: f32| {
-        if value >= min && value <= max { Ok(value) } else { Err(invalid(format!("body.{name} must be from {min} to {max}"))) }
+        if value >= min && value <= max {
+            Ok(value)
+        } else {
+            Err(invalid(format!("body.{name} must be from {min} to {max}")))
+        }
     };
     if let Some(max_tokens) = body.max_completion_tokens.or(body.max_tokens) {
         if max_tokens == 0 || max_tokens > MAX_TOKENS {
@@ -337,7 +354,15 @@ mod tests {
             format,
             endpoint: Endpoint::ChatCompletions,
             model: "m".into(),
-            defaults: Defaults { max_tokens: 32, temperature: 0.0, top_p: 1.0, top_k: 0, seed: 7, stop: Vec::new() },
+            defaults: Defaults {
+                max_tokens: 32,
+                temperature: 0.0,
+                top_p: 1.0,
+                top_k: 0,
+                seed: 7,
+                stop: Vec::new(),
+                system_message: None,
+            },
         }
     }
 
@@ -351,7 +376,9 @@ mod tests {
     }
 
     fn ask(rest: &str) -> String {
-        format!(r#"{{"custom_id":"a","method":"POST","url":"/v1/chat/completions","body":{{"model":"m","messages":[{{"role":"user","content":"hi"}}]{rest}}}}}"#)
+        format!(
+            r#"{{"custom_id":"a","method":"POST","url":"/v1/chat/completions","body":{{"model":"m","messages":[{{"role":"user","content":"hi"}}]{rest}}}}}"#
+        )
     }
 
     #[test]
@@ -361,6 +388,16 @@ mod tests {
         assert_eq!(request.custom_id, "line-2");
         assert_eq!(request.messages[0].content, "What is the capital of France?");
         assert_eq!((request.max_tokens, request.seed), (32, 7));
+    }
+
+    #[test]
+    fn a_system_message_goes_before_every_plain_prompt() {
+        let mut rules = rules(InputFormat::Lines);
+        rules.defaults.system_message = Some("Be brief.".into());
+        let request = LineParser::new(rules).parse(line(0, "Hello?")).unwrap();
+        let said: Vec<_> =
+            request.messages.iter().map(|message| (message.role.as_str(), message.content.as_str())).collect();
+        assert_eq!(said, [("system", "Be brief."), ("user", "Hello?")]);
     }
 
     #[test]

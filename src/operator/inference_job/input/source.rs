@@ -103,9 +103,9 @@ pub async fn replay(
     let requests = reader.requests(source, rules).await?;
     Ok(requests.filter_map(move |item| {
         std::future::ready(match item {
-            Ok(Item::Request(request)) => Some(
-                ndjson(&request).map_err(|error| InputError::refused(Reason::InvalidInput, error.to_string())),
-            ),
+            Ok(Item::Request(request)) => {
+                Some(ndjson(&request).map_err(|error| InputError::refused(Reason::InvalidInput, error.to_string())))
+            }
             Ok(Item::Rejection(_)) => None,
             Ok(Item::End(sha256)) if sha256 == surveyed => None,
             Ok(Item::End(_)) => {
@@ -145,7 +145,12 @@ impl Reader {
             Source::Inline(_) | Source::ConfigMap { .. } => None,
         };
         let chunks = self.open(source).await?;
-        let parse = Parse { splitter: LineSplitter::default(), parser: LineParser::new(rules.clone()), hasher: Sha256::new(), expected };
+        let parse = Parse {
+            splitter: LineSplitter::default(),
+            parser: LineParser::new(rules.clone()),
+            hasher: Sha256::new(),
+            expected,
+        };
         // One more element than chunks: the end, where the last line and the digest are decided.
         let ends = chunks.map_ok(Some).chain(futures::stream::once(std::future::ready(Ok(None))));
         Ok(ends
@@ -184,7 +189,8 @@ fn whole(bytes: Vec<u8>) -> Chunks {
 }
 
 async fn fetch(url: &str) -> Result<Chunks, InputError> {
-    let unreachable = |error: reqwest::Error| InputError::refused(Reason::InputUnreachable, format!("{}", error.without_url()));
+    let unreachable =
+        |error: reqwest::Error| InputError::refused(Reason::InputUnreachable, format!("{}", error.without_url()));
     let client = reqwest::Client::builder()
         .connect_timeout(Duration::from_secs(10))
         .timeout(FETCH_TIMEOUT)
