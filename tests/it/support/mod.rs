@@ -4,7 +4,7 @@ pub mod chain;
 pub mod gateway;
 pub mod world;
 
-use std::{future::Future, time::Duration};
+use std::time::Duration;
 
 use kube::{Client, Config, config::{KubeConfigOptions, Kubeconfig}};
 
@@ -20,7 +20,7 @@ pub async fn client() -> Client {
 }
 
 /// Asks until there is an answer, for at most 60 s; `what` is what the failure says.
-pub async fn eventually<T, F: Future<Output = Option<T>>>(what: &str, mut ask: impl FnMut() -> F) -> T {
+pub async fn eventually<T>(what: &str, mut ask: impl AsyncFnMut() -> Option<T>) -> T {
     let asking = async {
         loop {
             if let Some(answer) = ask().await {

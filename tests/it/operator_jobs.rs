@@ -1,0 +1,327 @@
+//! The life of jobs: real API server, real controllers, scripted gateway.
+
+use k8s_openapi::api::core::v1::ConfigMap;
+use kube::{
+    Api, Client, ResourceExt,
+    api::{DeleteParams, Patch, PatchParams},
+};
+use serde_json::{Value, json};
+use sha2::{Digest, Sha256};
+use xdc_grid::{
+    api::{
+        conditions::{Truth, find},
+        grid_model::GridModel,
+        inference_job::{InferenceJob, InferenceJobStatus, JobPhase, condition},
+    },
+    protocol::internal::ChangeKind,
+};
+
+use crate::support::{
+    client, eventually,
+    world::{MODEL, World, create, create_in, event_reasons, model, namespace, world},
+};
+
+/// A test's own namespace in the shared world.
+struct Place {
+    world: &'static World,
+    client: Client,
+    namespace: String,
+}
+
+impl Place {
+    async fn new(name: &str) -> Self {
+        let world = world().await;
+        let client = client().await;
+        namespace(&client, name).await;
+        Place { world, client, namespace: name.into() }
+    }
+
+    fn jobs(&self) -> Api<InferenceJob> {
+        Api::namespaced(self.client.clone(), &self.namespace)
+    }
+
+    async fn job(&self, name: &str, input: Value, more: Value) -> InferenceJob {
+        let mut spec = json!({"workload": {
+            "modelRef": {"name": MODEL}, "input": input, "generation": {"maxTokens": 8, "temperature": "0", "seed": 7},
+            "output": {"configMap": {"name": format!("{name}-results")}},
+        }});
+        merge(&mut spec, more);
+        create_in(&self.client, &self.namespace, json!({"metadata": {"name": name}, "spec": spec})).await
+    }
+
+    /// Waits until the job's status satisfies `wanted`.
+    async fn until(&self, name: &str, what: &str, wanted: impl Fn(&InferenceJobStatus) -> bool) -> InferenceJobStatus {
+        let jobs = self.jobs();
+        let last = std::cell::RefCell::new(None);
+        let ask = async || {
+            let status = jobs.get(name).await.unwrap().status;
+            *last.borrow_mut() = status.clone();
+            status.filter(&wanted)
+        };
+        let asked = tokio::time::timeout(std::time::Duration::from_secs(60), async {
+            loop {
+                if let Some(status) = ask().await {
+                    return status;
+                }
+                tokio::time::sleep(std::time::Duration::from_millis(50)).await;
+            }
+        });
+        asked.await.unwrap_or_else(|_| panic!("{name} is not {what}: {:#?}", last.borrow()))
+    }
+
+    async fn until_true(&self, name: &str, type_: &'static str) -> InferenceJobStatus {
+        self.until(name, type_, |status| find(&status.conditions, type_).is_some_and(|found| found.status == Truth::True)).await
+    }
+
+    async fn until_reason(&self, name: &str, type_: &'static str, reason: &'static str) -> InferenceJobStatus {
+        self.until(name, reason, |status| find(&status.conditions, type_).is_some_and(|found| found.reason == reason)).await
+    }
+
+    async fn output(&self, name: &str) -> std::collections::BTreeMap<String, String> {
+        let maps: Api<ConfigMap> = Api::namespaced(self.client.clone(), &self.namespace);
+        maps.get(&format!("{name}-results")).await.unwrap().data.unwrap()
+    }
+
+    async fn change(&self, name: &str, spec: Value) {
+        let patch = json!({"spec": spec});
+        self.jobs().patch(name, &PatchParams::default(), &Patch::Merge(&patch)).await.unwrap();
+    }
+}
+
+fn merge(into: &mut Value, from: Value) {
+    match (into, from) {
+        (Value::Object(into), Value::Object(from)) => {
+            for (key, value) in from {
+                merge(into.entry(key).or_insert(Value::Null), value);
+            }
+        }
+        (into, from) => *into = from,
+    }
+}
+
+fn lines(prompts: &[&str]) -> Value {
+    json!({"format": "Lines", "inline": prompts.join("\n")})
+}
+
+fn records(jsonl: &str) -> Vec<Value> {
+    jsonl.lines().map(|line| serde_json::from_str(line).unwrap()).collect()
+}
+
+#[tokio::test]
+async fn a_job_runs_to_complete_and_leaves_its_results_with_a_manifest() {
+    let place = Place::new("life").await;
+    let _quiet = place.world.quiet.read().await;
+    place.job("hello", lines(&["What is the capital of France?", "Name a colour."]), json!({})).await;
+    let status = place.until_true("hello", condition::COMPLETE).await;
+    assert_eq!((status.phase, status.progress.as_deref()), (Some(JobPhase::Complete), Some("2/2")));
+    assert_eq!((status.nodes, status.throughput.as_deref()), (Some(1), Some("10.0")));
+    assert_eq!(status.assignments[0].node_name, "node-a");
+    for type_ in [condition::ACCEPTED, condition::ADMITTED, condition::OUTPUT_PUBLISHED, condition::VERIFIED] {
+        assert_eq!(find(&status.conditions, type_).unwrap().status, Truth::True, "{type_}");
+    }
+    let output = place.output("hello").await;
+    let manifest: Value = serde_json::from_str(&output["manifest.json"]).unwrap();
+    for file in ["results.jsonl", "errors.jsonl"] {
+        assert_eq!(manifest["sha256"][file], hex::encode(Sha256::digest(&output[file])), "{file}");
+    }
+    assert_eq!(status.output.unwrap().results_sha256, manifest["sha256"]["results.jsonl"]);
+    let results = records(&output["results.jsonl"]);
+    assert_eq!((results.len(), results[0]["custom_id"].as_str()), (2, Some("line-1")));
+    assert_eq!(results[0]["response"]["body"]["choices"][0]["message"]["content"], "answer to What is the capital of France?");
+    assert!(event_reasons(&place.client, &place.namespace, "hello").await.contains(&"Completed".to_owned()));
+}
+
+#[tokio::test]
+async fn bad_batch_lines_become_errors_and_the_rest_runs() {
+    let place = Place::new("batch").await;
+    let _quiet = place.world.quiet.read().await;
+    let line = |id: &str, model: &str, more: &str| {
+        format!(r#"{{"custom_id":"{id}","method":"POST","url":"/v1/chat/completions","body":{{"model":"{model}","messages":[{{"role":"user","content":"hi"}}]{more}}}}}"#)
+    };
+    let input = [line("good", MODEL, ""), r#"{"custom_id":"broken", "#.into(), line("other", "another", ""), line("good", MODEL, ""), line("field", MODEL, r#","tools":[]"#)];
+    place.job("mixed", json!({"format": "OpenAIBatch", "inline": input.join("\n")}), json!({})).await;
+    let status = place.until_true("mixed", condition::COMPLETE).await;
+    let requests = status.requests.unwrap();
+    assert_eq!((requests.total, requests.completed, requests.failed, status.rejected_lines), (5, 1, 4, Some(4)));
+    let errors = records(&place.output("mixed").await["errors.jsonl"]);
+    let found: Vec<_> = errors.iter().map(|error| (error["custom_id"].as_str().unwrap(), error["error"]["code"].as_str().unwrap())).collect();
+    assert_eq!(found, [("broken", "InvalidJson"), ("other", "OtherModel"), ("good", "DuplicateCustomId"), ("field", "UnknownField")]);
+}
+
+#[tokio::test]
+async fn more_failures_than_allowed_end_the_job_and_keep_what_was_done() {
+    let place = Place::new("failures").await;
+    let _quiet = place.world.quiet.read().await;
+    place.job("some", lines(&["a", "FAIL"]), json!({"maxFailedRequests": 1})).await;
+    let status = place.until_true("some", condition::COMPLETE).await;
+    assert_eq!(status.last_failures[0].reason, "WorkerFailed");
+    place.job("too-many", lines(&["a", "FAIL", "FAIL"]), json!({"maxFailedRequests": 1})).await;
+    let status = place.until_true("too-many", condition::FAILED).await;
+    assert_eq!(find(&status.conditions, condition::FAILED).unwrap().reason, "TooManyFailedRequests");
+    assert!(place.output("too-many").await.contains_key("manifest.json"));
+    let bad = json!({"format": "OpenAIBatch", "inline": "nonsense\nmore nonsense"});
+    place.job("nonsense", bad, json!({"maxFailedRequests": 1})).await;
+    place.until_reason("nonsense", condition::FAILED, "TooManyFailedRequests").await;
+}
+
+#[tokio::test]
+async fn a_job_waits_for_a_missing_model_and_says_which() {
+    let place = Place::new("no-model").await;
+    let _quiet = place.world.quiet.read().await;
+    place.job("early", lines(&["a"]), json!({"workload": {"modelRef": {"name": "late"}}})).await;
+    let status = place.until_reason("early", condition::ACCEPTED, "ModelNotFound").await;
+    assert!(find(&status.conditions, condition::ACCEPTED).unwrap().message.contains("late"));
+    create::<GridModel>(&place.client, model("late", "http://models/late.gguf", 0x22)).await;
+    place.until_true("early", condition::COMPLETE).await;
+}
+
+#[tokio::test]
+async fn an_input_that_is_not_there_is_waited_for_and_an_empty_one_is_refused() {
+    let place = Place::new("input").await;
+    let _quiet = place.world.quiet.read().await;
+    let from_map = json!({"format": "Lines", "configMap": {"name": "prompts", "key": "p"}});
+    place.job("from-map", from_map, json!({})).await;
+    place.until_reason("from-map", condition::ACCEPTED, "InputNotFound").await;
+    create_in::<ConfigMap>(&place.client, "input", json!({"metadata": {"name": "prompts"}, "data": {"p": "a\nb\n"}})).await;
+    place.until_true("from-map", condition::COMPLETE).await;
+    place.job("empty", lines(&["  ", ""]), json!({})).await;
+    place.until_reason("empty", condition::FAILED, "InvalidInput").await;
+    let many = "x\n".repeat(50_001);
+    place.world.gateway.serve_file("many", &many);
+    let url = format!("{}/files/many", place.world.gateway_url);
+    place.job("many", json!({"format": "Lines", "url": url, "sha256": hex::encode(Sha256::digest(&many))}), json!({})).await;
+    place.until_reason("many", condition::FAILED, "InputTooLarge").await;
+}
+
+#[tokio::test]
+async fn an_input_from_a_url_runs_only_with_the_right_digest() {
+    let place = Place::new("url").await;
+    let _quiet = place.world.quiet.read().await;
+    place.world.gateway.serve_file("prompts", "one\ntwo\n");
+    let input = |sha256: String| json!({"format": "Lines", "url": format!("{}/files/prompts", place.world.gateway_url), "sha256": sha256});
+    place.job("right", input(hex::encode(Sha256::digest("one\ntwo\n"))), json!({})).await;
+    place.until_true("right", condition::COMPLETE).await;
+    let wrong = place.job("wrong", input("00".repeat(32)), json!({})).await;
+    let status = place.until_reason("wrong", condition::FAILED, "InputDigestMismatch").await;
+    assert!(find(&status.conditions, condition::FAILED).unwrap().message.contains(&"00".repeat(32)));
+    assert!(place.world.gateway.control(&wrong.uid().unwrap()).is_none(), "nothing of it reached the gateway");
+}
+
+#[tokio::test]
+async fn results_that_do_not_fit_say_what_to_do() {
+    let place = Place::new("huge").await;
+    let _quiet = place.world.quiet.read().await;
+    place.job("huge", lines(&["HUGE"]), json!({})).await;
+    let status = place.until_reason("huge", condition::FAILED, "OutputTooLarge").await;
+    assert!(find(&status.conditions, condition::FAILED).unwrap().message.contains("split the input"));
+}
+
+#[tokio::test]
+async fn somebody_elses_config_map_is_never_overwritten() {
+    let place = Place::new("conflict").await;
+    let _quiet = place.world.quiet.read().await;
+    create_in::<ConfigMap>(&place.client, "conflict", json!({"metadata": {"name": "mine-results"}, "data": {"precious": "1"}})).await;
+    place.job("mine", lines(&["a"]), json!({})).await;
+    place.until_reason("mine", condition::OUTPUT_PUBLISHED, "OutputConflict").await;
+    assert_eq!(place.output("mine").await.into_iter().collect::<Vec<_>>(), [("precious".to_owned(), "1".to_owned())]);
+}
+
+#[tokio::test]
+async fn a_job_is_suspended_resumed_and_cancelled_with_its_results_kept() {
+    let place = Place::new("control").await;
+    let _quiet = place.world.quiet.read().await;
+    let held = place.job("held-1", lines(&["a", "b"]), json!({"suspend": true, "parallelism": 1})).await;
+    let uid = held.uid().unwrap();
+    place.until_reason("held-1", condition::ADMITTED, "Suspended").await;
+    assert_eq!(place.world.gateway.control(&uid), None, "a suspended job is not even submitted");
+    place.change("held-1", json!({"suspend": false})).await;
+    place.until_true("held-1", condition::RUNNING).await;
+    assert_eq!(place.world.gateway.control(&uid).unwrap().parallelism, 1);
+    place.change("held-1", json!({"suspend": true})).await;
+    place.until_reason("held-1", condition::RUNNING, "Suspended").await;
+    place.change("held-1", json!({"suspend": false, "cancel": true})).await;
+    let status = place.until_true("held-1", condition::FAILED).await;
+    assert_eq!((status.phase, status.reason.as_deref()), (Some(JobPhase::Cancelled), Some("Cancelled")));
+    assert_eq!(records(&place.output("held-1").await["results.jsonl"]).len(), 1, "the half that was done");
+}
+
+#[tokio::test]
+async fn a_job_past_its_deadline_ends_with_what_it_has() {
+    let place = Place::new("deadline").await;
+    let _quiet = place.world.quiet.read().await;
+    place.job("held-2", lines(&["a", "b"]), json!({"activeDeadlineSeconds": 1})).await;
+    place.until_reason("held-2", condition::FAILED, "DeadlineExceeded").await;
+    assert!(place.output("held-2").await.contains_key("manifest.json"));
+}
+
+#[tokio::test]
+async fn a_reconcile_in_which_nothing_changed_writes_nothing() {
+    let place = Place::new("no-op").await;
+    let _quiet = place.world.quiet.read().await;
+    let job = place.job("held-3", lines(&["a", "b"]), json!({})).await;
+    let uid = job.uid().unwrap();
+    place.until_true("held-3", condition::RUNNING).await;
+    let settled = eventually("the job is at rest", async || {
+        let before = place.jobs().get("held-3").await.unwrap().resource_version();
+        let asked = place.world.gateway.asked(&uid);
+        place.world.gateway.changed(ChangeKind::Job, &uid);
+        eventually("another look", async || (place.world.gateway.asked(&uid) > asked).then_some(())).await;
+        (place.jobs().get("held-3").await.unwrap().resource_version() == before).then_some(before)
+    })
+    .await;
+    for _ in 0..3 {
+        let asked = place.world.gateway.asked(&uid);
+        place.world.gateway.changed(ChangeKind::Job, &uid);
+        eventually("another look", async || (place.world.gateway.asked(&uid) > asked).then_some(())).await;
+    }
+    assert_eq!(place.jobs().get("held-3").await.unwrap().resource_version(), settled);
+    place.world.gateway.release("held-3");
+    place.until_true("held-3", condition::COMPLETE).await;
+}
+
+#[tokio::test]
+async fn a_deleted_job_is_forgotten_by_the_gateway_and_an_expired_one_goes_by_itself() {
+    let place = Place::new("delete").await;
+    let _quiet = place.world.quiet.read().await;
+    let job = place.job("held-4", lines(&["a", "b"]), json!({})).await;
+    place.until_true("held-4", condition::RUNNING).await;
+    place.jobs().delete("held-4", &DeleteParams::default()).await.unwrap();
+    let jobs = place.jobs();
+    eventually("the job is gone", async || jobs.get_opt("held-4").await.unwrap().is_none().then_some(())).await;
+    assert!(place.world.gateway.has_forgotten(&job.uid().unwrap()));
+    place.job("short", lines(&["a"]), json!({"ttlSecondsAfterFinished": 0})).await;
+    eventually("the job is gone", async || jobs.get_opt("short").await.unwrap().is_none().then_some(())).await;
+    assert!(place.output("short").await.contains_key("manifest.json"), "the output stays");
+}
+
+#[tokio::test]
+async fn a_job_waits_while_the_gateway_is_away_says_why_and_goes_on() {
+    let place = Place::new("away").await;
+    let _alone = place.world.quiet.write().await;
+    place.job("held-5", lines(&["a", "b"]), json!({})).await;
+    place.until_true("held-5", condition::RUNNING).await;
+    place.world.gateway.set_away(true);
+    place.job("patient", lines(&["a"]), json!({})).await;
+    let status = place.until_reason("patient", condition::ADMITTED, "GatewayUnavailable").await;
+    assert_eq!(find(&status.conditions, condition::ADMITTED).unwrap().status, Truth::Unknown);
+    let status = place.until_reason("held-5", condition::RUNNING, "GatewayUnavailable").await;
+    assert_eq!(status.phase, Some(JobPhase::Running), "what was known stays");
+    place.world.gateway.set_away(false);
+    place.world.gateway.release("held-5");
+    place.until_true("patient", condition::COMPLETE).await;
+    place.until_true("held-5", condition::COMPLETE).await;
+}
+
+#[tokio::test]
+async fn a_job_of_the_same_name_replaces_the_results_of_the_one_before() {
+    let place = Place::new("again").await;
+    let _quiet = place.world.quiet.read().await;
+    place.job("again", lines(&["first"]), json!({})).await;
+    place.until_true("again", condition::COMPLETE).await;
+    place.jobs().delete("again", &DeleteParams::default()).await.unwrap();
+    let jobs = place.jobs();
+    eventually("the job is gone", async || jobs.get_opt("again").await.unwrap().is_none().then_some(())).await;
+    place.job("again", lines(&["second"]), json!({})).await;
+    place.until_true("again", condition::COMPLETE).await;
+    assert!(place.output("again").await["results.jsonl"].contains("answer to second"));
+}
