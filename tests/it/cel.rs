@@ -48,12 +48,20 @@ struct Kind {
 }
 
 impl Kind {
-    async fn cluster<K: Resource<DynamicType = (), Scope = ClusterResourceScope>>(client: &Client, spec: Value, name: &str) -> Self {
+    async fn cluster<K: Resource<DynamicType = (), Scope = ClusterResourceScope>>(
+        client: &Client,
+        spec: Value,
+        name: &str,
+    ) -> Self {
         let resource = ApiResource::erase::<K>(&());
         Kind { api: Api::all_with(client.clone(), &resource), base: base::<K>(name, spec) }
     }
 
-    async fn namespaced<K: Resource<DynamicType = (), Scope = NamespaceResourceScope>>(client: &Client, spec: Value, name: &str) -> Self {
+    async fn namespaced<K: Resource<DynamicType = (), Scope = NamespaceResourceScope>>(
+        client: &Client,
+        spec: Value,
+        name: &str,
+    ) -> Self {
         let resource = ApiResource::erase::<K>(&());
         Kind { api: Api::namespaced_with(client.clone(), "default", &resource), base: base::<K>(name, spec) }
     }
@@ -84,7 +92,10 @@ impl Kind {
         let trial = PatchParams { dry_run: true, ..PatchParams::apply("it-cel").force() };
         for edits in taken {
             let wanted = edited(self.base.clone(), edits);
-            self.api.patch(name, &trial, &Patch::Apply(&wanted)).await.unwrap_or_else(|error| panic!("{edits:?} was refused: {error}"));
+            self.api
+                .patch(name, &trial, &Patch::Apply(&wanted))
+                .await
+                .unwrap_or_else(|error| panic!("{edits:?} was refused: {error}"));
         }
         for (edits, words) in refused {
             let wanted = edited(self.base.clone(), edits);
@@ -121,7 +132,8 @@ async fn grid_network_rules() {
     kind.takes(&[]).await;
     kind.takes(&[("/spec/chain/contract", json!("xdc00000000000000000000000000000000000000AA"))]).await;
     kind.takes(&[("/spec/rewards/split", json!({"work": 100, "capacity": 0, "storage": 0}))]).await;
-    kind.refuses(&[("/spec/rewards/split", json!({"work": 60, "capacity": 30, "storage": 15}))], "must sum to 100").await;
+    kind.refuses(&[("/spec/rewards/split", json!({"work": 60, "capacity": 30, "storage": 15}))], "must sum to 100")
+        .await;
     kind.refuses(&[("/metadata/name", json!("n".repeat(41)))], "at most 40 characters").await;
     for (pointer, value) in [
         ("/spec/chain/contract", json!("00000000000000000000000000000000000000aa")),
@@ -136,7 +148,11 @@ async fn grid_network_rules() {
         ("/spec/libp2p", json!({"externalAddresses": ["not a multiaddress"]})),
         ("/spec/verification", json!({"samplePercent": 101})),
     ] {
-        kind.refuses(&[(pointer, value)], pointer.rsplit('/').next().unwrap().trim_end_matches("libp2p").trim_end_matches("verification")).await;
+        kind.refuses(
+            &[(pointer, value)],
+            pointer.rsplit('/').next().unwrap().trim_end_matches("libp2p").trim_end_matches("verification"),
+        )
+        .await;
     }
     let frozen = "identity of a grid";
     kind.changes(
@@ -163,7 +179,11 @@ async fn managed_grid_node_rules() {
     kind.takes(&[("/spec/resources", json!({"cpu": 2, "memory": "1.5Gi"}))]).await;
     kind.refuses(&[("/spec/accelerators", json!(null))], "mode Managed needs accelerators").await;
     kind.refuses(&[("/spec/accelerators", json!({}))], "exactly one of extendedResource, dra, cpuOnly").await;
-    kind.refuses(&[("/spec/accelerators", json!({"cpuOnly": {}, "dra": {"deviceClassName": "x"}}))], "exactly one of extendedResource").await;
+    kind.refuses(
+        &[("/spec/accelerators", json!({"cpuOnly": {}, "dra": {"deviceClassName": "x"}}))],
+        "exactly one of extendedResource",
+    )
+    .await;
     kind.refuses(&[("/spec/peerID", json!(PEER))], "peerID is for mode External").await;
     kind.refuses(&[("/spec/rewards/stakeWei", json!("999999999999999999"))], "at least 1 XDC").await;
     kind.refuses(&[("/spec/rewards/stakeWei", json!("0100000000000000000000"))], "stakeWei").await;
@@ -212,7 +232,14 @@ async fn external_grid_node_rules() {
         &[vec![("/spec/approved", json!(true))]],
         &[
             (vec![("/spec/peerID", json!(other))], "never changes"),
-            (vec![("/spec/mode", json!("Managed")), ("/spec/peerID", json!(null)), ("/spec/accelerators", json!({"cpuOnly": {}}))], "networkRef and mode are fixed"),
+            (
+                vec![
+                    ("/spec/mode", json!("Managed")),
+                    ("/spec/peerID", json!(null)),
+                    ("/spec/accelerators", json!({"cpuOnly": {}})),
+                ],
+                "networkRef and mode are fixed",
+            ),
         ],
     )
     .await;
@@ -246,11 +273,24 @@ async fn inference_job_rules() {
     kind.takes(&[]).await;
     kind.takes(&[("/spec/workload/input", json!({"configMap": {"name": "c", "key": "k"}}))]).await;
     kind.takes(&[("/spec/workload/input", json!({"url": "https://x/y", "sha256": "ab".repeat(32)}))]).await;
-    kind.takes(&[("/spec/workload/generation", json!({"temperature": "0.7", "topP": "0.95", "maxTokens": 1, "stop": ["x"]}))]).await;
-    kind.refuses(&[("/spec/workload/input", json!({"format": "Lines"}))], "exactly one of inline, configMap, url").await;
-    kind.refuses(&[("/spec/workload/input", json!({"inline": "a", "configMap": {"name": "c", "key": "k"}}))], "exactly one of inline").await;
+    kind.takes(&[(
+        "/spec/workload/generation",
+        json!({"temperature": "0.7", "topP": "0.95", "maxTokens": 1, "stop": ["x"]}),
+    )])
+    .await;
+    kind.refuses(&[("/spec/workload/input", json!({"format": "Lines"}))], "exactly one of inline, configMap, url")
+        .await;
+    kind.refuses(
+        &[("/spec/workload/input", json!({"inline": "a", "configMap": {"name": "c", "key": "k"}}))],
+        "exactly one of inline",
+    )
+    .await;
     kind.refuses(&[("/spec/workload/input", json!({"url": "https://x/y"}))], "url and sha256 go together").await;
-    kind.refuses(&[("/spec/workload/input", json!({"inline": "a", "sha256": "ab".repeat(32)}))], "url and sha256 go together").await;
+    kind.refuses(
+        &[("/spec/workload/input", json!({"inline": "a", "sha256": "ab".repeat(32)}))],
+        "url and sha256 go together",
+    )
+    .await;
     kind.refuses(&[("/spec/workload/input/inline", json!("x".repeat(131_073)))], "inline").await;
     kind.refuses(&[("/spec/workload/output", json!({}))], "exactly one place").await;
     kind.refuses(&[("/spec/placement", json!({"target": "Local"}))], "Local is not served yet").await;
@@ -264,11 +304,18 @@ async fn inference_job_rules() {
     kind.refuses(&[("/spec/maxFailedRequests", json!(-1))], "maxFailedRequests").await;
     kind.refuses(&[("/spec/activeDeadlineSeconds", json!(0))], "activeDeadlineSeconds").await;
     kind.changes(
-        &[vec![("/spec/suspend", json!(true))], vec![("/spec/cancel", json!(true))], vec![("/spec/parallelism", json!(2))]],
+        &[
+            vec![("/spec/suspend", json!(true))],
+            vec![("/spec/cancel", json!(true))],
+            vec![("/spec/parallelism", json!(2))],
+        ],
         &[(vec![("/spec/workload/modelRef/name", json!("other"))], "workload never changes")],
     )
     .await;
-    let cancelled = Kind { base: edited(kind.base.clone(), &[("/spec/cancel", json!(true)), ("/metadata/name", json!("cel-cancelled"))]), ..kind };
+    let cancelled = Kind {
+        base: edited(kind.base.clone(), &[("/spec/cancel", json!(true)), ("/metadata/name", json!("cel-cancelled"))]),
+        ..kind
+    };
     cancelled.changes(&[], &[(vec![("/spec/cancel", json!(false))], "cancel cannot be taken back")]).await;
 }
 
@@ -292,7 +339,11 @@ async fn a_field_that_does_not_exist_is_refused_by_name() {
     let client = server().await;
     let spec = json!({"source": {"url": "https://x/y"}, "sha256": "ab".repeat(32), "licence": "Apache-2.0"});
     let kind = Kind::cluster::<GridModel>(&client, spec, "cel-typo").await;
-    let strict = PatchParams { dry_run: true, field_validation: Some(kube::api::ValidationDirective::Strict), ..PatchParams::apply("it-cel") };
+    let strict = PatchParams {
+        dry_run: true,
+        field_validation: Some(kube::api::ValidationDirective::Strict),
+        ..PatchParams::apply("it-cel")
+    };
     let refused = kind.api.patch("cel-typo", &strict, &Patch::Apply(&kind.base)).await.unwrap_err().to_string();
     assert!(refused.contains("licence"), "{refused}");
 }

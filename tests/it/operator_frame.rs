@@ -13,7 +13,9 @@ use kube::{Api, Client, client::Body, core::PartialObjectMeta};
 use serde_json::json;
 use xdc_grid::{
     api::grid_model::GridModel,
-    operator::{chains::Chains, config::OperatorConfig, context::Context, lease::LeaseHolder, metrics::Metrics, runner},
+    operator::{
+        chains::Chains, config::OperatorConfig, context::Context, lease::LeaseHolder, metrics::Metrics, runner,
+    },
     telemetry::readiness::Readiness,
 };
 
@@ -62,9 +64,15 @@ fn server_without_crd(asked: Arc<AtomicU32>) -> Client {
     let service = tower::service_fn(move |_: http::Request<Body>| {
         let missing = asked.fetch_add(1, Ordering::SeqCst) < 2;
         let (code, body) = if missing {
-            (404, json!({"kind": "Status", "apiVersion": "v1", "status": "Failure", "message": "not found", "reason": "NotFound", "code": 404}))
+            (
+                404,
+                json!({"kind": "Status", "apiVersion": "v1", "status": "Failure", "message": "not found", "reason": "NotFound", "code": 404}),
+            )
         } else {
-            (200, json!({"kind": "PartialObjectMetadataList", "apiVersion": "meta.k8s.io/v1", "metadata": {}, "items": []}))
+            (
+                200,
+                json!({"kind": "PartialObjectMetadataList", "apiVersion": "meta.k8s.io/v1", "metadata": {}, "items": []}),
+            )
         };
         let response = http::Response::builder().status(code).body(Body::from(body.to_string().into_bytes())).unwrap();
         std::future::ready(Ok::<_, std::convert::Infallible>(response))
@@ -91,7 +99,8 @@ async fn a_kind_that_is_not_installed_is_waited_for_and_named() {
             }
         }
     };
-    let (text, ()) = tokio::time::timeout(Duration::from_secs(20), async { tokio::join!(named, waiting) }).await.unwrap();
+    let (text, ()) =
+        tokio::time::timeout(Duration::from_secs(20), async { tokio::join!(named, waiting) }).await.unwrap();
     assert!(text.contains("GridModel is not installed"), "{text}");
     assert_eq!((readiness.missing(), asked.load(Ordering::SeqCst)), (None, 3));
 }

@@ -31,7 +31,13 @@ use crate::support::{
 };
 
 /// Waits for a condition of an object, whatever its kind; a time-out shows all its conditions.
-async fn until(client: &Client, resource: &ApiResource, name: &str, type_: &str, wanted: impl Fn(&Condition) -> bool) -> Condition {
+async fn until(
+    client: &Client,
+    resource: &ApiResource,
+    name: &str,
+    type_: &str,
+    wanted: impl Fn(&Condition) -> bool,
+) -> Condition {
     let api: Api<DynamicObject> = Api::all_with(client.clone(), resource);
     let what = format!("{} {name}: {type_}", resource.kind);
     eventually(&what, async || {
@@ -69,10 +75,9 @@ async fn what_is_wrong_with_a_network_is_named() {
     let _quiet = world.quiet.read().await;
     let client = client().await;
     let ready = grid_network::condition::READY;
-    for (name, endpoint, reason) in [
-        ("wrong-chain", "http://wrong-chain", "WrongChainId"),
-        ("no-code", "http://no-code", "ContractWithoutCode"),
-    ] {
+    for (name, endpoint, reason) in
+        [("wrong-chain", "http://wrong-chain", "WrongChainId"), ("no-code", "http://no-code", "ContractWithoutCode")]
+    {
         create::<GridNetwork>(&client, network(name, endpoint)).await;
         until(&client, &networks(), name, ready, |found| found.reason == reason).await;
     }
@@ -106,7 +111,10 @@ async fn a_model_with_another_digest_is_named_with_both_values() {
     let client = client().await;
     create::<GridModel>(&client, model("mismatched", "http://models/wrong.gguf", 0x33)).await;
     let models = ApiResource::erase::<GridModel>(&());
-    let found = until(&client, &models, "mismatched", grid_model::condition::READY, |found| found.reason == "ModelDigestMismatch").await;
+    let found = until(&client, &models, "mismatched", grid_model::condition::READY, |found| {
+        found.reason == "ModelDigestMismatch"
+    })
+    .await;
     assert!(found.message.contains(&"33".repeat(32)) && found.message.contains(&"ff".repeat(32)), "{}", found.message);
     let api: Api<GridModel> = Api::all(client);
     api.delete("mismatched", &DeleteParams::default()).await.unwrap();
@@ -151,12 +159,16 @@ async fn a_managed_node_gets_a_key_a_worker_a_membership_and_a_registration_and_
     until(&client, &nodes(), "life", registered, |found| found.status == Truth::True).await;
     let on_chain = world.chain.node(key.address()).unwrap();
     assert_eq!((on_chain.computingPower, on_chain.storageCapacity), (1234, 2));
-    eventually("the gateway knows", async || world.gateway.member(peer.as_str()).filter(|member| member.registered)).await;
+    eventually("the gateway knows", async || world.gateway.member(peer.as_str()).filter(|member| member.registered))
+        .await;
     become_ready(&client, "worker-life").await;
     until(&client, &nodes(), "life", grid_node::condition::READY, |found| found.status == Truth::True).await;
     let status = Api::<GridNode>::all(client.clone()).get("life").await.unwrap().status.unwrap();
     let columns = status.columns.unwrap();
-    assert_eq!((columns.gpu.as_deref(), columns.tokens_per_second.as_deref(), columns.score.as_deref()), (Some("cpu"), Some("21.5"), Some("3/3")));
+    assert_eq!(
+        (columns.gpu.as_deref(), columns.tokens_per_second.as_deref(), columns.score.as_deref()),
+        (Some("cpu"), Some("21.5"), Some("3/3"))
+    );
 
     let api: Api<GridNode> = Api::all(client.clone());
     api.delete("life", &DeleteParams::default()).await.unwrap();
@@ -179,7 +191,8 @@ async fn an_external_node_takes_part_only_when_it_is_approved() {
     api.patch("home", &PatchParams::default(), &Patch::Merge(json!({"spec": {"approved": true}}))).await.unwrap();
     eventually("the membership", async || world.gateway.member(peer.as_str())).await;
     world.gateway.prove(peer.as_str());
-    let found = until(&client, &nodes(), "home", grid_node::condition::READY, |found| found.reason == "NotRegistered").await;
+    let found =
+        until(&client, &nodes(), "home", grid_node::condition::READY, |found| found.reason == "NotRegistered").await;
     assert!(found.message.contains("grid-worker register"), "{}", found.message);
     api.patch("home", &PatchParams::default(), &Patch::Merge(json!({"spec": {"approved": false}}))).await.unwrap();
     eventually("the membership is over", async || world.gateway.member(peer.as_str()).is_none().then_some(())).await;
@@ -245,7 +258,11 @@ async fn a_malformed_object_does_not_stop_the_watch() {
     models.delete("exotic", &DeleteParams::default()).await.unwrap();
     install_crds(&client).await;
     let untouched = Api::<GridModel>::all(client).get(MODEL).await.unwrap();
-    assert!(is_true(&untouched.status.unwrap().conditions, grid_model::condition::READY), "{}", untouched.metadata.name.unwrap());
+    assert!(
+        is_true(&untouched.status.unwrap().conditions, grid_model::condition::READY),
+        "{}",
+        untouched.metadata.name.unwrap()
+    );
 }
 
 #[tokio::test]
@@ -254,13 +271,19 @@ async fn resources_keep_their_version_while_nothing_changes() {
     let _alone = world.quiet.write().await;
     let client = client().await;
     let models: Api<GridModel> = Api::all(client.clone());
-    until(&client, &ApiResource::erase::<GridModel>(&()), MODEL, grid_model::condition::READY, |found| found.status == Truth::True).await;
+    until(&client, &ApiResource::erase::<GridModel>(&()), MODEL, grid_model::condition::READY, |found| {
+        found.status == Truth::True
+    })
+    .await;
     let before = models.get(MODEL).await.unwrap().resource_version();
     for _ in 0..3 {
         world.gateway.changed(xdc_grid::protocol::internal::ChangeKind::Model, &"11".repeat(32));
     }
     // Another model that comes after them is through: so are they.
     create::<GridModel>(&client, model("marker", "http://models/marker.gguf", 0x66)).await;
-    until(&client, &ApiResource::erase::<GridModel>(&()), "marker", grid_model::condition::READY, |found| found.status == Truth::True).await;
+    until(&client, &ApiResource::erase::<GridModel>(&()), "marker", grid_model::condition::READY, |found| {
+        found.status == Truth::True
+    })
+    .await;
     assert_eq!(models.get(MODEL).await.unwrap().resource_version(), before);
 }

@@ -70,11 +70,15 @@ impl Place {
     }
 
     async fn until_true(&self, name: &str, type_: &'static str) -> InferenceJobStatus {
-        self.until(name, type_, |status| find(&status.conditions, type_).is_some_and(|found| found.status == Truth::True)).await
+        self.until(name, type_, |status| {
+            find(&status.conditions, type_).is_some_and(|found| found.status == Truth::True)
+        })
+        .await
     }
 
     async fn until_reason(&self, name: &str, type_: &'static str, reason: &'static str) -> InferenceJobStatus {
-        self.until(name, reason, |status| find(&status.conditions, type_).is_some_and(|found| found.reason == reason)).await
+        self.until(name, reason, |status| find(&status.conditions, type_).is_some_and(|found| found.reason == reason))
+            .await
     }
 
     async fn output(&self, name: &str) -> std::collections::BTreeMap<String, String> {
@@ -127,7 +131,10 @@ async fn a_job_runs_to_complete_and_leaves_its_results_with_a_manifest() {
     assert_eq!(status.output.unwrap().results_sha256, manifest["sha256"]["results.jsonl"]);
     let results = records(&output["results.jsonl"]);
     assert_eq!((results.len(), results[0]["custom_id"].as_str()), (2, Some("line-1")));
-    assert_eq!(results[0]["response"]["body"]["choices"][0]["message"]["content"], "answer to What is the capital of France?");
+    assert_eq!(
+        results[0]["response"]["body"]["choices"][0]["message"]["content"],
+        "answer to What is the capital of France?"
+    );
     assert!(event_reasons(&place.client, &place.namespace, "hello").await.contains(&"Completed".to_owned()));
 }
 
@@ -136,16 +143,30 @@ async fn bad_batch_lines_become_errors_and_the_rest_runs() {
     let place = Place::new("batch").await;
     let _quiet = place.world.quiet.read().await;
     let line = |id: &str, model: &str, more: &str| {
-        format!(r#"{{"custom_id":"{id}","method":"POST","url":"/v1/chat/completions","body":{{"model":"{model}","messages":[{{"role":"user","content":"hi"}}]{more}}}}}"#)
+        format!(
+            r#"{{"custom_id":"{id}","method":"POST","url":"/v1/chat/completions","body":{{"model":"{model}","messages":[{{"role":"user","content":"hi"}}]{more}}}}}"#
+        )
     };
-    let input = [line("good", MODEL, ""), r#"{"custom_id":"broken", "#.into(), line("other", "another", ""), line("good", MODEL, ""), line("field", MODEL, r#","tools":[]"#)];
+    let input = [
+        line("good", MODEL, ""),
+        r#"{"custom_id":"broken", "#.into(),
+        line("other", "another", ""),
+        line("good", MODEL, ""),
+        line("field", MODEL, r#","tools":[]"#),
+    ];
     place.job("mixed", json!({"format": "OpenAIBatch", "inline": input.join("\n")}), json!({})).await;
     let status = place.until_true("mixed", condition::COMPLETE).await;
     let requests = status.requests.unwrap();
     assert_eq!((requests.total, requests.completed, requests.failed, status.rejected_lines), (5, 1, 4, Some(4)));
     let errors = records(&place.output("mixed").await["errors.jsonl"]);
-    let found: Vec<_> = errors.iter().map(|error| (error["custom_id"].as_str().unwrap(), error["error"]["code"].as_str().unwrap())).collect();
-    assert_eq!(found, [("broken", "InvalidJson"), ("other", "OtherModel"), ("good", "DuplicateCustomId"), ("field", "UnknownField")]);
+    let found: Vec<_> = errors
+        .iter()
+        .map(|error| (error["custom_id"].as_str().unwrap(), error["error"]["code"].as_str().unwrap()))
+        .collect();
+    assert_eq!(
+        found,
+        [("broken", "InvalidJson"), ("other", "OtherModel"), ("good", "DuplicateCustomId"), ("field", "UnknownField")]
+    );
 }
 
 #[tokio::test]
@@ -182,14 +203,17 @@ async fn an_input_that_is_not_there_is_waited_for_and_an_empty_one_is_refused() 
     let from_map = json!({"format": "Lines", "configMap": {"name": "prompts", "key": "p"}});
     place.job("from-map", from_map, json!({})).await;
     place.until_reason("from-map", condition::ACCEPTED, "InputNotFound").await;
-    create_in::<ConfigMap>(&place.client, "input", json!({"metadata": {"name": "prompts"}, "data": {"p": "a\nb\n"}})).await;
+    create_in::<ConfigMap>(&place.client, "input", json!({"metadata": {"name": "prompts"}, "data": {"p": "a\nb\n"}}))
+        .await;
     place.until_true("from-map", condition::COMPLETE).await;
     place.job("empty", lines(&["  ", ""]), json!({})).await;
     place.until_reason("empty", condition::FAILED, "InvalidInput").await;
     let many = "x\n".repeat(50_001);
     place.world.gateway.serve_file("many", &many);
     let url = format!("{}/files/many", place.world.gateway_url);
-    place.job("many", json!({"format": "Lines", "url": url, "sha256": hex::encode(Sha256::digest(&many))}), json!({})).await;
+    place
+        .job("many", json!({"format": "Lines", "url": url, "sha256": hex::encode(Sha256::digest(&many))}), json!({}))
+        .await;
     place.until_reason("many", condition::FAILED, "InputTooLarge").await;
 }
 
@@ -220,7 +244,12 @@ async fn results_that_do_not_fit_say_what_to_do() {
 async fn somebody_elses_config_map_is_never_overwritten() {
     let place = Place::new("conflict").await;
     let _quiet = place.world.quiet.read().await;
-    create_in::<ConfigMap>(&place.client, "conflict", json!({"metadata": {"name": "mine-results"}, "data": {"precious": "1"}})).await;
+    create_in::<ConfigMap>(
+        &place.client,
+        "conflict",
+        json!({"metadata": {"name": "mine-results"}, "data": {"precious": "1"}}),
+    )
+    .await;
     place.job("mine", lines(&["a"]), json!({})).await;
     place.until_reason("mine", condition::OUTPUT_PUBLISHED, "OutputConflict").await;
     assert_eq!(place.output("mine").await.into_iter().collect::<Vec<_>>(), [("precious".to_owned(), "1".to_owned())]);

@@ -24,7 +24,10 @@ async fn an_epoch_closes_after_its_end_and_grace_and_always_with_the_same_bytes(
     h.worker("a", ROLES).await;
     h.job("job-1", &["one two three", "four five six"]).await;
     h.finished("job-1").await;
-    h.until("its storage is proven", async || h.get::<Vec<xdc_grid::protocol::internal::NodeReport>>("/nodes").await[0].capability.storage_verified).await;
+    h.until("its storage is proven", async || {
+        h.get::<Vec<xdc_grid::protocol::internal::NodeReport>>("/nodes").await[0].capability.storage_verified
+    })
+    .await;
     let epoch = h.epoch();
     let (status, body) = close(&h, epoch).await;
     assert_eq!((status, reason(&body).as_str()), (StatusCode::TOO_EARLY, "EpochNotOver"));

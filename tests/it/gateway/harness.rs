@@ -204,8 +204,12 @@ impl Harness {
         change(&mut spec);
         let response = self.request(reqwest::Method::PUT, &format!("/jobs/{uid}")).json(&spec).send().await.unwrap();
         assert_eq!(response.status(), 200, "{}", response.text().await.unwrap());
-        let response =
-            self.request(reqwest::Method::PUT, &format!("/jobs/{uid}/input")).body(input(prompts)).send().await.unwrap();
+        let response = self
+            .request(reqwest::Method::PUT, &format!("/jobs/{uid}/input"))
+            .body(input(prompts))
+            .send()
+            .await
+            .unwrap();
         assert_eq!(response.status(), 200, "{}", response.text().await.unwrap());
     }
 
@@ -326,6 +330,7 @@ pub fn line(index: u32, prompt: &str) -> InputLine {
 }
 
 pub fn input(prompts: &[&str]) -> String {
-    let lines = prompts.iter().enumerate().map(|(index, prompt)| serde_json::to_string(&line(index as u32, prompt)).unwrap());
+    let lines =
+        prompts.iter().enumerate().map(|(index, prompt)| serde_json::to_string(&line(index as u32, prompt)).unwrap());
     lines.map(|line| line + "\n").collect()
 }

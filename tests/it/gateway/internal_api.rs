@@ -10,8 +10,8 @@ use xdc_grid::{
     protocol::{
         identity::NodeKey,
         internal::{
-            ApiError, Change, ChangeKind, GatewayInfo, JobReport, JobState, NetworkConfig, NodeMode, NodeReport, NodeRole,
-            Outcome,
+            ApiError, Change, ChangeKind, GatewayInfo, JobReport, JobState, NetworkConfig, NodeMode, NodeReport,
+            NodeRole, Outcome,
         },
     },
 };
@@ -30,7 +30,9 @@ async fn refusal(request: reqwest::RequestBuilder) -> (StatusCode, ApiError) {
 async fn without_the_token_nobody_is_let_in() {
     let h = Harness::start().await;
     let url = format!("{}/internal/v1/info", h.internal);
-    for request in [h.client.get(&url), h.client.get(&url).bearer_auth("wrong"), h.client.get(&url).basic_auth("a", Some(TOKEN))] {
+    for request in
+        [h.client.get(&url), h.client.get(&url).bearer_auth("wrong"), h.client.get(&url).basic_auth("a", Some(TOKEN))]
+    {
         let (status, error) = refusal(request).await;
         assert_eq!((status, error.reason.as_str()), (StatusCode::UNAUTHORIZED, "Unauthorized"));
     }
@@ -47,7 +49,11 @@ async fn the_network_is_kept_and_another_one_is_a_conflict() {
     let put = |config: &NetworkConfig| h.request(Method::PUT, "/network").json(config);
     let info: GatewayInfo = put(&network()).send().await.unwrap().json().await.unwrap();
     assert_eq!((info.network, info.peer_id.clone()), (Some(network()), h.key.peer_id()));
-    assert!(info.addresses.contains(&format!("/dns4/gateway.example/tcp/4001/p2p/{}", h.key.peer_id())), "{:?}", info.addresses);
+    assert!(
+        info.addresses.contains(&format!("/dns4/gateway.example/tcp/4001/p2p/{}", h.key.peer_id())),
+        "{:?}",
+        info.addresses
+    );
     // What may change, may.
     let paused = NetworkConfig { paused: true, sample_percent: 9, ..network() };
     assert_eq!(put(&paused).send().await.unwrap().status(), 200);
@@ -161,7 +167,8 @@ async fn names_that_are_no_names_are_refused_with_a_sentence() {
         assert_eq!(error.reason, reason, "{path}");
         assert!(error.message.len() > 10);
     }
-    let (status, error) = refusal(h.request(Method::PUT, "/jobs/job-1").body("{").header("content-type", "application/json")).await;
+    let (status, error) =
+        refusal(h.request(Method::PUT, "/jobs/job-1").body("{").header("content-type", "application/json")).await;
     assert_eq!((status, error.reason.as_str()), (StatusCode::BAD_REQUEST, "InvalidBody"));
     let (_, error) = refusal(h.request(Method::PUT, "/jobs/a.b").json(&spec(1))).await;
     assert_eq!(error.reason, "InvalidJob");
@@ -241,7 +248,8 @@ async fn results_are_complete_and_name_the_node() {
     let results = h.results("job-1").await;
     assert_eq!(results.len(), 450);
     assert!(results.iter().enumerate().all(|(index, result)| result.index == index as u32));
-    let Outcome::Completed { node_name, node_address, finish_reason, output_tokens, created, .. } = &results[7].outcome else {
+    let Outcome::Completed { node_name, node_address, finish_reason, output_tokens, created, .. } = &results[7].outcome
+    else {
         panic!("{:?}", results[7]);
     };
     assert_eq!((node_name.as_str(), *node_address, finish_reason.as_str()), ("a", worker.key.address(), "stop"));

@@ -60,7 +60,11 @@ async fn a_chat_completion_answers_with_usage() {
 async fn a_completion_answers_as_text() {
     let h = Harness::start().await;
     h.worker("a", COMPUTE).await;
-    let body: Value = post(&h, "/completions", json!({"model": "tiny", "prompt": "one two", "max_tokens": 1})).await.json().await.unwrap();
+    let body: Value = post(&h, "/completions", json!({"model": "tiny", "prompt": "one two", "max_tokens": 1}))
+        .await
+        .json()
+        .await
+        .unwrap();
     assert_eq!((body["object"].as_str(), body["choices"][0]["text"].as_str()), (Some("text_completion"), Some(" one")));
     assert_eq!(body["choices"][0]["finish_reason"], "length");
 }
@@ -87,7 +91,8 @@ async fn a_stream_goes_on_when_its_worker_dies() {
     dying.set(Script::DieAfter(2));
     let brake = dying.brake();
     let client = tokio::spawn({
-        let request = h.client.post(format!("{}/v1/chat/completions", h.openai)).json(&streaming("the capital of France"));
+        let request =
+            h.client.post(format!("{}/v1/chat/completions", h.openai)).json(&streaming("the capital of France"));
         async move { request.send().await.unwrap() }
     });
     let response = client.await.unwrap();
@@ -151,7 +156,10 @@ async fn what_a_worker_says_about_the_request_reaches_the_client() {
     let response = post(&h, "/chat/completions", chat("hi")).await;
     assert_eq!(response.status(), 400);
     let error: Value = response.json().await.unwrap();
-    assert_eq!((error["error"]["code"].as_str(), error["error"]["type"].as_str()), (Some("PromptRefused"), Some("invalid_request_error")));
+    assert_eq!(
+        (error["error"]["code"].as_str(), error["error"]["type"].as_str()),
+        (Some("PromptRefused"), Some("invalid_request_error"))
+    );
     worker.set(Script::Fail(refused("EngineFailed", 0)));
     assert_eq!(post(&h, "/chat/completions", chat("hi")).await.status(), 502);
 }
@@ -165,7 +173,10 @@ async fn unknown_models_fields_paths_and_bodies_have_openai_errors() {
     let response = post(&h, "/chat/completions", body).await;
     assert_eq!(response.status(), 404);
     let error: Value = response.json().await.unwrap();
-    assert_eq!((error["error"]["code"].as_str(), error["error"]["param"].as_str()), (Some("model_not_found"), Some("model")));
+    assert_eq!(
+        (error["error"]["code"].as_str(), error["error"]["param"].as_str()),
+        (Some("model_not_found"), Some("model"))
+    );
 
     let mut body = chat("hi");
     body["tools"] = json!([{"type": "function"}]);

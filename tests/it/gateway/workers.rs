@@ -19,10 +19,10 @@ use xdc_grid::{
         names::NetworkId,
         receipt::{Receipt, hash_tokens, sign},
         wire::{
-            Accept, Ack, Assign, AuditEvent, AuditRequest, ChallengeReply, ChallengeRequest, Finished, GemmCommit, GemmTile,
-            GemmTiles, Heartbeat, InferCommand, InferEvent, NodeInfo, Offer, OfferReply, Refused, Replay, ServedModel,
-            Start, StorageProof, Token, audit_event, challenge_reply, challenge_request, infer_command, infer_event,
-            offer_reply,
+            Accept, Ack, Assign, AuditEvent, AuditRequest, ChallengeReply, ChallengeRequest, Finished, GemmCommit,
+            GemmTile, GemmTiles, Heartbeat, InferCommand, InferEvent, NodeInfo, Offer, OfferReply, Refused, Replay,
+            ServedModel, Start, StorageProof, Token, audit_event, challenge_reply, challenge_request, infer_command,
+            infer_event, offer_reply,
         },
     },
     verify::{
@@ -127,7 +127,12 @@ impl FakeWorker {
         }
     }
 
-    async fn serve(self: Arc<Self>, start: Start, mut commands: mpsc::Receiver<InferCommand>, events: mpsc::Sender<InferEvent>) {
+    async fn serve(
+        self: Arc<Self>,
+        start: Start,
+        mut commands: mpsc::Receiver<InferCommand>,
+        events: mpsc::Sender<InferEvent>,
+    ) {
         self.starts.lock().unwrap().push(start.clone());
         let script = self.script.lock().unwrap().clone();
         let send = |kind| events.send(InferEvent { kind: Some(kind) });

@@ -13,8 +13,8 @@ use xdc_grid::{
         receipt::{Receipt, hash_tokens, sign},
     },
     store::{
-        After, AuditDecision, AuditOrder, AuditState, Ending, EvidenceRecord, Ledger, LedgerError, LoggedReceipt, Requeued,
-        Standing, fsck,
+        After, AuditDecision, AuditOrder, AuditState, Ending, EvidenceRecord, Ledger, LedgerError, LoggedReceipt,
+        Requeued, Standing, fsck,
     },
 };
 
@@ -171,7 +171,12 @@ fn lost(after: After) -> Ending {
     Ending { reason: "WorkerGone".into(), message: "gone".into(), then: after, avoid: None, exclude: false }
 }
 
-async fn decide(ledger: &Ledger, receipt: [u8; 32], state: AuditState, after: EvidenceRecord) -> Result<(), LedgerError> {
+async fn decide(
+    ledger: &Ledger,
+    receipt: [u8; 32],
+    state: AuditState,
+    after: EvidenceRecord,
+) -> Result<(), LedgerError> {
     let decision = AuditDecision { receipt, state, verifier: "v".into(), reason: "", message: "m".into(), now_ms: 60 };
     ledger.decide_audit(&decision, |_| after).await.map(|_| ())
 }
@@ -268,7 +273,9 @@ async fn a_failed_audit_sends_the_request_elsewhere_and_its_receipt_is_never_pay
     f.ledger.log_receipt(&receipt).await.unwrap();
     assert_eq!(f.ledger.owed_audits(10).await.unwrap()[0].output, [7]);
     assert!(!f.ledger.job_is_settled(JOB).await.unwrap(), "an audit is owed");
-    decide(&f.ledger, receipt.hash, AuditState::Failed, EvidenceRecord { failed: 1, log_e: 4.6, ..Default::default() }).await.unwrap();
+    decide(&f.ledger, receipt.hash, AuditState::Failed, EvidenceRecord { failed: 1, log_e: 4.6, ..Default::default() })
+        .await
+        .unwrap();
     let twice = decide(&f.ledger, receipt.hash, AuditState::Passed, EvidenceRecord::default()).await;
     assert!(matches!(twice, Err(LedgerError::Stale { .. })), "decided once");
     let queued = f.ledger.queued_of_job(JOB, 1).await.unwrap().remove(0);
@@ -295,7 +302,9 @@ async fn a_conviction_voids_unaudited_work_and_keeps_what_passed() {
     let counts = f.ledger.job_counts(JOB).await.unwrap();
     assert_eq!((counts.done, counts.queued), (1, 2), "both are made again");
     // The voided one's audit is still owed, and says what it says.
-    decide(&f.ledger, hash(2), AuditState::Passed, EvidenceRecord { quarantined_ms: 60, ..Default::default() }).await.unwrap();
+    decide(&f.ledger, hash(2), AuditState::Passed, EvidenceRecord { quarantined_ms: 60, ..Default::default() })
+        .await
+        .unwrap();
     assert_eq!(f.ledger.job_counts(JOB).await.unwrap().queued, 2);
     assert_eq!(f.whole().await, Vec::<String>::new());
 }
@@ -323,7 +332,12 @@ async fn receipts_and_epochs_cannot_be_changed_even_by_hand() {
     f.ledger.lease(&id(0), 1, &f.node.peer_id(), 10).await.unwrap();
     f.ledger.log_receipt(&f.receipt(&f.node, 0, 1, &[7])).await.unwrap();
     f.ledger.close_epoch(4, b"totals", &[], 70).await.unwrap();
-    for statement in ["UPDATE receipts SET output_tokens = 9", "DELETE FROM receipts", "UPDATE epochs SET totals = x'00'", "DELETE FROM epochs"] {
+    for statement in [
+        "UPDATE receipts SET output_tokens = 9",
+        "DELETE FROM receipts",
+        "UPDATE epochs SET totals = x'00'",
+        "DELETE FROM epochs",
+    ] {
         let error = f.sabotage(statement).await.unwrap_err().to_string();
         assert!(error.contains("append-only"), "{statement}: {error}");
     }
@@ -339,7 +353,10 @@ async fn fsck_finds_what_is_broken() {
         ("DELETE FROM answers", "an owed audit has its answer"),
         ("UPDATE jobs SET finished_ms = 9", "a finished job has nothing"),
         ("INSERT INTO rejections SELECT hash, 'a', 'b', 1 FROM receipts", "an open job does not keep"),
-        ("DROP TRIGGER receipts_are_never_changed; UPDATE receipts SET output_tokens = 9", "is not what its node signed"),
+        (
+            "DROP TRIGGER receipts_are_never_changed; UPDATE receipts SET output_tokens = 9",
+            "is not what its node signed",
+        ),
         ("INSERT INTO epochs VALUES (9, x'7b7d', zeroblob(32), 1)", "do not match their hash"),
     ] {
         let f = Fixture::new(1).await;

@@ -122,7 +122,10 @@ impl State {
                     return Err(refused("WrongEpoch"));
                 }
                 if now() < self.genesis + (call.epoch + 1) * EPOCH_SECONDS {
-                    return Err(ChainError::Refused(Refusal { passes_with_time: true, ..Refusal::new("EpochNotOver", "wait") }));
+                    return Err(ChainError::Refused(Refusal {
+                        passes_with_time: true,
+                        ..Refusal::new("EpochNotOver", "wait")
+                    }));
                 }
                 let (_, total) = self.pending.unwrap_or(self.live);
                 if call.cumulativeTotal - total > self.pool {
@@ -284,7 +287,14 @@ impl ChainRpc for FakeChain {
             let succeeded = state.execute(from, envelope.value().to(), envelope.input(), true).is_ok();
             state.head += 1;
             let (hash, block) = (*envelope.tx_hash(), state.block(state.head));
-            let receipt = TxReceipt { hash, block_number: block.number, block_hash: block.hash, succeeded, gas_used: 90_000, contract: None };
+            let receipt = TxReceipt {
+                hash,
+                block_number: block.number,
+                block_hash: block.hash,
+                succeeded,
+                gas_used: 90_000,
+                contract: None,
+            };
             state.receipts.insert(hash, receipt);
             Ok(SendOutcome::Accepted)
         })

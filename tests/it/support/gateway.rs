@@ -21,9 +21,9 @@ use xdc_grid::{
     protocol::{
         identity::NodeKey,
         internal::{
-            Capability, Change, ChangeKind, Contribution, EpochTotals, EvidenceReport, GatewayInfo, InputLine, JobControl,
-            JobNode, JobReport, JobSpec, JobState, Member, ModelReport, ModelSource, ModelState, NetworkConfig, NodeModel,
-            NodeReport, NodeTotals, Outcome, RequestFailure, ResultLine,
+            Capability, Change, ChangeKind, Contribution, EpochTotals, EvidenceReport, GatewayInfo, InputLine,
+            JobControl, JobNode, JobReport, JobSpec, JobState, Member, ModelReport, ModelSource, ModelState,
+            NetworkConfig, NodeModel, NodeReport, NodeTotals, Outcome, RequestFailure, ResultLine,
         },
     },
 };
@@ -142,10 +142,7 @@ impl FakeGateway {
 }
 
 fn router(gateway: FakeGateway) -> Router {
-    Router::new()
-        .route("/files/{name}", get(file))
-        .nest("/internal/v1", internal(gateway.clone()))
-        .with_state(gateway)
+    Router::new().route("/files/{name}", get(file)).nest("/internal/v1", internal(gateway.clone())).with_state(gateway)
 }
 
 fn internal(gateway: FakeGateway) -> Router<FakeGateway> {
@@ -267,7 +264,11 @@ async fn model(State(gateway): Shared, Path(digest): Path<String>) -> Response {
     }
 }
 
-async fn put_model(State(gateway): Shared, Path(digest): Path<String>, Json(source): Json<ModelSource>) -> Json<ModelReport> {
+async fn put_model(
+    State(gateway): Shared,
+    Path(digest): Path<String>,
+    Json(source): Json<ModelSource>,
+) -> Json<ModelReport> {
     let report = model_report(&source);
     gateway.lock().models.insert(digest, source);
     Json(report)
@@ -308,11 +309,17 @@ async fn put_job(State(gateway): Shared, Path(uid): Path<String>, Json(spec): Js
 }
 
 async fn put_input(State(gateway): Shared, Path(uid): Path<String>, body: Bytes) -> Response {
-    let lines: Vec<InputLine> = body.split(|byte| *byte == b'\n').filter(|line| !line.is_empty()).map(|line| serde_json::from_slice(line).unwrap()).collect();
+    let lines: Vec<InputLine> = body
+        .split(|byte| *byte == b'\n')
+        .filter(|line| !line.is_empty())
+        .map(|line| serde_json::from_slice(line).unwrap())
+        .collect();
     let answer = {
         let mut script = gateway.lock();
         script.submissions += 1;
-        let Some(job) = script.jobs.get_mut(&uid) else { return refuse(StatusCode::NOT_FOUND, "JobUnknown", "no such job") };
+        let Some(job) = script.jobs.get_mut(&uid) else {
+            return refuse(StatusCode::NOT_FOUND, "JobUnknown", "no such job");
+        };
         assert_eq!(job.spec.total_requests as usize, lines.len(), "the input has as many lines as the job said");
         job.lines = lines;
         job.state = JobState::Queued;
@@ -325,7 +332,9 @@ async fn put_input(State(gateway): Shared, Path(uid): Path<String>, body: Bytes)
 async fn patch_job(State(gateway): Shared, Path(uid): Path<String>, Json(control): Json<JobControl>) -> Response {
     let answer = {
         let mut script = gateway.lock();
-        let Some(job) = script.jobs.get_mut(&uid) else { return refuse(StatusCode::NOT_FOUND, "JobUnknown", "no such job") };
+        let Some(job) = script.jobs.get_mut(&uid) else {
+            return refuse(StatusCode::NOT_FOUND, "JobUnknown", "no such job");
+        };
         job.control = control;
         match job.state {
             JobState::Finished | JobState::Created => {}
@@ -346,7 +355,9 @@ async fn job(State(gateway): Shared, Path(uid): Path<String>) -> Response {
         let mut script = gateway.lock();
         *script.asked.entry(uid.clone()).or_default() += 1;
         let released = script.released.clone();
-        let Some(job) = script.jobs.get_mut(&uid) else { return refuse(StatusCode::NOT_FOUND, "JobUnknown", "no such job") };
+        let Some(job) = script.jobs.get_mut(&uid) else {
+            return refuse(StatusCode::NOT_FOUND, "JobUnknown", "no such job");
+        };
         let answer = report(job);
         let held = job.spec.name.starts_with(HELD) && !released.contains(&job.spec.name);
         let next = match job.state {
@@ -387,7 +398,11 @@ fn prompt(line: &InputLine) -> String {
 fn report(job: &Job) -> JobReport {
     let (failed, completed): (Vec<_>, Vec<_>) = done(job).iter().partition(|line| prompt(line).contains(FAIL));
     let started = !matches!(job.state, JobState::Created | JobState::Queued);
-    let nodes = if completed.is_empty() { Vec::new() } else { vec![JobNode { node_name: "node-a".into(), requests: completed.len() as u32 }] };
+    let nodes = if completed.is_empty() {
+        Vec::new()
+    } else {
+        vec![JobNode { node_name: "node-a".into(), requests: completed.len() as u32 }]
+    };
     JobReport {
         state: job.state,
         reason: String::new(),
@@ -405,14 +420,23 @@ fn report(job: &Job) -> JobReport {
         started_at_ms: if started { 1_000 } else { 0 },
         finished_at_ms: if job.state == JobState::Finished { 2_000 } else { 0 },
         receipts_root: if job.state == JobState::Finished { "ab".repeat(32) } else { String::new() },
-        last_failures: failed.iter().take(5).map(|line| RequestFailure { custom_id: line.custom_id.clone(), reason: "WorkerFailed".into(), message: "told to".into() }).collect(),
+        last_failures: failed
+            .iter()
+            .take(5)
+            .map(|line| RequestFailure {
+                custom_id: line.custom_id.clone(),
+                reason: "WorkerFailed".into(),
+                message: "told to".into(),
+            })
+            .collect(),
     }
 }
 
 async fn results(State(gateway): Shared, Path(uid): Path<String>) -> Response {
     let script = gateway.lock();
     let Some(job) = script.jobs.get(&uid) else { return refuse(StatusCode::NOT_FOUND, "JobUnknown", "no such job") };
-    let lines: String = done(job).iter().map(|line| serde_json::to_string(&result(&uid, line)).unwrap() + "\n").collect();
+    let lines: String =
+        done(job).iter().map(|line| serde_json::to_string(&result(&uid, line)).unwrap() + "\n").collect();
     lines.into_response()
 }
 
@@ -431,7 +455,12 @@ fn result(uid: &str, line: &InputLine) -> ResultLine {
             created: 1,
         }
     };
-    ResultLine { index: line.index, custom_id: line.custom_id.clone(), request_id: RequestId::of_job_line(uid, &line.custom_id), outcome }
+    ResultLine {
+        index: line.index,
+        custom_id: line.custom_id.clone(),
+        request_id: RequestId::of_job_line(uid, &line.custom_id),
+        outcome,
+    }
 }
 
 async fn changes(State(gateway): Shared, Query(query): Query<BTreeMap<String, String>>) -> Body {

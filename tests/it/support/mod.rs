@@ -6,7 +6,10 @@ pub mod world;
 
 use std::time::Duration;
 
-use kube::{Client, Config, config::{KubeConfigOptions, Kubeconfig}};
+use kube::{
+    Client, Config,
+    config::{KubeConfigOptions, Kubeconfig},
+};
 
 /// A client of the API server that `tests/cluster/with-control-plane` started.
 pub async fn client() -> Client {

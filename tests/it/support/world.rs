@@ -131,7 +131,8 @@ pub fn model(name: &str, url: &str, digest: u8) -> Value {
 /// A namespace of the test's own; again is no error.
 pub async fn namespace(client: &Client, name: &str) {
     let api: Api<Namespace> = Api::all(client.clone());
-    let wanted: Namespace = serde_json::from_value(json!({"apiVersion": "v1", "kind": "Namespace", "metadata": {"name": name}})).unwrap();
+    let wanted: Namespace =
+        serde_json::from_value(json!({"apiVersion": "v1", "kind": "Namespace", "metadata": {"name": name}})).unwrap();
     match api.create(&PostParams::default(), &wanted).await {
         Ok(_) => {}
         Err(kube::Error::Api(status)) if status.code == 409 => {}
@@ -141,14 +142,22 @@ pub async fn namespace(client: &Client, name: &str) {
 
 pub async fn create<K>(client: &Client, object: Value) -> K
 where
-    K: Resource<DynamicType = (), Scope = ClusterResourceScope> + Clone + std::fmt::Debug + Serialize + DeserializeOwned,
+    K: Resource<DynamicType = (), Scope = ClusterResourceScope>
+        + Clone
+        + std::fmt::Debug
+        + Serialize
+        + DeserializeOwned,
 {
     created(Api::all(client.clone()), object).await
 }
 
 pub async fn create_in<K>(client: &Client, namespace: &str, object: Value) -> K
 where
-    K: Resource<DynamicType = (), Scope = NamespaceResourceScope> + Clone + std::fmt::Debug + Serialize + DeserializeOwned,
+    K: Resource<DynamicType = (), Scope = NamespaceResourceScope>
+        + Clone
+        + std::fmt::Debug
+        + Serialize
+        + DeserializeOwned,
 {
     created(Api::namespaced(client.clone(), namespace), object).await
 }

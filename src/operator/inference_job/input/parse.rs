@@ -231,7 +231,10 @@ fn request(rules: &Rules, index: u32, custom_id: String, body: Body) -> Result<I
     match body.model.as_deref() {
         Some(model) if model == rules.model => {}
         Some(model) => {
-            return Err((Reason::OtherModel, format!("the job is for model {:?}, the line for {model:?}", rules.model)));
+            return Err((
+                Reason::OtherModel,
+                format!("the job is for model {:?}, the line for {model:?}", rules.model),
+            ));
         }
         None => return Err(invalid("body.model is missing")),
     }
