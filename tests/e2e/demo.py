@@ -17,7 +17,8 @@ Everything is still running. Try next:
   kubectl grid results hello -n team-a             # the answers
   kubectl grid rewards show                        # who earned what
   curl $GATEWAY_URL/v1/chat/completions -H 'content-type: application/json' \\
-    -d '{"model": "smollm2-135m-instruct", "messages": [{"role": "user", "content": "What is the capital of France?"}]}'
+    -d '{"model": "smollm2-135m-instruct", "messages": [{"role": "system", "content": "You are a helpful assistant."},
+         {"role": "user", "content": "What is the capital of France?"}]}'
   make down                                        # removes all of it"""
 
 

@@ -6,7 +6,10 @@ import openai
 
 base_url, model = sys.argv[1], sys.argv[2]
 client = openai.OpenAI(base_url=f"{base_url}/v1", api_key="none", timeout=120)
-question = [{"role": "user", "content": "What is the capital of France?"}]
+question = [
+    {"role": "system", "content": "You are a helpful assistant."},
+    {"role": "user", "content": "What is the capital of France?"},
+]
 
 assert model in [entry.id for entry in client.models.list()], "the model is not listed"
 

@@ -106,7 +106,7 @@ class Reader:
 
     def run_worker(self, command):
         status = json.loads(kubectl(self.env, "get", "gridnetwork", self.network, "-o", "json"))["status"]
-        env = self.env | {"GATEWAY": status["gateway"]["addresses"][-1]}
+        env = self.env | {"GATEWAY": status["gateways"][0]["addresses"][-1]}
         with (self.folder / "worker.log").open("w") as log:
             worker = subprocess.Popen(["bash", "-c", "exec " + command.strip()], cwd=self.folder, env=env, stdout=log, stderr=log)
         try:

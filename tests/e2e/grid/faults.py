@@ -129,7 +129,8 @@ def mismatch(name):
 
 def test_bad_batch_lines_become_errors_and_the_rest_runs():
     def line(custom_id, content, model=story.MODEL):
-        body = {"model": model, "messages": [{"role": "user", "content": content}], "max_tokens": 8, "temperature": 0}
+        body = {"model": model,
+                "messages": [{"role": "system", "content": story.SYSTEM_MESSAGE}, {"role": "user", "content": content}], "max_tokens": 16, "temperature": 0}
         return json.dumps({"custom_id": custom_id, "method": "POST", "url": "/v1/chat/completions", "body": body})
 
     lines = [line("good", "What is the capital of France?"), "{not json", line("other", "Hi", "another-model"), line("good", "Again")]
@@ -178,6 +179,10 @@ def test_external_worker_keeps_its_reputation_over_a_restart():
     story.start_external_worker(story.EXTERNAL)
     kube.wait_condition("gridnode", story.EXTERNAL, "Ready", timeout=120)
     assert kube.get("gridnode", story.EXTERNAL)["status"]["nodeAddress"] == before
+
+
+def test_the_commands_of_the_readme_work():
+    print(run("python3", ROOT / "tests" / "readme" / "run.py", timeout=900), end="", flush=True)
 
 
 ALL = [value for name, value in list(globals().items()) if name.startswith("test_")]
