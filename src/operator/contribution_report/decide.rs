@@ -124,6 +124,8 @@ fn after_final(report: &Report, beside: &Neighbours<'_>, chain: &ChainView, send
     }
     match state.pending {
         Some(pending) if pending.epoch == report.epoch => activation(report, beside, chain, sending, pending.active_at),
+        // Its root is live, but our own activation is not followed to its end: the next report waits for that, and so does its nonce.
+        _ if is_under_way(report.activate.as_ref()) => Step::Activate,
         _ => Step::Live,
     }
 }

@@ -139,6 +139,13 @@ fn a_final_report_waits_for_its_window_and_is_activated_then() {
 }
 
 #[test]
+fn our_activation_is_followed_to_its_end_also_when_the_root_is_live_already() {
+    let mut live = with(3, finalized(99));
+    live.activate = Some(record(signed()));
+    assert_eq!(one(&[live], &chain(4, None, 1_300), OK), Step::Activate);
+}
+
+#[test]
 fn an_activation_by_somebody_else_is_waited_for() {
     let mut seen = chain(4, Some(1_270), 1_280);
     seen.latest = state(4, None);
