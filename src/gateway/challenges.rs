@@ -64,7 +64,7 @@ impl Times {
         }
         self.epoch = Some(epoch);
         let count = (length_ms / millis(self.mean).max(1)).max(1);
-        let draw = |_| start_ms + (u128::from(rand::random::<u64>()) * u128::from(length_ms) >> 64) as u64;
+        let draw = |_| start_ms + ((u128::from(rand::random::<u64>()) * u128::from(length_ms)) >> 64) as u64;
         self.due = (0..count.min(10_000)).map(draw).filter(|due| *due > now_ms).collect();
         self.due.sort_unstable_by(|a, b| b.cmp(a));
     }

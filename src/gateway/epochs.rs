@@ -224,7 +224,8 @@ mod tests {
             receipt(&node, 3, Some(AuditState::Failed)),
         ];
         let continued = [PayableReceipt { prefix_tokens: 4, ..rows[0].clone() }];
-        let units = close(EpochNumber(4), &[node.clone()], &continued, &[], &[0; 32]).totals.nodes[0].units.clone();
+        let units =
+            close(EpochNumber(4), std::slice::from_ref(&node), &continued, &[], &[0; 32]).totals.nodes[0].units.clone();
         assert_eq!(units, "44", "2 · (8 · 1 made + 14 read)");
         let closing = close(EpochNumber(4), &[node], &rows, &[], &[7; 32]);
         let totals = &closing.totals.nodes[0];
@@ -237,9 +238,9 @@ mod tests {
     fn an_inconclusive_audit_counts_only_while_nothing_speaks_against_the_node() {
         let good = facts();
         let rows = [receipt(&good, 1, Some(AuditState::Inconclusive))];
-        assert_eq!(close(EpochNumber(4), &[good.clone()], &rows, &[], &[0; 32]).counted.len(), 1);
+        assert_eq!(close(EpochNumber(4), std::slice::from_ref(&good), &rows, &[], &[0; 32]).counted.len(), 1);
         let undecidable = [PayableReceipt { undecidable: true, ..rows[0].clone() }];
-        assert_eq!(close(EpochNumber(4), &[good.clone()], &undecidable, &[], &[0; 32]).counted.len(), 0);
+        assert_eq!(close(EpochNumber(4), std::slice::from_ref(&good), &undecidable, &[], &[0; 32]).counted.len(), 0);
         let mut suspect = good;
         suspect.standing.evidence = EvidenceRecord { log_e: 3.0, ..EvidenceRecord::default() };
         assert_eq!(close(EpochNumber(4), &[suspect], &rows, &[], &[0; 32]).counted.len(), 0);
@@ -258,7 +259,7 @@ mod tests {
             failed: 0,
             least_units: 9,
         };
-        let closing = close(EpochNumber(4), &[node.clone()], &rows, &[tally.clone()], &[0; 32]);
+        let closing = close(EpochNumber(4), std::slice::from_ref(&node), &rows, std::slice::from_ref(&tally), &[0; 32]);
         let totals = &closing.totals.nodes[0];
         assert_eq!((totals.eligible, totals.reason.as_str(), totals.units.as_str()), (false, "Quarantined", "0"));
         assert_eq!((totals.requests, totals.capacity_units), (0, 4));
@@ -290,7 +291,7 @@ mod tests {
             least_units: 100,
         };
         let tallies = [tally(ChallengeKind::Gemm, 0), tally(ChallengeKind::Storage, 1)];
-        let totals = close(EpochNumber(0), &[node.clone()], &[], &tallies, &[0; 32]).totals;
+        let totals = close(EpochNumber(0), std::slice::from_ref(&node), &[], &tallies, &[0; 32]).totals;
         assert_eq!((totals.nodes[0].capacity_units, totals.nodes[0].proven_bytes), (75, 0));
     }
 }

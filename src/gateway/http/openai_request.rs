@@ -174,7 +174,8 @@ fn neutral(fields: &mut Map<String, Value>, endpoint: Endpoint) -> Parsed<()> {
     let zero = |value: &Value| value.as_f64() == Some(0.0);
     let one = |value: &Value| value.as_u64() == Some(1);
     let no = |value: &Value| value.as_bool() == Some(false);
-    let known: [(&str, &dyn Fn(&Value) -> bool); 14] = [
+    type Harmless<'a> = &'a dyn Fn(&Value) -> bool;
+    let known: [(&str, Harmless<'_>); 14] = [
         ("n", &one),
         ("best_of", &one),
         ("echo", &no),

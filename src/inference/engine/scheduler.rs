@@ -25,6 +25,8 @@ const PREFILL_CHUNK: usize = 64;
 const PAUSE: Duration = Duration::from_millis(5);
 
 /// A message to the engine thread.
+// Nearly every message is the large one.
+#[allow(clippy::large_enum_variant)]
 pub(crate) enum Command {
     Start(Sequence),
     Benchmark(Ticket, oneshot::Sender<Result<Benchmark, String>>),

@@ -87,10 +87,7 @@ struct Neighbours<'a> {
 /// Real reports only: dry ones never meet the chain.
 fn neighbours(reports: &[Report], index: usize) -> Neighbours<'_> {
     let real = |report: &&Report| !report.is_dry_run();
-    Neighbours {
-        before: reports.iter().take(index).filter(real).next_back(),
-        after: reports.iter().skip(index + 1).find(real),
-    }
+    Neighbours { before: reports.iter().take(index).rfind(real), after: reports.iter().skip(index + 1).find(real) }
 }
 
 fn step(report: &Report, beside: &Neighbours<'_>, chain: &ChainView, sending: Sending) -> Step {

@@ -7,6 +7,8 @@ use crate::{
 };
 
 /// What came of it.
+// One of these at a time, on the stack.
+#[allow(clippy::large_enum_variant)]
 pub enum Applied {
     /// The chain must be known first.
     NotAsked,
