@@ -135,7 +135,7 @@ def selectors():
 def engine():
     """Our engine and llama.cpp on the same file, interleaved in one run."""
     print("\n### engine against llama.cpp\n", flush=True)
-    print(run("cargo", "run", "--quiet", "--locked", "--example", "bench-engine", timeout=1800), flush=True)
+    print(run("cargo", "test", "--quiet", "--locked", "--test", "it", "speed_beside", "--", "--ignored", "--nocapture", timeout=1800), flush=True)
 
 
 SECTIONS = {"engine": engine, "up": up, "operator": operator, "dispatch": dispatch, "gas": gas}

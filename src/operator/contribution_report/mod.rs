@@ -248,9 +248,15 @@ impl Round<'_> {
 
     async fn activate(&self, reports: &mut [Report], index: usize) -> Result<Option<Trouble>, Error> {
         let Some(report) = reports.get_mut(index) else { return Ok(None) };
-        let Some(pending) = self.chain.latest.pending.or(self.chain.finalized.pending) else { return Ok(None) };
-        let intent = || self.session.chain.activate_intent(&pending);
-        let outcome = drive::advance(report, Slot::Activate, intent, &self.session, self.context).await?;
+        let intent = match report.activate {
+            // Followed to its end also when nothing is pending any more.
+            Some(ref record) if report::is_under_way(Some(record)) => record.intent.clone(),
+            _ => match self.chain.latest.pending.or(self.chain.finalized.pending) {
+                Some(pending) => self.session.chain.activate_intent(&pending),
+                None => return Ok(None),
+            },
+        };
+        let outcome = drive::advance(report, Slot::Activate, || intent, &self.session, self.context).await?;
         // Somebody else was faster: the next look shows it live.
         let refused =
             outcome.err().filter(|error| !matches!(error, ChainError::Refused(why) if why.name == "NothingPending"));

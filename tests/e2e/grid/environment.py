@@ -72,6 +72,8 @@ def cluster(verb, *words, **options):
 def up():
     """Brings everything up; what is up already is left alone."""
     STATE.mkdir(exist_ok=True)
+    for account in ACCOUNTS:
+        key_file(account)
     with step("Kubernetes 1.37 with three nodes", ["tests/cluster/README.md", f"ls {STATE}/log"]):
         cluster("up", "--nodes", 3)
         kube.kubectl("wait", "--for=condition=Ready", "nodes", "--all", "--timeout=60s")

@@ -174,11 +174,14 @@ def test_helm_test_runs_a_tiny_job():
 
 
 def test_external_worker_keeps_its_reputation_over_a_restart():
-    before = kube.get("gridnode", story.EXTERNAL)["status"]["nodeAddress"]
+    before = kube.get("gridnode", story.EXTERNAL)["status"]
     story.stop_external_worker(story.EXTERNAL)
+    kube.wait_condition("gridnode", story.EXTERNAL, "PeerConnected", timeout=60, status="False")
     story.start_external_worker(story.EXTERNAL)
     kube.wait_condition("gridnode", story.EXTERNAL, "Ready", timeout=120)
-    assert kube.get("gridnode", story.EXTERNAL)["status"]["nodeAddress"] == before
+    after = kube.get("gridnode", story.EXTERNAL)["status"]
+    assert after["nodeAddress"] == before["nodeAddress"]
+    assert after["evidence"]["passed"] >= before["evidence"]["passed"] > 0, (before["evidence"], after["evidence"])
 
 
 def test_the_commands_of_the_readme_work():

@@ -210,14 +210,21 @@ def claim(name):
 
 
 def summarise():
+    """Who did and earned what, and what it cost on chain."""
+    job = kube.get("inferencejob", JOB, TEAM)["status"]
+    answers = {entry["nodeName"]: entry["requests"] for entry in job["assignments"]}
+    say(f"    {job['tokens']['prompt']} prompt and {job['tokens']['output']} output tokens in {job['requests']['completed']} answers")
     rows = rewards()
-    say(f"    {'node':10} {'tok (prompt+output)':>20} {'earned':>16} {'claimable':>16}")
-    for node in kube.get_all("gridnodes"):
-        name, status = node["metadata"]["name"], node.get("status", {})
-        work = status.get("contribution", {})
-        tokens = f"{work.get('promptTokens', 0)}+{work.get('outputTokens', 0)}"
-        row = rows.get(name, {"earnedWei": "0", "claimableWei": "0"})
-        say(f"    {name:10} {tokens:>20} {xdc(int(row['earnedWei'])):>16} {xdc(int(row['claimableWei'])):>16}")
+    total = sum(int(row["earnedWei"]) for row in rows.values())
+    say(f"    {'node':10} {'answers':>8} {'earned':>18} {'share':>7} {'claimable':>18}")
+    for name, row in rows.items():
+        earned = int(row["earnedWei"])
+        say(f"    {name:10} {answers.get(name, 0):>8} {xdc(earned):>18} {earned / total:>7.1%} {xdc(int(row['claimableWei'])):>18}")
+    for report in kube.get_all("contributionreports"):
+        sent = report["status"].get("submit", {})
+        if sent.get("transactionHash"):
+            gas = env.chain().gas_on_xdc(sent["transactionHash"])
+            say(f"    report {report['metadata']['name']}: {report['spec']['allocated']} XDC allocated, gas {sent['gasUsed']} ({gas} on XDC's schedule)")
 
 
 def node_logs():

@@ -83,7 +83,7 @@ impl FakeChain {
     }
 
     pub fn node(&self, address: NodeAddress) -> Option<Node> {
-        self.lock().nodes.get(&address.into()).cloned()
+        self.lock().nodes.get(&alloy::primitives::Address::from(address)).cloned()
     }
 
     /// Epoch numbers in the order in which they were reported.
@@ -251,7 +251,7 @@ impl ChainRpc for FakeChain {
     }
 
     fn nonce(&self, account: NodeAddress, _: At) -> RpcFuture<'_, u64> {
-        self.answer(|state| Ok(state.nonces.get(&account.into()).copied().unwrap_or(0)))
+        self.answer(|state| Ok(state.nonces.get(&alloy::primitives::Address::from(account)).copied().unwrap_or(0)))
     }
 
     fn block(&self, at: At) -> RpcFuture<'_, BlockRef> {
