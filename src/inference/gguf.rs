@@ -13,6 +13,8 @@ use std::path::Path;
 
 use candle_core::quantized::GgmlDType;
 
+use super::cursor::Cursor;
+
 /// The largest header we accept; the biggest vocabularies in use (256k tokens with merges) need about 16 MiB.
 const MAX_HEADER_BYTES: u64 = 32 << 20;
 /// The longest key or tensor name.
@@ -353,58 +355,4 @@ fn dtype(type_id: u32) -> Option<GgmlDType> {
         30 => GgmlDType::BF16,
         _ => return None,
     })
-}
-
-/// A reader that knows how many bytes it may still take.
-struct Cursor<R> {
-    reader: R,
-    position: u64,
-    limit: u64,
-    file_bytes: u64,
-}
-
-impl<R: Read> Cursor<R> {
-    fn reserve(&self, bytes: u64) -> Result<(), GgufError> {
-        if bytes <= self.limit - self.position {
-            Ok(())
-        } else if self.limit < self.file_bytes {
-            Err(GgufError::HeaderTooLarge)
-        } else {
-            Err(GgufError::Damaged("the file ends in the middle of the header".into()))
-        }
-    }
-
-    fn bytes<const N: usize>(&mut self) -> Result<[u8; N], GgufError> {
-        self.reserve(N as u64)?;
-        let mut buffer = [0; N];
-        self.reader.read_exact(&mut buffer)?;
-        self.position += N as u64;
-        Ok(buffer)
-    }
-
-    fn u32(&mut self) -> Result<u32, GgufError> {
-        Ok(u32::from_le_bytes(self.bytes()?))
-    }
-
-    fn u64(&mut self) -> Result<u64, GgufError> {
-        Ok(u64::from_le_bytes(self.bytes()?))
-    }
-
-    /// A count of things that take at least `each` bytes, checked against the bytes that are left.
-    fn count(&mut self, what: &str, most: u64, each: u64) -> Result<u64, GgufError> {
-        let count = self.u64()?;
-        if count > most {
-            return Err(GgufError::Damaged(format!("it claims {count} {what}")));
-        }
-        self.reserve(count.saturating_mul(each))?;
-        Ok(count)
-    }
-
-    fn string(&mut self, most: u64) -> Result<String, GgufError> {
-        let length = self.count("bytes in a string", most, 1)?;
-        let mut buffer = vec![0; length as usize];
-        self.reader.read_exact(&mut buffer)?;
-        self.position += length;
-        String::from_utf8(buffer).map_err(|_| GgufError::Damaged("a string is not UTF-8".into()))
-    }
 }

@@ -5,6 +5,7 @@
 //! however many threads and with whatever instruction set. That is what lets a verifier replay an answer as one prefill.
 
 pub mod config;
+mod cursor;
 mod engine;
 pub mod gguf;
 pub mod kernels;

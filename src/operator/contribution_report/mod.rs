@@ -13,43 +13,36 @@ pub mod drive;
 pub mod leaves;
 pub mod plan;
 pub mod report;
+mod round;
 pub mod status;
 
 use std::{sync::Arc, time::Duration};
 
-use alloy::primitives::B256;
 use futures::StreamExt;
 use kube::{
     Api, ResourceExt,
-    api::{DeleteParams, PostParams, Preconditions},
     runtime::{controller::Action, watcher},
 };
 use tokio_util::sync::CancellationToken;
 
 use super::{
-    chains::{self, Session},
+    chains,
     context::Context,
-    error::{Error, is_not_found},
-    gateway::Close,
+    error::Error,
     runner::{self, Guarded},
-    write,
 };
 use crate::{
     api::{
         conditions::{Finding, Truth},
         contribution_report::ContributionReport,
         grid_network::GridNetwork,
-        ids::{EpochNumber, Wei},
         reasons::Reason,
     },
-    chain::{ChainError, rewards::EpochReport},
-    protocol::internal::{ChangeKind, EpochTotals},
-    reward::{RewardLeaf, RewardTree},
+    protocol::internal::ChangeKind,
 };
-use decide::{ChainView, Next, Sending, Step};
-use drive::Slot;
+use decide::Sending;
 use report::Report;
-use status::{Said, Trouble};
+use round::Round;
 
 /// Field manager of this controller.
 pub const MANAGER: &str = "xdc-grid-contributionreport";
@@ -130,322 +123,4 @@ async fn away(reports: &[Report], finding: Finding, context: &Context) -> Result
         status::update(report, &status::away(report, &finding, (context.clock)()), context).await?;
     }
     Ok(Outcome { finding, again: LOOK_AGAIN })
-}
-
-/// One look at everything, with at most one step for each report.
-struct Round<'a> {
-    network: &'a GridNetwork,
-    session: Session,
-    chain: ChainView,
-    sending: Sending,
-    context: &'a Context,
-}
-
-impl Round<'_> {
-    async fn run(&self, mut reports: Vec<Report>) -> Result<Outcome, Error> {
-        let steps = decide::steps(&reports, &self.chain, self.sending);
-        let mut again = LONGEST;
-        let mut stuck = None;
-        let mut discarded = false;
-        for (index, step) in steps {
-            if step == Step::Discard {
-                self.discard(reports.get(index)).await?;
-                discarded = true;
-                continue;
-            }
-            let said = self.take(&mut reports, index, step).await?;
-            let Some(report) = reports.get(index) else { continue };
-            again = again.min(self.pause_after(&said));
-            if stuck.is_none() {
-                stuck = trouble_of(report, &said);
-            }
-            let status = status::of(report, &said, (self.context.clock)());
-            status::update(report, &status, self.context).await?;
-        }
-        if discarded {
-            let finding = Finding::no(Reason::ReportsBehind, "a report that no longer fits is planned anew");
-            return Ok(Outcome { finding, again: Duration::from_millis(100) });
-        }
-        if let Some(finding) = stuck {
-            return Ok(Outcome { finding, again });
-        }
-        let outcome = self.plan_next(&reports).await?;
-        self.remember_earnings(&reports).await?;
-        self.prune(&reports).await?;
-        Ok(Outcome { again: outcome.again.min(again), ..outcome })
-    }
-
-    fn pause_after(&self, said: &Said) -> Duration {
-        let poll = self.context.config.chain_poll();
-        match said.step {
-            _ if said.trouble.as_ref().is_some_and(|trouble| trouble.needs_a_person) => LOOK_AGAIN,
-            Step::Submit | Step::Activate | Step::Wait(_) | Step::ActivatedByNext { .. } => poll,
-            Step::Window { active_at } => self.until(active_at),
-            // What is live now may have been all that the next plan waited for.
-            Step::Live => Duration::from_millis(100),
-            Step::Held(_) | Step::Discard | Step::Stuck(_) => LONGEST,
-        }
-    }
-
-    /// Until a moment on the chain's clock.
-    fn until(&self, at: u64) -> Duration {
-        Duration::from_secs(at.saturating_sub(self.chain.time)).clamp(Duration::from_secs(1), LONGEST)
-    }
-
-    async fn take(&self, reports: &mut [Report], index: usize, step: Step) -> Result<Said, Error> {
-        let trouble = match step {
-            Step::Submit => self.submit(reports, index).await?,
-            Step::Activate => self.activate(reports, index).await?,
-            Step::Held(_) => {
-                if let Some(report) = reports.get(index).filter(|report| report.object.status.is_none()) {
-                    leaves::adopt(&report.object, self.context).await?;
-                }
-                None
-            }
-            _ => None,
-        };
-        Ok(Said { step, trouble })
-    }
-
-    async fn submit(&self, reports: &mut [Report], index: usize) -> Result<Option<Trouble>, Error> {
-        let Some(report) = reports.get(index) else { return Ok(None) };
-        let intent = match report.submit {
-            // The transaction is fixed; its content was checked when it was planned.
-            Some(ref record) if report::is_under_way(Some(record)) => record.intent.clone(),
-            _ => match self.content(report, reports).await? {
-                Ok(content) => self.session.chain.report_intent(&content),
-                Err(finding) => return Ok(Some(Trouble::of_person(finding))),
-            },
-        };
-        let Some(report) = reports.get_mut(index) else { return Ok(None) };
-        let outcome = drive::advance(report, Slot::Submit, || intent, &self.session, self.context).await?;
-        Ok(outcome.err().map(|error| self.trouble(&error)))
-    }
-
-    /// What the contract is sent, rebuilt from the leaves and held against what the report says.
-    async fn content(&self, report: &Report, reports: &[Report]) -> Result<Result<EpochReport, Finding>, Error> {
-        leaves::adopt(&report.object, self.context).await?;
-        let Some(found) = leaves::read(report, reports, self.context).await? else {
-            return Ok(Err(missing(report)));
-        };
-        let tree = RewardTree::build(self.session.chain.tree_domain(), found);
-        Ok(match tree {
-            Ok(tree) if (tree.root(), tree.total()) == report.sum() => {
-                Ok(EpochReport::new(report.epoch, &tree, &self.chain.latest))
-            }
-            Ok(tree) => {
-                let message = format!(
-                    "the leaves of {} have root {}, the report says {}",
-                    report.name(),
-                    tree.root(),
-                    report.root
-                );
-                Err(Finding::no(Reason::LedgerMismatch, message))
-            }
-            Err(error) => Err(Finding::no(Reason::ReportImpossible, error.to_string())),
-        })
-    }
-
-    async fn activate(&self, reports: &mut [Report], index: usize) -> Result<Option<Trouble>, Error> {
-        let Some(report) = reports.get_mut(index) else { return Ok(None) };
-        let intent = match report.activate {
-            // Followed to its end also when nothing is pending any more.
-            Some(ref record) if report::is_under_way(Some(record)) => record.intent.clone(),
-            _ => match self.chain.latest.pending.or(self.chain.finalized.pending) {
-                Some(pending) => self.session.chain.activate_intent(&pending),
-                None => return Ok(None),
-            },
-        };
-        let outcome = drive::advance(report, Slot::Activate, || intent, &self.session, self.context).await?;
-        // Somebody else was faster: the next look shows it live.
-        let refused =
-            outcome.err().filter(|error| !matches!(error, ChainError::Refused(why) if why.name == "NothingPending"));
-        Ok(refused.map(|error| self.trouble(&error)))
-    }
-
-    fn trouble(&self, error: &ChainError) -> Trouble {
-        status::trouble(error, &self.session.chain, self.session.key.address())
-    }
-
-    // -------------------------------------------------------------------------------------------- the next epoch
-
-    async fn plan_next(&self, reports: &[Report]) -> Result<Outcome, Error> {
-        let behind =
-            |message: String, again| Ok(Outcome { finding: Finding::no(Reason::ReportsBehind, message), again });
-        match decide::next(reports, &self.chain, self.sending) {
-            Next::Plan { epoch, after, pool } => {
-                self.close(epoch, after.and_then(|index| reports.get(index)), reports, pool).await
-            }
-            Next::NotOver { epoch, ends_at } => {
-                let message =
-                    format!("epoch {epoch} ends at {}; every epoch before it is reported", status::time(ends_at));
-                Ok(Outcome { finding: Finding::yes(Reason::ReportsCurrent, message), again: self.until(ends_at) })
-            }
-            Next::Busy => match reports.last() {
-                Some(last) => behind(format!("{} is on its way to the chain", last.name()), LONGEST),
-                None => behind("a report is on its way to the chain".to_owned(), LONGEST),
-            },
-            Next::Stuck(stuck) => Ok(Outcome { finding: status::said_of(&stuck), again: LONGEST }),
-        }
-    }
-
-    async fn close(
-        &self,
-        epoch: EpochNumber,
-        before: Option<&Report>,
-        reports: &[Report],
-        pool: Wei,
-    ) -> Result<Outcome, Error> {
-        let totals = match self.context.gateway.close_epoch(epoch).await {
-            Ok(Close::Closed(totals)) => totals,
-            Ok(Close::NotYet(why)) => {
-                let finding =
-                    Finding::no(Reason::ReportsBehind, format!("epoch {epoch} is over and not closed yet: {why}"));
-                return Ok(Outcome { finding, again: CLOSE_AGAIN });
-            }
-            Err(error) => return Ok(Outcome { finding: error.finding(), again: LOOK_AGAIN }),
-        };
-        let previous = match before {
-            None => Vec::new(),
-            Some(report) => match leaves::read(report, reports, self.context).await? {
-                Some(leaves) => leaves,
-                None => return Ok(Outcome { finding: missing(report), again: LONGEST }),
-            },
-        };
-        match self.plan(epoch, &totals, &previous, pool).await {
-            Ok(Ok(planned)) => self.write_down(planned).await,
-            Ok(Err(finding)) => Ok(Outcome { finding, again: LONGEST }),
-            Err(error) => Ok(Outcome { finding: chains::finding(&error), again: LOOK_AGAIN }),
-        }
-    }
-
-    async fn plan(
-        &self,
-        epoch: EpochNumber,
-        totals: &EpochTotals,
-        previous: &[RewardLeaf],
-        pool: Wei,
-    ) -> Result<Result<plan::Planned, Finding>, ChainError> {
-        let rewards = &self.network.spec.rewards;
-        let impossible = |message: String| Ok(Err(Finding::no(Reason::ReportImpossible, message)));
-        let wanted: Wei = match rewards.budget_per_epoch_wei.parse() {
-            Ok(wanted) => wanted,
-            Err(error) => return impossible(format!("spec.rewards.budgetPerEpochWei: {error}")),
-        };
-        let split = match plan::split(&rewards.split) {
-            Ok(split) => split,
-            Err(error) => return impossible(format!("spec.rewards.split: {error}")),
-        };
-        let registered = dereference::registered(totals, &self.session.chain, self.chain.final_block).await?;
-        let planned = plan::plan(&plan::Inputs {
-            network: &self.network.name_any(),
-            epoch,
-            domain: self.session.chain.tree_domain(),
-            reporter: self.session.key.address(),
-            totals,
-            registered: &registered,
-            previous,
-            budget: plan::budget(wanted, pool, self.chain.parameters.max_epoch_increase),
-            split,
-            dry_run: self.sending == Sending::DryRun,
-        });
-        planned.map_or_else(|error| impossible(error.to_string()), |planned| Ok(Ok(planned)))
-    }
-
-    /// First the leaves, then the report: its name is the lock, and whoever made it made it with leaves that are there.
-    async fn write_down(&self, planned: plan::Planned) -> Result<Outcome, Error> {
-        leaves::write(&planned.spec.leaves.config_map, planned.leaves, self.network, self.context).await?;
-        let mut report = ContributionReport::new(&planned.name, planned.spec);
-        report.metadata.labels = Some([("app.kubernetes.io/managed-by".to_owned(), "xdc-grid".to_owned())].into());
-        report.metadata.owner_references = None;
-        let api: Api<ContributionReport> = Api::all(self.context.client.clone());
-        let parameters = PostParams { field_manager: Some(MANAGER.to_owned()), ..PostParams::default() };
-        match api.create(&parameters, &report).await {
-            Ok(_) => tracing::info!(report = planned.name, "planned"),
-            Err(kube::Error::Api(status)) if status.code == 409 => {
-                tracing::info!(report = planned.name, "somebody planned it before; theirs counts");
-            }
-            Err(error) => return Err(error.into()),
-        }
-        let finding = Finding::no(Reason::ReportsBehind, format!("{} is planned", planned.name));
-        Ok(Outcome { finding, again: Duration::from_millis(100) })
-    }
-
-    // -------------------------------------------------------------------------------------------- housekeeping
-
-    async fn discard(&self, report: Option<&Report>) -> Result<(), Error> {
-        let Some(report) = report.filter(|report| report.is_untouched()) else { return Ok(()) };
-        tracing::info!(report = report.name(), "was never signed and no longer fits; it is planned anew");
-        let note = "it was never signed and no longer fits the chain or the network's dryRun; it is planned anew";
-        write::publish(
-            self.context,
-            self.network,
-            &write::warning("Discard", Reason::ReportsBehind.as_str(), format!("{}: {note}", report.name())),
-        )
-        .await;
-        self.delete(report).await
-    }
-
-    /// Keeps the newest reports; what is older and active lives on in the calldata of its transaction.
-    async fn prune(&self, reports: &[Report]) -> Result<(), Error> {
-        let keep = usize::try_from(self.context.config.keep_reports).unwrap_or(usize::MAX).max(2);
-        let old = reports.get(..reports.len().saturating_sub(keep)).unwrap_or_default();
-        for report in old {
-            if !report.is_active() && !report.is_dry_run() {
-                continue;
-            }
-            self.delete(report).await?;
-        }
-        Ok(())
-    }
-
-    async fn delete(&self, report: &Report) -> Result<(), Error> {
-        let api: Api<ContributionReport> = Api::all(self.context.client.clone());
-        let preconditions =
-            Preconditions { uid: report.object.uid(), resource_version: report.object.resource_version() };
-        let parameters = DeleteParams { preconditions: Some(preconditions), ..DeleteParams::background() };
-        match api.delete(&report.name(), &parameters).await {
-            Ok(_) => Ok(()),
-            Err(error) if is_not_found(&error) => Ok(()),
-            Err(error) => Err(error.into()),
-        }
-    }
-
-    async fn remember_earnings(&self, reports: &[Report]) -> Result<(), Error> {
-        let network = self.network.name_any();
-        let cache = &self.context.earnings;
-        let live = (self.chain.finalized.live_root, self.chain.finalized.live_total);
-        let Some(report) = reports.iter().rev().find(|report| report.sum() == live && !report.is_dry_run()) else {
-            if live == (B256::ZERO, Wei(0)) {
-                cache.set_earnings(&network, "", &[]);
-            }
-            return Ok(());
-        };
-        if !cache.has_earnings_of(&network, &report.name()) {
-            match leaves::read(report, reports, self.context).await? {
-                Some(leaves) => cache.set_earnings(&network, &report.name(), &leaves),
-                None => cache.forget(&network),
-            }
-        }
-        Ok(())
-    }
-}
-
-fn missing(report: &Report) -> Finding {
-    let message = format!(
-        "ConfigMap {} with the leaves of {} is gone; rebuild it from the calldata of transaction {}",
-        report.object.spec.leaves.config_map,
-        report.name(),
-        report.status().submit.and_then(|submit| submit.transaction_hash).unwrap_or_else(|| "(not sent)".to_owned()),
-    );
-    Finding::no(Reason::LeavesMissing, message)
-}
-
-fn trouble_of(report: &Report, said: &Said) -> Option<Finding> {
-    let finding = match (&said.step, &said.trouble) {
-        (Step::Stuck(stuck), _) => status::said_of(stuck),
-        (_, Some(trouble)) => trouble.finding.clone(),
-        _ => return None,
-    };
-    Some(Finding { message: format!("{}: {}", report.name(), finding.message), ..finding })
 }

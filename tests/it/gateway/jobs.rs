@@ -148,13 +148,15 @@ async fn a_job_says_why_it_waits() {
     assert_eq!((report.state, report.reason.as_str()), (JobState::Queued, "NoWorkerForModel"));
     assert!(report.message.contains("tiny"), "{}", report.message);
 
+    h.request(Method::DELETE, "/jobs/job-1").send().await.unwrap();
     let worker = h.worker_of("a", COMPUTE, NodeMode::Managed, 1).await;
     let brake = worker.brake();
-    h.until("the first runs", async || h.report("job-1").await.running == 1).await;
+    h.job("job-4", &["one two three"]).await;
+    h.until("the first runs", async || h.report("job-4").await.running == 1).await;
     h.job("job-2", &["four five six"]).await;
     h.until("the second waits", async || h.report("job-2").await.reason == "WaitingForCapacity").await;
     brake.add_permits(100);
-    h.finished("job-1").await;
+    h.finished("job-4").await;
     assert_eq!(h.finished("job-2").await.reason, "");
 
     h.job_with("job-3", &["x y"], |spec| spec.model = xdc_grid::api::ids::ModelDigest([5; 32])).await;

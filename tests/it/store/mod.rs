@@ -254,6 +254,8 @@ async fn an_input_that_broke_off_is_thrown_away_by_the_next_one() {
     assert!(matches!(twice, Err(LedgerError::Conflict { reason: "DuplicateCustomId", .. })), "{twice:?}");
     let twice = input.add(InputLine { custom_id: "d".into(), ..line(0) }, [0; 32]).await;
     assert!(matches!(twice, Ok(()) | Err(LedgerError::Conflict { reason: "DuplicateIndex", .. })), "{twice:?}");
+    // One writer: an open input holds it.
+    drop(input);
     f.ledger.discard_input("job-2").await.unwrap();
     assert_eq!(f.ledger.job_counts("job-2").await.unwrap().queued, 0);
 }

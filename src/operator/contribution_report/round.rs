@@ -1,148 +1,54 @@
-//! The epoch loop: asks the gateway to close an epoch that is over, writes down what it amounts to as a ContributionReport with
-//! its leaves, brings it to the contract and makes it live. Talks to the API server, the gateway and the chain, and keeps nothing:
-//! every step is decided from what is written down and what the contract says, so a crash anywhere repeats a step and never an
-//! epoch. It is the only writer of ContributionReports.
-//!
-//! Three things keep an epoch from being reported twice: the report's name (one per network and epoch, and its spec never
-//! changes), the record of its transaction (written down before the bytes leave), and the contract, which takes each epoch once.
+//! One look at everything: each report takes at most one step, then the next epoch is planned.
 
-pub mod cache;
-pub mod decide;
-pub mod dereference;
-pub mod drive;
-pub mod leaves;
-pub mod plan;
-pub mod report;
-pub mod status;
-
-use std::{sync::Arc, time::Duration};
+use std::time::Duration;
 
 use alloy::primitives::B256;
-use futures::StreamExt;
 use kube::{
     Api, ResourceExt,
     api::{DeleteParams, PostParams, Preconditions},
-    runtime::{controller::Action, watcher},
 };
-use tokio_util::sync::CancellationToken;
 
 use super::{
-    chains::{self, Session},
-    context::Context,
-    error::{Error, is_not_found},
-    gateway::Close,
-    runner::{self, Guarded},
-    write,
+    CLOSE_AGAIN, LONGEST, LOOK_AGAIN, MANAGER, Outcome,
+    decide::{self, ChainView, Next, Sending, Step},
+    dereference,
+    drive::{self, Slot},
+    leaves, plan,
+    report::{self, Report},
+    status::{self, Said, Trouble},
 };
 use crate::{
     api::{
-        conditions::{Finding, Truth},
+        conditions::Finding,
         contribution_report::ContributionReport,
         grid_network::GridNetwork,
         ids::{EpochNumber, Wei},
         reasons::Reason,
     },
     chain::{ChainError, rewards::EpochReport},
-    protocol::internal::{ChangeKind, EpochTotals},
+    operator::{
+        chains::{self, Session},
+        context::Context,
+        error::{Error, is_not_found},
+        gateway::Close,
+        grid_network::validate::identity,
+        write,
+    },
+    protocol::internal::EpochTotals,
     reward::{RewardLeaf, RewardTree},
 };
-use decide::{ChainView, Next, Sending, Step};
-use drive::Slot;
-use report::Report;
-use status::{Said, Trouble};
-
-/// Field manager of this controller.
-pub const MANAGER: &str = "xdc-grid-contributionreport";
-/// While the gateway still owes audits. It also announces the change.
-const CLOSE_AGAIN: Duration = Duration::from_secs(3);
-/// While the chain, the gateway or a person is waited for.
-const LOOK_AGAIN: Duration = Duration::from_secs(10);
-/// The chain's clock and ours may differ; nothing sleeps longer than this.
-const LONGEST: Duration = Duration::from_secs(60);
-
-pub async fn run(context: Arc<Context>, stop: CancellationToken) {
-    let networks: Api<Guarded<GridNetwork>> = Api::all(context.client.clone());
-    let controller = runner::controller(networks, &context);
-    let (by_change, by_report) = (controller.store(), controller.store());
-    let changes = context
-        .changes
-        .subscribe(ChangeKind::Epoch)
-        .flat_map(move |_| futures::stream::iter(runner::select(&by_change, |_: &GridNetwork| true)));
-    let reports: Api<Guarded<ContributionReport>> = Api::all(context.client.clone());
-    let controller = controller
-        .watches(reports, watcher::Config::default(), move |report| {
-            let network = report.0.as_ref().ok().map(|report| report.spec.network_ref.name.clone());
-            runner::select(&by_report, |found: &GridNetwork| {
-                network.as_ref().is_none_or(|name| *name == found.name_any())
-            })
-        })
-        .reconcile_on(changes);
-    runner::run(controller, context, stop, reconcile).await;
-}
-
-/// What the network is told, and when to look again.
-struct Outcome {
-    finding: Finding,
-    again: Duration,
-}
-
-pub async fn reconcile(network: Arc<GridNetwork>, context: Arc<Context>) -> Result<Action, Error> {
-    if network.metadata.deletion_timestamp.is_some() {
-        return Ok(Action::await_change());
-    }
-    let Outcome { finding, again } = match dereference::reports(&network, &context).await? {
-        Ok(reports) => with_reports(&network, reports, &context).await?,
-        Err(error) => Outcome { finding: Finding::no(Reason::InvalidObject, error.to_string()), again: LONGEST },
-    };
-    if finding.truth != Truth::True {
-        tracing::debug!(network = network.name_any(), reason = finding.reason, message = finding.message, "reports");
-    }
-    status::update_network(&network, finding, &context).await?;
-    Ok(Action::requeue(again))
-}
-
-async fn with_reports(network: &GridNetwork, reports: Vec<Report>, context: &Context) -> Result<Outcome, Error> {
-    let namespace = &context.config.namespace;
-    let session = match context.chains.session(network, &context.client, namespace).await {
-        Ok(session) => session,
-        Err(problem) => return away(&reports, problem.finding, context).await,
-    };
-    match dereference::chain_view(&session.chain, context).await {
-        Ok(chain) => Round { network, session, chain, sending: sending(network), context }.run(reports).await,
-        Err(error) => away(&reports, chains::finding(&error), context).await,
-    }
-}
-
-fn sending(network: &GridNetwork) -> Sending {
-    match (network.spec.rewards.dry_run, network.spec.paused) {
-        (true, _) => Sending::DryRun,
-        (false, true) => Sending::Paused,
-        (false, false) => Sending::Allowed,
-    }
-}
-
-/// Nothing can be said about the chain; nothing is lost either.
-async fn away(reports: &[Report], finding: Finding, context: &Context) -> Result<Outcome, Error> {
-    for report in reports {
-        if report.is_active() || report.is_dry_run() {
-            continue;
-        }
-        status::update(report, &status::away(report, &finding, (context.clock)()), context).await?;
-    }
-    Ok(Outcome { finding, again: LOOK_AGAIN })
-}
 
 /// One look at everything, with at most one step for each report.
-struct Round<'a> {
-    network: &'a GridNetwork,
-    session: Session,
-    chain: ChainView,
-    sending: Sending,
-    context: &'a Context,
+pub(super) struct Round<'a> {
+    pub(super) network: &'a GridNetwork,
+    pub(super) session: Session,
+    pub(super) chain: ChainView,
+    pub(super) sending: Sending,
+    pub(super) context: &'a Context,
 }
 
 impl Round<'_> {
-    async fn run(&self, mut reports: Vec<Report>) -> Result<Outcome, Error> {
+    pub(super) async fn run(&self, mut reports: Vec<Report>) -> Result<Outcome, Error> {
         let steps = decide::steps(&reports, &self.chain, self.sending);
         let mut again = LONGEST;
         let mut stuck = None;
@@ -296,6 +202,9 @@ impl Round<'_> {
         reports: &[Report],
         pool: Wei,
     ) -> Result<Outcome, Error> {
+        if let Some(finding) = self.gateway_serves_another().await {
+            return Ok(Outcome { finding, again: LOOK_AGAIN });
+        }
         let totals = match self.context.gateway.close_epoch(epoch).await {
             Ok(Close::Closed(totals)) => totals,
             Ok(Close::NotYet(why)) => {
@@ -316,6 +225,23 @@ impl Round<'_> {
             Ok(Ok(planned)) => self.write_down(planned).await,
             Ok(Err(finding)) => Ok(Outcome { finding, again: LONGEST }),
             Err(error) => Ok(Outcome { finding: chains::finding(&error), again: LOOK_AGAIN }),
+        }
+    }
+
+    /// An epoch's path names no network: work of another one must never be paid from this one's pool.
+    async fn gateway_serves_another(&self) -> Option<Finding> {
+        let info = match self.context.gateway.info().await {
+            Ok(info) => info,
+            Err(error) => return Some(error.finding()),
+        };
+        match info.network {
+            None => Some(Finding::unknown(Reason::NetworkNotReady, "the gateway was not told of this network yet")),
+            Some(served) if Some(&served.network) == identity(self.network).as_ref() => None,
+            Some(served) => {
+                let message =
+                    format!("the gateway serves the network {:?} of contract {}", served.name, served.network.contract);
+                Some(Finding::no(Reason::GatewayServesAnotherNetwork, message))
+            }
         }
     }
 
