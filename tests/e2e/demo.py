@@ -24,11 +24,14 @@ Everything is still running. Try next:
 
 def main():
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("verb", choices=["up", "demo", "down"])
+    parser.add_argument("verb", choices=["up", "demo", "down", "image"])
     verb = parser.parse_args().verb
     try:
         if verb == "down":
             environment.down()
+            return
+        if verb == "image":
+            say(f"image {environment.IMAGE} is in {environment.pack_image()}")
             return
         environment.up()
         if verb == "demo":

@@ -126,9 +126,13 @@ def deploy_contract():
 
 
 def load_image():
-    """The binaries are stripped first: line tables are for the developer's machine."""
+    cluster("load", pack_image())
+
+
+def pack_image():
+    """The OCI archive. The binaries are stripped first: line tables are for the developer's machine."""
     staged = STATE / "image"
-    staged.mkdir(exist_ok=True)
+    staged.mkdir(parents=True, exist_ok=True)
     names = ["grid-operator", "grid-gateway", "grid-worker"]
     stamp = json.dumps([[name, binary(name).stat().st_mtime_ns, binary(name).stat().st_size] for name in names])
     archive, marker = STATE / "image.tar", STATE / "image.stamp"
@@ -137,7 +141,7 @@ def load_image():
             run("strip", "-o", staged / name, binary(name))
         cluster("image", "--out", archive, "--ref", IMAGE, *[part for name in names for part in ("--binary", staged / name)])
         marker.write_text(stamp)
-    cluster("load", archive)
+    return archive
 
 
 def install_chart():
