@@ -39,6 +39,8 @@ impl Mined {
 struct State {
     /// Block n holds the transactions of `blocks[n]`; each occupies the account's next nonce.
     blocks: Vec<Vec<Mined>>,
+    /// The newest final block. A reorganisation shortens the chain, but nothing that was final stops being so.
+    committed: u64,
     /// Grows with every reorganisation, so that hashes of the new blocks differ.
     fork: u64,
     pool: BTreeMap<u64, Mined>,
@@ -60,6 +62,11 @@ impl State {
         (self.blocks.len() as u64).saturating_sub(1)
     }
 
+    fn append(&mut self, block: Vec<Mined>) {
+        self.blocks.push(block);
+        self.committed = self.committed.max(self.head().saturating_sub(2));
+    }
+
     fn block_hash(&self, number: u64) -> B256 {
         keccak256([number.to_be_bytes(), self.fork.to_be_bytes()].concat())
     }
@@ -67,7 +74,7 @@ impl State {
     fn number(&self, at: At) -> u64 {
         match at {
             At::Latest => self.head(),
-            At::Finalized => self.head().saturating_sub(2),
+            At::Finalized => self.committed,
             At::Number(number) => number,
         }
     }
@@ -94,7 +101,7 @@ impl SimulatedChain {
             block.push(next);
             nonce += 1;
         }
-        state.blocks.push(block);
+        state.append(block);
     }
 
     /// Somebody else uses the account's next nonce in a block of its own.
@@ -103,7 +110,7 @@ impl SimulatedChain {
         let nonce = state.nonce_at(state.head());
         state.pool.remove(&nonce);
         let hash = keccak256([b"foreign".as_slice(), &nonce.to_be_bytes(), &state.fork.to_be_bytes()].concat());
-        state.blocks.push(vec![Mined { hash, data: Bytes::new(), price: u64::MAX.into() }]);
+        state.append(vec![Mined { hash, data: Bytes::new(), price: u64::MAX.into() }]);
     }
 
     /// Drops the newest block, never a final one. Our transactions in it are forgotten; others find their way back into the

@@ -8,20 +8,22 @@ from . import environment as env
 from . import kube, story
 from .shell import CACHE, ROOT, Daemon, run, wait_for
 
-LONG = "\n".join(f"Tell me a short story about the number {n}." for n in range(1, 13))
+# Long enough to break something in its middle, also on a fast machine.
+LONG_LENGTH = 40
+LONG = "\n".join(f"Tell me a short story about the number {n}." for n in range(1, LONG_LENGTH + 1))
 
 
 def long_job(name):
     """A job that runs long enough to break something in its middle; returns once answers come in."""
     story.create_job(name, LONG)
-    wait_for(f"{name} to be in its middle", lambda: 0 < status(name)["requests"]["completed"] < 12, 120, every=0.2)
+    wait_for(f"{name} to be in its middle", lambda: 0 < status(name)["requests"]["completed"] < LONG_LENGTH, 120, every=0.2)
 
 
 def status(name):
     return kube.get("inferencejob", name, story.TEAM)["status"]
 
 
-def assert_each_request_counted_once(name, total=12):
+def assert_each_request_counted_once(name, total=LONG_LENGTH):
     job = story.watch_job(name)
     counts, assignments = job["status"]["requests"], job["status"]["assignments"]
     assert counts["completed"] + counts["failed"] == total and counts["failed"] == 0, counts
