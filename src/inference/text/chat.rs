@@ -123,7 +123,7 @@ fn raise_exception(message: String) -> Result<String, Error> {
 fn python_method(state: &mut State, value: &Value, method: &str, args: &[Value]) -> Result<Value, Error> {
     let unknown = || Error::new(ErrorKind::UnknownMethod, format!("the method {method} is not supported"));
     if value.kind() == ValueKind::Map && matches!(method, "items" | "keys" | "values") {
-        let items = state.apply_filter("items", &[value.clone()])?;
+        let items = state.apply_filter("items", std::slice::from_ref(value))?;
         return match method {
             "items" => Ok(items),
             "keys" => items.try_iter()?.map(|pair| pair.get_item_by_index(0)).collect::<Result<Value, _>>(),
@@ -146,7 +146,7 @@ fn python_method(state: &mut State, value: &Value, method: &str, args: &[Value])
         "rstrip" => text.trim_end_matches(set(args)?.as_slice()).into(),
         "upper" => text.to_uppercase().into(),
         "lower" => text.to_lowercase().into(),
-        "title" | "capitalize" => state.apply_filter(method, &[value.clone()])?,
+        "title" | "capitalize" => state.apply_filter(method, std::slice::from_ref(value))?,
         "startswith" => text.starts_with(from_args::<(&str,)>(args)?.0).into(),
         "endswith" => text.ends_with(from_args::<(&str,)>(args)?.0).into(),
         "replace" => {
