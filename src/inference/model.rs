@@ -13,7 +13,7 @@ use super::config::ModelConfig;
 use super::gguf::GgufFile;
 use super::kernels::{AttentionShape, attend, rotate_pairs};
 use super::kv::{BLOCK_TOKENS, KvCache};
-use super::layers::{Compute, Linear, RmsNorm, SwiGlu};
+use super::layers::{Compute, Linear, RmsNorm, Sum, SwiGlu};
 use super::pool::Disjoint;
 use super::weights::{Matrix, load_vector};
 
@@ -129,9 +129,9 @@ impl Model {
         for (index, layer) in self.layers.iter().enumerate() {
             let qkv = x.apply_op1_no_bwd(&layer.attention_norm)?.apply_op1_no_bwd(&layer.qkv)?;
             let attended = self.attention(index, &qkv, &rotation, batch)?;
-            x = (x + attended.apply_op1_no_bwd(&layer.attention_out)?)?;
+            x = x.apply_op2_no_bwd(&attended.apply_op1_no_bwd(&layer.attention_out)?, &Sum)?;
             let gate_up = x.apply_op1_no_bwd(&layer.ffn_norm)?.apply_op1_no_bwd(&layer.gate_up)?;
-            x = (x + gate_up.apply_op1_no_bwd(&self.swiglu)?.apply_op1_no_bwd(&layer.down)?)?;
+            x = x.apply_op2_no_bwd(&gate_up.apply_op1_no_bwd(&self.swiglu)?.apply_op1_no_bwd(&layer.down)?, &Sum)?;
         }
         batch.iter_mut().for_each(|segment| segment.kv.advance(segment.tokens.len()));
         self.output(x, batch)

@@ -10,6 +10,12 @@ use crate::engine_oracle::ask;
 
 const RUNS: usize = 7;
 
+/// Thread counts to measure; llama.cpp collapses when it has to share its cores, so this may be set to "1".
+fn threads() -> Vec<usize> {
+    let list = std::env::var("XDC_GRID_SPEED_THREADS").unwrap_or_else(|_| "1 2".into());
+    list.split_whitespace().map(|n| n.parse().unwrap()).collect()
+}
+
 fn load(threads: usize) -> Engine {
     let config = EngineConfig { threads, kv_budget_bytes: 256 << 20, max_sequences: 16, ..EngineConfig::default() };
     Engine::load(&model_path(), config).unwrap()
@@ -56,23 +62,11 @@ async fn generate(engine: &Engine, request: GenerateRequest) -> (Vec<u32>, f64) 
 #[ignore = "a measurement"]
 async fn speed_beside_llama_cpp() {
     eprintln!("memory before {}", memory());
-    for threads in [1, 2] {
+    for threads in threads() {
         let started = Instant::now();
         let engine = load(threads);
         let loading = started.elapsed().as_secs_f64();
         eprintln!("{threads} threads: loaded in {loading:.2} s; {}", memory());
-        let [mut ours, mut theirs] = [(Vec::new(), Vec::new()), (Vec::new(), Vec::new())];
-        for _ in 0..RUNS {
-            let benchmark = engine.benchmark().await.unwrap();
-            ours.0.push(benchmark.prefill_tokens_per_second);
-            ours.1.push(benchmark.decode_tokens_per_second);
-            let line = ask(&model_path(), &["bench", &threads.to_string(), "1"], b"");
-            let (prefill, decode) = line.trim().split_once(' ').unwrap();
-            theirs.0.push(prefill.parse().unwrap());
-            theirs.1.push(decode.parse().unwrap());
-        }
-        eprintln!("  prefill  ours {}  llama.cpp {}", spread(ours.0), spread(theirs.0));
-        eprintln!("  decode   ours {}  llama.cpp {}", spread(ours.1), spread(theirs.1));
         let prompt = engine.tokenize("Once upon a time").unwrap();
         let (mut generated, mut replayed, mut together) = (Vec::new(), Vec::new(), Vec::new());
         for _ in 0..RUNS {
@@ -93,5 +87,17 @@ async fn speed_beside_llama_cpp() {
         }
         eprintln!("  generate {}  replay {}", spread(generated), spread(replayed));
         eprintln!("  8 answers at once, all tokens {}; {}", spread(together), memory());
+        let [mut ours, mut theirs] = [(Vec::new(), Vec::new()), (Vec::new(), Vec::new())];
+        for _ in 0..RUNS {
+            let benchmark = engine.benchmark().await.unwrap();
+            ours.0.push(benchmark.prefill_tokens_per_second);
+            ours.1.push(benchmark.decode_tokens_per_second);
+            let line = ask(&model_path(), &["bench", &threads.to_string(), "1"], b"");
+            let (prefill, decode) = line.trim().split_once(' ').unwrap();
+            theirs.0.push(prefill.parse().unwrap());
+            theirs.1.push(decode.parse().unwrap());
+        }
+        eprintln!("  prefill  ours {}  llama.cpp {}", spread(ours.0), spread(theirs.0));
+        eprintln!("  decode   ours {}  llama.cpp {}", spread(ours.1), spread(theirs.1));
     }
 }

@@ -151,7 +151,7 @@ impl Engine {
         let output = request.max_tokens as usize;
         let ticket = self.admit(request.prompt.len(), output)?;
         let (events, receiver) = mpsc::channel(EVENT_WINDOW);
-        self.submit(Command::Start(Sequence::new(Work::generate(request, events), ticket)))?;
+        self.submit(Command::Start(Box::new(Sequence::new(Work::generate(request, events), ticket))))?;
         Ok(receiver)
     }
 
@@ -163,7 +163,7 @@ impl Engine {
         }
         let ticket = self.admit(request.prompt.len(), request.output.len())?;
         let (answer, outcome) = oneshot::channel();
-        self.submit(Command::Start(Sequence::new(Work::replay(request, answer), ticket)))?;
+        self.submit(Command::Start(Box::new(Sequence::new(Work::replay(request, answer), ticket))))?;
         outcome.await.map_err(|_| AdmissionError::Stopped)?.map_err(AdmissionError::Invalid)
     }
 

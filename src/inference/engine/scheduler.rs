@@ -28,7 +28,7 @@ const PAUSE: Duration = Duration::from_millis(5);
 // Nearly every message is the large one.
 #[allow(clippy::large_enum_variant)]
 pub(crate) enum Command {
-    Start(Sequence),
+    Start(Box<Sequence>),
     Benchmark(Ticket, oneshot::Sender<Result<Benchmark, String>>),
 }
 
@@ -91,7 +91,7 @@ impl Scheduler {
                 }
             };
             match command {
-                Command::Start(sequence) => self.waiting.push_back(sequence),
+                Command::Start(sequence) => self.waiting.push_back(*sequence),
                 Command::Benchmark(ticket, answer) => {
                     let outcome = benchmark::run(&self.model, &self.shared.budget, self.shared.info.context_length);
                     drop(ticket);

@@ -46,7 +46,7 @@ pub trait Lanes: Copy {
         /// 1.5 · 2^23: adding and subtracting it rounds to the nearest integer, ties to even.
         const ROUND: f32 = 12_582_912.0;
         const POLYNOMIAL: [f32; 6] =
-            [1.987_569_1e-4, 1.398_199_9e-3, 8.333_452e-3, 4.166_579_6e-2, 1.666_666_5e-1, 5e-1];
+            [1.987_569_1e-4, 1.398_199_9e-3, 8.333_452e-3, 4.166_579_6e-2, 1.666_666_5e-1, 0.5];
         let x = self.max(Self::splat(-87.0)).min(Self::splat(88.0));
         let n = x.mul(Self::splat(std::f32::consts::LOG2_E)).add(Self::splat(ROUND)).sub(Self::splat(ROUND));
         let r = x.sub(n.mul(Self::splat(0.693_359_4))).sub(n.mul(Self::splat(-2.121_944_4e-4)));

@@ -13,8 +13,8 @@ pub struct Activations {
     rows: usize,
     /// Blocks in a row.
     blocks: usize,
-    /// From -127 to 127.
-    q: Vec<i8>,
+    /// From -127 to 127, four in an integer (little endian), as the kernels broadcast them.
+    q: Vec<[i32; BLOCK / 4]>,
     scale: Vec<f32>,
     /// `scale · Σ q` of each block.
     sum: Vec<f32>,
@@ -24,7 +24,7 @@ impl Activations {
     /// Quantizes the rows of `x`, each of `inputs` elements (a multiple of 32).
     pub fn quantize(simd: Simd, pool: &ThreadPool, x: &[f32], inputs: usize) -> Self {
         let total = x.len() / BLOCK;
-        let (mut q, mut scale, mut sum) = (vec![0; total * BLOCK], vec![0.0; total], vec![0.0; total]);
+        let (mut q, mut scale, mut sum) = (vec![[0; BLOCK / 4]; total], vec![0.0; total], vec![0.0; total]);
         let parts = (Disjoint::new(&mut q), Disjoint::new(&mut scale), Disjoint::new(&mut sum));
         // A block takes some 20 ns, so less than a few hundred of them are not worth waking anyone.
         let part = total.div_ceil(pool.threads()).max(256);
@@ -32,9 +32,8 @@ impl Activations {
             let (first, count) = (index * part, part.min(total - index * part));
             let x = &x[first * BLOCK..(first + count) * BLOCK];
             // SAFETY: parts of different indices do not overlap.
-            let (q, scale, sum) = unsafe {
-                (parts.0.slice(first * BLOCK, count * BLOCK), parts.1.slice(first, count), parts.2.slice(first, count))
-            };
+            let (q, scale, sum) =
+                unsafe { (parts.0.slice(first, count), parts.1.slice(first, count), parts.2.slice(first, count)) };
             quantize_blocks(simd, x, q, scale, sum);
         });
         Self { rows: x.len() / inputs, blocks: inputs / BLOCK, q, scale, sum }
@@ -43,22 +42,23 @@ impl Activations {
 
 /// Quantizes whole blocks. The step is the largest magnitude / 127 and rounding is to the nearest, ties to even. A block
 /// with a number that is not finite gets a scale that is not a number, so that the damage shows in the logits.
-fn quantize_blocks(simd: Simd, x: &[f32], q: &mut [i8], scale: &mut [f32], sum: &mut [f32]) {
+fn quantize_blocks(simd: Simd, x: &[f32], q: &mut [[i32; BLOCK / 4]], scale: &mut [f32], sum: &mut [f32]) {
     match simd {
         // SAFETY: `Simd::detect` has seen that the CPU has AVX2.
         #[cfg(target_arch = "x86_64")]
         Simd::Avx2 => unsafe { avx2::quantize_blocks(x, q, scale, sum) },
         Simd::Portable => {
-            let blocks = x.chunks_exact(BLOCK).zip(q.chunks_exact_mut(BLOCK)).zip(scale).zip(sum);
+            let blocks = x.chunks_exact(BLOCK).zip(q).zip(scale).zip(sum);
             for (((x, q), scale), sum) in blocks {
                 let largest = x.iter().fold(0f32, |most, x| if x.abs() > most { x.abs() } else { most });
                 let finite = x.iter().all(|x| x.is_finite());
                 let (step, inverse) = step(largest, finite);
                 let mut total = 0i32;
-                for (x, q) in x.iter().zip(q) {
-                    let rounded = if finite { round_ties_even(x * inverse) } else { 0 };
-                    *q = rounded as i8;
-                    total += rounded;
+                for (x, q) in x.chunks_exact(4).zip(q) {
+                    let rounded: [i32; 4] =
+                        std::array::from_fn(|i| if finite { round_ties_even(x[i] * inverse) } else { 0 });
+                    *q = i32::from_le_bytes(rounded.map(|q| q as i8 as u8));
+                    total += rounded.iter().sum::<i32>();
                 }
                 (*scale, *sum) = (step, step * total as f32);
             }
@@ -145,17 +145,14 @@ impl Tile for Q4Tile {
 
 /// What the definition needs of a tile.
 trait Definition {
-    fn dot(&self, output: usize, q: &[i8]) -> i32;
+    fn dot(&self, output: usize, q: &[i8; BLOCK]) -> i32;
     fn scale(&self, output: usize) -> f32;
     fn offset(&self, output: usize) -> Option<f32>;
 }
 
 impl Definition for Q8Tile {
-    fn dot(&self, output: usize, q: &[i8]) -> i32 {
-        let groups = self.q.chunks_exact(4 * COLUMNS).zip(q.chunks_exact(4));
-        let products =
-            groups.flat_map(|(w, a)| w[output * 4..].iter().zip(a).map(|(w, a)| i32::from(*w) * i32::from(*a)));
-        products.sum()
+    fn dot(&self, output: usize, q: &[i8; BLOCK]) -> i32 {
+        self.q(output).iter().zip(q).map(|(w, a)| i32::from(*w) * i32::from(*a)).sum()
     }
     fn scale(&self, output: usize) -> f32 {
         f16_to_f32(self.scale[output])
@@ -166,8 +163,8 @@ impl Definition for Q8Tile {
 }
 
 impl Definition for Q4Tile {
-    fn dot(&self, output: usize, q: &[i8]) -> i32 {
-        q.iter().enumerate().map(|(i, a)| i32::from(self.q(output, i)) * i32::from(*a)).sum()
+    fn dot(&self, output: usize, q: &[i8; BLOCK]) -> i32 {
+        self.q(output).iter().zip(q).map(|(w, a)| i32::from(*w) * i32::from(*a)).sum()
     }
     fn scale(&self, output: usize) -> f32 {
         f16_to_f32(self.scale[output])
@@ -187,9 +184,9 @@ fn portable_rows<const N: usize, T: Definition>(
     for (i, out) in out.iter_mut().enumerate().take(N) {
         for (b, tile) in tiles.iter().enumerate() {
             let block = (row + i) * a.blocks + b;
-            let q = &a.q[block * BLOCK..(block + 1) * BLOCK];
+            let q: [i8; BLOCK] = std::array::from_fn(|i| a.q[block][i / 4].to_le_bytes()[i % 4] as i8);
             for (output, y) in out.iter_mut().enumerate() {
-                *y += tile.dot(output, q) as f32 * (tile.scale(output) * a.scale[block]);
+                *y += tile.dot(output, &q) as f32 * (tile.scale(output) * a.scale[block]);
                 if let Some(offset) = tile.offset(output) {
                     *y += offset * a.sum[block];
                 }
@@ -204,8 +201,8 @@ mod avx2 {
     use core::arch::x86_64::*;
 
     #[target_feature(enable = "avx2,f16c")]
-    pub(super) fn quantize_blocks(x: &[f32], q: &mut [i8], scale: &mut [f32], sum: &mut [f32]) {
-        let blocks = x.chunks_exact(BLOCK).zip(q.chunks_exact_mut(BLOCK)).zip(scale).zip(sum);
+    pub(super) fn quantize_blocks(x: &[f32], q: &mut [[i32; BLOCK / 4]], scale: &mut [f32], sum: &mut [f32]) {
+        let blocks = x.as_chunks::<BLOCK>().0.iter().zip(q).zip(scale).zip(sum);
         let magnitude = _mm256_castsi256_ps(_mm256_set1_epi32(0x7fff_ffff));
         let infinity = _mm256_set1_ps(f32::INFINITY);
         for (((x, q), scale), sum) in blocks {
@@ -241,27 +238,26 @@ mod avx2 {
         }
     }
 
-    /// Four inputs of a row in every lane.
     #[inline]
     #[target_feature(enable = "avx2")]
-    fn broadcast(q: &[i8], at: usize) -> __m256i {
-        debug_assert!(at + 4 <= q.len());
-        // SAFETY: callers stay within the block.
-        _mm256_set1_epi32(unsafe { q.as_ptr().add(at).cast::<i32>().read_unaligned() })
+    fn load(bytes: &[u8; 32]) -> __m256i {
+        // SAFETY: exactly the 32 bytes.
+        unsafe { _mm256_loadu_si256(bytes.as_ptr().cast()) }
     }
 
-    #[inline]
-    #[target_feature(enable = "avx2")]
-    fn load(bytes: *const u8) -> __m256i {
-        // SAFETY: callers pass the start of 32 bytes of a tile.
-        unsafe { _mm256_loadu_si256(bytes.cast()) }
-    }
-
+    /// Scales or offsets of all outputs, in two halves.
     #[inline]
     #[target_feature(enable = "avx2,f16c")]
-    fn halves(bits: &[u16; COLUMNS], half: usize) -> __m256 {
-        // SAFETY: eight of the sixteen half precision numbers.
-        unsafe { _mm256_cvtph_ps(_mm_loadu_si128(bits.as_ptr().add(8 * half).cast())) }
+    fn halves(bits: &[u16; COLUMNS]) -> [__m256; 2] {
+        // SAFETY: exactly the 32 bytes.
+        let both = unsafe { _mm256_loadu_si256(bits.as_ptr().cast()) };
+        [_mm256_cvtph_ps(_mm256_castsi256_si128(both)), _mm256_cvtph_ps(_mm256_extracti128_si256::<1>(both))]
+    }
+
+    /// The blocks of `N` rows: quantized inputs, scales and sums.
+    #[inline]
+    fn row_blocks<'a, const N: usize, T>(a: &Activations, all: &'a [T], row: usize) -> [&'a [T]; N] {
+        std::array::from_fn(|i| &all[(row + i) * a.blocks..][..a.blocks])
     }
 
     #[target_feature(enable = "avx2,f16c")]
@@ -273,28 +269,29 @@ mod avx2 {
     ) {
         let ones = _mm256_set1_epi16(1);
         let mut y = [[_mm256_setzero_ps(); 2]; N];
-        let q: [&[i8]; N] = std::array::from_fn(|i| &a.q[(row + i) * a.blocks * BLOCK..][..a.blocks * BLOCK]);
+        let q: [&[[i32; 8]]; N] = row_blocks(a, &a.q, row);
+        let scales: [&[f32]; N] = row_blocks(a, &a.scale, row);
         for (b, tile) in tiles.iter().enumerate() {
+            let q: [&[i32; 8]; N] = std::array::from_fn(|i| &q[i][b]);
             let mut sum = [[_mm256_setzero_si256(); 2]; N];
-            let weights = tile.q.as_ptr().cast::<u8>();
-            for group in 0..BLOCK / 4 {
-                // SAFETY: each group is 64 of the tile's 512 bytes.
-                let w = unsafe { [load(weights.add(group * 64)), load(weights.add(group * 64 + 32))] };
-                for i in 0..N {
-                    let a = broadcast(q[i], b * BLOCK + group * 4);
+            for (group, w) in tile.q.iter().enumerate() {
+                let w = [load(&w[0]), load(&w[1])];
+                for (q, sum) in q.iter().zip(&mut sum) {
+                    let a = _mm256_set1_epi32(q[group]);
                     let magnitude = _mm256_abs_epi8(a);
-                    for half in 0..2 {
+                    for (w, sum) in w.iter().zip(sum) {
                         // |a|·(w·sign a): pairs stay below 2·127², which fits 16 bits.
-                        let pairs = _mm256_maddubs_epi16(magnitude, _mm256_sign_epi8(w[half], a));
-                        sum[i][half] = _mm256_add_epi32(sum[i][half], _mm256_madd_epi16(pairs, ones));
+                        let pairs = _mm256_maddubs_epi16(magnitude, _mm256_sign_epi8(*w, a));
+                        *sum = _mm256_add_epi32(*sum, _mm256_madd_epi16(pairs, ones));
                     }
                 }
             }
-            for half in 0..2 {
-                let scale = halves(&tile.scale, half);
-                for i in 0..N {
-                    let step = _mm256_mul_ps(scale, _mm256_set1_ps(a.scale[(row + i) * a.blocks + b]));
-                    y[i][half] = _mm256_add_ps(y[i][half], _mm256_mul_ps(_mm256_cvtepi32_ps(sum[i][half]), step));
+            let scale = halves(&tile.scale);
+            for i in 0..N {
+                let step = _mm256_set1_ps(scales[i][b]);
+                for half in 0..2 {
+                    let product = _mm256_mul_ps(_mm256_cvtepi32_ps(sum[i][half]), _mm256_mul_ps(scale[half], step));
+                    y[i][half] = _mm256_add_ps(y[i][half], product);
                 }
             }
         }
@@ -311,41 +308,45 @@ mod avx2 {
         let ones = _mm256_set1_epi16(1);
         let mask = _mm256_set1_epi8(15);
         let mut y = [[_mm256_setzero_ps(); 2]; N];
-        let q: [&[i8]; N] = std::array::from_fn(|i| &a.q[(row + i) * a.blocks * BLOCK..][..a.blocks * BLOCK]);
+        let q: [&[[i32; 8]]; N] = row_blocks(a, &a.q, row);
+        let scales: [&[f32]; N] = row_blocks(a, &a.scale, row);
+        let sums: [&[f32]; N] = row_blocks(a, &a.sum, row);
         for (b, tile) in tiles.iter().enumerate() {
+            let q: [&[[i32; 2]; 4]; N] = std::array::from_fn(|i| pairs_of(&q[i][b]));
             // 16-bit sums of 8 pairs: at most 8·2·15·127, which fits.
             let mut sum = [[_mm256_setzero_si256(); 2]; N];
-            for group in 0..BLOCK / 8 {
-                let mut w = [[_mm256_setzero_si256(); 2]; 2];
-                for (half, w) in w.iter_mut().enumerate() {
-                    // SAFETY: each group is 64 of the tile's 256 bytes.
-                    let both = unsafe { load(tile.q.as_ptr().add(group * 64 + half * 32)) };
-                    *w = [_mm256_and_si256(both, mask), _mm256_and_si256(_mm256_srli_epi16::<4>(both), mask)];
-                }
-                for i in 0..N {
-                    let at = b * BLOCK + group * 8;
-                    let (low, high) = (broadcast(q[i], at), broadcast(q[i], at + 4));
+            for (group, w) in tile.q.iter().enumerate() {
+                let both = [load(&w[0]), load(&w[1])];
+                let low = both.map(|w| _mm256_and_si256(w, mask));
+                let high = both.map(|w| _mm256_and_si256(_mm256_srli_epi16::<4>(w), mask));
+                for (q, sum) in q.iter().zip(&mut sum) {
+                    let a = [_mm256_set1_epi32(q[group][0]), _mm256_set1_epi32(q[group][1])];
                     for half in 0..2 {
-                        let pairs = _mm256_add_epi16(
-                            _mm256_maddubs_epi16(w[half][0], low),
-                            _mm256_maddubs_epi16(w[half][1], high),
-                        );
-                        sum[i][half] = _mm256_add_epi16(sum[i][half], pairs);
+                        let first = _mm256_maddubs_epi16(low[half], a[0]);
+                        let second = _mm256_maddubs_epi16(high[half], a[1]);
+                        sum[half] = _mm256_add_epi16(sum[half], _mm256_add_epi16(first, second));
                     }
                 }
             }
-            for half in 0..2 {
-                let (scale, offset) = (halves(&tile.scale, half), halves(&tile.offset, half));
-                for i in 0..N {
-                    let block = (row + i) * a.blocks + b;
+            let (scale, offset) = (halves(&tile.scale), halves(&tile.offset));
+            for i in 0..N {
+                let (step, shift) = (_mm256_set1_ps(scales[i][b]), _mm256_set1_ps(sums[i][b]));
+                for half in 0..2 {
                     let total = _mm256_cvtepi32_ps(_mm256_madd_epi16(sum[i][half], ones));
-                    let step = _mm256_mul_ps(scale, _mm256_set1_ps(a.scale[block]));
-                    let shift = _mm256_mul_ps(offset, _mm256_set1_ps(a.sum[block]));
-                    y[i][half] = _mm256_add_ps(_mm256_add_ps(y[i][half], _mm256_mul_ps(total, step)), shift);
+                    let product = _mm256_mul_ps(total, _mm256_mul_ps(scale[half], step));
+                    let shift = _mm256_mul_ps(offset[half], shift);
+                    y[i][half] = _mm256_add_ps(_mm256_add_ps(y[i][half], product), shift);
                 }
             }
         }
         store(&y, out);
+    }
+
+    /// The two groups that share the bytes of a 4-bit tile.
+    #[inline]
+    fn pairs_of(q: &[i32; 8]) -> &[[i32; 2]; 4] {
+        // SAFETY: the same 32 bytes.
+        unsafe { &*std::ptr::from_ref(q).cast() }
     }
 
     #[inline]
@@ -450,14 +451,14 @@ mod tests {
         for tiles in [Tiles::Q8(q8(5, blocks)), Tiles::Q4(q4(6, blocks))] {
             let x = floats(7, blocks * BLOCK);
             let y = outputs(Simd::detect(), &tiles, 1, &x, 1, blocks * BLOCK);
-            for (output, bits) in y.iter().enumerate().take(COLUMNS) {
+            for (output, y) in y.iter().enumerate() {
                 let weights: Vec<f32> = match &tiles {
                     Tiles::Q8(tiles) => tiles.iter().flat_map(|t| t.weights(output)).collect(),
                     Tiles::Q4(tiles) => tiles.iter().flat_map(|t| t.weights(output)).collect(),
                 };
                 let exact: f64 = weights.iter().zip(&x).map(|(w, x)| f64::from(*w) * f64::from(*x)).sum();
                 let size: f64 = weights.iter().zip(&x).map(|(w, x)| (f64::from(*w) * f64::from(*x)).abs()).sum();
-                assert!((f64::from(f32::from_bits(*bits)) - exact).abs() < 0.01 * size);
+                assert!((f64::from(f32::from_bits(*y)) - exact).abs() < 0.01 * size);
             }
         }
     }

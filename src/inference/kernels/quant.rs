@@ -7,14 +7,14 @@ pub const BLOCK: usize = 32;
 pub const COLUMNS: usize = 16;
 
 /// 32 inputs × 16 outputs of signed 8-bit weights: weight = `scale[output] · q`.
-/// `q` is ordered by group of 4 inputs, then output, then input within the group.
+/// `q` is ordered by group of 4 inputs, then output (in two halves), then input within the group.
 #[derive(Clone, Copy)]
 #[repr(C, align(32))]
 pub struct Q8Tile {
     /// Half precision bits.
     pub scale: [u16; COLUMNS],
-    /// From -127 to 127; -128 would overflow the product of a pair.
-    pub q: [i8; BLOCK * COLUMNS],
+    /// Bytes of signed numbers from -127 to 127; -128 would overflow the product of a pair.
+    pub q: [[[u8; 32]; 2]; BLOCK / 4],
 }
 
 /// 32 inputs × 16 outputs of unsigned 4-bit weights: weight = `scale[output] · q + offset[output]`.
@@ -26,7 +26,7 @@ pub struct Q4Tile {
     pub scale: [u16; COLUMNS],
     /// Half precision bits.
     pub offset: [u16; COLUMNS],
-    pub q: [u8; BLOCK / 2 * COLUMNS],
+    pub q: [[[u8; 32]; 2]; BLOCK / 8],
 }
 
 /// The tiles of a weight matrix, ordered by group of 16 outputs, then by block of 32 inputs.
@@ -36,15 +36,20 @@ pub enum Tiles {
 }
 
 impl Q8Tile {
-    pub const ZERO: Self = Self { scale: [0; COLUMNS], q: [0; BLOCK * COLUMNS] };
+    pub const ZERO: Self = Self { scale: [0; COLUMNS], q: [[[0; 32]; 2]; BLOCK / 4] };
 
     /// Stores 32 weights of one output.
     pub fn set(&mut self, output: usize, scale: u16, q: &[i8; BLOCK]) {
         self.scale[output] = scale;
-        for (group, values) in q.chunks_exact(4).enumerate() {
-            let start = (group * COLUMNS + output) * 4;
-            self.q[start..start + 4].iter_mut().zip(values).for_each(|(to, &q)| *to = q.max(-127));
+        for (group, values) in self.q.iter_mut().zip(q.chunks_exact(4)) {
+            let bytes = &mut group[output / 8][output % 8 * 4..][..4];
+            bytes.iter_mut().zip(values).for_each(|(to, q)| *to = (*q).max(-127) as u8);
         }
+    }
+
+    /// The 8-bit values of one output.
+    pub fn q(&self, output: usize) -> [i8; BLOCK] {
+        std::array::from_fn(|i| self.q[i / 4][output / 8][output % 8 * 4 + i % 4] as i8)
     }
 
     /// Rounds 32 weights of one output to 8 bits and stores them. The scale is rounded to half precision first, so that
@@ -60,35 +65,36 @@ impl Q8Tile {
     /// The 32 weights of one output.
     pub fn weights(&self, output: usize) -> [f32; BLOCK] {
         let scale = f16_to_f32(self.scale[output]);
-        std::array::from_fn(|i| scale * f32::from(self.q[(i / 4 * COLUMNS + output) * 4 + i % 4]))
+        self.q(output).map(|q| scale * f32::from(q))
     }
 }
 
 impl Q4Tile {
-    pub const ZERO: Self = Self { scale: [0; COLUMNS], offset: [0; COLUMNS], q: [0; BLOCK / 2 * COLUMNS] };
+    pub const ZERO: Self = Self { scale: [0; COLUMNS], offset: [0; COLUMNS], q: [[[0; 32]; 2]; BLOCK / 8] };
 
     /// Stores 32 weights of one output.
     pub fn set(&mut self, output: usize, scale: u16, offset: u16, q: &[u8; BLOCK]) {
         self.scale[output] = scale;
         self.offset[output] = offset;
-        for (group, values) in q.chunks_exact(8).enumerate() {
-            let start = (group * COLUMNS + output) * 4;
-            for j in 0..4 {
-                self.q[start + j] = (values[j] & 15) | (values[j + 4] << 4);
-            }
+        for (group, values) in self.q.iter_mut().zip(q.chunks_exact(8)) {
+            let bytes = &mut group[output / 8][output % 8 * 4..][..4];
+            let (low, high) = values.split_at(4);
+            bytes.iter_mut().zip(low.iter().zip(high)).for_each(|(to, (low, high))| *to = (low & 15) | (high << 4));
         }
     }
 
-    /// The 4-bit value of one input of one output.
-    pub fn q(&self, output: usize, input: usize) -> u8 {
-        let byte = self.q[(input / 8 * COLUMNS + output) * 4 + input % 4];
-        if input % 8 < 4 { byte & 15 } else { byte >> 4 }
+    /// The 4-bit values of one output.
+    pub fn q(&self, output: usize) -> [u8; BLOCK] {
+        std::array::from_fn(|i| {
+            let byte = self.q[i / 8][output / 8][output % 8 * 4 + i % 4];
+            if i % 8 < 4 { byte & 15 } else { byte >> 4 }
+        })
     }
 
     /// The 32 weights of one output.
     pub fn weights(&self, output: usize) -> [f32; BLOCK] {
         let (scale, offset) = (f16_to_f32(self.scale[output]), f16_to_f32(self.offset[output]));
-        std::array::from_fn(|i| scale * f32::from(self.q(output, i)) + offset)
+        self.q(output).map(|q| scale * f32::from(q) + offset)
     }
 }
 
