@@ -197,7 +197,7 @@ async fn the_change_stream_tells_what_to_read_again() {
     let mut text = String::new();
     let reading = async {
         while !(text.contains("job-1") && text.contains("Node")) {
-            text += &String::from_utf8(chunks.next().await.unwrap().unwrap().to_vec()).unwrap();
+            text += std::str::from_utf8(&chunks.next().await.unwrap().unwrap()).unwrap();
         }
     };
     tokio::time::timeout(Duration::from_secs(20), reading).await.unwrap();

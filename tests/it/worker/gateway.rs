@@ -324,5 +324,5 @@ fn free_port() -> u16 {
 
 /// Waits for an advert of a worker.
 pub async fn advert(gateway: &mut TestGateway, wanted: impl Fn(&NodeInfo) -> bool) {
-    gateway.node.event(|event| matches!(event, GridEvent::Advert { info, .. } if wanted(&info))).await;
+    gateway.node.event(|event| matches!(event, GridEvent::Advert { info, .. } if wanted(info))).await;
 }
