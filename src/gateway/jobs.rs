@@ -231,7 +231,7 @@ fn check_spec(uid: &str, spec: &JobSpec) -> Result<(), GatewayError> {
     if spec.sample_percent.is_some_and(|percent| percent > 100) {
         return invalid("samplePercent must be 0 to 100".into());
     }
-    Ok(())
+    spec.placement.check().or_else(invalid)
 }
 
 fn kind_label(kind: RequestKind) -> &'static str {

@@ -20,7 +20,11 @@
 //!
 //! Errors are [`ApiError`] bodies. Every write is idempotent under its path.
 
+mod placement;
+
 use serde::{Deserialize, Serialize};
+
+pub use placement::{MAX_PLACEMENT_ITEMS, MAX_PLACEMENT_TEXT, PlacementFilter, Trust};
 
 use super::names::NetworkId;
 use crate::api::ids::{EpochNumber, GridPeerId, ModelDigest, NodeAddress, RequestId};
@@ -252,6 +256,9 @@ pub struct JobSpec {
     pub total_requests: u32,
     /// Share of answers audited at least, in percent; absent = the network's.
     pub sample_percent: Option<u8>,
+    /// Which nodes may get its requests. Not written when it asks nothing: a job from before it existed keeps its hash.
+    #[serde(default, skip_serializing_if = "PlacementFilter::is_empty")]
+    pub placement: PlacementFilter,
 }
 
 /// The part that may change while the job runs.

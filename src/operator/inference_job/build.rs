@@ -7,7 +7,7 @@ use super::{
 };
 use crate::{
     api::reasons::Reason,
-    protocol::internal::{JobControl, JobReport, JobSpec},
+    protocol::internal::{JobControl, JobReport, JobSpec, PlacementFilter},
 };
 
 /// The next step; exactly one per reconcile.
@@ -76,6 +76,7 @@ fn submission(job: &ValidatedJob) -> Submission {
             max_attempts: job.max_attempts,
             total_requests: 0,
             sample_percent: job.sample_percent,
+            placement: PlacementFilter::default(),
         },
         control: job.control,
         source: job.source.clone(),

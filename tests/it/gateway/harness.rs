@@ -22,7 +22,7 @@ use xdc_grid::{
         identity::NodeKey,
         internal::{
             Endpoint, InputLine, JobReport, JobSpec, JobState, Member, Message, ModelReport, ModelSource, ModelState,
-            NetworkConfig, NodeMode, NodeReport, NodeRole, Outcome, ResultLine,
+            NetworkConfig, NodeMode, NodeReport, NodeRole, Outcome, PlacementFilter, ResultLine,
         },
         names::NetworkId,
     },
@@ -311,6 +311,7 @@ pub fn spec(total_requests: u32) -> JobSpec {
         max_attempts: 3,
         total_requests,
         sample_percent: None,
+        placement: PlacementFilter::default(),
     }
 }
 

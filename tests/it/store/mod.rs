@@ -8,7 +8,9 @@ use xdc_grid::{
     api::ids::{ModelDigest, NodeAddress, RequestId},
     protocol::{
         identity::NodeKey,
-        internal::{Endpoint, InputLine, JobControl, JobSpec, Member, Message, NetworkConfig, NodeMode},
+        internal::{
+            Endpoint, InputLine, JobControl, JobSpec, Member, Message, NetworkConfig, NodeMode, PlacementFilter,
+        },
         names::NetworkId,
         receipt::{Receipt, hash_tokens, sign},
     },
@@ -62,6 +64,7 @@ fn spec(total_requests: u32) -> JobSpec {
         max_attempts: 2,
         total_requests,
         sample_percent: None,
+        placement: PlacementFilter::default(),
     }
 }
 
