@@ -6,6 +6,7 @@ use super::{
     Ledger, LedgerError,
     columns::{Columns, corrupt, json},
     ledger::Write,
+    queue::QueueChange,
 };
 use crate::{
     api::ids::RequestId,
@@ -109,6 +110,7 @@ impl Ledger {
             fail_queued(&mut write, uid, now_ms).await?;
         }
         write.changed(ChangeKind::Job, uid).await?;
+        write.queue_changed(QueueChange::Job(uid.to_owned()));
         write.commit().await
     }
 
@@ -124,6 +126,7 @@ impl Ledger {
         }
         fail_queued(&mut write, uid, now_ms).await?;
         write.changed(ChangeKind::Job, uid).await?;
+        write.queue_changed(QueueChange::Job(uid.to_owned()));
         write.commit().await?;
         Ok(true)
     }
@@ -267,6 +270,7 @@ impl Ledger {
             return Ok(false);
         }
         write.changed(ChangeKind::Job, uid).await?;
+        write.queue_changed(QueueChange::Job(uid.to_owned()));
         write.commit().await?;
         Ok(true)
     }

@@ -18,6 +18,7 @@ mod leases;
 mod ledger;
 mod members;
 mod models;
+mod queue;
 mod receipts;
 mod requests;
 
@@ -35,5 +36,6 @@ pub use leases::{After, Ending, Requeued};
 pub use ledger::Ledger;
 pub use members::MemberRecord;
 pub use models::ModelRecord;
+pub use queue::{QueueChange, QueuedRequest};
 pub use receipts::{AuditOrder, LoggedReceipt, Standing, Work};
-pub use requests::{NewRequest, QueuedRequest, RequestKind, RequestSummary};
+pub use requests::{NewRequest, RequestKind, RequestSummary};

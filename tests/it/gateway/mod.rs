@@ -8,4 +8,5 @@ mod jobs;
 mod models;
 mod openai;
 mod restart;
+mod scheduling;
 mod workers;
