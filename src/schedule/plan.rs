@@ -104,7 +104,7 @@ impl Queue {
         pass: &mut Pass,
         randomness: &mut dyn FnMut() -> u64,
     ) -> Option<usize> {
-        loop {
+        while round.left > 0 {
             let owner = self.next_owner(class, pass)?;
             let Some((request, worker)) = self.first_of(class, &owner, only, round, pass, randomness) else {
                 pass.done.insert(owner);
@@ -114,6 +114,7 @@ impl Queue {
             let item = self.start(&request)?;
             let slot = round.workers.get_mut(worker)?;
             slot.free -= 1;
+            round.left -= 1;
             slot.queued_tokens = slot.queued_tokens.saturating_add(u64::from(item.max_tokens));
             if class == Class::Batch {
                 self.runs.remove(&slot.worker.id);
@@ -129,6 +130,7 @@ impl Queue {
             });
             return Some(worker);
         }
+        None
     }
 
     /// The owner with the lowest start tag among those that may still have something to start.
@@ -186,6 +188,8 @@ struct Matching {
 struct Round<'a> {
     all: &'a [Worker],
     workers: Vec<Slot<'a>>,
+    /// Free slots of all of them.
+    left: u64,
     matching: HashMap<*const Needs, Matching>,
     /// Workers that could start nothing of batch. Slots only get fewer, so that this holds to the end of the plan.
     no_batch: BTreeSet<usize>,
@@ -196,9 +200,10 @@ struct Round<'a> {
 impl<'a> Round<'a> {
     fn new(all: &'a [Worker]) -> Self {
         let slot = |worker: &'a Worker| Slot { worker, free: worker.free_slots, queued_tokens: worker.queued_tokens };
-        let workers = all.iter().filter(|worker| worker.free_slots > 0).map(slot).collect();
+        let workers: Vec<Slot<'a>> = all.iter().filter(|worker| worker.free_slots > 0).map(slot).collect();
+        let left = workers.iter().map(|slot| u64::from(slot.free)).sum();
         let (matching, no_batch, stuck) = Default::default();
-        Round { all, workers, matching, no_batch, stuck, plan: Plan::default() }
+        Round { all, workers, left, matching, no_batch, stuck, plan: Plan::default() }
     }
 
     /// The first request of a backlog that a free worker can start, and on which one. What no worker will ever take is noted.
@@ -461,7 +466,7 @@ mod tests {
     fn a_job_starts_its_requests_in_the_order_of_the_input() {
         let mut queue = Queue::default();
         queue.put_backlog("job", backlog("a"));
-        [5, 3, 4].map(|number| queue.put("job", &Work { max_tokens: 10 * number, ..work(number) }));
+        [5, 3, 4].into_iter().for_each(|number| queue.put("job", &Work { max_tokens: 10 * number, ..work(number) }));
         let order: Vec<RequestId> = starts(&mut queue, 9).into_iter().map(|start| start.request).collect();
         assert_eq!(order, [3, 4, 5].map(id));
     }
