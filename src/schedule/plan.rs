@@ -13,7 +13,7 @@ use super::{
 use crate::api::ids::{GridPeerId, RequestId};
 
 /// Requests that no worker will take, reported by one plan.
-const MOST_HOPELESS: usize = 256;
+const MOST_HOPELESS: usize = 64;
 
 /// One lease to offer.
 #[derive(Debug, Clone, PartialEq, Eq)]

@@ -276,3 +276,19 @@ fn fifty_thousand_waiting_requests_and_a_plan() {
     println!("a plan with {waiting} waiting, 200 workers: p50 {} µs, p99 {} µs", micros[500], micros[990]);
     println!("interactive requests in a row: {INTERACTIVE_RUN}");
 }
+
+/// Not part of the tests: prints the time from one request to the next on one slot while 50,000 wait in the ledger.
+/// `cargo test --release --test it -- --ignored --nocapture one_slot_and`
+#[tokio::test]
+#[ignore = "a measurement"]
+async fn one_slot_and_fifty_thousand_queued_requests() {
+    let h = Harness::start().await;
+    job(&h, "big", "team-a", &lines("word", 50_000), PlacementFilter::default()).await;
+    for waiting in ["a full queue", "the same queue, again"] {
+        let worker = h.worker_of(waiting, COMPUTE, NodeMode::Managed, 1).await;
+        let start = Instant::now();
+        h.until("some are done", async || worker.starts.lock().unwrap().len() >= 300).await;
+        println!("{waiting}: {:.2} ms from request to request", start.elapsed().as_secs_f64() * 1000.0 / 300.0);
+        h.disconnect(&worker).await;
+    }
+}
