@@ -19,6 +19,8 @@ pub mod inference_job;
 pub mod reasons;
 #[cfg(feature = "kubernetes")]
 pub mod refs;
+#[cfg(feature = "kubernetes")]
+pub mod tiers;
 
 /// Group of every kind.
 pub const GROUP: &str = "xdcgrid.io";

@@ -154,14 +154,22 @@ reasons! {
     InputRead,
     /// The input cannot be used; the message says where.
     InvalidInput,
-    /// The ConfigMap or key with the input does not exist.
+    /// The ConfigMap, key or object with the input does not exist.
     InputNotFound,
-    /// The URL of the input cannot be fetched.
+    /// The URL or bucket of the input does not answer.
     InputUnreachable,
-    /// The URL gives other bytes than spec.workload.input.sha256.
+    /// The URL or bucket gives other bytes than spec.workload.input.sha256.
     InputDigestMismatch,
     /// The input has more than 50000 lines or 200 MB.
     InputTooLarge,
+    /// The bucket does not give the input: wrong credentials, or no right to read it.
+    InputForbidden,
+    /// The Secret with the credentials of a bucket does not exist in the job's namespace, or lacks a key.
+    SecretNotFound,
+    /// The operator may not read Secrets in the job's namespace; the message has the command with which an admin grants it.
+    SecretForbidden,
+    /// An input or output is at an address that jobs may not reach (--job-denied-networks of the operator).
+    AddressRefused,
     /// The operator may not read or write in the job's namespace; the message has the command that grants it.
     Forbidden,
     /// The grid has the job and its input.
@@ -174,6 +182,8 @@ reasons! {
     RequestsRunning,
     /// spec.suspend is set.
     Suspended,
+    /// The job goes on after a suspension.
+    Resumed,
     /// Every request is answered or has failed.
     AllRequestsDone,
     /// Audits that are owed are not yet decided.
@@ -184,12 +194,18 @@ reasons! {
     AuditFailed,
     /// No answer was selected for an audit.
     NothingAudited,
-    /// Results and manifest are in the ConfigMap.
+    /// Results and manifest are at their place.
     Published,
     /// Results do not fit into a ConfigMap of about 1 MB; split the job or lower maxTokens.
     OutputTooLarge,
-    /// The output ConfigMap belongs to another job.
+    /// The output ConfigMap, or the manifest in the bucket, belongs to another job.
     OutputConflict,
+    /// The place of the output does not answer; results are kept and written when it does, nothing is computed again.
+    OutputUnreachable,
+    /// The place of the output takes nothing: wrong credentials, no right to write, or no such bucket. Results are kept.
+    OutputForbidden,
+    /// The gateway's store has no room for the results; they are kept in the ledger and written when there is.
+    StoreFull,
     /// The epoch with this work is not yet active on chain.
     SettlementPending,
     /// The epoch with this work is active on chain.
@@ -200,6 +216,8 @@ reasons! {
     Cancelled,
     /// spec.activeDeadlineSeconds passed.
     DeadlineExceeded,
+    /// No request was started within spec.startDeadlineSeconds.
+    StartDeadlineExceeded,
     /// More requests failed than spec.maxFailedRequests allows.
     TooManyFailedRequests,
     /// The job was removed before the gateway had forgotten its text, because the gateway was away too long.

@@ -69,6 +69,8 @@ impl Gateway {
             self.flights.cancel_job(uid);
             self.ledger.forget_text().await?;
         }
+        // Also of a job that never came to the ledger because none of its lines was a request.
+        self.results.remove(uid).await?;
         Ok(())
     }
 
@@ -89,6 +91,7 @@ impl Gateway {
             reason: reason.to_owned(),
             message,
             total: job.spec.total_requests,
+            rejected_lines: job.spec.rejected_lines,
             completed: counts.done,
             failed: counts.failed,
             running: counts.leased,

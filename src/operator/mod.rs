@@ -6,6 +6,7 @@ pub mod changes;
 pub mod config;
 pub mod context;
 pub mod contribution_report;
+pub mod dial;
 pub mod error;
 pub mod finalizers;
 pub mod gateway;

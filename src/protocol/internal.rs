@@ -14,7 +14,9 @@
 //! | `PATCH /internal/v1/jobs/{uid}` | [`JobControl`] → [`JobReport`] |
 //! | `GET  /internal/v1/jobs/{uid}` | → [`JobReport`] |
 //! | `GET  /internal/v1/jobs/{uid}/results` | → NDJSON of [`ResultLine`] in input order |
-//! | `DELETE /internal/v1/jobs/{uid}` | → 204: text forgotten, receipts kept |
+//! | `PUT  /internal/v1/jobs/{uid}/files/{name}` | bytes, at most [`MAX_FILE`] → [`FileKept`]; 507 when the store is full |
+//! | `GET  /internal/v1/jobs/{uid}/files/{name}`, `HEAD` | → the bytes; 404 |
+//! | `DELETE /internal/v1/jobs/{uid}` | → 204: text and files forgotten, receipts kept |
 //! | `GET  /internal/v1/changes?after=REV` | → endless NDJSON of [`Change`]; an empty line every 10 s |
 //! | `POST /internal/v1/epochs/{n}/close` | → [`EpochTotals`]; 425 while audits are owed; again: the same bytes |
 //!
@@ -254,11 +256,19 @@ pub struct JobSpec {
     pub max_attempts: u32,
     /// Lines to come with `PUT input`.
     pub total_requests: u32,
+    /// Lines of the input that were no usable request and do not come. Not written when there are none: such a job keeps the
+    /// hash that it had before this field existed.
+    #[serde(default, skip_serializing_if = "is_zero")]
+    pub rejected_lines: u32,
     /// Share of answers audited at least, in percent; absent = the network's.
     pub sample_percent: Option<u8>,
     /// Which nodes may get its requests. Not written when it asks nothing: a job from before it existed keeps its hash.
     #[serde(default, skip_serializing_if = "PlacementFilter::is_empty")]
     pub placement: PlacementFilter,
+}
+
+fn is_zero(count: &u32) -> bool {
+    *count == 0
 }
 
 /// The part that may change while the job runs.
@@ -322,6 +332,9 @@ pub struct JobReport {
     #[serde(default)]
     pub message: String,
     pub total: u32,
+    /// As the spec said.
+    #[serde(default)]
+    pub rejected_lines: u32,
     pub completed: u32,
     pub failed: u32,
     pub running: u32,
@@ -341,6 +354,21 @@ pub struct JobReport {
     /// The last failures, newest first, at most 5.
     #[serde(default)]
     pub last_failures: Vec<RequestFailure>,
+}
+
+/// Largest file of a job's results in the gateway's store, in bytes: a part, or the manifest.
+pub const MAX_FILE: usize = 16 << 20;
+
+/// Header that a reader of files in the store sends.
+pub const READ_KEY_HEADER: &str = "x-grid-read-key";
+
+/// A file of a job's results is in the gateway's store.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct FileKept {
+    /// 64 hexadecimal digits that open the files of this job, and of no other, at `/grid/v1/jobs/{uid}/files/{name}` of the
+    /// gateway's public API. Always the same for a job.
+    pub read_key: String,
 }
 
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]

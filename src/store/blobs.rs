@@ -63,6 +63,11 @@ impl Blobs {
         Ok(bytes)
     }
 
+    /// A folder of this name beside the blobs, on the same volume.
+    pub fn beside(&self, name: &str) -> PathBuf {
+        self.folder.with_file_name(name)
+    }
+
     /// A file without a name on the store's disk: gone with its last handle, whatever happens.
     pub fn scratch(&self) -> io::Result<std::fs::File> {
         let path = self.folder.join(format!("scratch-{:016x}", rand::random::<u64>()));

@@ -1,4 +1,5 @@
-//! What the gateway keeps: the ledger (SQLite through sqlx) and the blob store (files named by their sha256). This room owns
+//! What the gateway keeps: the ledger (SQLite through sqlx), the blob store (files named by their sha256) and the files of
+//! jobs that leave their results here. This room owns
 //! the disk and the database, gives every write one transaction and every fact one unique key; it decides nothing about
 //! workers, audits or money, and is told the time.
 
@@ -20,6 +21,7 @@ mod members;
 mod models;
 mod receipts;
 mod requests;
+mod results;
 
 pub use audits::{AuditDecision, AuditRecord, AuditState, CanaryRecord, OwedAudit, UNDECIDABLE};
 pub use blobs::{Blobs, Fetching};
@@ -37,3 +39,4 @@ pub use members::MemberRecord;
 pub use models::ModelRecord;
 pub use receipts::{AuditOrder, LoggedReceipt, Standing, Work};
 pub use requests::{NewRequest, QueuedRequest, RequestKind, RequestSummary};
+pub use results::{ResultFile, ResultFiles, ResultsError};

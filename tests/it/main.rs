@@ -35,11 +35,17 @@ mod gateway;
 mod grid;
 mod layers;
 #[cfg(feature = "operator")]
+mod operator_buckets;
+#[cfg(feature = "operator")]
+mod operator_flat;
+#[cfg(feature = "operator")]
 mod operator_frame;
 #[cfg(feature = "operator")]
 mod operator_grid;
 #[cfg(feature = "operator")]
 mod operator_jobs;
+#[cfg(feature = "operator")]
+mod operator_tenants;
 #[cfg(feature = "chain")]
 mod reward_tree;
 #[cfg(feature = "gateway")]

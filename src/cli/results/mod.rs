@@ -1,6 +1,7 @@
-//! `kubectl grid results`: the answers of a job, as its ConfigMap has them.
+//! `kubectl grid results`: the answers of a job, from its ConfigMap or from the gateway's store.
 
 mod lines;
+mod store;
 
 use std::{collections::BTreeMap, io::Write};
 
@@ -31,6 +32,10 @@ pub struct ResultsArgs {
     /// Prints the requests that failed, not the answers.
     #[arg(long)]
     pub errors: bool,
+    /// URL of the gateway's API, for results in its store (default: through the API server, which needs the right to use the
+    /// Service as a proxy).
+    #[arg(long, env = "GRID_GATEWAY_URL", value_name = "URL")]
+    pub gateway: Option<String>,
     /// `table` for people; `json` is a list of the lines as they are stored (OpenAI batch output).
     #[arg(short, long, value_enum, default_value_t)]
     pub output: Format,
@@ -40,9 +45,15 @@ pub async fn run(session: &Session, args: &ResultsArgs, out: &mut dyn Write) -> 
     let job = fetch_job(session, &args.job).await?;
     let status = job.status.clone().unwrap_or_default();
     let Some(published) = &status.output else { return Ok(explain(&job)) };
-    let data = fetch_output(session, &published.config_map).await?;
-    let jsonl = checked(&data, published, args.errors)?;
-    let lines = lines::read_lines(jsonl).map_err(|why| CliError::Other(format!("the results are damaged: {why}")))?;
+    let jsonl = match (&published.config_map, &published.store) {
+        (Some(name), _) => {
+            let data = fetch_output(session, name).await?;
+            checked(&data, name, published, args.errors)?.to_owned()
+        }
+        (None, Some(at)) => store::fetch(session, at, published, args).await?,
+        (None, None) => return Ok(elsewhere(published)),
+    };
+    let lines = lines::read_lines(&jsonl).map_err(|why| CliError::Other(format!("the results are damaged: {why}")))?;
     print(&lines, args, out)?;
     // A job that failed or was cancelled may have published what was done.
     Ok(if conditions::is_true(&status.conditions, condition::FAILED) { explain(&job) } else { Exit::Done })
@@ -60,18 +71,29 @@ async fn fetch_output(session: &Session, name: &str) -> Result<BTreeMap<String, 
     Ok(map.data.unwrap_or_default())
 }
 
+/// Results in a bucket are read with the tools of that bucket, and with its credentials, which this command does not have.
+fn elsewhere(published: &OutputStatus) -> Exit {
+    let folder = &published.place;
+    eprintln!("the results are in {folder}; read them with: aws s3 cp --recursive {folder} .");
+    Exit::Done
+}
+
+/// Name and digest of the file that is asked for.
+fn wanted(published: &OutputStatus, errors: bool) -> (&'static str, &str) {
+    if errors { (ERRORS, &published.errors_sha256) } else { (RESULTS, &published.results_sha256) }
+}
+
 /// The lines, if they are the ones that the job's status vouches for.
 fn checked<'a>(
     data: &'a BTreeMap<String, String>,
+    name: &str,
     published: &OutputStatus,
     errors: bool,
 ) -> Result<&'a str, CliError> {
-    let (key, expected) =
-        if errors { (ERRORS, &published.errors_sha256) } else { (RESULTS, &published.results_sha256) };
-    let name = &published.config_map;
+    let (key, expected) = wanted(published, errors);
     let text = data.get(key).ok_or_else(|| CliError::Other(format!("the ConfigMap {name:?} has no {key}")))?;
     let found = hex::encode(Sha256::digest(text.as_bytes()));
-    if found != *expected {
+    if found != expected {
         return Err(CliError::Other(format!(
             "{key} in the ConfigMap {name:?} was changed after it was published: its sha256 is {found}, the job says {expected}"
         )));
@@ -136,10 +158,11 @@ mod tests {
         let sha = |text: &str| hex::encode(Sha256::digest(text.as_bytes()));
         let data = BTreeMap::from([(RESULTS.to_owned(), results.to_owned()), (ERRORS.to_owned(), String::new())]);
         let status = OutputStatus {
-            config_map: "out".into(),
+            config_map: Some("out".into()),
             results_sha256: sha(results),
             errors_sha256: sha(""),
             bytes: results.len() as i64,
+            ..OutputStatus::default()
         };
         (data, status)
     }
@@ -147,9 +170,9 @@ mod tests {
     #[test]
     fn results_that_were_changed_are_refused() {
         let (mut data, status) = published("{}\n");
-        assert_eq!(checked(&data, &status, false).unwrap(), "{}\n");
+        assert_eq!(checked(&data, "out", &status, false).unwrap(), "{}\n");
         data.insert(RESULTS.into(), "{} \n".into());
-        assert!(checked(&data, &status, false).unwrap_err().to_string().contains("was changed"));
+        assert!(checked(&data, "out", &status, false).unwrap_err().to_string().contains("was changed"));
     }
 
     #[test]

@@ -2,12 +2,12 @@
 
 use super::{
     input::{parse::Rules, source::Source},
-    output::Frame,
+    output::{Destination, Frame},
     validate::{Ending, Stage, ValidatedJob},
 };
 use crate::{
     api::reasons::Reason,
-    protocol::internal::{JobControl, JobReport, JobSpec, PlacementFilter},
+    protocol::internal::{JobControl, JobReport, JobSpec},
 };
 
 /// The next step; exactly one per reconcile.
@@ -25,12 +25,14 @@ pub enum Plan {
 }
 
 pub struct Submission {
-    /// All but the number of requests, which the input tells.
+    /// All but the numbers of requests and rejected lines, which the input tells.
     pub spec: JobSpec,
     pub control: JobControl,
     pub source: Source,
     pub rules: Rules,
-    pub output: String,
+    pub output: Destination,
+    /// What is in the output ConfigMap is to be emptied.
+    pub stale_output: bool,
     pub frame: Frame,
     pub max_failed: Option<u32>,
 }
@@ -40,7 +42,9 @@ pub struct Publication {
     pub ending: Ending,
     pub source: Source,
     pub rules: Rules,
-    pub output: String,
+    pub output: Destination,
+    /// How many lines of the input were rejected.
+    pub rejected: u32,
     pub frame: Frame,
 }
 
@@ -59,6 +63,7 @@ pub fn build(job: &ValidatedJob) -> Plan {
             source: job.source.clone(),
             rules: job.rules.clone(),
             output: job.output.clone(),
+            rejected: job.rejected,
             frame: frame(job),
         }),
         Stage::Stopped { reason, message } => Plan::Stop { reason: *reason, message: message.clone() },
@@ -75,13 +80,15 @@ fn submission(job: &ValidatedJob) -> Submission {
             endpoint: job.rules.endpoint,
             max_attempts: job.max_attempts,
             total_requests: 0,
+            rejected_lines: 0,
             sample_percent: job.sample_percent,
-            placement: PlacementFilter::default(),
+            placement: job.placement.clone(),
         },
         control: job.control,
         source: job.source.clone(),
         rules: job.rules.clone(),
         output: job.output.clone(),
+        stale_output: job.stale_output,
         frame: frame(job),
         max_failed: job.max_failed,
     }

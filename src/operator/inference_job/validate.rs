@@ -4,23 +4,28 @@ use jiff::Timestamp;
 use kube::ResourceExt;
 
 use super::{
+    bucket::Location,
+    deadlines,
     dereference::{Refs, Settlement},
     input::{
         parse::{Defaults, Rules},
         source::Source,
     },
-    output::{self, Claim},
+    output::{self, Claim, Destination, FilePlace},
 };
 use crate::{
     api::{
         conditions::{Finding, Truth, is_true},
         grid_model,
         ids::ModelDigest,
-        inference_job::{EndpointSpec, GenerationSpec, InferenceJob, InputSpec, condition},
+        inference_job::{
+            EndpointSpec, GenerationSpec, InferenceJob, InputSpec, JobVerification, OURS, OutputSpec, Placement,
+            TrustLevel, VerificationMode, condition,
+        },
         reasons::Reason,
     },
     operator::gateway::GatewayError,
-    protocol::internal::{Endpoint, JobControl, JobReport, JobState},
+    protocol::internal::{Endpoint, JobControl, JobReport, JobState, PlacementFilter, Trust},
 };
 
 /// A job whose every value is known to be sound.
@@ -31,11 +36,15 @@ pub struct ValidatedJob {
     pub model: Model,
     pub source: Source,
     pub rules: Rules,
-    /// Name of the output ConfigMap.
-    pub output: String,
+    pub output: Destination,
+    /// The output ConfigMap holds the results of an earlier job of the same name.
+    pub stale_output: bool,
+    /// Lines of the input that are known to be no usable requests.
+    pub rejected: u32,
     pub max_attempts: u32,
     pub max_failed: Option<u32>,
     pub sample_percent: Option<u8>,
+    pub placement: PlacementFilter,
     pub control: JobControl,
     pub stage: Stage,
 }
@@ -88,6 +97,11 @@ pub enum Validated {
     Job(Box<ValidatedJob>),
 }
 
+/// False for a job that somebody else looks after.
+pub fn is_ours(job: &InferenceJob) -> bool {
+    job.spec.managed_by.as_deref().is_none_or(|manager| manager == OURS)
+}
+
 /// True once a job has a terminal condition.
 pub fn is_over(job: &InferenceJob) -> bool {
     let conditions = job.status.as_ref().map(|status| status.conditions.as_slice()).unwrap_or_default();
@@ -108,18 +122,19 @@ fn checked(job: &InferenceJob, refs: Refs, now: Timestamp) -> Result<ValidatedJo
     let workload = &job.spec.workload;
     let name = job.name_any();
     let namespace = job.namespace().unwrap_or_default();
-    let output = workload.output.config_map.as_ref().ok_or_else(|| invalid("spec.workload.output names no place"))?;
+    let output = destination(&workload.output)?;
     let model = model(job, &refs)?;
     let uid = job.uid().unwrap_or_default();
-    if let Some(found) = &refs.output
-        && let Claim::Foreign(owner) = output::claim(found, &uid, &name)
-    {
-        let message =
-            format!("ConfigMap {:?} belongs to {owner}; delete it, or name another one in a new job", output.name);
-        return Err(refuse(condition::OUTPUT_PUBLISHED, Reason::OutputConflict, message, false));
-    }
+    let stale_output = match refs.output.as_ref().map(|found| output::claim(found, &uid, &name)) {
+        Some(Claim::Foreign(owner)) => {
+            let message = format!("{} belongs to {owner}; delete it, or name another one in a new job", output.shown());
+            return Err(refuse(condition::OUTPUT_PUBLISHED, Reason::OutputConflict, message, false));
+        }
+        found => found == Some(Claim::Stale),
+    };
     let control = control(job);
     Ok(ValidatedJob {
+        rejected: rejected(job, refs.report.as_ref().ok().and_then(Option::as_ref)),
         stage: stage(job, refs.report, control.suspended, now),
         source: source(&workload.input)?,
         rules: Rules {
@@ -128,14 +143,12 @@ fn checked(job: &InferenceJob, refs: Refs, now: Timestamp) -> Result<ValidatedJo
             model: workload.model_ref.name.clone(),
             defaults: defaults(&workload.generation)?,
         },
-        output: output.name.clone(),
+        output,
+        stale_output,
         max_attempts: job.spec.retry.max_attempts.unsigned_abs(),
         max_failed: job.spec.max_failed_requests.map(i32::unsigned_abs),
-        sample_percent: job
-            .spec
-            .verification
-            .as_ref()
-            .and_then(|verification| u8::try_from(verification.sample_percent).ok()),
+        sample_percent: job.spec.verification.as_ref().and_then(sample_percent),
+        placement: placement(&job.spec.placement),
         uid,
         namespace,
         name,
@@ -190,19 +203,50 @@ pub fn stop(job: &InferenceJob, report: Option<&JobReport>, now: Timestamp) -> O
     if job.spec.cancel {
         return Some((Reason::Cancelled, "spec.cancel is set".into()));
     }
-    let status = job.status.as_ref();
     if let Some(limit) = job.spec.max_failed_requests {
-        let rejected = status.and_then(|status| status.rejected_lines).unwrap_or(0);
-        let failed = rejected + report.map_or(0, |report| i64::from(report.failed));
+        let failed = i64::from(rejected(job, report)) + report.map_or(0, |report| i64::from(report.failed));
         if failed > i64::from(limit) {
             let message = format!("{failed} requests failed, spec.maxFailedRequests allows {limit}");
             return Some((Reason::TooManyFailedRequests, message));
         }
     }
-    let deadline = job.spec.active_deadline_seconds?;
-    let started = status?.start_time.as_ref()?.0.as_second();
-    (now.as_second() >= started.saturating_add(deadline))
-        .then(|| (Reason::DeadlineExceeded, format!("it did not end within {deadline} s")))
+    deadlines::passed(job, report, now)
+}
+
+/// Input lines that were no usable requests, as far as anybody knows.
+fn rejected(job: &InferenceJob, report: Option<&JobReport>) -> u32 {
+    let seen = job.status.as_ref().and_then(|status| status.rejected_lines).unwrap_or(0);
+    u32::try_from(seen).unwrap_or(0).max(report.map_or(0, |report| report.rejected_lines))
+}
+
+fn sample_percent(verification: &JobVerification) -> Option<u8> {
+    match verification.mode {
+        VerificationMode::Full => Some(100),
+        VerificationMode::SpotCheck => verification.sample_percent.and_then(|percent| u8::try_from(percent).ok()),
+    }
+}
+
+fn placement(placement: &Placement) -> PlacementFilter {
+    PlacementFilter {
+        regions: placement.regions.clone(),
+        require_trust: placement.require_trust.map(|level| match level {
+            TrustLevel::Approved => Trust::Approved,
+            TrustLevel::Managed => Trust::Managed,
+        }),
+        node_labels: placement.node_selector.clone(),
+    }
+}
+
+fn destination(output: &OutputSpec) -> Result<Destination, Refusal> {
+    match (&output.config_map, &output.s3, &output.store) {
+        (Some(map), None, None) => Ok(Destination::ConfigMap(map.name.clone())),
+        (None, Some(s3), None) => {
+            let location = Location::folder(s3).map_err(|why| invalid(format!("workload.output.s3: {why}")))?;
+            Ok(Destination::Files(FilePlace::Bucket(location)))
+        }
+        (None, None, Some(_)) => Ok(Destination::Files(FilePlace::Store)),
+        _ => Err(invalid("workload.output must name exactly one place (configMap, s3 or store)")),
+    }
 }
 
 fn model(job: &InferenceJob, refs: &Refs) -> Result<Model, Refusal> {
@@ -236,17 +280,26 @@ fn readiness(name: &str, model: Option<&grid_model::GridModel>) -> Finding {
 }
 
 fn source(input: &InputSpec) -> Result<Source, Refusal> {
-    match (&input.inline, &input.config_map, &input.url) {
-        (Some(text), None, None) => Ok(Source::Inline(text.clone())),
-        (None, Some(at), None) => Ok(Source::ConfigMap { name: at.name.clone(), key: at.key.clone() }),
-        (None, None, Some(url)) => {
-            let mut sha256 = [0; 32];
-            hex::decode_to_slice(input.sha256.as_deref().unwrap_or_default(), &mut sha256)
-                .map_err(|_| invalid("input.sha256 must have 64 hexadecimal digits"))?;
+    let sha256 = input.sha256.as_deref().map(digest).transpose()?;
+    match (&input.inline, &input.config_map, &input.url, &input.s3) {
+        (Some(text), None, None, None) => Ok(Source::Inline(text.clone())),
+        (None, Some(at), None, None) => Ok(Source::ConfigMap { name: at.name.clone(), key: at.key.clone() }),
+        (None, None, Some(url), None) => {
+            let sha256 = sha256.ok_or_else(|| invalid("input.url needs input.sha256"))?;
             Ok(Source::Url { url: url.clone(), sha256 })
         }
-        _ => Err(invalid("input must have exactly one of inline, configMap, url")),
+        (None, None, None, Some(s3)) => {
+            let location = Location::object(s3).map_err(|why| invalid(format!("workload.input.s3: {why}")))?;
+            Ok(Source::Bucket { location, sha256 })
+        }
+        _ => Err(invalid("input must have exactly one of inline, configMap, url, s3")),
     }
+}
+
+fn digest(text: &str) -> Result<[u8; 32], Refusal> {
+    let mut sha256 = [0; 32];
+    hex::decode_to_slice(text, &mut sha256).map_err(|_| invalid("input.sha256 must have 64 hexadecimal digits"))?;
+    Ok(sha256)
 }
 
 fn endpoint(endpoint: EndpointSpec) -> Endpoint {

@@ -310,6 +310,7 @@ pub fn spec(total_requests: u32) -> JobSpec {
         endpoint: Endpoint::ChatCompletions,
         max_attempts: 3,
         total_requests,
+        rejected_lines: 0,
         sample_percent: None,
         placement: PlacementFilter::default(),
     }

@@ -2,6 +2,7 @@
 
 mod audits;
 mod epochs;
+mod files;
 mod harness;
 mod internal_api;
 mod jobs;

@@ -63,6 +63,7 @@ fn spec(total_requests: u32) -> JobSpec {
         endpoint: Endpoint::ChatCompletions,
         max_attempts: 2,
         total_requests,
+        rejected_lines: 0,
         sample_percent: None,
         placement: PlacementFilter::default(),
     }

@@ -54,7 +54,10 @@ struct Script {
     models: BTreeMap<String, ModelSource>,
     files: BTreeMap<String, String>,
     asked: BTreeMap<String, u32>,
-    submissions: u32,
+    submissions: BTreeMap<String, u32>,
+    /// Results in the store, by job and name.
+    kept: BTreeMap<(String, String), Bytes>,
+    store_is_full: bool,
 }
 
 struct Job {
@@ -113,6 +116,27 @@ impl FakeGateway {
         self.lock().asked.get(uid).copied().unwrap_or(0)
     }
 
+    /// How often a job's input came.
+    pub fn submissions(&self, uid: &str) -> u32 {
+        self.lock().submissions.get(uid).copied().unwrap_or(0)
+    }
+
+    /// Files of a job in the store.
+    pub fn kept(&self, uid: &str) -> BTreeMap<String, String> {
+        let script = self.lock();
+        let of_job = script.kept.iter().filter(|((owner, _), _)| owner == uid);
+        of_job.map(|((_, name), bytes)| (name.clone(), String::from_utf8(bytes.to_vec()).unwrap())).collect()
+    }
+
+    pub fn set_store_is_full(&self, full: bool) {
+        self.lock().store_is_full = full;
+    }
+
+    /// The spec that a job came with.
+    pub fn spec(&self, uid: &str) -> Option<JobSpec> {
+        self.lock().jobs.get(uid).map(|job| job.spec.clone())
+    }
+
     pub fn control(&self, uid: &str) -> Option<JobControl> {
         self.lock().jobs.get(uid).map(|job| job.control)
     }
@@ -155,6 +179,7 @@ fn internal(gateway: FakeGateway) -> Router<FakeGateway> {
         .route("/jobs/{uid}", get(job).put(put_job).patch(patch_job).delete(delete_job))
         .route("/jobs/{uid}/input", put(put_input))
         .route("/jobs/{uid}/results", get(results))
+        .route("/jobs/{uid}/files/{name}", get(kept_file).put(keep_file))
         .route("/changes", get(changes))
         .route("/epochs/{epoch}/close", post(close))
         .layer(DefaultBodyLimit::disable())
@@ -316,7 +341,7 @@ async fn put_input(State(gateway): Shared, Path(uid): Path<String>, body: Bytes)
         .collect();
     let answer = {
         let mut script = gateway.lock();
-        script.submissions += 1;
+        *script.submissions.entry(uid.clone()).or_default() += 1;
         let Some(job) = script.jobs.get_mut(&uid) else {
             return refuse(StatusCode::NOT_FOUND, "JobUnknown", "no such job");
         };
@@ -378,6 +403,7 @@ async fn job(State(gateway): Shared, Path(uid): Path<String>) -> Response {
 async fn delete_job(State(gateway): Shared, Path(uid): Path<String>) -> StatusCode {
     let mut script = gateway.lock();
     script.jobs.remove(&uid);
+    script.kept.retain(|(owner, _), _| *owner != uid);
     script.forgotten.insert(uid);
     StatusCode::NO_CONTENT
 }
@@ -408,6 +434,7 @@ fn report(job: &Job) -> JobReport {
         reason: String::new(),
         message: String::new(),
         total: job.spec.total_requests,
+        rejected_lines: job.spec.rejected_lines,
         completed: completed.len() as u32,
         failed: failed.len() as u32,
         running: 0,
@@ -460,6 +487,24 @@ fn result(uid: &str, line: &InputLine) -> ResultLine {
         custom_id: line.custom_id.clone(),
         request_id: RequestId::of_job_line(uid, &line.custom_id),
         outcome,
+    }
+}
+
+type JobFile = Path<(String, String)>;
+
+async fn keep_file(State(gateway): Shared, Path(key): JobFile, bytes: Bytes) -> Response {
+    let mut script = gateway.lock();
+    if script.store_is_full {
+        return refuse(StatusCode::INSUFFICIENT_STORAGE, "StoreFull", "results take all the room that there is");
+    }
+    script.kept.insert(key, bytes);
+    Json(json!({"readKey": "5e".repeat(32)})).into_response()
+}
+
+async fn kept_file(State(gateway): Shared, Path(key): JobFile) -> Response {
+    match gateway.lock().kept.get(&key) {
+        Some(bytes) => bytes.clone().into_response(),
+        None => refuse(StatusCode::NOT_FOUND, "FileUnknown", "no such file"),
     }
 }
 

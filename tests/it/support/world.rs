@@ -24,7 +24,7 @@ use xdc_grid::{
     operator::{chains::Chains, config::OperatorConfig, run::run_with},
 };
 
-use super::{chain::FakeChain, client, gateway::FakeGateway};
+use super::{chain::FakeChain, client, gateway::FakeGateway, rbac};
 
 /// Namespace of the operator.
 pub const SYSTEM: &str = "xdc-grid";
@@ -66,6 +66,7 @@ fn start() -> World {
             let client = client().await;
             install_crds(&client).await;
             prepare(&client).await;
+            rbac::bind_operator(&client).await;
             let (gateway, gateway_url) = FakeGateway::start().await;
             let chain = FakeChain::new();
             let config = Cli::parse_from([
@@ -74,10 +75,14 @@ fn start() -> World {
                 "--http-address=127.0.0.1:0",
                 "--lease-seconds=3",
                 "--chain-poll-seconds=1",
+                // The gateway and the buckets of these tests are on the loopback; metadata services stay out of reach.
+                "--job-denied-networks=169.254.0.0/16",
+                "--results-service=xdc-grid/gateway-api:8080",
                 &format!("--namespace={SYSTEM}"),
                 &format!("--gateway-url={gateway_url}"),
             ]);
-            let running = run_with(client, config.config, chains(&chain), CancellationToken::new());
+            let operator = rbac::operator_client().await;
+            let running = run_with(operator, config.config, chains(&chain), CancellationToken::new());
             ready.send(World { gateway, gateway_url, chain, quiet: RwLock::new(()) }).unwrap();
             running.await.expect("the operator runs until the tests are over");
         });
