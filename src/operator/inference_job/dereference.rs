@@ -5,8 +5,12 @@ use kube::{Api, ResourceExt};
 
 use crate::{
     api::{
-        contribution_report::ContributionReport, grid_model::GridModel, grid_network::GridNetwork, ids::EpochNumber,
-        inference_job::InferenceJob,
+        conditions,
+        contribution_report::ContributionReport,
+        grid_model::GridModel,
+        grid_network::GridNetwork,
+        ids::EpochNumber,
+        inference_job::{InferenceJob, condition},
     },
     operator::{context::Context, error::Error, gateway::GatewayError, write::api_beside},
     protocol::internal::JobReport,
@@ -29,6 +33,8 @@ pub struct Refs {
 pub enum Settlement {
     /// The job is not over, or no network can tell.
     Unknown,
+    /// The job's status says that its work is settled, which stays so.
+    Told,
     DryRun,
     Pending(EpochNumber),
     Active(EpochNumber),
@@ -66,9 +72,11 @@ async fn output_of(job: &InferenceJob, name: &str, context: &Context) -> Result<
 
 /// The epoch of a job is the one in which it ended: receipts are accepted before, and reports go in order.
 async fn settlement(job: &InferenceJob, context: &Context) -> Result<Settlement, Error> {
-    let Some(ended) = job.status.as_ref().and_then(|status| status.completion_time.as_ref()) else {
-        return Ok(Settlement::Unknown);
-    };
+    let Some(status) = &job.status else { return Ok(Settlement::Unknown) };
+    if conditions::is_true(&status.conditions, condition::SETTLED) {
+        return Ok(Settlement::Told);
+    }
+    let Some(ended) = &status.completion_time else { return Ok(Settlement::Unknown) };
     let networks: Api<GridNetwork> = Api::all(context.client.clone());
     let networks = networks.list(&kube::api::ListParams::default()).await?;
     let Some((network, epoch)) = networks.items.iter().find_map(|network| {

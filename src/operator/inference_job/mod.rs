@@ -53,6 +53,8 @@ const FINALIZER: &str = "xdcgrid.io/forget-text";
 const FORGET_WITHIN: Duration = Duration::from_secs(120);
 /// While something is waited for that nobody tells us about.
 const LOOK_AGAIN: Duration = Duration::from_secs(10);
+/// A timer is not trusted for longer.
+const LONGEST_WAIT: Duration = Duration::from_secs(86_400);
 /// While the gateway tells of every change.
 const QUIET: Duration = Duration::from_secs(60);
 
@@ -141,7 +143,7 @@ async fn expire(job: &InferenceJob, context: &Context, now: Timestamp) -> Result
     let Some((ttl, ended)) = ttl.zip(ended) else { return Ok(Action::await_change()) };
     let left = ended.0.as_second().saturating_add(ttl).saturating_sub(now.as_second());
     if left > 0 {
-        return Ok(Action::requeue(Duration::from_secs(left.unsigned_abs()).min(Duration::from_secs(300))));
+        return Ok(Action::requeue(Duration::from_secs(left.unsigned_abs()).min(LONGEST_WAIT)));
     }
     let api: Api<InferenceJob> = Api::namespaced(context.client.clone(), &job.namespace().unwrap_or_default());
     // Only this very job: another one may have taken its name.

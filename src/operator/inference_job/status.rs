@@ -124,6 +124,7 @@ pub fn over(job: &InferenceJob, settlement: &Settlement, now: Timestamp) -> Infe
         return draft.status;
     }
     let finding = match settlement {
+        Settlement::Told => return draft.status,
         Settlement::Unknown => Finding::unknown(Reason::NetworkNotReady, "no GridNetwork can tell"),
         Settlement::DryRun => Finding::no(Reason::DryRun, "spec.rewards.dryRun of the GridNetwork is set"),
         Settlement::Pending(epoch) => {

@@ -149,6 +149,27 @@ def test_bad_batch_lines_become_errors_and_the_rest_runs():
     assert "other" in found and "another-model" in found["other"]["message"], found
 
 
+def test_results_in_the_store_are_read_with_kubectl_grid_and_go_with_the_job():
+    kube.apply(kube.manifest("InferenceJob", "stored", {
+        "workload": {
+            "modelRef": {"name": story.MODEL}, "input": {"format": "Lines", "inline": "What is the capital of France?"},
+            "generation": {"maxTokens": 16, "temperature": "0", "systemMessage": story.SYSTEM_MESSAGE}, "output": {"store": {}},
+        },
+    }, namespace=story.TEAM))
+    story.watch_job("stored")
+    for way in ([], ["--gateway", env.GATEWAY_URL]):
+        printed = story.grid("results", "stored", "-n", story.TEAM, "-o", "json", *way)
+        assert "Paris" in json.loads(printed)[0]["response"]["body"]["choices"][0]["message"]["content"], printed
+    store = status("stored")["output"]["store"]
+    url = f"{env.GATEWAY_URL}{store['path']}manifest.json"
+    code = ["curl", "--silent", "--output", "/dev/null", "--write-out", "%{http_code}", url]
+    assert run(*code) == "401", "nobody reads them without the key"
+    key = ["-H", f"X-Grid-Read-Key: {store['readKey']}"]
+    assert run(*code, *key) == "200"
+    kube.kubectl("-n", story.TEAM, "delete", "ij", "stored", "--timeout=60s")
+    assert run(*code, *key) == "404"
+
+
 def test_an_unknown_field_is_refused():
     try:
         kube.kubectl("apply", "--server-side", "--validate=strict", "-f", "-", stdin=json.dumps(
