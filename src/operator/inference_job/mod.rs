@@ -11,6 +11,7 @@ pub mod output;
 pub mod pace;
 pub mod publication;
 pub mod status;
+pub mod summary;
 pub mod validate;
 
 use std::{sync::Arc, time::Duration};

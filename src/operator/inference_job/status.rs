@@ -10,6 +10,7 @@ use super::{
     apply::Applied,
     dereference::Settlement,
     pace::{self, Turn},
+    summary::{self, Summary},
     validate::{Ending, Refusal, Stage, ValidatedJob},
 };
 use crate::{
@@ -20,7 +21,6 @@ use crate::{
             TokenCounts, condition,
         },
         reasons::Reason,
-        tiers::{most_useful, tier_of},
     },
     operator::{
         context::Context,
@@ -30,12 +30,6 @@ use crate::{
     },
     protocol::internal::{JobReport, JobState},
 };
-
-/// What holds on the way of a job, in its order.
-const WAY: [&str; 5] =
-    [condition::ACCEPTED, condition::ADMITTED, condition::MODEL_READY, condition::RUNNING, condition::OUTPUT_PUBLISHED];
-/// Summaries of other conditions: a change of theirs is no news.
-const SUMMARIES: [&str; 3] = [condition::SUSPENDED, condition::RECONCILING, condition::STALLED];
 
 /// How many nodes a status lists.
 const MAX_ASSIGNMENTS: usize = 32;
@@ -72,29 +66,11 @@ impl<'a> Draft<'a> {
         }
     }
 
-    /// The one reason that is most useful, and what it means to tools that know nothing of jobs (kstatus): a job that is over is
-    /// current or has failed, one that needs somebody is stalled, any other is on its way.
     fn summarised(mut self) -> InferenceJobStatus {
-        let found = |type_: &str| conditions::find(&self.status.conditions, type_).cloned();
-        let finding = |truth: Truth, found: &conditions::Condition| Finding {
-            truth,
-            reason: found.reason.clone(),
-            message: found.message.clone(),
-        };
-        let failed = found(condition::FAILED).filter(|failed| failed.status == Truth::True);
-        let (reconciling, stalled) = if let Some(failed) = failed {
-            (None, Some(finding(Truth::True, &failed)))
-        } else if conditions::is_true(&self.status.conditions, condition::COMPLETE) {
-            (None, None)
-        } else {
-            let why = most_useful(&self.status.conditions, &WAY).cloned().or_else(|| found(condition::RUNNING));
-            self.status.reason = why.as_ref().map(|why| why.reason.clone());
-            match why {
-                Some(why) if tier_of(&why.reason).is_stalled() => (None, Some(finding(Truth::True, &why))),
-                Some(why) => (Some(finding(Truth::True, &why)), None),
-                None => (None, None),
-            }
-        };
+        let Summary { reason, reconciling, stalled } = summary::of(&self.status.conditions);
+        if reason.is_some() {
+            self.status.reason = reason;
+        }
         for (type_, finding) in [(condition::RECONCILING, reconciling), (condition::STALLED, stalled)] {
             match finding {
                 Some(finding) => self.set(type_, finding),
@@ -361,15 +337,12 @@ pub async fn update(
         return Ok(Some(wait));
     }
     let api: Api<InferenceJob> = Api::namespaced(context.client.clone(), &job.namespace().unwrap_or_default());
-    let news = |conditions: &[conditions::Condition]| -> Vec<_> {
-        conditions.iter().filter(|condition| !SUMMARIES.contains(&condition.type_.as_str())).cloned().collect()
-    };
-    let old_conditions = old.map(|status| news(&status.conditions)).unwrap_or_default();
+    let old_conditions = old.map(|status| summary::news(&status.conditions)).unwrap_or_default();
     let change = Change {
         old,
         new: status,
         old_conditions: &old_conditions,
-        new_conditions: &news(&status.conditions),
+        new_conditions: &summary::news(&status.conditions),
         abnormal: &[condition::FAILED],
     };
     if write::status(&api, context, MANAGER, job, change).await? {
