@@ -33,7 +33,7 @@ pub fn passed(job: &InferenceJob, report: Option<&JobReport>, now: Timestamp) ->
     None
 }
 
-/// How long until the next deadline.
+/// How long until the next deadline that has not passed.
 pub fn next(
     job: &InferenceJob,
     status: &InferenceJobStatus,
@@ -41,8 +41,8 @@ pub fn next(
     now: Timestamp,
 ) -> Option<Duration> {
     let ends = [start_end(job, status, report, now), active_end(job, status, now)];
-    let left = |end: i64| Duration::from_secs(u64::try_from(end.saturating_sub(now.as_second())).unwrap_or(0));
-    ends.into_iter().flatten().map(left).min()
+    let left = |end: i64| u64::try_from(end.saturating_sub(now.as_second())).ok().filter(|left| *left > 0);
+    ends.into_iter().flatten().filter_map(left).min().map(Duration::from_secs)
 }
 
 fn start_end(
@@ -148,6 +148,7 @@ mod tests {
         let job = with_status(job(json!({"startDeadlineSeconds": 50, "activeDeadlineSeconds": 20})), Some(110), None);
         let status = job.status.clone().unwrap();
         assert_eq!(next(&job, &status, None, at(100)), Some(Duration::from_secs(30)));
-        assert_eq!(next(&job, &status, None, at(1_000)), Some(Duration::ZERO));
+        assert_eq!(next(&job, &status, None, at(140)), Some(Duration::from_secs(10)), "one has passed");
+        assert_eq!(next(&job, &status, None, at(1_000)), None);
     }
 }

@@ -114,8 +114,9 @@ async fn reconcile_live(job: &InferenceJob, context: &Context) -> Result<Action,
             expire(job, context, now).await
         }
         Validated::Refused(refusal) => {
-            status::update(job, &status::refused(job, refusal, now), context).await?;
-            Ok(Action::requeue(LOOK_AGAIN))
+            let status = status::refused(job, refusal, now);
+            status::update(job, &status, context).await?;
+            Ok(Action::requeue(next_look(job, &status, None, now).min(LOOK_AGAIN)))
         }
         Validated::Job(validated) => {
             let plan = build::build(&validated);

@@ -87,8 +87,8 @@ pub fn refused(job: &InferenceJob, refusal: Refusal, now: Timestamp) -> Inferenc
     draft.suspension();
     draft.set(refusal.condition, refusal.finding.clone());
     draft.status.phase.get_or_insert(JobPhase::Pending);
-    if refusal.fatal {
-        end(&mut draft, &Ending::Stopped { reason: Reason::InvalidInput, message: refusal.finding.message });
+    if let Some((reason, message)) = refusal.ending {
+        end(&mut draft, &Ending::Stopped { reason, message });
     }
     draft.summarised()
 }
@@ -472,7 +472,7 @@ pub(super) mod tests {
         let refusal = Refusal {
             condition: condition::ACCEPTED,
             finding: Finding::no(Reason::ModelNotFound, "no model"),
-            fatal: false,
+            ending: None,
         };
         let mut job = job(json!({}));
         let status = refused(&job, refusal, at(1));

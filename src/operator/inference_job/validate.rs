@@ -15,7 +15,7 @@ use super::{
 };
 use crate::{
     api::{
-        conditions::{Finding, Truth, is_true},
+        conditions::{Finding, is_true},
         grid_model,
         ids::ModelDigest,
         inference_job::{
@@ -85,8 +85,8 @@ pub enum Ending {
 pub struct Refusal {
     pub condition: &'static str,
     pub finding: Finding,
-    /// No later event can make it go on.
-    pub fatal: bool,
+    /// How the job ends, when no later event can make it go on, or when it had its time.
+    pub ending: Option<(Reason, String)>,
 }
 
 /// A job, as far as it was understood.
@@ -112,10 +112,17 @@ pub fn validate(job: &InferenceJob, refs: Refs, now: Timestamp) -> Validated {
     if is_over(job) {
         return Validated::Over(refs.settlement);
     }
+    // A job that the grid never had can be stopped whatever else is the matter with it.
+    let unsent = refs.report.as_ref().is_ok_and(|report| report.as_ref().is_none_or(is_unsent));
+    let stop = if unsent { stop(job, None, now) } else { None };
     match checked(job, refs, now) {
         Ok(job) => Validated::Job(Box::new(job)),
-        Err(refusal) => Validated::Refused(refusal),
+        Err(refusal) => Validated::Refused(Refusal { ending: refusal.ending.or(stop), ..refusal }),
     }
+}
+
+fn is_unsent(report: &JobReport) -> bool {
+    report.state == JobState::Created
 }
 
 fn checked(job: &InferenceJob, refs: Refs, now: Timestamp) -> Result<ValidatedJob, Refusal> {
@@ -125,17 +132,17 @@ fn checked(job: &InferenceJob, refs: Refs, now: Timestamp) -> Result<ValidatedJo
     let output = destination(&workload.output)?;
     let model = model(job, &refs)?;
     let uid = job.uid().unwrap_or_default();
-    let stale_output = match refs.output.as_ref().map(|found| output::claim(found, &uid, &name)) {
-        Some(Claim::Foreign(owner)) => {
-            let message = format!("{} belongs to {owner}; delete it, or name another one in a new job", output.shown());
-            return Err(refuse(condition::OUTPUT_PUBLISHED, Reason::OutputConflict, message, false));
-        }
-        found => found == Some(Claim::Stale),
-    };
+    let claim = refs.output.as_ref().map(|found| output::claim(found, &uid, &name));
     let control = control(job);
+    let rejected = rejected(job, refs.report.as_ref().ok().and_then(Option::as_ref));
+    let stage = stage(job, refs.report, control.suspended, now);
+    if let (Some(Claim::Foreign(owner)), Stage::New | Stage::Held | Stage::Ended { .. }) = (&claim, &stage) {
+        let message = format!("{} belongs to {owner}; delete it, or name another one in a new job", output.shown());
+        return Err(refuse(condition::OUTPUT_PUBLISHED, Reason::OutputConflict, message));
+    }
     Ok(ValidatedJob {
-        rejected: rejected(job, refs.report.as_ref().ok().and_then(Option::as_ref)),
-        stage: stage(job, refs.report, control.suspended, now),
+        rejected,
+        stage,
         source: source(&workload.input)?,
         rules: Rules {
             format: workload.input.format,
@@ -144,7 +151,7 @@ fn checked(job: &InferenceJob, refs: Refs, now: Timestamp) -> Result<ValidatedJo
             defaults: defaults(&workload.generation)?,
         },
         output,
-        stale_output,
+        stale_output: claim == Some(Claim::Stale),
         max_attempts: job.spec.retry.max_attempts.unsigned_abs(),
         max_failed: job.spec.max_failed_requests.map(i32::unsigned_abs),
         sample_percent: job.spec.verification.as_ref().and_then(sample_percent),
@@ -175,7 +182,7 @@ fn stage(
         Ok(report) => report,
         Err(error) => return Stage::GatewayAway(error),
     };
-    let submitted = report.filter(|report| report.state != JobState::Created);
+    let submitted = report.filter(|report| !is_unsent(report));
     let stop = stop(job, submitted.as_ref(), now);
     match (submitted, stop) {
         (None, Some((reason, message))) => Stage::Stopped { reason, message },
@@ -258,7 +265,7 @@ fn model(job: &InferenceJob, refs: &Refs) -> Result<Model, Refusal> {
         (None, Some(model)) => model.spec.sha256.as_str(),
         (None, None) => {
             let message = format!("there is no GridModel {name:?}; kubectl get gridmodels lists those that there are");
-            return Err(refuse(condition::ACCEPTED, Reason::ModelNotFound, message, false));
+            return Err(refuse(condition::ACCEPTED, Reason::ModelNotFound, message));
         }
     };
     let digest = digest.parse().map_err(|error| invalid(format!("GridModel {name:?}: {error}")))?;
@@ -325,13 +332,118 @@ fn defaults(generation: &GenerationSpec) -> Result<Defaults, Refusal> {
 }
 
 fn invalid(message: impl Into<String>) -> Refusal {
-    refuse(condition::ACCEPTED, Reason::InvalidInput, message, true)
+    let refusal = refuse(condition::ACCEPTED, Reason::InvalidInput, message);
+    Refusal { ending: Some((Reason::InvalidInput, refusal.finding.message.clone())), ..refusal }
 }
 
-fn refuse(condition: &'static str, reason: Reason, message: impl Into<String>, fatal: bool) -> Refusal {
-    Refusal {
-        condition,
-        finding: Finding { truth: Truth::False, reason: reason.as_str().into(), message: message.into() },
-        fatal,
+fn refuse(condition: &'static str, reason: Reason, message: impl Into<String>) -> Refusal {
+    Refusal { condition, finding: Finding::no(reason, message), ending: None }
+}
+
+#[cfg(test)]
+mod tests {
+    use serde_json::{Value, json};
+
+    use super::*;
+
+    fn at(second: i64) -> Timestamp {
+        Timestamp::from_second(second).unwrap()
+    }
+
+    /// Created at second 100; `workload` and `more` replace what they name.
+    fn job(workload: Value, more: Value) -> InferenceJob {
+        let mut spec = json!({"workload": {
+            "modelRef": {"name": "m"}, "input": {"inline": "a"}, "output": {"configMap": {"name": "out"}},
+        }});
+        spec["workload"].as_object_mut().unwrap().extend(workload.as_object().unwrap().clone());
+        spec.as_object_mut().unwrap().extend(more.as_object().unwrap().clone());
+        serde_json::from_value(json!({
+            "apiVersion": "xdcgrid.io/v1alpha1", "kind": "InferenceJob", "spec": spec,
+            "metadata": {"name": "j", "namespace": "ns", "uid": "u", "creationTimestamp": "1970-01-01T00:01:40Z"},
+        }))
+        .unwrap()
+    }
+
+    fn refs(model: bool, report: Option<JobReport>) -> Refs {
+        let model = model.then(|| {
+            let spec = json!({"source": {"url": "http://x"}, "sha256": "11".repeat(32)});
+            serde_json::from_value(json!({
+                "apiVersion": "xdcgrid.io/v1alpha1", "kind": "GridModel", "metadata": {"name": "m"}, "spec": spec,
+            }))
+            .unwrap()
+        });
+        Refs { model, report: Ok(report), output: None, settlement: Settlement::Unknown }
+    }
+
+    fn valid(job: &InferenceJob) -> ValidatedJob {
+        match validate(job, refs(true, None), at(101)) {
+            Validated::Job(job) => *job,
+            Validated::Refused(refusal) => panic!("{refusal:?}"),
+            Validated::Over(_) => panic!("it is not over"),
+        }
+    }
+
+    fn refusal(job: &InferenceJob, refs: Refs, now: i64) -> Refusal {
+        match validate(job, refs, at(now)) {
+            Validated::Refused(refusal) => refusal,
+            _ => panic!("it is not refused"),
+        }
+    }
+
+    #[test]
+    fn places_of_input_and_output_are_read() {
+        let s3 = json!({"s3": {"uri": "s3://in/x", "secretRef": {"name": "b"}}, "sha256": "ab".repeat(32)});
+        let found = valid(&job(json!({"input": s3, "output": {"s3": {"uri": "s3://out/today"}}}), json!({})));
+        let Source::Bucket { location, sha256 } = found.source else { panic!("{:?}", found.source) };
+        assert_eq!((location.uri.as_str(), location.secret.as_deref()), ("s3://in/x", Some("b")));
+        assert_eq!(sha256, Some([0xab; 32]));
+        assert_eq!(found.output.shown(), "s3://out/today/");
+        let found = valid(&job(json!({"output": {"store": {}}}), json!({})));
+        assert_eq!(found.output, Destination::Files(FilePlace::Store));
+    }
+
+    #[test]
+    fn a_place_that_cannot_be_ends_the_job_with_the_field_in_the_message() {
+        for (workload, words) in [
+            (json!({"input": {"s3": {"uri": "s3://in/a/../b"}}}), "workload.input.s3"),
+            (json!({"output": {"s3": {"uri": "s3://out/a//b"}}}), "workload.output.s3"),
+            (json!({"input": {"url": "http://x"}}), "input.sha256"),
+            (json!({"output": {}}), "exactly one place"),
+        ] {
+            let refusal = refusal(&job(workload, json!({})), refs(true, None), 101);
+            let (reason, message) = refusal.ending.unwrap();
+            assert_eq!(reason, Reason::InvalidInput);
+            assert!(message.contains(words), "{message}");
+        }
+    }
+
+    #[test]
+    fn a_job_that_waits_for_its_model_can_be_cancelled_and_has_a_deadline() {
+        let waiting = job(json!({}), json!({"startDeadlineSeconds": 10}));
+        let found = refusal(&waiting, refs(false, None), 101);
+        assert_eq!((found.finding.reason.as_str(), found.ending), ("ModelNotFound", None));
+        let found = refusal(&waiting, refs(false, None), 110);
+        assert_eq!(found.ending.map(|(reason, _)| reason), Some(Reason::StartDeadlineExceeded));
+        let cancelled = job(json!({}), json!({"cancel": true}));
+        let found = refusal(&cancelled, refs(false, None), 101);
+        assert_eq!(found.ending.map(|(reason, _)| reason), Some(Reason::Cancelled));
+        let away = Refs { report: Err(GatewayError::Unavailable("x".into())), ..refs(false, None) };
+        assert_eq!(refusal(&cancelled, away, 101).ending, None, "it may be with the grid");
+    }
+
+    #[test]
+    fn another_manager_is_another_manager() {
+        let managed = |by: &str| job(json!({}), json!({"managedBy": by}));
+        assert!(is_ours(&job(json!({}), json!({}))) && is_ours(&managed(OURS)));
+        assert!(!is_ours(&managed("kueue.x-k8s.io/multikueue")));
+    }
+
+    #[test]
+    fn full_verification_is_every_answer() {
+        let percent =
+            |verification: Value| valid(&job(json!({}), json!({"verification": verification}))).sample_percent;
+        assert_eq!(percent(json!({"mode": "Full"})), Some(100));
+        assert_eq!(percent(json!({"samplePercent": 7})), Some(7));
+        assert_eq!(percent(json!({})), None);
     }
 }

@@ -99,12 +99,12 @@ impl Bucket {
         Ok(found.into_stream().map_err(move |error| BucketError::of(error, &location)).boxed())
     }
 
-    /// Bytes that the object `name` in the folder has; `None` when it is not there.
+    /// Bytes that the object `name` in the folder has; `None` when it is not there, or not to be seen.
     pub async fn size(&self, name: &str) -> Result<Option<u64>, BucketError> {
         self.found(self.store.head(&self.path(name)).await).map(|found| found.map(|meta| meta.size))
     }
 
-    /// A small object in the folder; `None` when it is not there. More than `max` bytes are an error.
+    /// A small object in the folder; `None` when it is not there, or not to be seen. More than `max` bytes are an error.
     pub async fn read(&self, name: &str, max: usize) -> Result<Option<Bytes>, BucketError> {
         let Some(found) = self.found::<GetResult>(self.store.get(&self.path(name)).await)? else { return Ok(None) };
         let mut bytes = BytesMut::new();
@@ -132,10 +132,13 @@ impl Bucket {
         BucketError::of(error, &self.location)
     }
 
+    /// Credentials that may only write are answered 403 whatever is there, and so, by Amazon, are those that may not list.
+    /// Whether they do is seen when something is written.
     fn found<T>(&self, outcome: object_store::Result<T>) -> Result<Option<T>, BucketError> {
+        use object_store::Error::{NotFound, PermissionDenied};
         match outcome {
             Ok(found) => Ok(Some(found)),
-            Err(object_store::Error::NotFound { .. }) => Ok(None),
+            Err(NotFound { .. } | PermissionDenied { .. }) => Ok(None),
             Err(error) => Err(self.failed(error)),
         }
     }
