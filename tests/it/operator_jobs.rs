@@ -140,7 +140,11 @@ async fn a_job_runs_to_complete_and_leaves_its_results_with_a_manifest() {
         results[0]["response"]["body"]["choices"][0]["message"]["content"],
         "answer to What is the capital of France?"
     );
-    assert!(event_reasons(&place.client, &place.namespace, "hello").await.contains(&"Completed".to_owned()));
+    eventually("the Event", async || {
+        let reasons = event_reasons(&place.client, &place.namespace, "hello").await;
+        reasons.contains(&"Completed".to_owned()).then_some(())
+    })
+    .await;
 }
 
 #[tokio::test]

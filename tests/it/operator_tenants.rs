@@ -76,6 +76,7 @@ async fn the_systems_secrets_are_out_of_reach() {
     let s3 = s3().await;
     let object = json!({"metadata": {"name": "system-bucket"}, "stringData": credentials(OWNER)});
     create_in::<Secret>(&other.client, SYSTEM, object).await;
+    s3.bucket("system").put("there", "x").await;
     let mut output = at(&s3.endpoint, "s3://system/out/");
     output["secretRef"]["name"] = "system-bucket".into();
     submit(&other, "thief", lines(&["a"]), json!({"s3": output})).await;

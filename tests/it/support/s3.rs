@@ -64,13 +64,14 @@ fn start() -> S3 {
     std::fs::write(&config, users.to_string()).unwrap();
     let (master, volume, filer, port) = (free_port(), free_port(), free_port(), free_port());
     let mut arguments: Vec<String> =
-        ["server", "-ip=127.0.0.1", "-ip.bind=127.0.0.1", "-master.telemetry=false", "-filer", "-s3", "-volume.max=20"]
+        ["server", "-ip=127.0.0.1", "-ip.bind=127.0.0.1", "-master.telemetry=false", "-filer", "-s3", "-volume.max=1000"]
             .map(str::to_owned)
             .into();
     arguments.extend([
         format!("-dir={}", folder.path().display()),
         format!("-master.port={master}"),
-        "-master.volumeSizeLimitMB=256".to_owned(),
+        // Every bucket takes several volumes, which are as large as what is in them.
+        "-master.volumeSizeLimitMB=128".to_owned(),
         format!("-volume.port={volume}"),
         format!("-filer.port={filer}"),
         format!("-s3.port={port}"),
