@@ -102,7 +102,8 @@ pub struct InferenceJobSpec {
 pub struct Workload {
     /// Name of the GridModel.
     pub model_ref: NameRef,
-    /// The OpenAI endpoint that the requests are for.
+    /// The OpenAI endpoint that the requests are for: `/v1/chat/completions`, `/v1/completions` or `/v1/embeddings`. The model's
+    /// format must serve it. `generation` means nothing to embeddings.
     #[serde(default)]
     pub endpoint: EndpointSpec,
     /// The requests.
@@ -122,6 +123,8 @@ pub enum EndpointSpec {
     ChatCompletions,
     #[serde(rename = "/v1/completions")]
     Completions,
+    #[serde(rename = "/v1/embeddings")]
+    Embeddings,
 }
 
 /// Exactly one source of requests, at most 50 000 lines and 200 MB.

@@ -7,6 +7,7 @@ mod error;
 mod input;
 mod internal;
 mod openai;
+mod openai_embeddings;
 mod openai_error;
 mod openai_request;
 mod openai_stream;

@@ -4,6 +4,7 @@
 pub mod apply;
 pub mod build;
 pub mod dereference;
+mod embedding;
 pub mod input;
 pub mod output;
 pub mod status;

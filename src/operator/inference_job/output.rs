@@ -10,7 +10,10 @@ use kube::ResourceExt;
 use serde::Serialize;
 use sha2::{Digest, Sha256};
 
-use super::input::{parse::Rejection, parse::path_of};
+use super::{
+    embedding,
+    input::{parse::Rejection, parse::path_of},
+};
 use crate::{
     api::ids::ModelDigest,
     protocol::internal::{Endpoint, Outcome, ResultLine},
@@ -149,6 +152,17 @@ impl Files {
                     },
                     xdc_grid: Origin { node: node_name, address: node_address.to_string() },
                 };
+                let body = AnyBody::Answer(body);
+                let response = Response { status_code: 200, request_id: line.request_id.to_string(), body };
+                let record =
+                    Record { id: batch_id(&short), custom_id: &line.custom_id, response: Some(response), error: None };
+                append(&mut self.results, &record);
+            }
+            Outcome::Embedded { vectors, encoding, prompt_tokens, node_name, node_address, created: _ } => {
+                self.counts.completed += 1;
+                let origin = Origin { node: node_name, address: node_address.to_string() };
+                let body = embedding::body(&vectors, encoding, &self.frame.model, prompt_tokens, origin);
+                let body = AnyBody::Embedding(body);
                 let response = Response { status_code: 200, request_id: line.request_id.to_string(), body };
                 let record =
                     Record { id: batch_id(&short), custom_id: &line.custom_id, response: Some(response), error: None };
@@ -210,7 +224,7 @@ fn batch_id(id: &str) -> String {
 fn choice(endpoint: Endpoint, text: String, finish_reason: String) -> Choice {
     let (message, text) = match endpoint {
         Endpoint::ChatCompletions => (Some(Answer { role: "assistant", content: text }), None),
-        Endpoint::Completions => (None, Some(text)),
+        Endpoint::Completions | Endpoint::Embeddings => (None, Some(text)),
     };
     Choice { index: 0, message, text, finish_reason }
 }
@@ -239,7 +253,14 @@ struct Record<'a> {
 struct Response<'a> {
     status_code: u16,
     request_id: String,
-    body: Body<'a>,
+    body: AnyBody<'a>,
+}
+
+#[derive(Serialize)]
+#[serde(untagged)]
+enum AnyBody<'a> {
+    Answer(Body<'a>),
+    Embedding(embedding::Body<'a>),
 }
 
 #[derive(Serialize)]
@@ -284,7 +305,7 @@ struct Usage {
 }
 
 #[derive(Serialize)]
-struct Origin {
+pub(super) struct Origin {
     node: String,
     address: String,
 }

@@ -14,12 +14,12 @@ use super::{
 use crate::{
     api::{
         conditions::{Finding, Truth, is_true},
-        grid_model,
+        grid_model::{self, ModelFormat},
         ids::ModelDigest,
         inference_job::{EndpointSpec, GenerationSpec, InferenceJob, InputSpec, condition},
         reasons::Reason,
     },
-    operator::gateway::GatewayError,
+    operator::{gateway::GatewayError, grid_model::validate::format as grid_model_format},
     protocol::internal::{Endpoint, JobControl, JobReport, JobState},
 };
 
@@ -217,6 +217,16 @@ fn model(job: &InferenceJob, refs: &Refs) -> Result<Model, Refusal> {
             return Err(refuse(condition::ACCEPTED, Reason::ModelNotFound, message, false));
         }
     };
+    if let (None, Some(model)) = (taken, &refs.model)
+        && !grid_model_format(model.spec.format).serves(endpoint(job.spec.workload.endpoint))
+    {
+        let serves = match model.spec.format {
+            ModelFormat::Gguf => "GGUF serves /v1/chat/completions and /v1/completions",
+            ModelFormat::Safetensors => "Safetensors serves /v1/embeddings",
+        };
+        let message = format!("GridModel {name:?} of format {serves} only");
+        return Err(refuse(condition::ACCEPTED, Reason::EndpointNotServed, message, true));
+    }
     let digest = digest.parse().map_err(|error| invalid(format!("GridModel {name:?}: {error}")))?;
     Ok(Model { digest, ready: readiness(name, refs.model.as_ref()) })
 }
@@ -253,6 +263,7 @@ fn endpoint(endpoint: EndpointSpec) -> Endpoint {
     match endpoint {
         EndpointSpec::ChatCompletions => Endpoint::ChatCompletions,
         EndpointSpec::Completions => Endpoint::Completions,
+        EndpointSpec::Embeddings => Endpoint::Embeddings,
     }
 }
 

@@ -8,7 +8,7 @@ use xdc_grid::{
     api::ids::{ModelDigest, NodeAddress, RequestId},
     protocol::{
         identity::NodeKey,
-        internal::{Endpoint, InputLine, JobControl, JobSpec, Member, Message, NetworkConfig, NodeMode},
+        internal::{Encoding, Endpoint, InputLine, JobControl, JobSpec, Member, Message, NetworkConfig, NodeMode},
         names::NetworkId,
         receipt::{Receipt, hash_tokens, sign},
     },
@@ -77,6 +77,8 @@ fn line(index: u32) -> InputLine {
         top_k: 0,
         seed: 1,
         stop: vec![],
+        inputs: vec![],
+        encoding: Encoding::Float,
     }
 }
 
