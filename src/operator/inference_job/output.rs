@@ -306,8 +306,8 @@ struct Usage {
 
 #[derive(Serialize)]
 pub(super) struct Origin {
-    node: String,
-    address: String,
+    pub node: String,
+    pub address: String,
 }
 
 #[derive(Serialize)]
