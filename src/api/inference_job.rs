@@ -140,7 +140,8 @@ pub struct InferenceJobSpec {
 pub struct Workload {
     /// The GridModel, for example `{name: smollm2-135m-instruct}`.
     pub model_ref: NameRef,
-    /// The OpenAI endpoint that the requests are for, for example `/v1/completions`.
+    /// The OpenAI endpoint that the requests are for: `/v1/chat/completions`, `/v1/completions` or `/v1/embeddings`. The model's
+    /// format must serve it. `generation` means nothing to embeddings. For example `/v1/completions`.
     #[serde(default)]
     pub endpoint: EndpointSpec,
     /// The requests, for example `{format: Lines, inline: "Name three colours."}`.
@@ -160,6 +161,8 @@ pub enum EndpointSpec {
     ChatCompletions,
     #[serde(rename = "/v1/completions")]
     Completions,
+    #[serde(rename = "/v1/embeddings")]
+    Embeddings,
 }
 
 /// Exactly one source of requests, at most 50 000 lines and 200 MB.

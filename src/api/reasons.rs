@@ -40,6 +40,8 @@ reasons! {
     NetworkPaused,
     /// The GridModel that is named does not exist.
     ModelNotFound,
+    /// The model serves another endpoint than spec.workload.endpoint asks for; a GridModel's format says which.
+    EndpointNotServed,
     /// The object does not fit its schema and is left alone until it is corrected.
     InvalidObject,
 

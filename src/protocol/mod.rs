@@ -5,4 +5,5 @@ pub mod identity;
 pub mod internal;
 pub mod names;
 pub mod receipt;
+pub mod vector;
 pub mod wire;

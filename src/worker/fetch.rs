@@ -110,7 +110,8 @@ impl BlobFolder {
         Ok(BlobFolder { folder, max_bytes })
     }
 
-    /// Where a whole, checked blob lies.
+    /// Where a whole, checked blob lies, whatever its format: the name is from when all were GGUF, and keeping it saves
+    /// everybody a second download.
     pub(super) fn path(&self, digest: &ModelDigest) -> PathBuf {
         self.folder.join(format!("{digest}.gguf"))
     }

@@ -7,6 +7,7 @@ mod assignment;
 mod audit;
 mod challenges;
 mod claims;
+mod embedding;
 mod engine;
 mod fetch;
 mod hardware;

@@ -19,6 +19,8 @@ mod cli;
 mod crds;
 mod docs;
 #[cfg(feature = "inference")]
+mod encoder;
+#[cfg(feature = "inference")]
 mod engine;
 #[cfg(feature = "inference")]
 mod engine_exact;

@@ -6,6 +6,7 @@ pub mod bucket;
 pub mod build;
 pub mod deadlines;
 pub mod dereference;
+mod embedding;
 pub mod input;
 pub mod output;
 pub mod pace;

@@ -16,7 +16,7 @@ use super::{
 use crate::{
     api::{
         conditions::{Finding, is_true},
-        grid_model,
+        grid_model::{self, ModelFormat},
         ids::ModelDigest,
         inference_job::{
             EndpointSpec, GenerationSpec, InferenceJob, InputSpec, JobVerification, OURS, OutputSpec, Placement,
@@ -24,7 +24,7 @@ use crate::{
         },
         reasons::Reason,
     },
-    operator::gateway::GatewayError,
+    operator::{gateway::GatewayError, grid_model::validate::format as grid_model_format},
     protocol::internal::{Endpoint, JobControl, JobReport, JobState, PlacementFilter, Trust},
 };
 
@@ -268,6 +268,16 @@ fn model(job: &InferenceJob, refs: &Refs) -> Result<Model, Refusal> {
             return Err(refuse(condition::ACCEPTED, Reason::ModelNotFound, message));
         }
     };
+    if let (None, Some(model)) = (taken, &refs.model)
+        && !grid_model_format(model.spec.format).serves(endpoint(job.spec.workload.endpoint))
+    {
+        let serves = match model.spec.format {
+            ModelFormat::Gguf => "GGUF serves /v1/chat/completions and /v1/completions",
+            ModelFormat::Safetensors => "Safetensors serves /v1/embeddings",
+        };
+        let message = format!("GridModel {name:?} of format {serves} only");
+        return Err(hopeless(Reason::EndpointNotServed, message));
+    }
     let digest = digest.parse().map_err(|error| invalid(format!("GridModel {name:?}: {error}")))?;
     Ok(Model { digest, ready: readiness(name, refs.model.as_ref()) })
 }
@@ -313,6 +323,7 @@ fn endpoint(endpoint: EndpointSpec) -> Endpoint {
     match endpoint {
         EndpointSpec::ChatCompletions => Endpoint::ChatCompletions,
         EndpointSpec::Completions => Endpoint::Completions,
+        EndpointSpec::Embeddings => Endpoint::Embeddings,
     }
 }
 
@@ -332,8 +343,12 @@ fn defaults(generation: &GenerationSpec) -> Result<Defaults, Refusal> {
 }
 
 fn invalid(message: impl Into<String>) -> Refusal {
-    let refusal = refuse(condition::ACCEPTED, Reason::InvalidInput, message);
-    Refusal { ending: Some((Reason::InvalidInput, refusal.finding.message.clone())), ..refusal }
+    hopeless(Reason::InvalidInput, message)
+}
+
+fn hopeless(reason: Reason, message: impl Into<String>) -> Refusal {
+    let refusal = refuse(condition::ACCEPTED, reason, message);
+    Refusal { ending: Some((reason, refusal.finding.message.clone())), ..refusal }
 }
 
 fn refuse(condition: &'static str, reason: Reason, message: impl Into<String>) -> Refusal {

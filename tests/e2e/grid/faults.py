@@ -6,6 +6,7 @@ import subprocess
 
 from . import environment as env
 from . import kube, story
+from .embeddings import test_embeddings_of_a_job_and_of_the_openai_client  # noqa: F401
 from .shell import CACHE, ROOT, Daemon, run, wait_for
 
 # Long enough to break something in its middle, also on a fast machine.

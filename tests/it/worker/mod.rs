@@ -2,6 +2,7 @@
 //! with the real model.
 
 mod cheat;
+mod embeddings;
 mod gateway;
 mod models;
 mod parrot;
