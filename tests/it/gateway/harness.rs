@@ -79,6 +79,7 @@ pub fn settings() -> Settings {
             idle: Duration::from_millis(300),
             tries: 3,
             pause: Duration::from_millis(20),
+            ..FetchLimits::default()
         },
         heartbeat_limit: Duration::from_secs(1),
         audit_timeout: Duration::from_secs(20),
