@@ -7,6 +7,7 @@ use serde::{Deserialize, Serialize};
 
 use super::{
     conditions::Condition,
+    local_placement::LocalPlacement,
     refs::{ConfigMapKeyRef, NameRef},
 };
 
@@ -69,7 +70,8 @@ pub struct InferenceJobSpec {
     /// Takes no new request while true; what runs is finished.
     #[serde(default)]
     pub suspend: bool,
-    /// Requests in flight at once; absent means as many as the grid has room for.
+    /// Grid: requests in flight at once; absent means as many as the grid has room for. Local: pods at once, for example 4;
+    /// absent means at most 16. May change while the job runs.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     #[schemars(range(min = 1, max = 10_000))]
     pub parallelism: Option<i32>,
@@ -112,6 +114,15 @@ pub struct Workload {
     pub generation: GenerationSpec,
     /// Where results go.
     pub output: OutputSpec,
+    /// Local: the most requests that one pod answers, for example 100. A shard is closed earlier when its input or its
+    /// answers might not fit a ConfigMap.
+    #[serde(default = "shard_size")]
+    #[schemars(range(min = 1, max = 500))]
+    pub shard_size: i32,
+}
+
+fn shard_size() -> i32 {
+    200
 }
 
 /// OpenAI endpoints that are served.
@@ -233,13 +244,19 @@ pub struct OutputSpec {
 }
 
 /// Where a job runs.
-#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize, KubeSchema)]
+#[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize, KubeSchema)]
 #[serde(rename_all = "camelCase")]
+#[x_kube(
+    validation = Rule::new("self.target == 'Local' || !has(self.local)").message("placement.local is for target Local"),
+    validation = Rule::new("self.target == oldSelf.target && has(self.local) == has(oldSelf.local) && (!has(self.local) || self.local == oldSelf.local)").message("placement.target and placement.local never change once the job exists; make a new InferenceJob")
+)]
 pub struct Placement {
-    /// Grid: on GridNodes.
+    /// Grid: on GridNodes, verified and paid. Local: in pods of the job's own namespace, without grid, gateway and chain.
     #[serde(default)]
-    #[x_kube(validation = Rule::new("self == 'Grid'").message("placement.target Local is not served yet; use Grid"))]
     pub target: Target,
+    /// Local: what its pods ask of Kubernetes. Absent: one processor core and 1 GiB of memory each.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub local: Option<LocalPlacement>,
 }
 
 /// Kinds of places.

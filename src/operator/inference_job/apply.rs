@@ -1,16 +1,16 @@
 //! IO: carries out the plan. Every step may be repeated: the gateway and the API server know it by the job's uid.
 
-use futures::StreamExt;
 use k8s_openapi::api::core::v1::ConfigMap;
 use kube::Api;
-use tokio_util::codec::{FramedRead, LinesCodec};
 
 use super::{
     MANAGER,
     build::{Plan, Publication, Submission},
+    collect::{collect, results},
     input::source::{self, InputError, Reader, Survey},
+    local::{self, results::Totals},
     output::{self, Files, Finished, Frame},
-    validate::Ending,
+    validate::{Ending, Place},
 };
 use crate::{
     api::{
@@ -24,11 +24,8 @@ use crate::{
         gateway::GatewayError,
         write::{self, api_beside},
     },
-    protocol::internal::{JobControl, JobReport, ResultLine},
+    protocol::internal::{JobControl, JobReport},
 };
-
-/// The longest line of a result: an answer of 32 768 tokens takes far less.
-const MAX_RESULT_LINE: usize = 4 << 20;
 
 /// What came of the plan.
 #[derive(Debug, Default)]
@@ -43,7 +40,7 @@ pub struct Applied {
 }
 
 impl Applied {
-    fn found(mut self, condition: &'static str, finding: Finding) -> Self {
+    pub(super) fn found(mut self, condition: &'static str, finding: Finding) -> Self {
         self.findings.push((condition, finding));
         self
     }
@@ -56,7 +53,11 @@ pub async fn apply(plan: Plan, context: &Context) -> Result<Applied, Error> {
             Ok(Applied { ending: Some(Ending::Stopped { reason, message }), ..Applied::default() })
         }
         Plan::Submit(submission) => submit(submission, context).await,
-        Plan::Steer { uid, control, report } => steer(&uid, control, report, context).await,
+        Plan::Steer { control, report, place: Place::Local(local), .. } => {
+            local::apply::steer(&local, control, context).await?;
+            Ok(Applied { report: Some(report), ..Applied::default() })
+        }
+        Plan::Steer { uid, control, report, place: Place::Grid } => steer(&uid, control, report, context).await,
         Plan::Publish(publication) => publish(publication, context).await,
     }
 }
@@ -88,6 +89,9 @@ async fn submit(submission: Submission, context: &Context) -> Result<Applied, Er
     }
     if survey.usable == 0 {
         return stop_unsent(submission, Ending::Completed, applied, context).await;
+    }
+    if let Place::Local(local) = &submission.place {
+        return local::apply::submit(&submission, local, &survey, &reader, applied, context).await;
     }
     match hand_over(&submission, &survey, &reader, context).await {
         Ok(report) => Ok(Applied { report: Some(report), ..applied }),
@@ -170,7 +174,7 @@ fn not_taken(error: HandOverError, applied: Applied) -> Result<Applied, Error> {
 }
 
 /// An input that can become usable is waited for; the other kind ends the job.
-fn unreadable(error: InputError) -> Result<Applied, Error> {
+pub(super) fn unreadable(error: InputError) -> Result<Applied, Error> {
     if let InputError::Kube(error) = error {
         return Err(Error::Kube(error));
     }
@@ -220,16 +224,33 @@ async fn steer(uid: &str, control: JobControl, report: JobReport, context: &Cont
 // ------------------------------------------------------------------------------------------------ publication
 
 async fn publish(publication: Publication, context: &Context) -> Result<Applied, Error> {
-    let Publication { report, ending, source, rules, output, frame } = publication;
+    let Publication { mut report, ending, source, rules, output, frame, place } = publication;
     let applied = Applied { report: Some(report.clone()), ..Applied::default() };
     let rejected = match rejections(&source, &rules, &output, &frame, context).await? {
         Ok(rejected) => rejected,
         Err(refused) => return Ok(Applied { findings: refused.findings, ..applied }),
     };
-    let collected = match collect(Files::new(frame.clone(), rejected), &frame.uid, context).await {
-        Ok(collected) => collected,
-        Err(error) => return Ok(applied.found(condition::OUTPUT_PUBLISHED, error.finding())),
+    let totals = Totals::default();
+    let results = results(&place, &frame, &ending, &totals, context).await;
+    let collected = match results {
+        Ok(results) => collect(Files::new(frame.clone(), rejected), results).await,
+        Err(error) => Err(error),
     };
+    let collected = match (collected, &place) {
+        (Ok(collected), _) => collected,
+        (Err(Error::Gateway(error)), _) => return Ok(applied.found(condition::OUTPUT_PUBLISHED, error.finding())),
+        (Err(error @ Error::ShardMissing(_)), Place::Local(local)) => {
+            // Without a child the job is submitted again; the shards that are there are not computed again.
+            local::apply::remove(local, context).await?;
+            let finding = Finding::no(Reason::ShardMissing, format!("{error}; it is computed again"));
+            return Ok(applied.found(condition::OUTPUT_PUBLISHED, finding));
+        }
+        (Err(error), _) => return Err(error),
+    };
+    if let Place::Local(_) = &place {
+        totals.correct(&mut report);
+    }
+    let applied = Applied { report: Some(report.clone()), ..applied };
     let Some(files) = collected else {
         let message = format!(
             "the results take more than {} bytes, which is what a ConfigMap can hold; split the input into several jobs or lower maxTokens",
@@ -267,25 +288,6 @@ async fn rejections(
             Ok(Err(Applied::default().found(condition::OUTPUT_PUBLISHED, Finding::no(error.reason(), message))))
         }
     }
-}
-
-/// `None` when the results do not fit.
-async fn collect(mut files: Files, uid: &str, context: &Context) -> Result<Option<Files>, GatewayError> {
-    let bytes = context.gateway.results(uid).await?;
-    let reader = tokio_util::io::StreamReader::new(bytes.map(|chunk| chunk.map_err(std::io::Error::other)));
-    let mut lines = FramedRead::new(reader, LinesCodec::new_with_max_length(MAX_RESULT_LINE));
-    while let Some(line) = lines.next().await {
-        let line = line.map_err(|error| GatewayError::Unavailable(error.to_string()))?;
-        if line.trim().is_empty() {
-            continue;
-        }
-        let result: ResultLine =
-            serde_json::from_str(&line).map_err(|error| GatewayError::Malformed(error.to_string()))?;
-        if files.push(result).is_err() {
-            return Ok(None);
-        }
-    }
-    Ok(Some(files))
 }
 
 async fn write_output(

@@ -3,7 +3,7 @@
 use super::{
     input::{parse::Rules, source::Source},
     output::Frame,
-    validate::{Ending, Stage, ValidatedJob},
+    validate::{Ending, Place, Stage, ValidatedJob},
 };
 use crate::{
     api::reasons::Reason,
@@ -17,7 +17,7 @@ pub enum Plan {
     /// Read the input and give the job to the grid.
     Submit(Submission),
     /// Tell the grid how to go on; sends nothing when the grid knows already.
-    Steer { uid: String, control: JobControl, report: JobReport },
+    Steer { uid: String, control: JobControl, report: JobReport, place: Place },
     /// Collect the results and write the output.
     Publish(Publication),
     /// Ends without output: the grid never had it.
@@ -33,6 +33,7 @@ pub struct Submission {
     pub output: String,
     pub frame: Frame,
     pub max_failed: Option<u32>,
+    pub place: Place,
 }
 
 pub struct Publication {
@@ -42,6 +43,7 @@ pub struct Publication {
     pub rules: Rules,
     pub output: String,
     pub frame: Frame,
+    pub place: Place,
 }
 
 pub fn build(job: &ValidatedJob) -> Plan {
@@ -51,7 +53,7 @@ pub fn build(job: &ValidatedJob) -> Plan {
         Stage::Active { report, stop } => {
             let cancelled = job.control.cancelled || stop.is_some();
             let control = JobControl { cancelled, ..job.control };
-            Plan::Steer { uid: job.uid.clone(), control, report: report.clone() }
+            Plan::Steer { uid: job.uid.clone(), control, report: report.clone(), place: job.place.clone() }
         }
         Stage::Ended { report, ending } => Plan::Publish(Publication {
             report: report.clone(),
@@ -60,6 +62,7 @@ pub fn build(job: &ValidatedJob) -> Plan {
             rules: job.rules.clone(),
             output: job.output.clone(),
             frame: frame(job),
+            place: job.place.clone(),
         }),
         Stage::Stopped { reason, message } => Plan::Stop { reason: *reason, message: message.clone() },
     }
@@ -83,6 +86,7 @@ fn submission(job: &ValidatedJob) -> Submission {
         output: job.output.clone(),
         frame: frame(job),
         max_failed: job.max_failed,
+        place: job.place.clone(),
     }
 }
 

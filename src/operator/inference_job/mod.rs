@@ -1,10 +1,12 @@
-//! InferenceJob: reads the input, gives the job to the gateway, mirrors its progress, publishes its results. Talks to the API
-//! server and the gateway; keeps nothing.
+//! InferenceJob: reads the input, gives the job to the gateway (or, with target Local, to a Job of its own), mirrors its progress,
+//! publishes its results. Talks to the API server and the gateway; keeps nothing.
 
 pub mod apply;
 pub mod build;
+pub mod collect;
 pub mod dereference;
 pub mod input;
+pub mod local;
 pub mod output;
 pub mod status;
 pub mod validate;
@@ -73,16 +75,24 @@ pub async fn run(context: Arc<Context>, stop: CancellationToken) {
             move |_| runner::select(&by_report, is_unsettled),
         )
         .reconcile_on(changes);
+    let controller = local::watch(controller, &context);
     runner::run(controller, context, stop, reconcile).await;
 }
 
 /// Ended with work that is not yet active on chain.
 fn is_unsettled(job: &InferenceJob) -> bool {
     let conditions = job.status.as_ref().map(|status| status.conditions.as_slice()).unwrap_or_default();
-    validate::is_over(job) && !conditions::is_true(conditions, condition::SETTLED)
+    validate::is_over(job) && !local::is_local(job) && !conditions::is_true(conditions, condition::SETTLED)
 }
 
 async fn reconcile(job: Arc<InferenceJob>, context: Arc<Context>) -> Result<Action, Error> {
+    if local::is_local(&job) {
+        // No gateway has its text, and what it made in the cluster goes with it.
+        return match &job.metadata.deletion_timestamp {
+            Some(_) => Ok(Action::await_change()),
+            None => reconcile_live(&job, &context).await,
+        };
+    }
     let api: Api<InferenceJob> = Api::namespaced(context.client.clone(), &job.namespace().unwrap_or_default());
     let outcome = finalizer::finalizer(&api, FINALIZER, job, |event| async {
         match event {
@@ -99,6 +109,9 @@ async fn reconcile_live(job: &InferenceJob, context: &Context) -> Result<Action,
     match validate::validate(job, refs, now) {
         Validated::Over(settlement) => {
             status::update(job, &status::over(job, &settlement, now), context).await?;
+            if local::is_local(job) {
+                local::apply::clean(job, context).await?;
+            }
             expire(job, context, now).await
         }
         Validated::Refused(refusal) => {
@@ -117,7 +130,9 @@ async fn reconcile_live(job: &InferenceJob, context: &Context) -> Result<Action,
 
 /// The deadline is the only thing that no event announces while the gateway's stream is open.
 fn next_look(job: &InferenceJob, status: &crate::api::inference_job::InferenceJobStatus, now: Timestamp) -> Action {
-    let admitted = conditions::is_true(&status.conditions, condition::ADMITTED);
+    // A child that waits for quota tells when that changes.
+    let child = local::is_local(job) && status.model_digest.is_some();
+    let admitted = child || conditions::is_true(&status.conditions, condition::ADMITTED);
     let deadline = job.spec.active_deadline_seconds.zip(status.start_time.as_ref()).map(|(deadline, started)| {
         let left = started.0.as_second().saturating_add(deadline).saturating_sub(now.as_second());
         Duration::from_secs(u64::try_from(left).unwrap_or(0)) + Duration::from_millis(100)

@@ -9,7 +9,8 @@ use super::{
     MANAGER,
     apply::Applied,
     dereference::Settlement,
-    validate::{Ending, Refusal, Stage, ValidatedJob},
+    local,
+    validate::{Ending, Place, Refusal, Stage, ValidatedJob},
 };
 use crate::{
     api::{
@@ -66,7 +67,7 @@ pub fn refused(job: &InferenceJob, refusal: Refusal, now: Timestamp) -> Inferenc
 /// The status of a job that is over: only its settlement can still change.
 pub fn over(job: &InferenceJob, settlement: &Settlement, now: Timestamp) -> InferenceJobStatus {
     let mut draft = Draft::of(job, now);
-    if draft.status.requests.is_none_or(|requests| requests.completed == 0) {
+    if local::is_local(job) || draft.status.requests.is_none_or(|requests| requests.completed == 0) {
         return draft.status;
     }
     let finding = match settlement {
@@ -130,20 +131,34 @@ fn away(draft: &mut Draft<'_>, finding: Finding) {
 
 fn admitted(draft: &mut Draft<'_>, job: &ValidatedJob, report: &JobReport) {
     draft.status.model_digest = Some(job.model.digest.to_string());
-    let started = Time(draft.now.0);
-    draft.status.start_time.get_or_insert(started);
-    if conditions::find(&draft.status.conditions, condition::ACCEPTED).is_none() {
-        draft.set(condition::ACCEPTED, Finding::yes(Reason::InputRead, "the grid has the input"));
+    let admission = admission(job, report);
+    if admission.is_true() {
+        let started = Time(draft.now.0);
+        draft.status.start_time.get_or_insert(started);
     }
-    draft.set(condition::ADMITTED, Finding::yes(Reason::Submitted, "the grid has the job and its input"));
+    if conditions::find(&draft.status.conditions, condition::ACCEPTED).is_none() {
+        draft.set(condition::ACCEPTED, Finding::yes(Reason::InputRead, "the input is handed over"));
+    }
+    draft.set(condition::ADMITTED, admission);
     draft.set(condition::MODEL_READY, model_ready(job, report));
     let (phase, running) = running(report);
     draft.status.phase = Some(phase);
     draft.status.reason = (!running.is_true()).then(|| running.reason.clone());
     draft.set(condition::RUNNING, running);
     counts(draft, report);
-    if let Some(verified) = verified(report) {
+    if let (Place::Grid, Some(verified)) = (&job.place, verified(report)) {
         draft.set(condition::VERIFIED, verified);
+    }
+}
+
+/// A job in a queue is not admitted before the queue lets it go.
+fn admission(job: &ValidatedJob, report: &JobReport) -> Finding {
+    match &job.place {
+        Place::Grid => Finding::yes(Reason::Submitted, "the grid has the job and its input"),
+        Place::Local(_) if report.reason == Reason::WaitingForQuota.as_str() => {
+            Finding::no(Reason::WaitingForQuota, report.message.clone())
+        }
+        Place::Local(local) => Finding::yes(Reason::JobCreated, format!("Job {} runs its pods", local.name)),
     }
 }
 
@@ -168,7 +183,7 @@ fn running(report: &JobReport) -> (JobPhase, Finding) {
         JobState::Created | JobState::Queued => {
             (JobPhase::Queued, because(Reason::WaitingForCapacity, "requests wait for a free worker"))
         }
-        JobState::Suspended => (JobPhase::Suspended, Finding::no(Reason::Suspended, "spec.suspend is set")),
+        JobState::Suspended => (JobPhase::Suspended, because(Reason::Suspended, "spec.suspend is set")),
         JobState::Finished => (JobPhase::Finalizing, Finding::no(Reason::AllRequestsDone, "every request is done")),
         JobState::Cancelled => (JobPhase::Finalizing, Finding::no(Reason::Cancelled, "the job was stopped")),
     }

@@ -9,6 +9,7 @@ use super::{
         parse::{Defaults, Rules},
         source::Source,
     },
+    local::{self, validate::LocalJob},
     output::{self, Claim},
 };
 use crate::{
@@ -37,7 +38,15 @@ pub struct ValidatedJob {
     pub max_failed: Option<u32>,
     pub sample_percent: Option<u8>,
     pub control: JobControl,
+    pub place: Place,
     pub stage: Stage,
+}
+
+/// Who computes it.
+#[derive(Debug, Clone)]
+pub enum Place {
+    Grid,
+    Local(Box<LocalJob>),
 }
 
 /// The model that is asked for.
@@ -110,6 +119,7 @@ fn checked(job: &InferenceJob, refs: Refs, now: Timestamp) -> Result<ValidatedJo
     let namespace = job.namespace().unwrap_or_default();
     let output = workload.output.config_map.as_ref().ok_or_else(|| invalid("spec.workload.output names no place"))?;
     let model = model(job, &refs)?;
+    let place = place(job, &refs)?;
     let uid = job.uid().unwrap_or_default();
     if let Some(found) = &refs.output
         && let Claim::Foreign(owner) = output::claim(found, &uid, &name)
@@ -119,8 +129,10 @@ fn checked(job: &InferenceJob, refs: Refs, now: Timestamp) -> Result<ValidatedJo
         return Err(refuse(condition::OUTPUT_PUBLISHED, Reason::OutputConflict, message, false));
     }
     let control = control(job);
+    let broken = refs.child.and_then(|child| child.broken);
     Ok(ValidatedJob {
-        stage: stage(job, refs.report, control.suspended, now),
+        stage: stage(job, refs.report, control.suspended, broken, now),
+        place,
         source: source(&workload.input)?,
         rules: Rules {
             format: workload.input.format,
@@ -156,6 +168,7 @@ fn stage(
     job: &InferenceJob,
     report: Result<Option<JobReport>, GatewayError>,
     suspended: bool,
+    broken: Option<(Reason, String)>,
     now: Timestamp,
 ) -> Stage {
     let report = match report {
@@ -163,7 +176,7 @@ fn stage(
         Err(error) => return Stage::GatewayAway(error),
     };
     let submitted = report.filter(|report| report.state != JobState::Created);
-    let stop = stop(job, submitted.as_ref(), now);
+    let stop = broken.or_else(|| stop(job, submitted.as_ref(), now));
     match (submitted, stop) {
         (None, Some((reason, message))) => Stage::Stopped { reason, message },
         (None, None) if suspended => Stage::Held,
@@ -183,6 +196,15 @@ fn stage(
             (_, stop) => Stage::Active { report, stop },
         },
     }
+}
+
+fn place(job: &InferenceJob, refs: &Refs) -> Result<Place, Refusal> {
+    if !local::is_local(job) {
+        return Ok(Place::Grid);
+    }
+    let seen = refs.child.as_ref().map(|child| child.seen);
+    let local = local::validate::validate(job, refs.model.as_ref(), seen);
+    local.map(|local| Place::Local(Box::new(local))).map_err(|finding| invalid(finding.message))
 }
 
 /// Why a job is to be stopped, if it is.
@@ -218,7 +240,11 @@ fn model(job: &InferenceJob, refs: &Refs) -> Result<Model, Refusal> {
         }
     };
     let digest = digest.parse().map_err(|error| invalid(format!("GridModel {name:?}: {error}")))?;
-    Ok(Model { digest, ready: readiness(name, refs.model.as_ref()) })
+    let ready = match local::is_local(job) {
+        true => Finding::unknown(Reason::ModelFetching, "each pod fetches the file itself and checks its sha256"),
+        false => readiness(name, refs.model.as_ref()),
+    };
+    Ok(Model { digest, ready })
 }
 
 fn readiness(name: &str, model: Option<&grid_model::GridModel>) -> Finding {

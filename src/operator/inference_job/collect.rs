@@ -1,0 +1,80 @@
+//! IO: the results of a job, line by line, from the gateway or from the shards of a Local job.
+
+use std::sync::{Arc, Mutex, PoisonError};
+
+use bytes::Bytes;
+use futures::{StreamExt, TryStreamExt, stream::BoxStream};
+use tokio_util::codec::{FramedRead, LinesCodec};
+
+use super::{
+    local::{
+        self,
+        results::{Totals, Unanswered},
+    },
+    output::{Files, Frame},
+    validate::{Ending, Place},
+};
+use crate::{
+    api::reasons::Reason,
+    operator::{context::Context, error::Error, gateway::GatewayError, write::api_beside},
+    protocol::internal::ResultLine,
+};
+
+/// The longest line of a result: an answer of 32 768 tokens takes far less.
+const MAX_RESULT_LINE: usize = 4 << 20;
+
+/// NDJSON of [`ResultLine`] in input order, from wherever they are.
+pub async fn results(
+    place: &Place,
+    frame: &Frame,
+    ending: &Ending,
+    totals: &Totals,
+    context: &Context,
+) -> Result<BoxStream<'static, Result<Bytes, Error>>, Error> {
+    let Place::Local(local) = place else {
+        return Ok(context.gateway.results(&frame.uid).await?.map_err(Error::from).boxed());
+    };
+    let shards = local.seen.map_or(0, |seen| seen.shards);
+    let maps = api_beside(context, &frame.namespace);
+    let unanswered = match ending {
+        Ending::Completed => Unanswered {
+            reason: Reason::ShardFailed.as_str().into(),
+            message: "its shard failed at every try; status.lastFailures says why".into(),
+        },
+        Ending::Stopped { reason, message } => Unanswered { reason: reason.as_str().into(), message: message.clone() },
+    };
+    let (name, uid) = (local.name.clone(), frame.uid.clone());
+    Ok(local::results::stream(maps, name, uid, shards, unanswered, totals.clone()).boxed())
+}
+
+/// `None` when the results do not fit.
+pub async fn collect(
+    mut files: Files,
+    bytes: BoxStream<'static, Result<Bytes, Error>>,
+) -> Result<Option<Files>, Error> {
+    // A reader of lines knows errors of input and output only: what broke the stream is kept beside it.
+    let broken = Arc::new(Mutex::new(None));
+    let keep = broken.clone();
+    let bytes = bytes.map_err(move |error| {
+        let text = error.to_string();
+        *keep.lock().unwrap_or_else(PoisonError::into_inner) = Some(error);
+        std::io::Error::other(text)
+    });
+    let reader = tokio_util::io::StreamReader::new(bytes);
+    let mut lines = FramedRead::new(reader, LinesCodec::new_with_max_length(MAX_RESULT_LINE));
+    while let Some(line) = lines.next().await {
+        let line = line.map_err(|error| {
+            let cause = broken.lock().unwrap_or_else(PoisonError::into_inner).take();
+            cause.unwrap_or_else(|| GatewayError::Unavailable(error.to_string()).into())
+        })?;
+        if line.trim().is_empty() {
+            continue;
+        }
+        let result: ResultLine =
+            serde_json::from_str(&line).map_err(|error| GatewayError::Malformed(error.to_string()))?;
+        if files.push(result).is_err() {
+            return Ok(None);
+        }
+    }
+    Ok(Some(files))
+}
