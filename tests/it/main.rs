@@ -40,6 +40,8 @@ mod operator_frame;
 mod operator_grid;
 #[cfg(feature = "operator")]
 mod operator_jobs;
+#[cfg(all(feature = "operator", feature = "worker"))]
+mod operator_local;
 #[cfg(feature = "chain")]
 mod reward_tree;
 #[cfg(feature = "gateway")]

@@ -46,17 +46,8 @@ struct Data {
 }
 
 impl ConfigMaps {
-    /// The API server that Kubernetes names to every pod.
-    pub(super) fn in_cluster(options: &BatchOptions, prefix: &str) -> Result<Self, MailboxError> {
-        let variable =
-            |name: &str| std::env::var(name).map_err(|_| MailboxError::Unreachable(format!("{name} is not set")));
-        let (host, port) = (variable("KUBERNETES_SERVICE_HOST")?, variable("KUBERNETES_SERVICE_PORT")?);
-        // An IPv6 address needs brackets.
-        let host = if host.contains(':') { format!("[{host}]") } else { host };
-        ConfigMaps::of(&format!("https://{host}:{port}"), options, prefix)
-    }
-
-    fn of(server: &str, options: &BatchOptions, prefix: &str) -> Result<Self, MailboxError> {
+    pub(super) fn open(options: &BatchOptions, prefix: &str) -> Result<Self, MailboxError> {
+        let server = options.api_server.clone().map_or_else(in_cluster, Ok)?;
         let ca = options.credentials_dir.join("ca.crt");
         let pem = std::fs::read(&ca).map_err(|source| MailboxError::Disk { path: ca.display().to_string(), source })?;
         let unusable = |error: reqwest::Error| MailboxError::Unreachable(describe(&error));
@@ -135,6 +126,16 @@ impl ConfigMaps {
     fn what(&self) -> String {
         format!("ConfigMap {}", self.name)
     }
+}
+
+/// The API server that Kubernetes names to every pod.
+fn in_cluster() -> Result<String, MailboxError> {
+    let variable =
+        |name: &str| std::env::var(name).map_err(|_| MailboxError::Unreachable(format!("{name} is not set")));
+    let (host, port) = (variable("KUBERNETES_SERVICE_HOST")?, variable("KUBERNETES_SERVICE_PORT")?);
+    // An IPv6 address needs brackets.
+    let host = if host.contains(':') { format!("[{host}]") } else { host };
+    Ok(format!("https://{host}:{port}"))
 }
 
 /// About two minutes: an API server that restarts must not cost a shard its answers.

@@ -55,7 +55,7 @@ pub(super) trait Mailbox: Send + Sync {
 
 pub(super) fn open(options: &BatchOptions) -> Result<Box<dyn Mailbox>, MailboxError> {
     match (&options.shard_config_maps, &options.shard_dir) {
-        (Some(prefix), _) => Ok(Box::new(ConfigMaps::in_cluster(options, prefix)?)),
+        (Some(prefix), _) => Ok(Box::new(ConfigMaps::open(options, prefix)?)),
         (None, Some(folder)) => Ok(Box::new(Folder::new(folder, options.index))),
         (None, None) => Err(MailboxError::Missing("--shard-config-maps or --shard-dir".into())),
     }

@@ -33,6 +33,9 @@ pub struct BatchOptions {
     /// Namespace of the ConfigMaps.
     #[arg(long, env = "GRID_NAMESPACE", default_value = "default")]
     pub namespace: String,
+    /// URL of the API server; default: the one that Kubernetes names to every pod.
+    #[arg(long, env = "GRID_API_SERVER")]
+    pub api_server: Option<String>,
     /// Folder with `token` and `ca.crt` for the API server; read again for every request, because tokens rotate.
     #[arg(long, env = "GRID_CREDENTIALS_DIR", default_value = "/var/run/secrets/kubernetes.io/serviceaccount")]
     pub credentials_dir: PathBuf,
