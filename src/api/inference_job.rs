@@ -121,7 +121,8 @@ pub struct Workload {
     pub shard_size: i32,
 }
 
-fn shard_size() -> i32 {
+/// The default of `workload.shardSize`.
+pub fn shard_size() -> i32 {
     200
 }
 

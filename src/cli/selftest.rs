@@ -17,7 +17,7 @@ use crate::api::{
     grid_model::{self, GridModel},
     inference_job::{
         EndpointSpec, GenerationSpec, InferenceJob, InferenceJobSpec, InputFormat, InputSpec, OutputSpec, Workload,
-        condition,
+        condition, shard_size,
     },
     refs::NameRef,
 };
@@ -103,6 +103,7 @@ fn job(model: &str) -> InferenceJob {
                 },
                 generation: GenerationSpec { max_tokens: 16, temperature: "0".into(), ..GenerationSpec::default() },
                 output: OutputSpec { config_map: Some(NameRef { name: RESULTS.into() }) },
+                shard_size: shard_size(),
             },
             placement: Default::default(),
             suspend: false,

@@ -153,7 +153,8 @@ fn may_mend(error: &MailboxError) -> bool {
 
 impl Mailbox for ConfigMaps {
     fn read(&self) -> BoxFuture<'_, Result<Found, MailboxError>> {
-        (|| self.get()).retry(patience()).when(may_mend).boxed()
+        let get = move || self.get();
+        async move { get.retry(patience()).when(may_mend).await }.boxed()
     }
 
     fn write<'a>(&'a self, part: &'a Part, results: &'a str) -> BoxFuture<'a, Result<(), MailboxError>> {

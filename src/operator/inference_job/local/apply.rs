@@ -77,15 +77,14 @@ pub async fn submit(
     applied: Applied,
     context: &Context,
 ) -> Result<Applied, Error> {
-    let not_admitted = |reason: Reason, message: String| Finding::no(reason, message);
     if !context.config.local_jobs {
         let message =
             "this operator runs no Local jobs; an admin allows them: helm upgrade … --set localJobs.enabled=true";
-        return Ok(applied.found(condition::ADMITTED, not_admitted(Reason::LocalJobsDisabled, message.into())));
+        return Ok(applied.found(condition::ADMITTED, Finding::no(Reason::LocalJobsDisabled, message)));
     }
     let Some(url) = &local.model_url else {
         let message = "its GridModel was deleted, and nothing says any more where the file comes from".to_owned();
-        return Ok(applied.found(condition::ADMITTED, not_admitted(Reason::ModelNotFound, message)));
+        return Ok(applied.found(condition::ADMITTED, Finding::no(Reason::ModelNotFound, message)));
     };
     match make(submission, local, survey, reader, url, context).await {
         Ok(child) => Ok(Applied { report: Some(observe(&child, &[]).report), ..applied }),
@@ -98,11 +97,11 @@ pub async fn submit(
         }
         Err(Hindrance::NameTaken(name)) => {
             let message = Hindrance::NameTaken(name).to_string();
-            Ok(applied.found(condition::ADMITTED, not_admitted(Reason::NameTaken, message)))
+            Ok(applied.found(condition::ADMITTED, Finding::no(Reason::NameTaken, message)))
         }
         // Also a ResourceQuota: the message says which of the two.
         Err(Hindrance::Other(Error::Kube(error))) if is_forbidden(&error) => {
-            Ok(applied.found(condition::ADMITTED, not_admitted(Reason::Forbidden, error.to_string())))
+            Ok(applied.found(condition::ADMITTED, Finding::no(Reason::Forbidden, error.to_string())))
         }
         Err(Hindrance::Other(error)) => Err(error),
     }
@@ -150,20 +149,20 @@ async fn write_shards(
     context: &Context,
 ) -> Result<Vec<u32>, Hindrance> {
     let maps: Api<ConfigMap> = api_beside(context, &submission.frame.namespace);
-    let write = async |shard: Shard| put(&maps, shards::config_map(local, &submission.frame, &shard)).await;
+    let config_map = |shard: Shard| shards::config_map(local, &submission.frame, &shard);
     let replayed = source::replay(&submission.source, &submission.rules, reader, survey.sha256).await?;
     let mut lines = std::pin::pin!(replayed);
-    let mut cutter = Cutter::new(local.shard_size);
+    let mut cutter = Cutter::new(local.shard_size, survey.usable)?;
     while let Some(line) = lines.next().await {
         let line = line?;
         let request: InputLine = serde_json::from_slice(&line).map_err(Error::from)?;
         if let Some(shard) = cutter.push(&request, String::from_utf8_lossy(line.trim_ascii_end()).as_ref())? {
-            write(shard).await?;
+            put(&maps, config_map(shard)).await?;
         }
     }
     let (last, sizes) = cutter.finish()?;
     if let Some(shard) = last {
-        write(shard).await?;
+        put(&maps, config_map(shard)).await?;
     }
     Ok(sizes)
 }

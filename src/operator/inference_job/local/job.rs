@@ -133,8 +133,7 @@ fn failure_policy() -> PodFailurePolicy {
         }),
         ..PodFailurePolicyRule::default()
     };
-    let disrupted =
-        PodFailurePolicyOnPodConditionsPattern { type_: "DisruptionTarget".into(), status: Some("True".into()) };
+    let disrupted = PodFailurePolicyOnPodConditionsPattern { type_: "DisruptionTarget".into(), status: "True".into() };
     PodFailurePolicy {
         rules: vec![
             // Preempted, evicted, drained: no fault of the shard's.

@@ -67,7 +67,7 @@ pub fn stream(
     unanswered: Unanswered,
     totals: Totals,
 ) -> impl Stream<Item = Result<Bytes, Error>> + Send {
-    stream::iter((0..shards).map(Ok)).and_then(move |index| {
+    stream::iter((0..shards).map(Ok::<u32, Error>)).and_then(move |index| {
         let (maps, name, uid) = (maps.clone(), config_map_name(&child, index), uid.clone());
         let (unanswered, totals) = (unanswered.clone(), totals.clone());
         async move {

@@ -50,9 +50,14 @@ pub struct Cutter {
 }
 
 impl Cutter {
-    pub fn new(shard_size: u32) -> Self {
+    /// For this many requests; so many that they cannot fit are refused before anything is written.
+    pub fn new(shard_size: u32, requests: u32) -> Result<Self, CannotCut> {
+        let shard_size = shard_size.clamp(1, MAX_REQUESTS);
+        if requests.div_ceil(shard_size) > MAX_SHARDS {
+            return Err(CannotCut::TooManyShards);
+        }
         let open = Shard { index: 0, requests: 0, input: String::new() };
-        Cutter { shard_size: shard_size.clamp(1, MAX_REQUESTS), open, answers: 0, sizes: Vec::new() }
+        Ok(Cutter { shard_size, open, answers: 0, sizes: Vec::new() })
     }
 
     /// Takes a request and its line of JSON without line break; gives the shard that it no longer fits into.
@@ -130,7 +135,7 @@ mod tests {
     }
 
     fn cut(shard_size: u32, n: u32, max_tokens: u32, line: &str) -> Result<Vec<Shard>, CannotCut> {
-        let mut cutter = Cutter::new(shard_size);
+        let mut cutter = Cutter::new(shard_size, 0)?;
         let mut shards = Vec::new();
         for index in 0..n {
             shards.extend(cutter.push(&request(index, max_tokens), line)?);
@@ -166,5 +171,6 @@ mod tests {
         assert_eq!(error, CannotCut::LineTooLong(1));
         assert_eq!(cut(1, MAX_SHARDS, 8, "x").unwrap().len(), MAX_SHARDS as usize);
         assert!(cut(1, MAX_SHARDS + 1, 8, "x").unwrap_err().to_string().contains("raise workload.shardSize"));
+        assert_eq!(Cutter::new(1, MAX_SHARDS + 1).unwrap_err(), CannotCut::TooManyShards, "before anything is written");
     }
 }
