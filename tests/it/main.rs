@@ -46,6 +46,8 @@ mod operator_frame;
 mod operator_grid;
 #[cfg(feature = "operator")]
 mod operator_jobs;
+#[cfg(all(feature = "operator", feature = "worker"))]
+mod operator_local;
 #[cfg(feature = "operator")]
 mod operator_tenants;
 #[cfg(feature = "chain")]

@@ -15,8 +15,7 @@ use tokio::time::timeout;
 
 use super::{
     auth::{self, Tokens},
-    files,
-    openai_embeddings,
+    files, openai_embeddings,
     openai_error::OpenAiError,
     openai_request::parse,
     openai_stream::{self, Shape},

@@ -22,7 +22,8 @@ use xdc_grid::{
         identity::NodeKey,
         internal::{
             Encoding, Endpoint, InputLine, JobReport, JobSpec, JobState, Member, Message, ModelFormat, ModelReport,
-            ModelSource, ModelState, NetworkConfig, NodeMode, NodeReport, NodeRole, Outcome, PlacementFilter, ResultLine,
+            ModelSource, ModelState, NetworkConfig, NodeMode, NodeReport, NodeRole, Outcome, PlacementFilter,
+            ResultLine,
         },
         names::NetworkId,
     },
@@ -84,6 +85,7 @@ pub fn settings() -> Settings {
             idle: Duration::from_millis(300),
             tries: 3,
             pause: Duration::from_millis(20),
+            ..FetchLimits::default()
         },
         heartbeat_limit: Duration::from_secs(1),
         audit_timeout: Duration::from_secs(20),

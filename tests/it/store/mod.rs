@@ -9,7 +9,8 @@ use xdc_grid::{
     protocol::{
         identity::NodeKey,
         internal::{
-            Encoding, Endpoint, InputLine, JobControl, JobSpec, Member, Message, NetworkConfig, NodeMode, PlacementFilter,
+            Encoding, Endpoint, InputLine, JobControl, JobSpec, Member, Message, NetworkConfig, NodeMode,
+            PlacementFilter,
         },
         names::NetworkId,
         receipt::{Receipt, hash_tokens, sign},
