@@ -9,6 +9,7 @@ use serde::{Deserialize, Serialize};
 
 use super::{
     conditions::Condition,
+    local_placement::LocalPlacement,
     refs::{ConfigMapKeyRef, ConfigMapRef, NameRef, S3Ref, labels},
 };
 
@@ -72,6 +73,7 @@ pub const OURS: &str = "xdcgrid.io/grid-operator";
 #[serde(rename_all = "camelCase")]
 #[x_kube(
     validation = Rule::new("!oldSelf.cancel || self.cancel").message("cancel cannot be taken back"),
+    validation = Rule::new("self.placement.target == 'Grid' || !has(self.workload.output.store)").message("output.store is in the gateway, which jobs with placement.target Local do without; use configMap or s3"),
     validation = Rule::new("has(self.managedBy) == has(oldSelf.managedBy) && (!has(self.managedBy) || self.managedBy == oldSelf.managedBy)")
         .message("managedBy never changes once the job exists; make a new InferenceJob"),
     validation = Rule::new("has(self.verification) == has(oldSelf.verification) && (!has(self.verification) || self.verification == oldSelf.verification)")
@@ -89,8 +91,8 @@ pub struct InferenceJobSpec {
     /// kept, and deadlines start anew when it goes on. May change.
     #[serde(default)]
     pub suspend: bool,
-    /// Requests in flight at once, for example `8`; absent means as many as the grid has room for. May change: a lower number
-    /// lets what runs finish.
+    /// Grid: requests in flight at once, for example `8`; absent means as many as the grid has room for. Local: pods at once, for
+    /// example `4`; absent means at most 16. May change while the job runs: a lower number lets what runs finish.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     #[schemars(range(min = 1, max = 10_000))]
     pub parallelism: Option<i32>,
@@ -140,7 +142,8 @@ pub struct InferenceJobSpec {
 pub struct Workload {
     /// The GridModel, for example `{name: smollm2-135m-instruct}`.
     pub model_ref: NameRef,
-    /// The OpenAI endpoint that the requests are for, for example `/v1/completions`.
+    /// The OpenAI endpoint that the requests are for: `/v1/chat/completions`, `/v1/completions` or `/v1/embeddings`. The model's
+    /// format must serve it. `generation` means nothing to embeddings. For example `/v1/completions`.
     #[serde(default)]
     pub endpoint: EndpointSpec,
     /// The requests, for example `{format: Lines, inline: "Name three colours."}`.
@@ -150,6 +153,16 @@ pub struct Workload {
     pub generation: GenerationSpec,
     /// Where results go, for example `{configMap: {name: hello-results}}`.
     pub output: OutputSpec,
+    /// Local: the most requests that one pod answers, for example 100. A shard is closed earlier when its input or its
+    /// answers might not fit a ConfigMap.
+    #[serde(default = "shard_size")]
+    #[schemars(range(min = 1, max = 500))]
+    pub shard_size: i32,
+}
+
+/// The default of `workload.shardSize`.
+pub fn shard_size() -> i32 {
+    200
 }
 
 /// OpenAI endpoints that are served.
@@ -160,6 +173,8 @@ pub enum EndpointSpec {
     ChatCompletions,
     #[serde(rename = "/v1/completions")]
     Completions,
+    #[serde(rename = "/v1/embeddings")]
+    Embeddings,
 }
 
 /// Exactly one source of requests, at most 50 000 lines and 200 MB.
@@ -287,12 +302,15 @@ pub struct OutputSpec {
 pub struct StoreSpec {}
 
 /// Where a job runs.
-#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize, KubeSchema)]
+#[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize, KubeSchema)]
 #[serde(rename_all = "camelCase")]
+#[x_kube(
+    validation = Rule::new("self.target == 'Local' || !has(self.local)").message("placement.local is for target Local"),
+    validation = Rule::new("self.target == 'Grid' || !(has(self.regions) || has(self.nodeSelector) || has(self.requireTrust))").message("placement.regions, nodeSelector and requireTrust are for target Grid; placement.local has what Kubernetes knows")
+)]
 pub struct Placement {
-    /// Grid: on GridNodes.
+    /// Grid: on GridNodes, verified and paid. Local: in pods of the job's own namespace, without grid, gateway and chain.
     #[serde(default)]
-    #[x_kube(validation = Rule::new("self == 'Grid'").message("placement.target Local is not served yet; use Grid"))]
     pub target: Target,
     /// Regions whose nodes may get the requests, for example `["eu-central"]`: the GridNode's label
     /// `topology.kubernetes.io/region`, or what its worker was started with. Empty means anywhere.
@@ -307,6 +325,9 @@ pub struct Placement {
     /// How far a node must be trusted to read the prompts, for example `Managed`. Absent means that of the network.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub require_trust: Option<TrustLevel>,
+    /// Local: what its pods ask of Kubernetes. Absent: one processor core and 1 GiB of memory each.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub local: Option<LocalPlacement>,
 }
 
 /// Kinds of places.

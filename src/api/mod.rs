@@ -16,6 +16,8 @@ pub mod grid_node;
 pub mod ids;
 #[cfg(feature = "kubernetes")]
 pub mod inference_job;
+#[cfg(feature = "kubernetes")]
+pub mod local_placement;
 pub mod reasons;
 #[cfg(feature = "kubernetes")]
 pub mod refs;

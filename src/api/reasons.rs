@@ -40,6 +40,8 @@ reasons! {
     NetworkPaused,
     /// The GridModel that is named does not exist.
     ModelNotFound,
+    /// The model serves another endpoint than spec.workload.endpoint asks for; a GridModel's format says which.
+    EndpointNotServed,
     /// The object does not fit its schema and is left alone until it is corrected.
     InvalidObject,
 
@@ -222,6 +224,30 @@ reasons! {
     TooManyFailedRequests,
     /// The job was removed before the gateway had forgotten its text, because the gateway was away too long.
     CleanupDeadlineExceeded,
+
+    // InferenceJob with placement.target Local.
+    /// This operator runs no Local jobs; an admin allows them with the chart's value localJobs.enabled.
+    LocalJobsDisabled,
+    /// The Job with the pods of a Local job exists.
+    JobCreated,
+    /// A queue holds the Job back until there is quota for it.
+    WaitingForQuota,
+    /// A pod used more memory than placement.local.resources allows and was killed; give it more.
+    OOMKilled,
+    /// A pod was evicted from its Kubernetes node; its shard is tried again.
+    Evicted,
+    /// A pod made room for one of higher priority; its shard is tried again.
+    Preempted,
+    /// A shard failed at every try; its requests without an answer are failures.
+    ShardFailed,
+    /// A shard's ConfigMap was deleted; the shard is computed again.
+    ShardMissing,
+    /// No worker can load the model's file: it is too large, or no model that the engine knows.
+    ModelUnusable,
+    /// The Job of a Local job failed as a whole; the message has Kubernetes' words.
+    JobFailed,
+    /// An object with the name that the job's own would have belongs to somebody else.
+    NameTaken,
 
     // Lines of a job's input, in errors.jsonl.
     /// The line is not JSON.

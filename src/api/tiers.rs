@@ -30,6 +30,12 @@ impl Tier {
 pub fn tier_of(reason: &str) -> Tier {
     match reason {
         "ModelNotFound"
+        | "EndpointNotServed"
+        | "LocalJobsDisabled"
+        | "NameTaken"
+        | "ImagePullBackOff"
+        | "OOMKilled"
+        | "ModelUnusable"
         | "InvalidInput"
         | "InputNotFound"
         | "InputForbidden"

@@ -17,7 +17,7 @@ use crate::api::{
     grid_model::{self, GridModel},
     inference_job::{
         EndpointSpec, GenerationSpec, InferenceJob, InferenceJobSpec, InputFormat, InputSpec, OutputSpec, Workload,
-        condition,
+        condition, shard_size,
     },
     refs::{ConfigMapRef, NameRef},
 };
@@ -104,6 +104,7 @@ fn job(model: &str) -> InferenceJob {
                 },
                 generation: GenerationSpec { max_tokens: 16, temperature: "0".into(), ..GenerationSpec::default() },
                 output: OutputSpec { config_map: Some(ConfigMapRef { name: RESULTS.into() }), s3: None, store: None },
+                shard_size: shard_size(),
             },
             placement: Default::default(),
             suspend: false,

@@ -22,6 +22,9 @@ pub struct OperatorConfig {
     /// Image of the workers of Managed nodes.
     #[arg(long, env = "GRID_WORKER_IMAGE")]
     pub worker_image: String,
+    /// Runs InferenceJobs with target Local: needs the right to create Jobs in the namespaces of the jobs.
+    #[arg(long, env = "GRID_LOCAL_JOBS")]
+    pub local_jobs: bool,
     /// When that image is pulled.
     #[arg(long, env = "GRID_WORKER_IMAGE_PULL_POLICY", default_value = "IfNotPresent")]
     pub worker_image_pull_policy: String,

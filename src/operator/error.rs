@@ -13,6 +13,9 @@ pub enum Error {
     Waiting(String),
     #[error("finalizer: {0}")]
     Finalizer(String),
+    /// A shard of a Local job; somebody deleted it.
+    #[error("ConfigMap {0} with a shard is gone")]
+    ShardMissing(String),
     #[error("cannot serialise: {0}")]
     Serialize(#[from] serde_json::Error),
     #[error("an object without {0}")]
@@ -43,7 +46,7 @@ impl Error {
                 kube::Error::Api(status) if matches!(status.code, 400 | 413 | 422) => Class::Permanent,
                 _ => Class::Transient,
             },
-            Error::Gateway(_) | Error::Finalizer(_) | Error::Waiting(_) => Class::Transient,
+            Error::Gateway(_) | Error::Finalizer(_) | Error::Waiting(_) | Error::ShardMissing(_) => Class::Transient,
             Error::Serialize(_) | Error::Incomplete(_) => Class::Permanent,
         }
     }
@@ -60,6 +63,7 @@ impl Error {
             Error::Gateway(GatewayError::Unavailable(_)) => "gateway_unavailable",
             Error::Gateway(_) => "gateway_refused",
             Error::Waiting(_) => "waiting",
+            Error::ShardMissing(_) => "shard_missing",
             Error::Finalizer(_) => "finalizer",
             Error::Serialize(_) => "serialize",
             Error::Incomplete(_) => "incomplete",

@@ -16,6 +16,7 @@ pub mod grid_node;
 pub mod inference_job;
 pub mod lease;
 pub mod metrics;
+pub mod pods;
 pub mod run;
 pub mod runner;
 pub mod units;

@@ -28,7 +28,7 @@ use serde::{Deserialize, Serialize};
 
 pub use placement::{MAX_PLACEMENT_ITEMS, MAX_PLACEMENT_TEXT, PlacementFilter, Trust};
 
-use super::names::NetworkId;
+use super::{names::NetworkId, vector::Vector};
 use crate::api::ids::{EpochNumber, GridPeerId, ModelDigest, NodeAddress, RequestId};
 
 /// Error body of every endpoint.
@@ -204,7 +204,10 @@ pub struct ModelSource {
     pub url: String,
     /// Tokens; 0 = what the file says.
     pub context_length: u32,
-    /// Units per output token; 0 = one per started megabyte of the file, as decoding reads every weight once per token.
+    /// What the file is. Not written for GGUF, so that sources of before formats were told stay the same bytes.
+    #[serde(default, skip_serializing_if = "ModelFormat::is_gguf")]
+    pub format: ModelFormat,
+    /// Units per output token; 0 = by the size of the file (`gateway::models`).
     pub cost_per_token: u64,
     /// Storage nodes that must hold it.
     pub replicas: u32,
@@ -241,6 +244,50 @@ pub enum Endpoint {
     ChatCompletions,
     #[serde(rename = "/v1/completions")]
     Completions,
+    #[serde(rename = "/v1/embeddings")]
+    Embeddings,
+}
+
+/// What a model file is, and with it which endpoints it can serve.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Hash, Serialize, Deserialize)]
+pub enum ModelFormat {
+    /// A decoder: writes text.
+    #[default]
+    #[serde(rename = "GGUF")]
+    Gguf,
+    /// An encoder as a tar of Safetensors, configuration and tokenizer: makes embeddings.
+    Safetensors,
+}
+
+impl ModelFormat {
+    /// Whether a model of this format answers requests of an endpoint.
+    pub fn serves(self, endpoint: Endpoint) -> bool {
+        (self == ModelFormat::Safetensors) == (endpoint == Endpoint::Embeddings)
+    }
+
+    fn is_gguf(&self) -> bool {
+        *self == ModelFormat::Gguf
+    }
+}
+
+/// Most texts of one embedding request.
+pub const MAX_INPUTS: usize = 256;
+
+/// How a client wants a vector written.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Hash, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Encoding {
+    /// A list of numbers.
+    #[default]
+    Float,
+    /// Base64 of the little-endian single precision bytes.
+    Base64,
+}
+
+impl Encoding {
+    fn is_float(&self) -> bool {
+        *self == Encoding::Float
+    }
 }
 
 /// The immutable part of a job. Its hash (BLAKE3 over the JSON) makes `PUT` idempotent.
@@ -301,6 +348,32 @@ pub struct InputLine {
     pub seed: u64,
     #[serde(default)]
     pub stop: Vec<String>,
+    /// Embedding: 1 to [`MAX_INPUTS`] texts, none of them empty; there are no messages, no prompt, and `max_tokens` is 1.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub inputs: Vec<String>,
+    /// Embedding: how the vectors are to be written.
+    #[serde(default, skip_serializing_if = "Encoding::is_float")]
+    pub encoding: Encoding,
+}
+
+impl InputLine {
+    /// An embedding request: what is sampled for other endpoints is in its neutral form.
+    pub fn embedding(index: u32, custom_id: String, inputs: Vec<String>, encoding: Encoding) -> Self {
+        InputLine {
+            index,
+            custom_id,
+            messages: Vec::new(),
+            prompt: String::new(),
+            max_tokens: 1,
+            temperature: 0.0,
+            top_p: 1.0,
+            top_k: 0,
+            seed: 0,
+            stop: Vec::new(),
+            inputs,
+            encoding,
+        }
+    }
 }
 
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
@@ -406,6 +479,17 @@ pub enum Outcome {
         finish_reason: String,
         prompt_tokens: u32,
         output_tokens: u32,
+        node_name: String,
+        node_address: NodeAddress,
+        /// Unix seconds at which the receipt was accepted.
+        created: u64,
+    },
+    /// The vectors of an embedding request, in the order of its inputs.
+    #[serde(rename_all = "camelCase")]
+    Embedded {
+        vectors: Vec<Vector>,
+        encoding: Encoding,
+        prompt_tokens: u32,
         node_name: String,
         node_address: NodeAddress,
         /// Unix seconds at which the receipt was accepted.

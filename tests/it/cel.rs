@@ -332,7 +332,18 @@ async fn inference_job_rules() {
     .await;
     kind.refuses(&[("/spec/workload/input/inline", json!("x".repeat(131_073)))], "inline").await;
     kind.refuses(&[("/spec/workload/output", json!({}))], "exactly one place").await;
-    kind.refuses(&[("/spec/placement", json!({"target": "Local"}))], "Local is not served yet").await;
+    let local = json!({"target": "Local", "local": {
+        "accelerators": {"extendedResource": {"name": "nvidia.com/gpu"}}, "resources": {"cpu": 2, "memory": "4Gi"},
+        "nodeSelector": {"zone": "a"}, "tolerations": [{"operator": "Exists"}], "runtimeClassName": "nvidia",
+        "priorityClassName": "low", "imagePullSecrets": ["pull"], "modelVolume": {"claimName": "models"},
+    }});
+    kind.takes(&[("/spec/placement", json!({"target": "Local"}))]).await;
+    kind.takes(&[("/spec/placement", local.clone())]).await;
+    kind.refuses(&[("/spec/placement", json!({"target": "Grid", "local": {}}))], "placement.local is for target Local")
+        .await;
+    kind.refuses(&[("/spec/placement", json!({"target": "Local", "local": {"accelerators": {}}}))], "exactly one of")
+        .await;
+    kind.refuses(&[("/spec/workload/shardSize", json!(501))], "shardSize").await;
     kind.refuses(&[("/spec/placement", json!({"target": "Moon"}))], "target").await;
     kind.refuses(&[("/spec/workload/endpoint", json!("/v1/embeddings"))], "endpoint").await;
     kind.refuses(&[("/spec/workload/generation", json!({"temperature": "2.5"}))], "temperature").await;
@@ -355,6 +366,7 @@ async fn inference_job_rules() {
         &[
             (vec![("/spec/workload/modelRef/name", json!("other"))], "workload never changes"),
             (vec![("/spec/placement", json!({"regions": ["eu"]}))], "placement never changes"),
+            (vec![("/spec/placement", local.clone())], "placement never changes"),
             (vec![("/spec/retry", json!({"maxAttempts": 5}))], "retry never changes"),
             (vec![("/spec/verification", json!({"mode": "Full"}))], "verification never changes"),
             (vec![("/spec/managedBy", json!("kueue.x-k8s.io/multikueue"))], "managedBy never changes"),

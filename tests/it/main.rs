@@ -19,6 +19,8 @@ mod cli;
 mod crds;
 mod docs;
 #[cfg(feature = "inference")]
+mod encoder;
+#[cfg(feature = "inference")]
 mod engine;
 #[cfg(feature = "inference")]
 mod engine_exact;
@@ -44,6 +46,8 @@ mod operator_frame;
 mod operator_grid;
 #[cfg(feature = "operator")]
 mod operator_jobs;
+#[cfg(all(feature = "operator", feature = "worker"))]
+mod operator_local;
 #[cfg(feature = "operator")]
 mod operator_tenants;
 #[cfg(feature = "chain")]

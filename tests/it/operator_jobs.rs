@@ -439,3 +439,53 @@ async fn a_job_of_the_same_name_replaces_the_results_of_the_one_before() {
     place.until_true("again", condition::COMPLETE).await;
     assert!(place.output("again").await["results.jsonl"].contains("answer to second"));
 }
+
+#[tokio::test]
+async fn an_embedding_job_leaves_vectors_in_openais_form() {
+    let place = Place::new("embed").await;
+    let _quiet = place.world.quiet.read().await;
+    let mut encoder = model("encoder", "http://models/encoder.tar", 0x45);
+    encoder["spec"]["format"] = json!("Safetensors");
+    create::<GridModel>(&place.client, encoder).await;
+    let embed = json!({"workload": {"endpoint": "/v1/embeddings", "modelRef": {"name": "encoder"}}});
+    let line = |id: &str, body: Value| {
+        json!({"custom_id": id, "method": "POST", "url": "/v1/embeddings", "body": body}).to_string()
+    };
+    let input = [
+        line("a", json!({"model": "encoder", "input": ["x", "three"]})),
+        line("b", json!({"model": "encoder", "input": "xx", "encoding_format": "base64"})),
+        line("c", json!({"model": "encoder", "input": "x", "dimensions": 8})),
+    ];
+    place.job("vectors", json!({"inline": input.join("\n")}), embed.clone()).await;
+    place.until_true("vectors", condition::COMPLETE).await;
+    let output = place.output("vectors").await;
+    let results = records(&output["results.jsonl"]);
+    let body = &results[0]["response"]["body"];
+    assert_eq!(body["data"][1], json!({"object": "embedding", "index": 1, "embedding": [0.1, 5.0]}));
+    assert_eq!(body["usage"], json!({"prompt_tokens": 10, "total_tokens": 10}));
+    assert_eq!(results[1]["response"]["body"]["data"][0]["embedding"], "zczMPQAAAEA=");
+    let errors = records(&output["errors.jsonl"]);
+    assert_eq!(
+        (errors[0]["custom_id"].as_str(), errors[0]["error"]["code"].as_str()),
+        (Some("c"), Some("UnknownField"))
+    );
+    let manifest: Value = serde_json::from_str(&output["manifest.json"]).unwrap();
+    assert_eq!(manifest["endpoint"], "/v1/embeddings");
+
+    place.job("plain", lines(&["one", "three"]), embed).await;
+    place.until_true("plain", condition::COMPLETE).await;
+    let results = records(&place.output("plain").await["results.jsonl"]);
+    assert_eq!(results[1]["response"]["body"]["data"][0]["embedding"], json!([0.1, 5.0]));
+}
+
+#[tokio::test]
+async fn a_job_for_an_endpoint_that_its_model_does_not_serve_fails_at_once() {
+    let place = Place::new("endpoints").await;
+    let _quiet = place.world.quiet.read().await;
+    let embed = json!({"workload": {"endpoint": "/v1/embeddings"}});
+    place.job("decoder", lines(&["x"]), embed).await;
+    let status = place.until_reason("decoder", condition::ACCEPTED, "EndpointNotServed").await;
+    let accepted = find(&status.conditions, condition::ACCEPTED).unwrap();
+    assert!(accepted.message.contains("/v1/chat/completions"), "{}", accepted.message);
+    place.until_true("decoder", condition::FAILED).await;
+}

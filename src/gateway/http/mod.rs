@@ -8,6 +8,7 @@ mod files;
 mod input;
 mod internal;
 mod openai;
+mod openai_embeddings;
 mod openai_error;
 mod openai_request;
 mod openai_stream;

@@ -6,18 +6,12 @@ use k8s_openapi::{
     api::{
         apps::v1::{StatefulSet, StatefulSetSpec},
         core::v1::{
-            Capabilities, Container, ContainerPort, EmptyDirVolumeSource, HTTPGetAction, KeyToPath,
-            PersistentVolumeClaim, PersistentVolumeClaimSpec, PodResourceClaim, PodSecurityContext, PodSpec,
-            PodTemplateSpec, Probe, ResourceClaim, ResourceRequirements, SeccompProfile, SecretVolumeSource,
-            SecurityContext, Volume, VolumeMount, VolumeResourceRequirements,
+            Container, ContainerPort, HTTPGetAction, KeyToPath, PersistentVolumeClaim, PersistentVolumeClaimSpec,
+            PodSpec, PodTemplateSpec, Probe, SecretVolumeSource, Volume, VolumeMount, VolumeResourceRequirements,
         },
-        resource::v1::{
-            DeviceClaim, DeviceRequest, ExactDeviceRequest, ResourceClaimSpec, ResourceClaimTemplate,
-            ResourceClaimTemplateSpec,
-        },
+        resource::v1::{ResourceClaimTemplate, ResourceClaimTemplateSpec},
     },
     apimachinery::pkg::{
-        api::resource::Quantity,
         apis::meta::v1::{LabelSelector, ObjectMeta},
         util::intstr::IntOrString,
     },
@@ -25,23 +19,20 @@ use k8s_openapi::{
 
 use super::{
     identity::KEY_FILE,
-    validate::{Hardware, ValidatedNode, WorkerSpec},
+    validate::{ValidatedNode, WorkerSpec},
 };
 use crate::{
-    operator::config::OperatorConfig,
+    operator::{config::OperatorConfig, pods},
     protocol::internal::{Member, NodeRole},
 };
 
 /// On everything that belongs to a node; its value is the GridNode's name.
 pub const NODE_LABEL: &str = "xdcgrid.io/node";
-/// User and group of the image.
-const USER: i64 = 65532;
 const HTTP_PORT: i32 = 8080;
 const KEY_FOLDER: &str = "/etc/xdc-grid/key";
 const DATA_FOLDER: &str = "/var/lib/xdc-grid";
 const DATA: &str = "data";
 const KEY: &str = "key";
-const DEVICES: &str = "devices";
 
 /// What there is to be for a node.
 pub struct NodeResources {
@@ -135,23 +126,8 @@ fn pod(node: &ValidatedNode, worker: &WorkerSpec, gateway: &str, config: &Operat
         tolerations: Some(worker.tolerations.clone()).filter(|tolerations| !tolerations.is_empty()),
         // A running answer may be finished; a lease that is lost is worked again elsewhere.
         termination_grace_period_seconds: Some(30),
-        security_context: Some(PodSecurityContext {
-            run_as_non_root: Some(true),
-            run_as_user: Some(USER),
-            run_as_group: Some(USER),
-            fs_group: Some(USER),
-            fs_group_change_policy: Some("OnRootMismatch".into()),
-            seccomp_profile: Some(SeccompProfile { type_: "RuntimeDefault".into(), ..SeccompProfile::default() }),
-            ..PodSecurityContext::default()
-        }),
-        resource_claims: match &worker.accelerators {
-            Hardware::Dra { .. } => Some(vec![PodResourceClaim {
-                name: DEVICES.into(),
-                resource_claim_template_name: Some(worker_name(&node.name)),
-                ..PodResourceClaim::default()
-            }]),
-            Hardware::ExtendedResource { .. } | Hardware::CpuOnly => None,
-        },
+        security_context: Some(pods::pod_security()),
+        resource_claims: pods::device_claims(&worker.accelerators, &worker_name(&node.name)),
         containers: vec![container(node, worker, gateway, config)],
         volumes: Some(volumes(node, worker)),
         ..PodSpec::default()
@@ -176,13 +152,8 @@ fn container(node: &ValidatedNode, worker: &WorkerSpec, gateway: &str, config: &
             container_port: HTTP_PORT,
             ..ContainerPort::default()
         }]),
-        resources: Some(resources(worker)),
-        security_context: Some(SecurityContext {
-            allow_privilege_escalation: Some(false),
-            read_only_root_filesystem: Some(true),
-            capabilities: Some(Capabilities { drop: Some(vec!["ALL".into()]), ..Capabilities::default() }),
-            ..SecurityContext::default()
-        }),
+        resources: Some(pods::resources(&worker.accelerators, &worker.resources)),
+        security_context: Some(pods::container_security()),
         volume_mounts: Some(vec![
             mount(KEY, KEY_FOLDER, true),
             mount(DATA, DATA_FOLDER, false),
@@ -221,21 +192,6 @@ fn role(role: &NodeRole) -> &'static str {
     }
 }
 
-/// Requests and limits alike: what is measured today must be there tomorrow.
-fn resources(worker: &WorkerSpec) -> ResourceRequirements {
-    let mut amounts: BTreeMap<String, Quantity> =
-        [("cpu".to_owned(), worker.resources.cpu.clone()), ("memory".to_owned(), worker.resources.memory.clone())]
-            .into();
-    if let Hardware::ExtendedResource { name, count } = &worker.accelerators {
-        amounts.insert(name.clone(), Quantity(count.to_string()));
-    }
-    let claims = match &worker.accelerators {
-        Hardware::Dra { .. } => Some(vec![ResourceClaim { name: DEVICES.into(), ..ResourceClaim::default() }]),
-        Hardware::ExtendedResource { .. } | Hardware::CpuOnly => None,
-    };
-    ResourceRequirements { requests: Some(amounts.clone()), limits: Some(amounts), claims }
-}
-
 fn probe(path: &str, period: i32, failures: i32) -> Probe {
     Probe {
         http_get: Some(HTTPGetAction {
@@ -262,16 +218,8 @@ fn volumes(node: &ValidatedNode, worker: &WorkerSpec) -> Vec<Volume> {
         }),
         ..Volume::default()
     };
-    let scratch = |name: &str, limit: &str| Volume {
-        name: name.into(),
-        empty_dir: Some(EmptyDirVolumeSource {
-            size_limit: Some(Quantity(limit.into())),
-            ..EmptyDirVolumeSource::default()
-        }),
-        ..Volume::default()
-    };
-    let data = worker.storage.is_none().then(|| scratch(DATA, "20Gi"));
-    [key, scratch("tmp", "64Mi")].into_iter().chain(data).collect()
+    let data = worker.storage.is_none().then(|| pods::scratch(DATA, "20Gi"));
+    [key, pods::scratch("tmp", "64Mi")].into_iter().chain(data).collect()
 }
 
 fn claim(storage: &crate::api::grid_node::StorageSpec) -> PersistentVolumeClaim {
@@ -291,25 +239,10 @@ fn claim(storage: &crate::api::grid_node::StorageSpec) -> PersistentVolumeClaim 
 }
 
 fn claim_template(node: &ValidatedNode, worker: &WorkerSpec) -> Option<ResourceClaimTemplate> {
-    let Hardware::Dra { device_class, count } = &worker.accelerators else { return None };
-    let request = DeviceRequest {
-        name: DEVICES.into(),
-        exactly: Some(ExactDeviceRequest {
-            device_class_name: device_class.clone(),
-            allocation_mode: Some("ExactCount".into()),
-            count: Some(i64::from(*count)),
-            ..ExactDeviceRequest::default()
-        }),
-        ..DeviceRequest::default()
-    };
+    let spec = pods::claim_spec(&worker.accelerators)?;
     Some(ResourceClaimTemplate {
         metadata: metadata(node, worker_name(&node.name)),
-        spec: ResourceClaimTemplateSpec {
-            spec: ResourceClaimSpec {
-                devices: Some(DeviceClaim { requests: Some(vec![request]), ..DeviceClaim::default() }),
-            },
-            ..ResourceClaimTemplateSpec::default()
-        },
+        spec: ResourceClaimTemplateSpec { spec, ..ResourceClaimTemplateSpec::default() },
     })
 }
 

@@ -152,7 +152,8 @@ fn worker(node: &GridNode) -> Result<Option<WorkerSpec>, Finding> {
     }))
 }
 
-fn hardware(accelerators: Option<&Accelerators>) -> Result<Hardware, Finding> {
+/// What a worker computes on.
+pub(in crate::operator) fn hardware(accelerators: Option<&Accelerators>) -> Result<Hardware, Finding> {
     match accelerators {
         Some(Accelerators { extended_resource: Some(resource), dra: None, cpu_only: None }) => {
             Ok(Hardware::ExtendedResource { name: resource.name.clone(), count: resource.count })
@@ -165,7 +166,7 @@ fn hardware(accelerators: Option<&Accelerators>) -> Result<Hardware, Finding> {
     }
 }
 
-fn toleration(toleration: &TolerationSpec) -> Toleration {
+pub(in crate::operator) fn toleration(toleration: &TolerationSpec) -> Toleration {
     Toleration {
         key: toleration.key.clone(),
         operator: toleration.operator.map(|operator| format!("{operator:?}")),

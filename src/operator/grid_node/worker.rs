@@ -16,7 +16,8 @@ pub fn available(worker: &Worker) -> Finding {
     }
 }
 
-fn waiting(pod: &Pod) -> Option<Finding> {
+/// Why its container does not start.
+pub(in crate::operator) fn waiting(pod: &Pod) -> Option<Finding> {
     let states = pod.status.as_ref()?.container_statuses.as_ref()?;
     let ContainerStateWaiting { reason, message } =
         states.iter().find_map(|status| status.state.as_ref()?.waiting.clone())?;
@@ -35,7 +36,8 @@ fn waiting(pod: &Pod) -> Option<Finding> {
     }
 }
 
-fn unscheduled(pod: &Pod) -> Option<Finding> {
+/// Why it has no Kubernetes node.
+pub(in crate::operator) fn unscheduled(pod: &Pod) -> Option<Finding> {
     let conditions = pod.status.as_ref()?.conditions.as_ref()?;
     let found = conditions.iter().find(|condition| condition.type_ == "PodScheduled" && condition.status == "False")?;
     Some(Finding::no(Reason::Unschedulable, found.message.clone().unwrap_or_default()))

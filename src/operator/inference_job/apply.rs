@@ -4,13 +4,15 @@ use super::{
     MANAGER,
     bucket::Access,
     build::{Plan, Publication, Submission},
+    collect::{self, results},
     input::source::{self, InputError, Reader, Survey},
+    local::{self, results::Totals},
     output::{
         self, Destination, FilePlace, Frame,
-        place::{Place, PlaceError},
+        place::{self, PlaceError},
     },
     publication::{self, Output, unwritable},
-    validate::Ending,
+    validate::{Ending, Place},
 };
 use crate::{
     api::{
@@ -60,7 +62,11 @@ pub async fn apply(plan: Plan, context: &Context) -> Result<Applied, Error> {
             Ok(Applied { ending: Some(Ending::Stopped { reason, message }), ..Applied::default() })
         }
         Plan::Submit(submission) => submit(submission, context).await,
-        Plan::Steer { uid, control, report } => steer(&uid, control, report, context).await,
+        Plan::Steer { control, report, place: Place::Local(local), .. } => {
+            local::apply::steer(&local, control, context).await?;
+            Ok(Applied { report: Some(report), ..Applied::default() })
+        }
+        Plan::Steer { uid, control, report, place: Place::Grid } => steer(&uid, control, report, context).await,
         Plan::Publish(publication) => publish(publication, context).await,
     }
 }
@@ -87,6 +93,9 @@ async fn submit(submission: Submission, context: &Context) -> Result<Applied, Er
     }
     if survey.usable == 0 {
         return publish_unsent(submission, &survey, Ending::Completed, applied, context).await;
+    }
+    if let Place::Local(local) = &submission.place {
+        return local::apply::submit(&submission, local, &survey, &reader, applied, context).await;
     }
     match hand_over(&submission, &survey, &reader, context).await {
         Ok(report) => Ok(Applied { report: Some(report), ..applied }),
@@ -118,7 +127,7 @@ async fn prepare_output(submission: &Submission, survey: &Survey, context: &Cont
 }
 
 async fn claim_place(place: &FilePlace, frame: &Frame, rejected: String, context: &Context) -> Result<(), PlaceError> {
-    let place = Place::open(place, frame, context).await?;
+    let place = place::Place::open(place, frame, context).await?;
     place.claim(frame).await?;
     place.keep_rejections(frame, rejected).await
 }
@@ -182,7 +191,7 @@ fn not_taken(error: HandOverError, applied: Applied) -> Result<Applied, Error> {
 }
 
 /// An input that can become usable is waited for; the other kind ends the job.
-fn unreadable(error: InputError) -> Result<Applied, Error> {
+pub(super) fn unreadable(error: InputError) -> Result<Applied, Error> {
     if let InputError::Kube(error) = error {
         return Err(Error::Kube(error));
     }
@@ -235,13 +244,32 @@ async fn publish(publication: Publication, context: &Context) -> Result<Applied,
         Ok(rejected) => rejected,
         Err(finding) => return Ok(applied.unpublished(finding)),
     };
-    let Publication { report, ending, output, frame, .. } = publication;
-    let results = match publication::results(&frame.uid, context).await {
-        Ok(results) => results,
-        Err(error) => return Ok(applied.unpublished(error.finding())),
+    let Publication { mut report, ending, output, frame, place, .. } = publication;
+    let totals = Totals::default();
+    let receipts_root = report.receipts_root.clone();
+    let published = async {
+        let results = collect::lines(results(&place, &frame, &ending, &totals, context).await?);
+        let output = Output { destination: output, frame, rejected, receipts_root };
+        publication::write(output, results, ending, applied, context).await
     };
-    let output = Output { destination: output, frame, rejected, receipts_root: report.receipts_root };
-    publication::write(output, results, ending, applied, context).await
+    let mut applied = match (published.await, &place) {
+        (Ok(applied), _) => applied,
+        (Err(Error::Gateway(error)), _) => {
+            return Ok(Applied { report: Some(report), ..Applied::default() }.unpublished(error.finding()));
+        }
+        (Err(error @ Error::ShardMissing(_)), Place::Local(local)) => {
+            // Without a child the job is submitted again; the shards that are there are not computed again.
+            local::apply::remove(local, context).await?;
+            let finding = Finding::no(Reason::ShardMissing, format!("{error}; it is computed again"));
+            return Ok(Applied { report: Some(report), ..Applied::default() }.unpublished(finding));
+        }
+        (Err(error), _) => return Err(error),
+    };
+    if let Place::Local(_) = &place {
+        totals.correct(&mut report);
+        applied.report = Some(report);
+    }
+    Ok(applied)
 }
 
 pub(super) fn reader(frame: &Frame, context: &Context) -> Reader {

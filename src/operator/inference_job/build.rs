@@ -3,7 +3,7 @@
 use super::{
     input::{parse::Rules, source::Source},
     output::{Destination, Frame},
-    validate::{Ending, Stage, ValidatedJob},
+    validate::{Ending, Place, Stage, ValidatedJob},
 };
 use crate::{
     api::reasons::Reason,
@@ -17,7 +17,7 @@ pub enum Plan {
     /// Read the input and give the job to the grid.
     Submit(Submission),
     /// Tell the grid how to go on; sends nothing when the grid knows already.
-    Steer { uid: String, control: JobControl, report: JobReport },
+    Steer { uid: String, control: JobControl, report: JobReport, place: Place },
     /// Collect the results and write the output.
     Publish(Publication),
     /// Ends without output: the grid never had it.
@@ -35,6 +35,7 @@ pub struct Submission {
     pub stale_output: bool,
     pub frame: Frame,
     pub max_failed: Option<u32>,
+    pub place: Place,
 }
 
 pub struct Publication {
@@ -46,6 +47,7 @@ pub struct Publication {
     /// How many lines of the input were rejected.
     pub rejected: u32,
     pub frame: Frame,
+    pub place: Place,
 }
 
 pub fn build(job: &ValidatedJob) -> Plan {
@@ -55,7 +57,7 @@ pub fn build(job: &ValidatedJob) -> Plan {
         Stage::Active { report, stop } => {
             let cancelled = job.control.cancelled || stop.is_some();
             let control = JobControl { cancelled, ..job.control };
-            Plan::Steer { uid: job.uid.clone(), control, report: report.clone() }
+            Plan::Steer { uid: job.uid.clone(), control, report: report.clone(), place: job.place.clone() }
         }
         Stage::Ended { report, ending } => Plan::Publish(Publication {
             report: report.clone(),
@@ -65,6 +67,7 @@ pub fn build(job: &ValidatedJob) -> Plan {
             output: job.output.clone(),
             rejected: job.rejected,
             frame: frame(job),
+            place: job.place.clone(),
         }),
         Stage::Stopped { reason, message } => Plan::Stop { reason: *reason, message: message.clone() },
     }
@@ -91,6 +94,7 @@ fn submission(job: &ValidatedJob) -> Submission {
         stale_output: job.stale_output,
         frame: frame(job),
         max_failed: job.max_failed,
+        place: job.place.clone(),
     }
 }
 

@@ -16,13 +16,18 @@ use crate::{
     protocol::internal::JobReport,
 };
 
-use super::validate::is_over;
+use super::{
+    local::{self, observe::Observed},
+    validate::is_over,
+};
 
 /// What was found.
 pub struct Refs {
     pub model: Option<GridModel>,
-    /// `Ok(None)`: the gateway does not know the job.
+    /// `Ok(None)`: the gateway does not know the job, or a Local job has no child.
     pub report: Result<Option<JobReport>, GatewayError>,
+    /// The child of a Local job.
+    pub child: Option<Observed>,
     /// The output ConfigMap, whoever made it.
     pub output: Option<ConfigMap>,
     pub settlement: Settlement,
@@ -44,7 +49,7 @@ pub async fn dereference(job: &InferenceJob, context: &Context) -> Result<Refs, 
     if is_over(job) {
         // An ended job asks nothing of anybody but whether it is settled.
         let settlement = settlement(job, context).await?;
-        return Ok(Refs { model: None, report: Ok(None), output: None, settlement });
+        return Ok(Refs { model: None, report: Ok(None), child: None, output: None, settlement });
     }
     let uid = job.uid().ok_or(Error::Incomplete("a uid"))?;
     let models: Api<GridModel> = Api::all(context.client.clone());
@@ -52,9 +57,17 @@ pub async fn dereference(job: &InferenceJob, context: &Context) -> Result<Refs, 
         Some(output) => output_of(job, &output.name, context).await?,
         None => None,
     };
+    let child = match local::is_local(job) {
+        true => local::dereference::observed(job, context).await?,
+        false => None,
+    };
     Ok(Refs {
         model: models.get_opt(&job.spec.workload.model_ref.name).await?,
-        report: context.gateway.job(&uid).await,
+        report: match local::is_local(job) {
+            true => Ok(child.as_ref().map(|child| child.report.clone())),
+            false => context.gateway.job(&uid).await,
+        },
+        child,
         output,
         settlement: Settlement::Unknown,
     })
@@ -72,6 +85,9 @@ async fn output_of(job: &InferenceJob, name: &str, context: &Context) -> Result<
 
 /// The epoch of a job is the one in which it ended: receipts are accepted before, and reports go in order.
 async fn settlement(job: &InferenceJob, context: &Context) -> Result<Settlement, Error> {
+    if local::is_local(job) {
+        return Ok(Settlement::Unknown);
+    }
     let Some(status) = &job.status else { return Ok(Settlement::Unknown) };
     if conditions::is_true(&status.conditions, condition::SETTLED) {
         return Ok(Settlement::Told);

@@ -1,12 +1,15 @@
-//! InferenceJob: reads the input, gives the job to the gateway, mirrors its progress, publishes its results. Talks to the API
-//! server and the gateway; keeps nothing.
+//! InferenceJob: reads the input, gives the job to the gateway (or, with target Local, to a Job of its own), mirrors its progress,
+//! publishes its results. Talks to the API server and the gateway; keeps nothing.
 
 pub mod apply;
 pub mod bucket;
 pub mod build;
+pub mod collect;
 pub mod deadlines;
 pub mod dereference;
+mod embedding;
 pub mod input;
+pub mod local;
 pub mod output;
 pub mod pace;
 pub mod publication;
@@ -82,18 +85,26 @@ pub async fn run(context: Arc<Context>, stop: CancellationToken) {
             move |_| runner::select(&by_report, is_unsettled),
         )
         .reconcile_on(changes);
+    let controller = local::watch(controller, &context);
     runner::run(controller, context, stop, reconcile).await;
 }
 
 /// Ended with work that is not yet active on chain.
 fn is_unsettled(job: &InferenceJob) -> bool {
     let conditions = job.status.as_ref().map(|status| status.conditions.as_slice()).unwrap_or_default();
-    validate::is_over(job) && !conditions::is_true(conditions, condition::SETTLED)
+    validate::is_over(job) && !local::is_local(job) && !conditions::is_true(conditions, condition::SETTLED)
 }
 
 async fn reconcile(job: Arc<InferenceJob>, context: Arc<Context>) -> Result<Action, Error> {
     if !validate::is_ours(&job) {
         return Ok(Action::await_change());
+    }
+    if local::is_local(&job) {
+        // No gateway has its text, and what it made in the cluster goes with it.
+        return match &job.metadata.deletion_timestamp {
+            Some(_) => Ok(Action::await_change()),
+            None => reconcile_live(&job, &context).await,
+        };
     }
     let api: Api<InferenceJob> = Api::namespaced(context.client.clone(), &job.namespace().unwrap_or_default());
     let outcome = finalizer::finalizer(&api, FINALIZER, job, |event| async {
@@ -111,6 +122,9 @@ async fn reconcile_live(job: &InferenceJob, context: &Context) -> Result<Action,
     match validate::validate(job, refs, now) {
         Validated::Over(settlement) => {
             status::update(job, &status::over(job, &settlement, now), context).await?;
+            if local::is_local(job) {
+                local::apply::clean(job, context).await?;
+            }
             expire(job, context, now).await
         }
         Validated::Refused(refusal) => {
@@ -131,7 +145,9 @@ async fn reconcile_live(job: &InferenceJob, context: &Context) -> Result<Action,
 
 /// Deadlines, and a place that comes back, are what no event announces while the gateway's stream is open.
 fn next_look(job: &InferenceJob, status: &InferenceJobStatus, report: Option<&JobReport>, now: Timestamp) -> Duration {
-    let admitted = conditions::is_true(&status.conditions, condition::ADMITTED);
+    // A child that waits for quota tells when that changes.
+    let child = local::is_local(job) && status.model_digest.is_some();
+    let admitted = child || conditions::is_true(&status.conditions, condition::ADMITTED);
     let unpublished = conditions::find(&status.conditions, condition::OUTPUT_PUBLISHED).is_some();
     let look = if admitted && !unpublished { QUIET } else { LOOK_AGAIN };
     let deadline = deadlines::next(job, status, report, now).map(|left| left + Duration::from_millis(100));

@@ -1,10 +1,9 @@
 //! IO: the last step of a job: its results, from the gateway to the place that it names. May be repeated until it succeeds: the
 //! gateway keeps the results, and the same results give the same bytes.
 
-use futures::{Stream, StreamExt, stream::BoxStream};
+use futures::{Stream, StreamExt};
 use k8s_openapi::api::core::v1::ConfigMap;
 use kube::Api;
-use tokio_util::codec::{FramedRead, LinesCodec};
 
 use super::{
     MANAGER,
@@ -27,32 +26,10 @@ use crate::{
     operator::{
         context::Context,
         error::{Error, is_forbidden, is_not_found},
-        gateway::GatewayError,
         write::{self, api_beside},
     },
     protocol::internal::ResultLine,
 };
-
-/// The longest line of a result: an answer of 32 768 tokens takes far less.
-const MAX_RESULT_LINE: usize = 4 << 20;
-
-/// Outcomes in input order.
-pub type Results = BoxStream<'static, Result<ResultLine, GatewayError>>;
-
-/// All outcomes of a job, as the gateway keeps them.
-pub async fn results(uid: &str, context: &Context) -> Result<Results, GatewayError> {
-    let bytes = context.gateway.results(uid).await?;
-    let reader = tokio_util::io::StreamReader::new(bytes.map(|chunk| chunk.map_err(std::io::Error::other)));
-    let lines = FramedRead::new(reader, LinesCodec::new_with_max_length(MAX_RESULT_LINE));
-    let result = |line: Result<String, _>| match line {
-        Ok(line) if line.trim().is_empty() => None,
-        Ok(line) => {
-            Some(serde_json::from_str(&line).map_err(|error| GatewayError::Malformed(format!("a result: {error}"))))
-        }
-        Err(error) => Some(Err(GatewayError::Unavailable(format!("the results broke off: {error}")))),
-    };
-    Ok(lines.filter_map(move |line| std::future::ready(result(line))).boxed())
-}
 
 /// The rejected lines as they were kept at submission; read from the input again when they are gone.
 pub async fn rejections(publication: &Publication, context: &Context) -> Result<Result<String, Finding>, Error> {
@@ -111,10 +88,10 @@ pub struct Output {
     pub receipts_root: String,
 }
 
-/// Writes the output and ends the job with `ending`, or says why it cannot be written yet.
+/// Writes the output and ends the job with `ending`, or says why it cannot be written yet. Results that break off are an error.
 pub async fn write(
     output: Output,
-    results: impl Stream<Item = Result<ResultLine, GatewayError>>,
+    results: impl Stream<Item = Result<ResultLine, Error>>,
     ending: Ending,
     applied: Applied,
     context: &Context,
@@ -154,18 +131,14 @@ enum Written {
 async fn into_config_map(
     name: &str,
     output: Output,
-    results: impl Stream<Item = Result<ResultLine, GatewayError>>,
+    results: impl Stream<Item = Result<ResultLine, Error>>,
     context: &Context,
 ) -> Result<Written, Error> {
     let Output { destination, frame, rejected, receipts_root } = output;
     let mut files = Files::new(frame.clone(), rejected);
     let mut results = std::pin::pin!(results);
     while let Some(line) = results.next().await {
-        let line = match line {
-            Ok(line) => line,
-            Err(error) => return Ok(Written::NotYet(error.finding())),
-        };
-        if files.push(line).is_err() {
+        if files.push(line?).is_err() {
             return Ok(Written::TooLarge(format!(
                 "the results take more than {} bytes, which is what a ConfigMap can hold; split the input into several jobs, lower maxTokens, or let the output be s3 or store",
                 output::MAX_BYTES
@@ -193,7 +166,7 @@ async fn into_config_map(
 async fn into_files(
     place: &FilePlace,
     output: Output,
-    results: impl Stream<Item = Result<ResultLine, GatewayError>>,
+    results: impl Stream<Item = Result<ResultLine, Error>>,
     context: &Context,
 ) -> Result<Written, Error> {
     let Output { destination, frame, rejected, receipts_root } = output;
@@ -210,7 +183,7 @@ async fn into_files(
             Ok(Written::Done(Box::new(status), counts))
         }
         Err(PublishError::Place(error)) => error.finding().map(Written::NotYet),
-        Err(PublishError::Results(error)) => Ok(Written::NotYet(error.finding())),
+        Err(PublishError::Results(error)) => Err(error),
         Err(PublishError::Serialize(error)) => Err(error.into()),
         Err(error @ PublishError::TooLarge) => Ok(Written::TooLarge(error.to_string())),
     }

@@ -9,9 +9,10 @@ use super::{
     MANAGER,
     apply::Applied,
     dereference::Settlement,
+    local,
     pace::{self, Turn},
     summary::{self, Summary},
-    validate::{Ending, Refusal, Stage, ValidatedJob},
+    validate::{Ending, Place, Refusal, Stage, ValidatedJob},
 };
 use crate::{
     api::{
@@ -96,7 +97,7 @@ pub fn refused(job: &InferenceJob, refusal: Refusal, now: Timestamp) -> Inferenc
 /// The status of a job that is over: only its settlement can still change.
 pub fn over(job: &InferenceJob, settlement: &Settlement, now: Timestamp) -> InferenceJobStatus {
     let mut draft = Draft::of(job, now);
-    if draft.status.requests.is_none_or(|requests| requests.completed == 0) {
+    if local::is_local(job) || draft.status.requests.is_none_or(|requests| requests.completed == 0) {
         return draft.status;
     }
     let finding = match settlement {
@@ -165,19 +166,33 @@ fn away(draft: &mut Draft<'_>, finding: Finding) {
 
 fn admitted(draft: &mut Draft<'_>, job: &ValidatedJob, report: &JobReport) {
     draft.status.model_digest = Some(job.model.digest.to_string());
-    let started = Time(draft.now.0);
-    draft.status.start_time.get_or_insert(started);
-    if !conditions::is_true(&draft.status.conditions, condition::ACCEPTED) {
-        draft.set(condition::ACCEPTED, Finding::yes(Reason::InputRead, "the grid has the input"));
+    let admission = admission(job, report);
+    if admission.is_true() {
+        let started = Time(draft.now.0);
+        draft.status.start_time.get_or_insert(started);
     }
-    draft.set(condition::ADMITTED, Finding::yes(Reason::Submitted, "the grid has the job and its input"));
+    if !conditions::is_true(&draft.status.conditions, condition::ACCEPTED) {
+        draft.set(condition::ACCEPTED, Finding::yes(Reason::InputRead, "the input is handed over"));
+    }
+    draft.set(condition::ADMITTED, admission);
     draft.set(condition::MODEL_READY, model_ready(job, report));
     let (phase, running) = running(report);
     draft.status.phase = Some(phase);
     draft.set(condition::RUNNING, running);
     counts(draft, report);
-    if let Some(verified) = verified(report) {
+    if let (Place::Grid, Some(verified)) = (&job.place, verified(report)) {
         draft.set(condition::VERIFIED, verified);
+    }
+}
+
+/// A job in a queue is not admitted before the queue lets it go.
+fn admission(job: &ValidatedJob, report: &JobReport) -> Finding {
+    match &job.place {
+        Place::Grid => Finding::yes(Reason::Submitted, "the grid has the job and its input"),
+        Place::Local(_) if report.reason == Reason::WaitingForQuota.as_str() => {
+            Finding::no(Reason::WaitingForQuota, report.message.clone())
+        }
+        Place::Local(local) => Finding::yes(Reason::JobCreated, format!("Job {} runs its pods", local.name)),
     }
 }
 
@@ -202,7 +217,7 @@ fn running(report: &JobReport) -> (JobPhase, Finding) {
         JobState::Created | JobState::Queued => {
             (JobPhase::Queued, because(Reason::WaitingForCapacity, "requests wait for a free worker"))
         }
-        JobState::Suspended => (JobPhase::Suspended, Finding::no(Reason::Suspended, "spec.suspend is set")),
+        JobState::Suspended => (JobPhase::Suspended, because(Reason::Suspended, "spec.suspend is set")),
         JobState::Finished => (JobPhase::Finalizing, Finding::no(Reason::AllRequestsDone, "every request is done")),
         JobState::Cancelled => (JobPhase::Finalizing, Finding::no(Reason::Cancelled, "the job was stopped")),
     }
@@ -438,6 +453,7 @@ pub(super) mod tests {
             placement: PlacementFilter::default(),
             control: JobControl::default(),
             stage,
+            place: Place::Grid,
         }
     }
 

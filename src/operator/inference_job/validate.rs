@@ -11,12 +11,13 @@ use super::{
         parse::{Defaults, Rules},
         source::Source,
     },
+    local::{self, validate::LocalJob},
     output::{self, Claim, Destination, FilePlace},
 };
 use crate::{
     api::{
         conditions::{Finding, is_true},
-        grid_model,
+        grid_model::{self, ModelFormat},
         ids::ModelDigest,
         inference_job::{
             EndpointSpec, GenerationSpec, InferenceJob, InputSpec, JobVerification, OURS, OutputSpec, Placement,
@@ -24,7 +25,7 @@ use crate::{
         },
         reasons::Reason,
     },
-    operator::gateway::GatewayError,
+    operator::{gateway::GatewayError, grid_model::validate::format as grid_model_format},
     protocol::internal::{Endpoint, JobControl, JobReport, JobState, PlacementFilter, Trust},
 };
 
@@ -46,7 +47,15 @@ pub struct ValidatedJob {
     pub sample_percent: Option<u8>,
     pub placement: PlacementFilter,
     pub control: JobControl,
+    pub place: Place,
     pub stage: Stage,
+}
+
+/// Who computes it.
+#[derive(Debug, Clone)]
+pub enum Place {
+    Grid,
+    Local(Box<LocalJob>),
 }
 
 /// The model that is asked for.
@@ -131,11 +140,13 @@ fn checked(job: &InferenceJob, refs: Refs, now: Timestamp) -> Result<ValidatedJo
     let namespace = job.namespace().unwrap_or_default();
     let output = destination(&workload.output)?;
     let model = model(job, &refs)?;
+    let place = place(job, &refs)?;
     let uid = job.uid().unwrap_or_default();
     let claim = refs.output.as_ref().map(|found| output::claim(found, &uid, &name));
     let control = control(job);
     let rejected = rejected(job, refs.report.as_ref().ok().and_then(Option::as_ref));
-    let stage = stage(job, refs.report, control.suspended, now);
+    let broken = refs.child.and_then(|child| child.broken);
+    let stage = stage(job, refs.report, control.suspended, broken, now);
     if let (Some(Claim::Foreign(owner)), Stage::New | Stage::Held | Stage::Ended { .. }) = (&claim, &stage) {
         let message = format!("{} belongs to {owner}; delete it, or name another one in a new job", output.shown());
         return Err(refuse(condition::OUTPUT_PUBLISHED, Reason::OutputConflict, message));
@@ -143,6 +154,7 @@ fn checked(job: &InferenceJob, refs: Refs, now: Timestamp) -> Result<ValidatedJo
     Ok(ValidatedJob {
         rejected,
         stage,
+        place,
         source: source(&workload.input)?,
         rules: Rules {
             format: workload.input.format,
@@ -176,6 +188,7 @@ fn stage(
     job: &InferenceJob,
     report: Result<Option<JobReport>, GatewayError>,
     suspended: bool,
+    broken: Option<(Reason, String)>,
     now: Timestamp,
 ) -> Stage {
     let report = match report {
@@ -183,7 +196,7 @@ fn stage(
         Err(error) => return Stage::GatewayAway(error),
     };
     let submitted = report.filter(|report| !is_unsent(report));
-    let stop = stop(job, submitted.as_ref(), now);
+    let stop = broken.or_else(|| stop(job, submitted.as_ref(), now));
     match (submitted, stop) {
         (None, Some((reason, message))) => Stage::Stopped { reason, message },
         (None, None) if suspended => Stage::Held,
@@ -203,6 +216,15 @@ fn stage(
             (_, stop) => Stage::Active { report, stop },
         },
     }
+}
+
+fn place(job: &InferenceJob, refs: &Refs) -> Result<Place, Refusal> {
+    if !local::is_local(job) {
+        return Ok(Place::Grid);
+    }
+    let seen = refs.child.as_ref().map(|child| child.seen);
+    let local = local::validate::validate(job, refs.model.as_ref(), seen);
+    local.map(|local| Place::Local(Box::new(local))).map_err(|finding| invalid(finding.message))
 }
 
 /// Why a job is to be stopped, if it is.
@@ -268,8 +290,22 @@ fn model(job: &InferenceJob, refs: &Refs) -> Result<Model, Refusal> {
             return Err(refuse(condition::ACCEPTED, Reason::ModelNotFound, message));
         }
     };
+    if let (None, Some(model)) = (taken, &refs.model)
+        && !grid_model_format(model.spec.format).serves(endpoint(job.spec.workload.endpoint))
+    {
+        let serves = match model.spec.format {
+            ModelFormat::Gguf => "GGUF serves /v1/chat/completions and /v1/completions",
+            ModelFormat::Safetensors => "Safetensors serves /v1/embeddings",
+        };
+        let message = format!("GridModel {name:?} of format {serves} only");
+        return Err(hopeless(Reason::EndpointNotServed, message));
+    }
     let digest = digest.parse().map_err(|error| invalid(format!("GridModel {name:?}: {error}")))?;
-    Ok(Model { digest, ready: readiness(name, refs.model.as_ref()) })
+    let ready = match local::is_local(job) {
+        true => Finding::unknown(Reason::ModelFetching, "each pod fetches the file itself and checks its sha256"),
+        false => readiness(name, refs.model.as_ref()),
+    };
+    Ok(Model { digest, ready })
 }
 
 fn readiness(name: &str, model: Option<&grid_model::GridModel>) -> Finding {
@@ -313,6 +349,7 @@ fn endpoint(endpoint: EndpointSpec) -> Endpoint {
     match endpoint {
         EndpointSpec::ChatCompletions => Endpoint::ChatCompletions,
         EndpointSpec::Completions => Endpoint::Completions,
+        EndpointSpec::Embeddings => Endpoint::Embeddings,
     }
 }
 
@@ -332,8 +369,12 @@ fn defaults(generation: &GenerationSpec) -> Result<Defaults, Refusal> {
 }
 
 fn invalid(message: impl Into<String>) -> Refusal {
-    let refusal = refuse(condition::ACCEPTED, Reason::InvalidInput, message);
-    Refusal { ending: Some((Reason::InvalidInput, refusal.finding.message.clone())), ..refusal }
+    hopeless(Reason::InvalidInput, message)
+}
+
+fn hopeless(reason: Reason, message: impl Into<String>) -> Refusal {
+    let refusal = refuse(condition::ACCEPTED, reason, message);
+    Refusal { ending: Some((reason, refusal.finding.message.clone())), ..refusal }
 }
 
 fn refuse(condition: &'static str, reason: Reason, message: impl Into<String>) -> Refusal {
@@ -372,7 +413,7 @@ mod tests {
             }))
             .unwrap()
         });
-        Refs { model, report: Ok(report), output: None, settlement: Settlement::Unknown }
+        Refs { model, report: Ok(report), child: None, output: None, settlement: Settlement::Unknown }
     }
 
     fn valid(job: &InferenceJob) -> ValidatedJob {

@@ -1,6 +1,7 @@
 //! The gateway with scripted workers, or with real ones over libp2p; its HTTP APIs over real sockets.
 
 mod audits;
+mod embeddings;
 mod epochs;
 mod files;
 mod harness;

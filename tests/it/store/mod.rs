@@ -9,7 +9,8 @@ use xdc_grid::{
     protocol::{
         identity::NodeKey,
         internal::{
-            Endpoint, InputLine, JobControl, JobSpec, Member, Message, NetworkConfig, NodeMode, PlacementFilter,
+            Encoding, Endpoint, InputLine, JobControl, JobSpec, Member, Message, NetworkConfig, NodeMode,
+            PlacementFilter,
         },
         names::NetworkId,
         receipt::{Receipt, hash_tokens, sign},
@@ -81,6 +82,8 @@ fn line(index: u32) -> InputLine {
         top_k: 0,
         seed: 1,
         stop: vec![],
+        inputs: vec![],
+        encoding: Encoding::Float,
     }
 }
 

@@ -72,6 +72,7 @@ fn start() -> World {
             let config = Cli::parse_from([
                 "it",
                 "--worker-image=localhost/xdc-grid:test",
+                "--local-jobs",
                 "--http-address=127.0.0.1:0",
                 "--lease-seconds=3",
                 "--chain-poll-seconds=1",

@@ -14,6 +14,7 @@ pub mod record;
 
 pub use config_map::{Claim, Files, Finished, Full, MAX_BYTES, claim, config_map, kept_rejections};
 pub use manifest::Counts;
+pub(super) use record::Origin;
 pub use record::{File, Frame, rejection_lines};
 
 use super::bucket::Location;

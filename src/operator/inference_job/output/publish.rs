@@ -9,7 +9,7 @@ use super::{
     parts::{Cutter, MAX_PARTS},
     place::{Place, PlaceError},
 };
-use crate::{operator::gateway::GatewayError, protocol::internal::ResultLine};
+use crate::{operator::error::Error, protocol::internal::ResultLine};
 
 /// What was published.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -31,7 +31,7 @@ pub enum PublishError {
     Place(#[from] PlaceError),
     /// The results cannot be had.
     #[error(transparent)]
-    Results(#[from] GatewayError),
+    Results(Error),
     #[error("the results take more than {MAX_PARTS} parts; split the input into several jobs")]
     TooLarge,
     #[error(transparent)]
@@ -44,7 +44,7 @@ pub async fn publish(
     frame: &Frame,
     rejected: String,
     receipts_root: &str,
-    results: impl Stream<Item = Result<ResultLine, GatewayError>>,
+    results: impl Stream<Item = Result<ResultLine, Error>>,
 ) -> Result<Published, PublishError> {
     let mut writer = Writer {
         place,
@@ -55,7 +55,7 @@ pub async fn publish(
     writer.lines(File::Errors, &rejected).await?;
     let mut results = std::pin::pin!(results);
     while let Some(line) = results.next().await {
-        let (file, text) = frame.record(line?);
+        let (file, text) = frame.record(line.map_err(PublishError::Results)?);
         writer.counts.add(file);
         writer.lines(file, &text).await?;
     }

@@ -4,7 +4,7 @@ use serde::Serialize;
 
 use crate::{
     api::ids::ModelDigest,
-    operator::inference_job::input::parse::Rejection,
+    operator::inference_job::{embedding, input::parse::Rejection},
     protocol::internal::{Endpoint, Outcome, ResultLine},
 };
 
@@ -53,6 +53,16 @@ impl Frame {
                     },
                     xdc_grid: Origin { node: node_name, address: node_address.to_string() },
                 };
+                let body = AnyBody::Answer(body);
+                let response = Response { status_code: 200, request_id: line.request_id.to_string(), body };
+                let record =
+                    Record { id: batch_id(&short), custom_id: &line.custom_id, response: Some(response), error: None };
+                (File::Results, written(&record))
+            }
+            Outcome::Embedded { vectors, encoding, prompt_tokens, node_name, node_address, created: _ } => {
+                let origin = Origin { node: node_name, address: node_address.to_string() };
+                let body = embedding::body(&vectors, encoding, &self.model, prompt_tokens, origin);
+                let body = AnyBody::Embedding(body);
                 let response = Response { status_code: 200, request_id: line.request_id.to_string(), body };
                 let record =
                     Record { id: batch_id(&short), custom_id: &line.custom_id, response: Some(response), error: None };
@@ -88,7 +98,7 @@ fn batch_id(id: &str) -> String {
 fn choice(endpoint: Endpoint, text: String, finish_reason: String) -> Choice {
     let (message, text) = match endpoint {
         Endpoint::ChatCompletions => (Some(Answer { role: "assistant", content: text }), None),
-        Endpoint::Completions => (None, Some(text)),
+        Endpoint::Completions | Endpoint::Embeddings => (None, Some(text)),
     };
     Choice { index: 0, message, text, finish_reason }
 }
@@ -110,7 +120,14 @@ struct Record<'a> {
 struct Response<'a> {
     status_code: u16,
     request_id: String,
-    body: Body<'a>,
+    body: AnyBody<'a>,
+}
+
+#[derive(Serialize)]
+#[serde(untagged)]
+enum AnyBody<'a> {
+    Answer(Body<'a>),
+    Embedding(embedding::Body<'a>),
 }
 
 #[derive(Serialize)]
@@ -155,9 +172,9 @@ struct Usage {
 }
 
 #[derive(Serialize)]
-struct Origin {
-    node: String,
-    address: String,
+pub(in crate::operator::inference_job) struct Origin {
+    pub node: String,
+    pub address: String,
 }
 
 #[cfg(test)]
