@@ -12,6 +12,7 @@ use super::{
     Gateway, Link, WorkerError,
     flights::{Flight, Stop},
     online::OnlineEvent,
+    reasons::{cause, is_about_the_request, known_reason},
     receipts::{Answer, Violation},
 };
 use crate::{
@@ -369,48 +370,4 @@ pub(super) fn prompt_bytes(work: &Work) -> u32 {
 
 fn refusal(reason: &str, message: &str) -> Refused {
     Refused { reason: reason.into(), message: message.into(), retry_after_ms: 0 }
-}
-
-/// Reasons that a worker may give, as we count and report them: a stranger does not choose our labels.
-fn known_reason(reason: &str) -> &'static str {
-    const KNOWN: [&str; 15] = [
-        "MalformedRequest",
-        "ContextExceeded",
-        "PromptRefused",
-        "NoLease",
-        "LeaseMismatch",
-        "LeaseExpired",
-        "Busy",
-        "Draining",
-        "NotCompute",
-        "ModelNotReady",
-        "RateLimited",
-        "NotAuthenticated",
-        "ProtocolViolation",
-        "EngineFailed",
-        "SigningFailed",
-    ];
-    KNOWN.into_iter().find(|known| *known == reason).unwrap_or("Other")
-}
-
-pub(super) fn is_about_the_request(reason: &str) -> bool {
-    matches!(reason, "MalformedRequest" | "ContextExceeded" | "PromptRefused")
-}
-
-/// Label of a lost lease.
-fn cause(reason: &str) -> &'static str {
-    const CAUSES: [&str; 11] = [
-        "GatewayFailed",
-        "WorkerGone",
-        "RateLimited",
-        "WorkerFailed",
-        "HeartbeatLost",
-        "ProtocolViolation",
-        "ConnectionLost",
-        "Stalled",
-        "Cancelled",
-        "WorkerExcluded",
-        "InvalidReceipt",
-    ];
-    CAUSES.into_iter().find(|known| *known == reason).unwrap_or("Other")
 }

@@ -23,6 +23,7 @@ mod nodes;
 mod online;
 mod peers;
 mod probation;
+mod reasons;
 mod receipts;
 mod run;
 mod standing;
