@@ -33,7 +33,10 @@ PARTS = {
         ("npm run --silent --prefix contracts abi:check", None),
         ("npm test --silent --prefix contracts", r"(\d+) tests? passed, (\d+) failed"),
     ],
-    "cluster": [("cd tests/cluster && go vet ./... && go test -v ./...", r"^--- (PASS|FAIL)")],
+    "cluster": [
+        ("cd tests/cluster && go vet ./... && go test -v ./...", r"^--- (PASS|FAIL)"),
+        ("cd tests/cluster/devices && go vet ./... && go test -v ./...", r"^--- (PASS|FAIL)"),
+    ],
     "chart": [("tests/chart/check", SUMMARY)],
     "it": [("tests/cluster/with-control-plane cargo test --locked --test it", CARGO)],
     "e2e": [("cargo build --locked --bins --example grid-cheater", None), ("python3 tests/e2e/test.py", SUMMARY)],
