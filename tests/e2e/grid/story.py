@@ -28,6 +28,13 @@ PAYOUT = {
 STAKE = 10**18
 # Without one, this small model takes a short question for a text to continue.
 SYSTEM_MESSAGE = "You are a helpful assistant."
+# What the story makes on the cluster, in the order of its removal. (kind, name, namespace)
+OBJECTS = [
+    ("inferencejob", JOB, TEAM), ("configmap", f"{JOB}-results", TEAM),
+    *(("gridnode", name, None) for name in (*MANAGED, EXTERNAL, CHEAT)),
+    ("gridmodel", MODEL, None), ("gridnetwork", env.NETWORK, None),
+]
+NAMESPACES = (TEAM, kube.SYSTEM)
 PROMPTS = ROOT / "tests" / "e2e" / "prompts.txt"
 
 
@@ -66,18 +73,20 @@ def create_model():
 
 
 def create_managed_node(name):
+    # On the local cluster each has a machine of its own; of another cluster's nodes nothing is known.
+    machine = {"nodeSelector": {"kubernetes.io/hostname": f"node-{MANAGED.index(name) + 1}"}} if env.PLACE.local else {}
     kube.apply(kube.manifest("GridNode", name, {
         "networkRef": {"name": env.NETWORK}, "mode": "Managed", "approved": True, "models": [MODEL],
         "roles": ["Compute", "Verify", "Storage"],
         "accelerators": {"cpuOnly": {}},
-        "nodeSelector": {"kubernetes.io/hostname": f"node-{MANAGED.index(name) + 1}"},
         "resources": {"cpu": "1", "memory": "1Gi"},
         "rewards": {"payoutAddress": PAYOUT[name], "stakeWei": str(STAKE)},
-    }))
+    } | machine))
 
 
 def create_external_node(name, owner, cheating=False):
-    """A home machine: a network namespace behind masquerade, its own key, its own stake, dialling out."""
+    """A home machine: a network namespace behind masquerade (this machine, beside a cluster of the user's), its own key, its own stake,
+    dialling out."""
     folder = STATE / "home" / name
     folder.mkdir(parents=True, exist_ok=True)
     key = folder / "node.key"
@@ -89,7 +98,8 @@ def create_external_node(name, owner, cheating=False):
         "peerID": peer_id,
         "rewards": {"payoutAddress": PAYOUT[name], "stakeWei": str(STAKE)},
     }))
-    env.cluster("nat", name)
+    if env.PLACE.local:
+        env.cluster("nat", name)
     start_external_worker(name, cheating)
     register(name, owner, key)
 
@@ -99,10 +109,11 @@ def start_external_worker(name, cheating=False):
     address = next(address for address in gateway["addresses"] if env.NODE_ADDRESS in address)
     folder = STATE / "home" / name
     program = [env.target() / "examples" / "grid-cheater", "--honest-answers", 2] if cheating else [env.binary("grid-worker"), "run"]
+    home = ["nsenter", f"--net=/var/run/netns/xg-nat-{name}", "--"] if env.PLACE.local else []
     Daemon(f"worker-{name}").start(
-        "nsenter", f"--net=/var/run/netns/xg-nat-{name}", "--", *program,
+        *home, *program,
         "--key-file", folder / "node.key", "--data-dir", folder / "data", "--gateway", address,
-        "--chain-id", env.CHAIN_ID, "--contract", env.contract(), "--http-address", "127.0.0.1:8088",
+        "--chain-id", env.CHAIN_ID, "--contract", env.contract(), "--http-address", "127.0.0.1:8088" if home else "127.0.0.1:0",
         "--threads", 1, env=os.environ | {"GRID_LOG": "info"},
     )
 
