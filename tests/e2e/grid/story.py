@@ -7,7 +7,7 @@ import re
 import signal
 
 from . import environment as env
-from . import kube
+from . import kube, report
 from .chain import xdc
 from .report import say, step
 from .shell import ROOT, STATE, Daemon, run, succeeds, wait_for
@@ -173,13 +173,17 @@ def watch_job(name, timeout=300):
 
 
 def results(name):
-    """Answers by custom_id, after checking the manifest's digests."""
+    """Answers by custom_id."""
+    return {line["custom_id"]: line["response"]["body"]["choices"][0]["message"]["content"] for line in result_lines(name)}
+
+
+def result_lines(name):
+    """Lines of results.jsonl, after checking the manifest's digests."""
     data = kube.get("configmap", f"{name}-results", TEAM)["data"]
     listed = json.loads(data["manifest.json"])
     for part in ("results.jsonl", "errors.jsonl"):
         assert hashlib.sha256(data[part].encode()).hexdigest() == listed["sha256"][part], f"{part} is not what the manifest says"
-    lines = [json.loads(line) for line in data["results.jsonl"].splitlines()]
-    return {line["custom_id"]: line["response"]["body"]["choices"][0]["message"]["content"] for line in lines}
+    return [json.loads(line) for line in data["results.jsonl"].splitlines()]
 
 
 def errors(name):
@@ -223,19 +227,17 @@ def claim(name):
 def summarise():
     """Who did and earned what, and what it cost on chain."""
     job = kube.get("inferencejob", JOB, TEAM)["status"]
-    answers = {entry["nodeName"]: entry["requests"] for entry in job["assignments"]}
+    work = report.work_by_node(result_lines(JOB))
     say(f"    {job['tokens']['prompt']} prompt and {job['tokens']['output']} output tokens in {job['requests']['completed']} answers")
-    rows = rewards()
-    total = sum(int(row["earnedWei"]) for row in rows.values())
-    say(f"    {'node':10} {'answers':>8} {'earned':>18} {'share':>7} {'claimable':>18}")
-    for name, row in rows.items():
-        earned = int(row["earnedWei"])
-        say(f"    {name:10} {answers.get(name, 0):>8} {xdc(earned):>18} {earned / total:>7.1%} {xdc(int(row['claimableWei'])):>18}")
-    for report in kube.get_all("contributionreports"):
-        sent = report["status"].get("submit", {})
+    counted = {kind: sum(done[kind] for done in work.values()) for kind in ("prompt", "output")}
+    assert counted == {kind: job["tokens"][kind] for kind in counted}, f"the job counts {job['tokens']}, its results {counted}"
+    for line in report.earnings_table(work, rewards()):
+        say(f"    {line}")
+    for written in kube.get_all("contributionreports"):
+        sent = written["status"].get("submit", {})
         if sent.get("transactionHash"):
             gas = env.chain().gas_on_xdc(sent["transactionHash"])
-            say(f"    report {report['metadata']['name']}: {report['spec']['allocated']} XDC allocated, gas {sent['gasUsed']} ({gas} on XDC's schedule)")
+            say(f"    report {written['metadata']['name']}: {written['spec']['allocated']} XDC allocated, gas {sent['gasUsed']} ({gas} on XDC's schedule)")
 
 
 def node_logs():
