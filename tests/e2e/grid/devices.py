@@ -42,15 +42,14 @@ def worker_pod(name):
 def running_pod(name):
     def running():
         pod = worker_pod(name)
-        assert pod["status"].get("containerStatuses"), pod["status"]
-        return pod["status"]["phase"] == "Running" and device_health(pod) and pod
+        return pod if pod["status"]["phase"] == "Running" and device_health(pod) else None
 
     return wait_for(f"the worker of {name} to run on its device", running, 120)
 
 
 def device_health(pod):
     """Health by device id, as the kubelet knows it."""
-    found = [status for container in pod["status"]["containerStatuses"] for status in container.get("allocatedResourcesStatus", [])]
+    found = [status for container in pod["status"].get("containerStatuses", []) for status in container.get("allocatedResourcesStatus", [])]
     return {device["resourceID"]: device.get("health") for status in found for device in status.get("resources", [])}
 
 
