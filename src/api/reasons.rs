@@ -116,6 +116,8 @@ reasons! {
     ChallengePassed,
     /// No challenge has been passed yet.
     NotChallenged,
+    /// No node with the role Verify computes as this one does, so that no audit can decide about its answers: it stays on probation and unpaid.
+    KernelProfileUnshared,
     /// The node has nothing to store.
     NothingToStore,
     /// The last epoch that is over is reported.
@@ -178,7 +180,9 @@ reasons! {
     Submitted,
     /// The grid already has another job under this uid.
     SubmissionConflict,
-    /// Requests wait for their turn.
+    /// Nodes serve the model, but none of them may take the job: another region, other labels, less trust than it asks for, cordoned; the message has numbers.
+    NoMatchingNode,
+    /// Nodes that match are busy; the message says how many, and about how long.
     WaitingForCapacity,
     /// Requests are being answered.
     RequestsRunning,

@@ -195,6 +195,7 @@ mod tests {
             schedulable: true,
             registered: true,
             models: vec![],
+            labels: Default::default(),
         };
         let capability = Capability { verified: true, ..Capability::default() };
         let standing = NodeStanding { capability, computes: true, ..NodeStanding::default() };

@@ -86,6 +86,7 @@ fn member(node: &ValidatedNode, draining: Draining) -> Member {
         schedulable: !node.cordoned && draining == Draining::No,
         registered: node.registered,
         models: node.models.clone(),
+        labels: node.labels.clone(),
     }
 }
 

@@ -15,7 +15,7 @@ use crate::{
     },
     operator::grid_network::validate::identity as network_identity,
     protocol::{
-        internal::{NodeMode, NodeRole},
+        internal::{MAX_PLACEMENT_ITEMS, NodeMode, NodeRole},
         names::NetworkId,
     },
 };
@@ -25,6 +25,8 @@ use k8s_openapi::apimachinery::pkg::apis::meta::v1::OwnerReference;
 pub struct ValidatedNode {
     pub name: String,
     pub owner: Option<OwnerReference>,
+    /// Of the GridNode: what jobs can ask for.
+    pub labels: BTreeMap<String, String>,
     pub identity: NodeIdentity,
     pub mode: NodeMode,
     pub roles: Vec<NodeRole>,
@@ -75,6 +77,8 @@ pub fn validate(node: &GridNode, refs: &Refs) -> Result<ValidatedNode, Finding> 
     Ok(ValidatedNode {
         name: node.name_any(),
         owner: node.controller_owner_ref(&()),
+        // The first ones by name; a node with more is hardly wanted by its last.
+        labels: node.labels().clone().into_iter().take(MAX_PLACEMENT_ITEMS).collect(),
         mode: mode(spec.mode),
         roles: spec.roles.iter().copied().map(role).collect(),
         models,

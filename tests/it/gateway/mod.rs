@@ -10,4 +10,5 @@ mod jobs;
 mod models;
 mod openai;
 mod restart;
+mod scheduling;
 mod workers;

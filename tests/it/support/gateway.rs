@@ -276,6 +276,7 @@ fn node_report(member: &Member, proven: bool) -> NodeReport {
             gemm_units: if proven { 1234 } else { 0 },
             storage_verified: proven,
             proven_bytes: if proven { 2 << 30 } else { 0 },
+            ..Capability::default()
         },
         evidence: EvidenceReport { audits_passed: 3, ..EvidenceReport::default() },
         current_epoch: Contribution::default(),
@@ -457,6 +458,7 @@ fn report(job: &Job) -> JobReport {
                 message: "told to".into(),
             })
             .collect(),
+        waiting: None,
     }
 }
 
