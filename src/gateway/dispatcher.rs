@@ -66,7 +66,7 @@ impl Gateway {
         Some(Worker {
             id: peer.clone(),
             models: statement.models.iter().map(|(digest, served)| (*digest, served.rates)).collect(),
-            free_slots: statement.info.slots.saturating_sub(load.requests),
+            free_slots: member.slots(statement.info.slots).saturating_sub(load.requests),
             queued_tokens: load.tokens,
             // Nobody's work goes to a node that has not proven itself; its canaries do not come through the plan.
             schedulable: member.schedulable

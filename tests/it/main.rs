@@ -40,6 +40,10 @@ mod operator_frame;
 mod operator_grid;
 #[cfg(feature = "operator")]
 mod operator_jobs;
+#[cfg(feature = "operator")]
+mod operator_nodes;
+#[cfg(feature = "operator")]
+mod operator_pools;
 #[cfg(feature = "chain")]
 mod reward_tree;
 #[cfg(feature = "gateway")]

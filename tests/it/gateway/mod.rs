@@ -5,6 +5,7 @@ mod epochs;
 mod harness;
 mod internal_api;
 mod jobs;
+mod members;
 mod models;
 mod openai;
 mod restart;

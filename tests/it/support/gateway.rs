@@ -51,6 +51,9 @@ struct Script {
     released: BTreeSet<String>,
     members: BTreeMap<String, Member>,
     proven: BTreeSet<String>,
+    running: BTreeMap<String, u32>,
+    worked: BTreeMap<String, u64>,
+    refused: BTreeMap<String, String>,
     models: BTreeMap<String, ModelSource>,
     files: BTreeMap<String, String>,
     asked: BTreeMap<String, u32>,
@@ -128,6 +131,23 @@ impl FakeGateway {
     /// From now on the node is connected and its challenges are passed.
     pub fn prove(&self, peer: &str) {
         self.lock().proven.insert(peer.to_owned());
+        self.changed(ChangeKind::Node, peer);
+    }
+
+    /// So many requests run on the node now.
+    pub fn set_running(&self, peer: &str, count: u32) {
+        self.lock().running.insert(peer.to_owned(), count);
+        self.changed(ChangeKind::Node, peer);
+    }
+
+    /// The node has answered a request in this epoch.
+    pub fn set_worked(&self, peer: &str, epoch: u64) {
+        self.lock().worked.insert(peer.to_owned(), epoch);
+    }
+
+    /// The gateway turns the node away with this code.
+    pub fn refuse(&self, peer: &str, reason: &str) {
+        self.lock().refused.insert(peer.to_owned(), reason.to_owned());
         self.changed(ChangeKind::Node, peer);
     }
 
@@ -217,7 +237,15 @@ async fn node(State(gateway): Shared, Path(peer): Path<String>) -> Response {
         return refuse(StatusCode::NOT_FOUND, "NodeUnknown", "no such node");
     };
     let proven = script.proven.contains(&peer);
-    Json(node_report(member, proven)).into_response()
+    let mut report = node_report(member, proven);
+    report.running = script.running.get(&peer).copied().unwrap_or(0);
+    if let Some(epoch) = script.worked.get(&peer) {
+        report.current_epoch = Contribution { epoch: *epoch, requests: 1, ..Contribution::default() };
+    }
+    if let Some(reason) = script.refused.get(&peer) {
+        (report.reason, report.message) = (reason.clone(), "the gateway's words".into());
+    }
+    Json(report).into_response()
 }
 
 fn node_report(member: &Member, proven: bool) -> NodeReport {

@@ -3,6 +3,7 @@
 pub mod chain;
 pub mod gateway;
 pub mod world;
+pub mod writes;
 
 use std::time::Duration;
 
@@ -13,13 +14,16 @@ use kube::{
 
 /// A client of the API server that `tests/cluster/with-control-plane` started.
 pub async fn client() -> Client {
+    Client::try_from(config().await).unwrap()
+}
+
+pub async fn config() -> Config {
     xdc_grid::telemetry::install_crypto_provider();
     let path = std::env::var("KUBECONFIG_CONTROL_PLANE").expect(
         "KUBECONFIG_CONTROL_PLANE names no API server: run `make test`, or tests/cluster/with-control-plane cargo test --test it",
     );
     let kubeconfig = Kubeconfig::read_from(path).unwrap();
-    let config = Config::from_custom_kubeconfig(kubeconfig, &KubeConfigOptions::default()).await.unwrap();
-    Client::try_from(config).unwrap()
+    Config::from_custom_kubeconfig(kubeconfig, &KubeConfigOptions::default()).await.unwrap()
 }
 
 /// Asks until there is an answer, for at most 60 s; `what` is what the failure says.
