@@ -8,12 +8,12 @@ use tokio_util::sync::CancellationToken;
 
 use super::{
     chains::Chains, config::OperatorConfig, context::Context, contribution_report, grid_model, grid_network, grid_node,
-    inference_job, lease::LeaseHolder, metrics::Metrics, runner,
+    grid_node_pool, inference_job, lease::LeaseHolder, metrics::Metrics, runner,
 };
 use crate::{
     api::{
         contribution_report::ContributionReport, grid_model::GridModel, grid_network::GridNetwork, grid_node::GridNode,
-        inference_job::InferenceJob,
+        grid_node_pool::GridNodePool, inference_job::InferenceJob,
     },
     telemetry::{admin, readiness::Readiness},
 };
@@ -95,10 +95,11 @@ async fn controllers(context: Arc<Context>, readiness: Readiness, stop: Cancella
         () = stop.cancelled() => return Ok(()),
     }
     tracing::info!("all kinds are served; starting the controllers");
-    let running: [BoxFuture<'static, ()>; 5] = [
+    let running: [BoxFuture<'static, ()>; 6] = [
         Box::pin(grid_network::run(context.clone(), stop.clone())),
         Box::pin(grid_model::run(context.clone(), stop.clone())),
         Box::pin(grid_node::run(context.clone(), stop.clone())),
+        Box::pin(grid_node_pool::run(context.clone(), stop.clone())),
         Box::pin(inference_job::run(context.clone(), stop.clone())),
         Box::pin(contribution_report::run(context.clone(), stop.clone())),
     ];
@@ -122,9 +123,11 @@ async fn wait_for_crds(context: &Context, readiness: &Readiness) {
         Api::<PartialObjectMeta<InferenceJob>>::all(client.clone()),
     );
     let reports = Api::<PartialObjectMeta<ContributionReport>>::all(client.clone());
+    let pools = Api::<PartialObjectMeta<GridNodePool>>::all(client.clone());
     tokio::join!(
         runner::wait_for_crd(&networks, context, readiness),
         runner::wait_for_crd(&nodes, context, readiness),
+        runner::wait_for_crd(&pools, context, readiness),
         runner::wait_for_crd(&models, context, readiness),
         runner::wait_for_crd(&jobs, context, readiness),
         runner::wait_for_crd(&reports, context, readiness),

@@ -101,8 +101,14 @@ pub struct Member {
     pub node_name: String,
     pub mode: NodeMode,
     pub roles: Vec<NodeRole>,
-    /// Takes new leases. False while cordoned, draining or not approved.
+    /// Takes new leases. False while cordoned, draining, outside its availability windows or about to be updated.
     pub schedulable: bool,
+    /// Outside its availability windows: it is asked to prove nothing either.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub resting: bool,
+    /// Requests at once, at most; absent = as many as the worker offers.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub max_requests: Option<u32>,
     /// Registered with stake on chain: its work is paid.
     pub registered: bool,
     /// What it is to serve.
@@ -110,6 +116,13 @@ pub struct Member {
     /// Labels of the GridNode, for placement; at most [`MAX_PLACEMENT_ITEMS`].
     #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
     pub labels: BTreeMap<String, String>,
+}
+
+impl Member {
+    /// How many requests it works on at once, of the `offered` slots that its worker states.
+    pub fn slots(&self, offered: u32) -> u32 {
+        self.max_requests.map_or(offered, |most| offered.min(most))
+    }
 }
 
 /// What the gateway knows about a member.

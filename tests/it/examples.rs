@@ -59,6 +59,13 @@ fn examples() -> Vec<(String, DynamicObject)> {
     found
 }
 
+/// The namespace of an example, which a dry run does not make.
+async fn namespace(client: &Client, name: &str) {
+    let wanted = serde_json::json!({"apiVersion": "v1", "kind": "Namespace", "metadata": {"name": name}});
+    let api: Api<k8s_openapi::api::core::v1::Namespace> = Api::all(client.clone());
+    api.patch(name, &PatchParams::apply("tests").force(), &Patch::Apply(&wanted)).await.unwrap();
+}
+
 fn resource(object: &DynamicObject) -> ApiResource {
     let types = object.types.as_ref().unwrap();
     ApiResource::from_gvk(&types.try_into().unwrap())
@@ -73,7 +80,10 @@ async fn the_api_server_takes_every_example_without_an_unknown_field() {
     make_namespaces(&client, &found).await;
     for (file, object) in found {
         let api: Api<DynamicObject> = match &object.metadata.namespace {
-            Some(namespace) => Api::namespaced_with(client.clone(), namespace, &resource(&object)),
+            Some(name) => {
+                namespace(&client, name).await;
+                Api::namespaced_with(client.clone(), name, &resource(&object))
+            }
             None => Api::all_with(client.clone(), &resource(&object)),
         };
         let name = object.metadata.name.clone().unwrap();

@@ -50,6 +50,10 @@ mod operator_jobs;
 mod operator_local;
 #[cfg(feature = "operator")]
 mod operator_tenants;
+#[cfg(feature = "operator")]
+mod operator_nodes;
+#[cfg(feature = "operator")]
+mod operator_pools;
 #[cfg(feature = "chain")]
 mod reward_tree;
 #[cfg(feature = "gateway")]

@@ -188,6 +188,8 @@ impl Harness {
             mode,
             roles: roles.to_vec(),
             schedulable: true,
+            resting: false,
+            max_requests: None,
             registered: true,
             models: vec![model_digest()],
             labels: BTreeMap::new(),

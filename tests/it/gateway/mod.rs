@@ -7,6 +7,7 @@ mod files;
 mod harness;
 mod internal_api;
 mod jobs;
+mod members;
 mod models;
 mod openai;
 mod restart;

@@ -51,6 +51,8 @@ fn member(key: &NodeKey, name: &str) -> Member {
         mode: NodeMode::Managed,
         roles: vec![],
         schedulable: true,
+        resting: false,
+        max_requests: None,
         registered: true,
         models: vec![MODEL],
         labels: BTreeMap::new(),

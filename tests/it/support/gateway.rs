@@ -52,6 +52,9 @@ struct Script {
     released: BTreeSet<String>,
     members: BTreeMap<String, Member>,
     proven: BTreeSet<String>,
+    running: BTreeMap<String, u32>,
+    worked: BTreeMap<String, u64>,
+    refused: BTreeMap<String, String>,
     models: BTreeMap<String, ModelSource>,
     files: BTreeMap<String, String>,
     asked: BTreeMap<String, u32>,
@@ -156,6 +159,23 @@ impl FakeGateway {
         self.changed(ChangeKind::Node, peer);
     }
 
+    /// So many requests run on the node now.
+    pub fn set_running(&self, peer: &str, count: u32) {
+        self.lock().running.insert(peer.to_owned(), count);
+        self.changed(ChangeKind::Node, peer);
+    }
+
+    /// The node has answered a request in this epoch.
+    pub fn set_worked(&self, peer: &str, epoch: u64) {
+        self.lock().worked.insert(peer.to_owned(), epoch);
+    }
+
+    /// The gateway turns the node away with this code.
+    pub fn refuse(&self, peer: &str, reason: &str) {
+        self.lock().refused.insert(peer.to_owned(), reason.to_owned());
+        self.changed(ChangeKind::Node, peer);
+    }
+
     pub fn network(&self) -> Option<NetworkConfig> {
         self.lock().network.clone()
     }
@@ -243,7 +263,15 @@ async fn node(State(gateway): Shared, Path(peer): Path<String>) -> Response {
         return refuse(StatusCode::NOT_FOUND, "NodeUnknown", "no such node");
     };
     let proven = script.proven.contains(&peer);
-    Json(node_report(member, proven)).into_response()
+    let mut report = node_report(member, proven);
+    report.running = script.running.get(&peer).copied().unwrap_or(0);
+    if let Some(epoch) = script.worked.get(&peer) {
+        report.current_epoch = Contribution { epoch: *epoch, requests: 1, ..Contribution::default() };
+    }
+    if let Some(reason) = script.refused.get(&peer) {
+        (report.reason, report.message) = (reason.clone(), "the gateway's words".into());
+    }
+    Json(report).into_response()
 }
 
 fn node_report(member: &Member, proven: bool) -> NodeReport {

@@ -5,6 +5,7 @@ pub mod gateway;
 pub mod rbac;
 pub mod s3;
 pub mod world;
+pub mod writes;
 
 use std::time::Duration;
 
