@@ -19,6 +19,7 @@ pub mod inference_job;
 pub mod reasons;
 #[cfg(feature = "kubernetes")]
 pub mod refs;
+pub mod remedies;
 
 /// Group of every kind.
 pub const GROUP: &str = "xdcgrid.io";
