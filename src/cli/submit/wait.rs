@@ -7,10 +7,7 @@ use std::{
 
 use futures::{Stream, StreamExt};
 use indicatif::{ProgressBar, ProgressDrawTarget, ProgressStyle};
-use kube::{
-    ResourceExt,
-    runtime::{WatchStreamExt, watcher},
-};
+use kube::runtime::{WatchStreamExt, watcher};
 
 use crate::{
     api::{

@@ -1,7 +1,8 @@
-//! `kubectl grid top`: nodes and jobs at a glance, again every two seconds. `picture` is pure and makes rows of objects; this file
-//! reads and draws.
+//! `kubectl grid top`: nodes and jobs at a glance, again every two seconds. `picture` is pure and makes rows of objects; `screen`
+//! knows the terminal; this file reads.
 
 mod picture;
+mod screen;
 
 use std::{
     io::{IsTerminal, Write},
@@ -74,16 +75,9 @@ async fn forever(session: &Session, args: &TopArgs, out: &mut dyn Write) -> Resu
             Err(error @ CliError::Unreachable(_)) => format!("{error}\n").into_bytes(),
             Err(error) => return Err(error),
         };
-        redraw(&text, out)?;
+        screen::redraw(&String::from_utf8_lossy(&text), screen::size(), out)?;
         tokio::time::sleep(Duration::from_secs(args.interval)).await;
     }
-}
-
-/// Writes over the last picture without a moment of emptiness: home, each line with its rest cleared, everything below cleared.
-fn redraw(text: &[u8], out: &mut dyn Write) -> Result<(), CliError> {
-    let text = String::from_utf8_lossy(text).replace('\n', "\u{1b}[K\n");
-    write!(out, "\u{1b}[H{text}\u{1b}[J")?;
-    Ok(out.flush()?)
 }
 
 async fn look(session: &Session, args: &TopArgs) -> Result<Seen, CliError> {

@@ -127,7 +127,8 @@ impl Look<'_> {
         let pods = list(Api::<Pod>::namespaced(client.clone(), self.system), selector).await;
         let what = format!("the operator in {}", self.system);
         self.facts.deployments = self.seen(deployments, &what)?.unwrap_or_default();
-        self.facts.pods.extend(self.seen(pods, &what)?.unwrap_or_default());
+        let pods = self.seen(pods, &what)?.unwrap_or_default();
+        self.facts.pods.extend(pods);
         Ok(())
     }
 
@@ -150,7 +151,8 @@ impl Look<'_> {
         let api = Api::<Event>::namespaced(self.session.client.clone(), namespace);
         let found = api.list(&ListParams::default().limit(PAGE).fields(fields)).await;
         let what = format!("events in {namespace}");
-        self.facts.events.extend(self.seen(found.map(|found| found.items), &what)?.unwrap_or_default());
+        let found = self.seen(found.map(|found| found.items), &what)?.unwrap_or_default();
+        self.facts.events.extend(found);
         Ok(())
     }
 
