@@ -91,6 +91,15 @@ remedies! {
         OtherEndpoint: "Drop `url` from the line, or put the line into a job for that endpoint.",
         UnknownField: "Drop the field that the message names.",
         InvalidRequest: "Correct the value that the message names.",
+        InputForbidden: "Correct the credentials in the Secret that the input names, or let them read the object.",
+        SecretNotFound: "Create the Secret in <namespace>, with the keys that the message names.",
+        OutputForbidden: "Correct the credentials in the Secret that the output names, or let them write there; results are kept until then.",
+        EndpointNotServed: "Name a model of the right kind in a new job: embeddings need an embedding model, completions a text model.",
+        ModelUnusable: "Use a smaller model, give the pods more memory (placement.local.resources), or another format of it.",
+        NameTaken: "Delete the object that the message names, or submit the job under another name.",
+        JobFailed: "The message has Kubernetes' words about the Job; `kubectl grid logs <name> -n <namespace>` has those of its pods.",
+        ShardFailed: "See `kubectl grid logs <name> -n <namespace>` and errors.jsonl; submit the failed requests again.",
+        WrongNamespace: "Make the GridNodePool in the operator's namespace.",
         // Chain.
         WrongChainId: "Correct spec.chain.rpcEndpoints of the GridNetwork, or make a new GridNetwork for the other chain.",
         ContractWithoutCode: "Check address and chain; `kubectl grid contract deploy` makes a contract. The address of a GridNetwork never changes: make a new one.",
@@ -105,6 +114,13 @@ remedies! {
         GatewayServesAnotherNetwork: "A gateway belongs to one network for life: install another release of the chart, with a volume of its own, for this network.",
         // Nodes and their pods.
         ImagePullBackOff: "Check image and tag (`operator.workerImage` or `image` of the chart), the registry, and the image pull secrets (`global.imagePullSecrets`).",
+        ImagePullFailed: "Check image and tag (`operator.workerImage` or `image` of the chart), the registry, and the image pull secrets of the GridNode.",
+        PodRefused: "The message says why the pod may not be created: a quota, an unknown class, or a policy of the namespace.",
+        MissingSecret: "Create the Secret that the message names, in the operator's namespace.",
+        VolumeNotMounted: "The message names the volume or the device: a StorageClass without volumes, a disk that another machine holds, a device that cannot be prepared.",
+        DeviceLost: "Look at the Kubernetes node: `kubectl describe node`; its driver or the device is at fault. The pod is made again.",
+        PayoutFixed: "The contract goes on paying the old address. To be paid elsewhere, delete the node and make a new one.",
+        NoModels: "Name models in spec.models of the GridNode.",
         Unschedulable: "The scheduler's message says what no Kubernetes node has: add a node, free the resource, or change spec.nodeSelector, spec.tolerations or spec.resources.",
         CrashLoopBackOff: "Read why it ended: `kubectl grid logs` or `kubectl logs --previous` of the pod.",
         OOMKilled: "Raise spec.resources.memory of the GridNode: it must hold the model, its cache and about 256 MiB.",
@@ -130,6 +146,12 @@ remedies! {
         NoNodes: "Create a GridNode (docs/examples/node-managed-cpu.yaml).",
     }
     Refused {
+        SecretForbidden: "The message has the command that lets the operator read Secrets in <namespace>; an admin of it runs it.",
+        AddressRefused: "Jobs may not reach that address; use another one, or ask the admin (`--job-denied-networks` of the operator).",
+        LocalJobsDisabled: "An admin allows them with the chart's value `localJobs.enabled`; or use placement.target Grid in a new job.",
+        StartDeadlineExceeded: "Nothing was started in time. See what nodes there are (`kubectl grid nodes`), and submit a new job with a longer spec.startDeadlineSeconds.",
+        OutsideWindow: "Wait until a window of spec.availability opens; status.availability says when.",
+        PeerRefused: "The message has the gateway's words: the worker must have this network's chain id, contract and salt, the key of spec.peerID, and a version that fits.",
         NotApproved: "An admin approves it: `kubectl patch gridnode <name> --type=merge -p '{\"spec\":{\"approved\":true}}'`.",
         Cordoned: "When it is to work again: `kubectl grid uncordon <name>`.",
         Suspended: "When it is to go on: `kubectl patch inferencejob <name> -n <namespace> --type=merge -p '{\"spec\":{\"suspend\":false}}'`.",
@@ -157,6 +179,8 @@ remedies! {
     }
     Unavailable {
         NotObserved: "The operator has not looked at it yet. Is it running? `kubectl -n xdc-grid get pods -l app.kubernetes.io/component=operator`.",
+        OutputUnreachable: "Check the bucket's endpoint from inside the cluster. Results are kept and written when it answers; nothing is computed again.",
+        StoreFull: "Make room in the gateway's volume (delete old jobs with output store) or enlarge it; results are kept until then.",
         OperatorNotRunning: "Start the operator: `kubectl -n xdc-grid describe deployment -l app.kubernetes.io/component=operator`.",
         GatewayUnavailable: "Look at the gateway: `kubectl -n xdc-grid get pods -l app.kubernetes.io/component=gateway`. Nothing is lost while it is away.",
         GatewayUnreachable: "The worker cannot reach the gateway: check its address, the network and NetworkPolicies. It keeps trying.",
@@ -185,6 +209,7 @@ remedies! {
     NoMatchingNode {
         NoWorkerForModel: "A node must list the model in spec.models and be Ready; the lines below say what each one lacks.",
         NoMatchingGridNode: "Loosen spec.placement in a new job, or add a node that fits it.",
+        NoMatchingNode: "Loosen spec.placement (regions, nodeSelector, requireTrust) in a new job, or add or uncordon a node that fits it.",
         NoNodeHasModel: "Add it to a node: `kubectl patch gridnode NODE --type=json -p '[{\"op\":\"add\",\"path\":\"/spec/models/-\",\"value\":\"<name>\"}]'`.",
         ModelNotServed: "Add the model to spec.models of a GridNode.",
         NoVerifier: "Give a node that you run the role Verify (spec.roles).",
@@ -192,6 +217,14 @@ remedies! {
     WaitingForCapacity {
         WaitingForCapacity: "Wait, add GridNodes, or raise spec.parallelism if the job limits itself.",
         NodesBusy: "Wait, or add GridNodes.",
+        ModelsLoading: "Wait; models are fetched, loaded and measured.",
+        NodesNotReady: "See `kubectl grid nodes` and `kubectl grid why` of each.",
+        ScalingUp: "Wait; new nodes are made, measured and challenged first.",
+        ScalingDown: "Wait; each node finishes its work first.",
+        ShardMissing: "Wait; the shard is computed again.",
+        UpdateWaitsForIdle: "Wait; the worker is replaced as soon as it has nothing to do. `spec.updatePolicy: Immediate` does not wait.",
+        UpdateWaitsForTurn: "Wait; only some workers are replaced at once.",
+        KernelProfileUnshared: "Give a node of the same hardware and software the role Verify, so that this node's answers can be checked.",
         NoFreeSlot: "Wait, or add GridNodes.",
         RateLimited: "Wait; it is tried again.",
         WorkerStarting: "Wait; a model takes a while to load. If it lasts, read the worker's log.",
@@ -225,6 +258,7 @@ remedies! {
     }
     Publishing {
         AllRequestsDone: "Nothing to do: results are being published. If it lasts, the line below says why.",
+        LastContributionOutstanding: "Nothing to do: the work of its last epoch is reported and paid all the same.",
         SettlementPending: "Nothing to do: the epoch has to end, be reported, and pass its window.",
         ReportPending: "Nothing to do: the report is on its way to the chain.",
         ReportsBehind: "See `kubectl get contributionreports` and `kubectl grid why gnet/<name>`: the chain may be away, or the reporter without funds.",
@@ -232,6 +266,10 @@ remedies! {
     }
     Fine {
         Ready: "Nothing to do.",
+        Resumed: "Nothing to do.",
+        JobCreated: "Nothing to do.",
+        ModelsLoaded: "Nothing to do.",
+        PoolComplete: "Nothing to do.",
         ChainReachable: "Nothing to do.",
         ReporterReady: "Nothing to do.",
         GatewayConfigured: "Nothing to do.",

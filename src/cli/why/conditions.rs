@@ -4,7 +4,8 @@ use super::cause::{About, Cause};
 use crate::api::conditions::{Condition, Truth};
 
 /// Conditions that are bad when they are True. `Reconciling` is no cause: it only says that the operator is at work.
-const ABNORMAL: [&str; 6] = ["Stalled", "Draining", "Quarantined", "Slashed", "Degraded", "Failed"];
+const ABNORMAL: [&str; 8] =
+    ["Stalled", "Draining", "Quarantined", "Slashed", "Degraded", "Failed", "Updating", "PayoutDiffers"];
 /// Conditions that say nothing about what is in the way: terminal ones, and the pay, which never holds anything up.
 const SILENT: [&str; 5] = ["Reconciling", "Complete", "Settled", "Verified", "Suspended"];
 

@@ -78,9 +78,9 @@ fn standing(node: &GridNode, about: &About, all: &[Condition], facts: &Facts) ->
         let at = CHAIN.iter().position(|type_| *type_ == condition.type_);
         let follows = match (at, broken) {
             (Some(at), Some(broken)) => at > broken,
-            // Storage is proven over the connection, and registration waits for what is proven.
+            // Models and storage are known over the connection, and registration waits for what is proven.
             (None, Some(broken)) => {
-                (condition.type_ == condition::STORAGE_VERIFIED && broken < 2)
+                ([condition::STORAGE_VERIFIED, "ModelsReady"].contains(&condition.type_.as_str()) && broken < 2)
                     || condition.reason == "WaitingForCapability"
             }
             (_, None) => false,

@@ -5,6 +5,7 @@ pub mod apply;
 pub mod build;
 pub mod dereference;
 pub mod drain;
+pub mod emptying;
 pub mod identity;
 pub mod registration;
 pub mod status;

@@ -8,6 +8,7 @@ use super::{
     MANAGER,
     apply::Applied,
     dereference::Refs,
+    emptying,
     registration::{self, Moved},
     validate::ValidatedNode,
     worker,
@@ -93,6 +94,7 @@ pub fn of(
     }
     draft.status.columns = Some(columns(&draft.status));
     findings(&mut draft, found, refs, applied, moved);
+    draft.abnormal(condition::DRAINING, emptying::of(node, &refs.report));
     draft.status
 }
 

@@ -45,7 +45,8 @@ fn help_of(argument: &Arg) -> String {
     let default: Vec<_> =
         argument.get_default_values().iter().map(|value| value.to_string_lossy().into_owned()).collect();
     if !default.is_empty() && argument.get_action().takes_values() {
-        write!(help, " Default: `{}`.", default.join(" ")).unwrap();
+        let stop = if help.ends_with('.') { "" } else { "." };
+        write!(help, "{stop} Default: `{}`.", default.join(" ")).unwrap();
     }
     if let Some(variable) = argument.get_env() {
         write!(help, " Environment: `{}`.", variable.to_string_lossy()).unwrap();
