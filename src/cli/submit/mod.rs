@@ -130,7 +130,7 @@ pub async fn run(
         output::print(out, args.output, &value, || vec![full.clone()], |out| Ok(writeln!(out, "{full} created")?))?;
         return Ok(Exit::Done);
     }
-    note(format_args!("{name} is created in {}; interrupting leaves it running", place.namespace));
+    note(format_args!("waiting for {name} in {}; interrupting leaves it running", place.namespace));
     match wait::until_over(&place, &name, args.timeout.map(Duration::from_secs)).await? {
         wait::Ended::Over => {
             let args = results::ResultsArgs { job: name, errors: false, output: args.output };

@@ -5,7 +5,7 @@ import signal
 import subprocess
 
 from . import environment as env
-from . import kube, story
+from . import kube, person, story
 from .shell import CACHE, ROOT, Daemon, run, wait_for
 
 # Long enough to break something in its middle, also on a fast machine.
@@ -190,4 +190,4 @@ def test_the_commands_of_the_readme_work():
     print(run("python3", ROOT / "tests" / "readme" / "run.py", timeout=900), end="", flush=True)
 
 
-ALL = [value for name, value in list(globals().items()) if name.startswith("test_")]
+ALL = [value for name, value in list(globals().items()) if name.startswith("test_")] + person.ALL
