@@ -23,6 +23,7 @@ pub mod local_placement;
 pub mod reasons;
 #[cfg(feature = "kubernetes")]
 pub mod refs;
+pub mod remedies;
 #[cfg(feature = "kubernetes")]
 pub mod tiers;
 

@@ -163,7 +163,7 @@ reasons! {
     ReportsBehind,
     /// Evidence against the node holds back its work and its pay.
     EvidenceAgainstNode,
-    /// The node is deleted and finishes its work.
+    /// The node is deleted or cordoned and finishes its work.
     DrainInProgress,
     /// The node was removed before it was drained, because its deadline passed.
     DrainDeadlineExceeded,

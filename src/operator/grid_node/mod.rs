@@ -6,6 +6,7 @@ pub mod availability;
 pub mod build;
 pub mod dereference;
 pub mod drain;
+pub mod emptying;
 pub mod identity;
 pub mod registration;
 pub mod status;
