@@ -40,7 +40,8 @@ impl LeaseHolder {
                 Ok(false) => {}
                 Err(error) => tracing::warn!(%error, lease = self.name, "cannot take the lease"),
             }
-            tokio::time::sleep(self.duration / 5).await;
+            // Twice as often as the holder renews: a lease of 15 s moves at most 18 s after its holder died.
+            tokio::time::sleep(self.duration / 10).await;
         }
     }
 

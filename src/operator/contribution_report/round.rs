@@ -309,7 +309,12 @@ impl Round<'_> {
             &write::warning("Discard", Reason::ReportsBehind.as_str(), format!("{}: {note}", report.name())),
         )
         .await;
-        self.delete(report).await
+        self.delete(report).await?;
+        // A nonce may be set aside for a signature that was never written down; a gap would hold up everything after it.
+        for record in [&report.submit, &report.activate].into_iter().flatten() {
+            self.session.pool.release(&record.intent.key);
+        }
+        Ok(())
     }
 
     /// Keeps the newest reports; what is older and active lives on in the calldata of its transaction.
