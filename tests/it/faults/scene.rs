@@ -1,7 +1,7 @@
 //! One object of each kind from its creation to its end, reconciled by processes that may die, and what the world looks like
 //! then.
 
-use std::sync::Arc;
+use std::sync::{Arc, Mutex};
 
 use clap::Parser;
 use k8s_openapi::api::{
@@ -96,7 +96,7 @@ impl Scene {
         let chains = Chains::new(Arc::new(move |_, _| Ok(Arc::new(chain.clone()) as Arc<dyn ChainRpc>)));
         let metrics = Metrics::new(prometheus::Registry::new()).unwrap();
         let context = Context::new(faults.client(&self.operator), config.config, metrics, chains).unwrap();
-        Life { context, faults }
+        Life { context, faults, stale: Box::new(|_| false), seen: Mutex::default() }
     }
 
     pub async fn create(&self, kind: Kind, name: &str, digest: u8) {
@@ -287,29 +287,38 @@ pub fn job(name: &str) -> Value {
 pub struct Life {
     context: Arc<Context>,
     pub faults: Faults,
+    /// Whether the cache is behind at the n-th look.
+    stale: Box<dyn Fn(usize) -> bool + Send + Sync>,
+    /// Looks so far, and the object as it was at the last one.
+    seen: Mutex<(usize, Option<Value>)>,
 }
 
 impl Life {
-    /// One reconcile of the object as it is now.
+    pub fn with_stale_cache(self, stale: impl Fn(usize) -> bool + Send + Sync + 'static) -> Self {
+        Life { stale: Box::new(stale), ..self }
+    }
+
+    /// One reconcile of the object as it is now, or as the cache still has it.
     pub async fn look(&self, kind: Kind, name: &str, scene: &Scene) {
+        let Some(newest) = scene.find(kind, name).await else { return };
+        let shown = {
+            let mut seen = self.seen.lock().unwrap();
+            let stale = (self.stale)(seen.0);
+            let last =
+                seen.1.replace(newest.clone()).filter(|last| last["metadata"]["uid"] == newest["metadata"]["uid"]);
+            seen.0 += 1;
+            last.filter(|_| stale).unwrap_or(newest)
+        };
         let context = self.context.clone();
         let _ = match kind {
-            Kind::Network => match scene.api::<GridNetwork>().get_opt(name).await.unwrap() {
-                Some(found) => network_controller::reconcile(Arc::new(found), context).await.map(drop),
-                None => Ok(()),
-            },
-            Kind::Model => match scene.api::<GridModel>().get_opt(name).await.unwrap() {
-                Some(found) => model_controller::reconcile(Arc::new(found), context).await.map(drop),
-                None => Ok(()),
-            },
-            Kind::Node => match scene.api::<GridNode>().get_opt(name).await.unwrap() {
-                Some(found) => node_controller::reconcile(Arc::new(found), context).await.map(drop),
-                None => Ok(()),
-            },
-            Kind::Job => match scene.jobs().get_opt(name).await.unwrap() {
-                Some(found) => job_controller::reconcile(Arc::new(found), context).await.map(drop),
-                None => Ok(()),
-            },
+            Kind::Network => network_controller::reconcile(object(shown), context).await,
+            Kind::Model => model_controller::reconcile(object(shown), context).await,
+            Kind::Node => node_controller::reconcile(object(shown), context).await,
+            Kind::Job => job_controller::reconcile(object(shown), context).await,
         };
     }
+}
+
+fn object<K: DeserializeOwned>(value: Value) -> Arc<K> {
+    Arc::new(serde_json::from_value(value).unwrap())
 }

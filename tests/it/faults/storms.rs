@@ -38,16 +38,12 @@ struct Cli {
     config: OperatorConfig,
 }
 
-/// A whole operator in this process, stopped when dropped.
-pub struct Running {
-    stop: CancellationToken,
-    pub task: tokio::task::JoinHandle<()>,
-}
+/// A whole operator in this process, ended when dropped.
+pub struct Running(tokio::task::JoinHandle<()>);
 
 impl Drop for Running {
     fn drop(&mut self) {
-        self.stop.cancel();
-        self.task.abort();
+        self.0.abort();
     }
 }
 
@@ -64,25 +60,19 @@ pub fn operate(client: Client, gateway_url: &str, chain: &FakeChain) -> Running 
     ]);
     let chain = chain.clone();
     let chains = Chains::new(Arc::new(move |_, _| Ok(Arc::new(chain.clone()) as Arc<dyn ChainRpc>)));
-    let stop = CancellationToken::new();
-    let running = run_with(client, config.config, chains, stop.clone());
-    let task = tokio::spawn(async move {
-        // A lease that is lost ends the process, and its pod is started again.
-        if let Err(error) = running.await {
-            panic!("the operator ended: {error}");
-        }
-    });
-    Running { stop, task }
+    let running = run_with(client, config.config, chains, CancellationToken::new());
+    Running(tokio::spawn(async move { running.await.expect("the operator runs until the test is over") }))
 }
 
 /// One network with everything under it, and an operator whose calls a storm can reach.
 struct Weather {
+    // Ends before the island is somebody else's.
+    _operator: Running,
     island: Island,
     gateway: FakeGateway,
     chain: FakeChain,
     storm: Arc<AtomicBool>,
     faults: Faults,
-    _operator: Running,
 }
 
 impl Weather {

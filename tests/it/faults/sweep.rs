@@ -1,7 +1,7 @@
 //! For every kind and every call: whatever happens to that one call, the object reaches the same state, leaves the same world
 //! behind, and nothing was done twice.
 
-use super::scene::{Kind, Scene};
+use super::scene::{Kind, Life, Scene};
 use crate::support::faults::{Fault, Faults};
 
 /// What one object leaves: the world while it lives, the world after it, and what was counted on the way.
@@ -16,8 +16,11 @@ struct Outcome {
 
 /// One object from its creation to its end; a process that dies is followed by one without faults.
 async fn live_and_die(scene: &Scene, kind: Kind, name: &str, faults: &Faults) -> Outcome {
+    live_and_die_under(scene, kind, name, scene.life(faults.clone())).await
+}
+
+async fn live_and_die_under(scene: &Scene, kind: Kind, name: &str, mut life: Life) -> Outcome {
     let (transactions, submissions) = (scene.chain.transactions(), scene.gateway.submissions());
-    let mut life = scene.life(faults.clone());
     scene.create(kind, name, 0x77).await;
     if !scene.settle(&life, kind, name).await {
         life = scene.life(Faults::none());
