@@ -52,7 +52,7 @@ pub fn operate(client: Client, gateway_url: &str, chain: &FakeChain) -> Running 
         "it",
         "--worker-image=localhost/xdc-grid:test",
         "--http-address=127.0.0.1:0",
-        "--lease-seconds=60",
+        "--lease-seconds=20",
         "--chain-poll-seconds=1",
         &format!("--lease-name={OPERATOR}"),
         &format!("--namespace={SYSTEM}"),

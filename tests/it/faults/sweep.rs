@@ -125,7 +125,11 @@ async fn random_faults_at_random_calls_end_as_if_nothing_had_happened() {
         ];
         let faults =
             Faults::choosing(move |call| plan.iter().find(|(at, _)| *at == call.index).map(|(_, fault)| *fault));
-        let outcome = live_and_die(&scene, kind, &names.next(kind), &faults).await;
+        // And a cache that is behind at every third look or so.
+        let life = scene
+            .life(faults.clone())
+            .with_stale_cache(move |look| drawn(&format!("{seed}/{run}/stale/{look}"), 3) == 0);
+        let outcome = live_and_die_under(&scene, kind, &names.next(kind), life).await;
         assert_eq!(
             outcome,
             expected[index],

@@ -1,9 +1,14 @@
 //! The operator dies, or a call goes wrong, at a chosen moment; its successor finds what was written down and goes on.
 
+use k8s_openapi::api::core::v1::ConfigMap;
+use kube::{Api, ResourceExt, api::DeleteParams};
 use serde_json::Value;
 
 use super::stage::{NETWORK, Stage};
-use crate::support::faults::{Call, Fault, Faults};
+use crate::support::{
+    faults::{Call, Fault, Faults},
+    world::SYSTEM,
+};
 
 /// Every moment at which `plan` makes something happen, one epoch each: the faulty process goes as far as it gets, another one
 /// brings the epoch to its end. Returns the next epoch.
@@ -101,4 +106,20 @@ async fn an_operator_that_dies_at_every_single_write_gets_there_all_the_same() {
         assert!(lives > 5, "an epoch takes more than {lives} writes");
     }
     stage.assert_exactly_once(2).await;
+}
+
+#[tokio::test]
+async fn a_report_whose_leaves_are_gone_before_it_is_signed_is_planned_anew() {
+    let stage = Stage::set().await;
+    let planned = Faults::choosing(|call| writes_down(call, 0, "Planned").then_some(Fault::DieBefore));
+    assert!(!stage.epoch_by(&stage.life_with(planned, Faults::none()), 0).await);
+    let first = stage.report(0).await.unwrap();
+    let leaves: Api<ConfigMap> = Api::namespaced(stage.island.admin.clone(), SYSTEM);
+    leaves.delete(&first.spec.leaves.config_map, &DeleteParams::default()).await.unwrap();
+    assert!(stage.epoch_by(&stage.life(), 0).await);
+    let second = stage.report(0).await.unwrap();
+    assert_ne!(first.uid(), second.uid());
+    assert_eq!(first.spec.root, second.spec.root, "the same rows give the same tree");
+    stage.assert_exactly_once(1).await;
+    stage.assert_everybody_is_paid().await;
 }

@@ -147,16 +147,16 @@ async fn holder(stage: &Stage) -> Option<String> {
     api.get_opt(OPERATOR).await.unwrap()?.spec?.holder_identity
 }
 
-/// What a token was used for: the time of each request, and `verb resource`.
+/// What a token was used for, by time: when each request arrived, and `verb resource`.
 fn deeds(audit: &[Value]) -> Vec<(String, String)> {
-    audit
-        .iter()
-        .map(|event| {
-            let object = &event["objectRef"];
-            let what = format!("{} {}", event["verb"].as_str().unwrap(), object["resource"].as_str().unwrap_or("-"));
-            (event["requestReceivedTimestamp"].as_str().unwrap().to_owned(), what)
-        })
-        .collect()
+    let deed = |event: &Value| {
+        let what =
+            format!("{} {}", event["verb"].as_str().unwrap(), event["objectRef"]["resource"].as_str().unwrap_or("-"));
+        (event["requestReceivedTimestamp"].as_str().unwrap().to_owned(), what)
+    };
+    let mut deeds: Vec<_> = audit.iter().map(deed).collect();
+    deeds.sort();
+    deeds
 }
 
 /// The audit events of each token, by its id.

@@ -41,7 +41,7 @@ use xdc_grid::{
 
 use super::rpc::FaultyRpc;
 use crate::{
-    chain_anvil::{CHAIN_ID, EPOCH_SECONDS, Grid, WINDOW_SECONDS, key},
+    chain_anvil::{CHAIN_ID, Grid, WINDOW_SECONDS, key},
     support::{
         faults::Faults,
         gateway::FakeGateway,
@@ -357,5 +357,3 @@ impl Life {
         contribution_report::reconcile(Arc::new(network), self.context.clone()).await.map(drop)
     }
 }
-
-pub const EPOCH: u64 = EPOCH_SECONDS;

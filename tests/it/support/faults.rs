@@ -100,12 +100,7 @@ impl Faults {
         }))
     }
 
-    /// `fault` at the `n`-th call, counted from 0.
-    pub fn at_call(n: usize, fault: Fault) -> Self {
-        Faults::choosing(move |call| (call.index == n).then_some(fault))
-    }
-
-    /// `fault` at the `n`-th call that changes something.
+    /// `fault` at the `n`-th call that changes something, counted from 0.
     pub fn at_write(n: usize, fault: Fault) -> Self {
         Faults::choosing(move |call| (call.write == Some(n)).then_some(fault))
     }
