@@ -190,9 +190,9 @@ async fn reports_are_made(island: &Island) {
             .then_some(())
     })
     .await;
-    // A dry run is planned, and thrown away when the network sends again.
+    // A dry run is planned, and thrown away when the network sends again. The second time the same Event is told again.
     let networks: Api<GridNetwork> = Api::all(island.admin.clone());
-    for dry in [true, false] {
+    for dry in [true, false, true, false] {
         let patch = json!({"spec": {"rewards": {"dryRun": dry}}});
         networks.patch(NETWORK, &PatchParams::default(), &Patch::Merge(&patch)).await.unwrap();
         eventually("the change was followed", async || {
