@@ -139,7 +139,7 @@ mod tests {
         let unanswered = Unanswered { reason: "ShardFailed".into(), message: "no answer".into() };
         let reason = |line: ResultLine| match line.outcome {
             Outcome::Failed { reason, .. } => reason,
-            Outcome::Completed { .. } => "completed".into(),
+            Outcome::Completed { .. } | Outcome::Embedded { .. } => "completed".into(),
         };
         lines(shard, "u1", &unanswered).into_iter().map(reason).collect()
     }

@@ -118,6 +118,7 @@ pub fn metadata(local: &LocalJob, frame: &Frame, name: String) -> ObjectMeta {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::protocol::internal::Encoding;
 
     fn request(index: u32, max_tokens: u32) -> InputLine {
         InputLine {
@@ -131,6 +132,8 @@ mod tests {
             top_k: 0,
             seed: 0,
             stop: Vec::new(),
+            inputs: Vec::new(),
+            encoding: Encoding::default(),
         }
     }
 
