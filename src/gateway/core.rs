@@ -18,7 +18,7 @@ use crate::{
         identity::{KeyError, NodeKey},
         internal::{Change, NetworkConfig},
     },
-    store::{Blobs, Ledger, LedgerError},
+    store::{Blobs, Ledger, LedgerError, ResultFiles, ResultsError},
 };
 
 /// Why the gateway did not do what it was asked, in terms of the asker.
@@ -32,6 +32,8 @@ pub enum GatewayError {
     Conflict { reason: &'static str, message: String },
     #[error("{message}")]
     TooLarge { reason: &'static str, message: String },
+    #[error("{message}")]
+    Full { reason: &'static str, message: String },
     /// Right, but not yet.
     #[error("{message}")]
     TooEarly { reason: &'static str, message: String },
@@ -55,10 +57,23 @@ impl From<LedgerError> for GatewayError {
     }
 }
 
+impl From<ResultsError> for GatewayError {
+    fn from(error: ResultsError) -> Self {
+        let message = error.to_string();
+        match error {
+            ResultsError::Name => GatewayError::Invalid { reason: "InvalidFileName", message },
+            ResultsError::TooMany => GatewayError::TooLarge { reason: "TooManyFiles", message },
+            ResultsError::Full { .. } => GatewayError::Full { reason: "StoreFull", message },
+            ResultsError::Disk(error) => GatewayError::Io { what: "the results", source: error.into() },
+        }
+    }
+}
+
 /// The gateway: shared by its tasks and its HTTP handlers.
 pub struct Gateway {
     pub(super) ledger: Ledger,
     pub(super) blobs: Blobs,
+    pub(super) results: ResultFiles,
     pub(super) key: NodeKey,
     pub(super) settings: Settings,
     pub(super) clock: Clock,
@@ -101,10 +116,14 @@ impl Gateway {
         if returned > 0 {
             tracing::info!(leases = returned, "leases of before the restart are over; their requests are queued again");
         }
+        let results = ResultFiles::open(&blobs.beside("results"), settings.max_results_bytes)
+            .await
+            .map_err(|source| GatewayError::Io { what: "opening the store of results", source })?;
         let members = Arc::new(Members::load(&ledger).await?);
         let network = watch::Sender::new(ledger.network().await?);
         let gateway = Arc::new(Gateway {
             blobs,
+            results,
             key,
             metrics,
             members,

@@ -94,7 +94,7 @@ impl Gateway {
             (NodeMode::External, false) => (false, Trust::Probation),
         };
         let paused = view.paused_until_ms > now_ms;
-        let free_slots = statement.info.slots.saturating_sub(load.requests);
+        let free_slots = member.slots(statement.info.slots).saturating_sub(load.requests);
         let region = member.labels.get(REGION_LABEL).unwrap_or(&statement.info.region);
         Some(Worker {
             id: peer.clone(),

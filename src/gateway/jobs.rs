@@ -70,6 +70,8 @@ impl Gateway {
             self.dispatch.notify_one();
             self.ledger.forget_text().await?;
         }
+        // Also of a job that never came to the ledger because none of its lines was a request.
+        self.results.remove(uid).await?;
         Ok(())
     }
 
@@ -91,6 +93,7 @@ impl Gateway {
             message: why.message,
             waiting: why.waiting,
             total: job.spec.total_requests,
+            rejected_lines: job.spec.rejected_lines,
             completed: counts.done,
             failed: counts.failed,
             running: counts.leased,

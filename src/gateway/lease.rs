@@ -17,9 +17,13 @@ use super::{
     receipts::{Answer, Violation},
 };
 use crate::{
-    protocol::wire::{
-        Cancel, ChatMessage, Finished, InferCommand, InferEvent, Offer, Refused, Sampling, Start, Token, infer_command,
-        infer_event, offer_reply,
+    protocol::{
+        internal::Endpoint,
+        vector::Vector,
+        wire::{
+            self, Cancel, ChatMessage, Finished, InferCommand, InferEvent, Offer, Refused, Sampling, Start, Token,
+            infer_command, infer_event, offer_reply,
+        },
     },
     schedule::Class,
     store::{After, Ending, LedgerError, QueueChange, RequestKind, Requeued, Work},
@@ -193,7 +197,7 @@ impl Gateway {
             return Err(Lost::cancelled());
         }
         let prefix = delivered.ids.len();
-        let mut answer = Answer { prefix, output: delivered.ids, text: delivered.text };
+        let mut answer = Answer { prefix, output: delivered.ids, text: delivered.text, vectors: Vec::new() };
         let finished = self.receive(flight, work, &mut link, &mut answer).await;
         let finished = match finished {
             Err(lost) => {
@@ -239,6 +243,13 @@ impl Gateway {
                     last_token = Instant::now();
                     self.take_token(flight, work, answer, token).await?;
                 }
+                Some(infer_event::Kind::Vector(vector)) => {
+                    last_token = Instant::now();
+                    take_vector(work, answer, &vector)?;
+                    if !self.online.tell(&flight.request, OnlineEvent::Progress).await {
+                        return Err(Lost::cancelled());
+                    }
+                }
                 Some(infer_event::Kind::Finished(finished)) => return Ok(finished),
                 Some(infer_event::Kind::Error(refused)) => return Err(failed(refused, answer)),
                 // Heartbeats, and events of a newer protocol, show that it lives.
@@ -257,6 +268,9 @@ impl Gateway {
 
     async fn take_token(&self, flight: &Flight, work: &Work, answer: &mut Answer, token: Token) -> Result<(), Lost> {
         let index = answer.output.len();
+        if work.endpoint == Endpoint::Embeddings {
+            return Err(Lost::violation("a token came where a vector was due"));
+        }
         if token.index as usize != index || index >= work.line.max_tokens as usize {
             return Err(Lost::violation(format!("token {} came where {index} was due", token.index)));
         }
@@ -290,6 +304,20 @@ impl Gateway {
     }
 }
 
+/// Vectors come in the order of the inputs, all of the same length.
+fn take_vector(work: &Work, answer: &mut Answer, wire: &wire::Vector) -> Result<(), Lost> {
+    let index = answer.vectors.len();
+    if wire.index as usize != index || index >= work.line.inputs.len() {
+        return Err(Lost::violation(format!("vector {} came where {index} was due", wire.index)));
+    }
+    let vector = Vector::from_bytes(&wire.values).ok_or_else(|| Lost::violation("a vector cannot be read"))?;
+    if answer.vectors.first().is_some_and(|first| first.dimensions() != vector.dimensions()) {
+        return Err(Lost::violation("two vectors have different lengths"));
+    }
+    answer.vectors.push(vector);
+    Ok(())
+}
+
 /// Canaries are the gateway's own and belong to none.
 fn class(kind: RequestKind) -> Option<Class> {
     match kind {
@@ -303,7 +331,7 @@ fn class(kind: RequestKind) -> Option<Class> {
 fn failed(refused: Refused, answer: &Answer) -> Lost {
     let reason = known_reason(&refused.reason);
     // Nothing was said yet, and it lies in the request: nobody else would do better.
-    let hopeless = is_about_the_request(reason) && answer.output.is_empty();
+    let hopeless = is_about_the_request(reason) && answer.output.is_empty() && answer.vectors.is_empty();
     Lost {
         reason: if hopeless { reason.to_owned() } else { "WorkerFailed".to_owned() },
         message: refused.message.chars().take(300).collect(),
@@ -344,6 +372,7 @@ pub(super) fn start(work: &Work, attempt: u32, lease_id: Vec<u8>, prefix: Vec<u3
         stop: line.stop.clone(),
         client_nonce: client_nonce(line.seed).to_vec(),
         beacon: work.beacon.to_vec(),
+        inputs: line.inputs.clone(),
     }
 }
 
@@ -360,7 +389,8 @@ pub(super) fn client_nonce(seed: u64) -> [u8; 32] {
 
 pub(super) fn prompt_bytes(work: &Work) -> u32 {
     let messages = work.line.messages.iter().map(|message| message.role.len() + message.content.len());
-    u32::try_from(messages.sum::<usize>() + work.line.prompt.len()).unwrap_or(u32::MAX)
+    let inputs = work.line.inputs.iter().map(String::len);
+    u32::try_from(messages.chain(inputs).sum::<usize>() + work.line.prompt.len()).unwrap_or(u32::MAX)
 }
 
 fn refusal(reason: &str, message: &str) -> Refused {

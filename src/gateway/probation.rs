@@ -6,12 +6,12 @@ use std::sync::Arc;
 use super::{Gateway, standing::PROBATION_CANARIES};
 use crate::{
     api::ids::{GridPeerId, ModelDigest, RequestId},
-    protocol::internal::{Endpoint, InputLine, Message, NodeMode},
+    protocol::internal::{Encoding, Endpoint, InputLine, Message, ModelFormat, NodeMode},
     store::{LedgerError, NewRequest, RequestKind},
     verify::audit,
 };
 
-/// Looks like anybody's chat request. One per canary.
+/// Looks like anybody's request. One per canary.
 const PROMPTS: [&str; 2] = ["What is the capital of France?", "Name three primary colours."];
 const MAX_TOKENS: u32 = 24;
 /// Pause after a canary that proved nothing.
@@ -36,7 +36,8 @@ impl Gateway {
         }
         let Some(model) = self.canary_model(peer, &record.member.models) else { return Ok(()) };
         let prompt = PROMPTS.get(standing.canaries_passed as usize % PROMPTS.len()).copied().unwrap_or_default();
-        self.ledger.add_request(&canary(peer, model, prompt, now_ms)).await?;
+        let format = self.ledger.model(&model).await?.map(|record| record.source.format).unwrap_or_default();
+        self.ledger.add_request(&canary(peer, model, format, prompt, now_ms)).await?;
         self.dispatch.notify_one();
         Ok(())
     }
@@ -59,30 +60,43 @@ impl Gateway {
     }
 }
 
-fn canary(peer: &GridPeerId, model: ModelDigest, prompt: &str, now_ms: u64) -> NewRequest {
+fn canary(peer: &GridPeerId, model: ModelDigest, format: ModelFormat, prompt: &str, now_ms: u64) -> NewRequest {
+    let (endpoint, line) = match format {
+        ModelFormat::Safetensors => {
+            let inputs = vec![prompt.to_owned()];
+            (Endpoint::Embeddings, InputLine::embedding(0, "canary".into(), inputs, Encoding::Float))
+        }
+        ModelFormat::Gguf => (Endpoint::ChatCompletions, chat(prompt)),
+    };
     NewRequest {
         id: RequestId(rand::random()),
         kind: RequestKind::Canary,
         owner: "canary".into(),
         job: None,
         model,
-        endpoint: Endpoint::ChatCompletions,
-        line: InputLine {
-            index: 0,
-            custom_id: "canary".into(),
-            messages: vec![Message { role: "user".into(), content: prompt.into() }],
-            prompt: String::new(),
-            max_tokens: MAX_TOKENS,
-            temperature: 0.7,
-            top_p: 1.0,
-            top_k: 0,
-            seed: rand::random(),
-            stop: Vec::new(),
-        },
+        endpoint,
+        line,
         beacon: rand::random(),
         sample_percent: Some(100),
         max_attempts: 2,
         pinned: Some(peer.clone()),
         queued_ms: now_ms,
+    }
+}
+
+fn chat(prompt: &str) -> InputLine {
+    InputLine {
+        index: 0,
+        custom_id: "canary".into(),
+        messages: vec![Message { role: "user".into(), content: prompt.into() }],
+        prompt: String::new(),
+        max_tokens: MAX_TOKENS,
+        temperature: 0.7,
+        top_p: 1.0,
+        top_k: 0,
+        seed: rand::random(),
+        stop: Vec::new(),
+        inputs: Vec::new(),
+        encoding: Encoding::default(),
     }
 }

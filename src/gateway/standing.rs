@@ -9,7 +9,7 @@ use super::{Gateway, judges::Judgeable};
 use crate::{
     api::ids::GridPeerId,
     protocol::internal::{Capability, Member, NodeMode, NodeRole},
-    store::{ChallengeKind, ChallengeOutcome, ChallengeRecord, EvidenceRecord, LedgerError},
+    store::{ChallengeKind, ChallengeOutcome, ChallengeRecord, EvidenceRecord, LedgerError, MemberRecord},
     verify::evidence::{self, Evidence},
 };
 
@@ -63,13 +63,19 @@ impl Gateway {
     /// Reads a member's standing from the ledger again.
     pub(super) async fn refresh_standing(&self, peer: &GridPeerId) -> Result<NodeStanding, LedgerError> {
         let Some(record) = self.members.get(peer) else { return Ok(NodeStanding::default()) };
-        let challenges = self.ledger.last_challenges(&record.address).await?;
-        let evidence = self.ledger.evidence(&record.address).await?;
-        let canaries = self.ledger.canaries_passed(peer).await?;
-        let judgeable = self.judgeable(peer, &self.standings.get(peer).judgeable);
-        let standing = judge(&record.member, &challenges, canaries, judgeable, evidence);
+        let standing = self.read_standing(&record).await?;
         self.standings.put(peer, standing.clone());
         Ok(standing)
+    }
+
+    /// What the ledger says about a node, a member or one that has left.
+    pub(super) async fn read_standing(&self, record: &MemberRecord) -> Result<NodeStanding, LedgerError> {
+        let challenges = self.ledger.last_challenges(&record.address).await?;
+        let evidence = self.ledger.evidence(&record.address).await?;
+        let canaries = self.ledger.canaries_passed(&record.member.peer_id).await?;
+        let peer = &record.member.peer_id;
+        let judgeable = self.judgeable(peer, &self.standings.get(peer).judgeable);
+        Ok(judge(&record.member, &challenges, canaries, judgeable, evidence))
     }
 }
 
@@ -133,6 +139,8 @@ mod tests {
             mode,
             roles: vec![NodeRole::Compute, NodeRole::Storage],
             schedulable: true,
+            resting: false,
+            max_requests: None,
             registered: true,
             models: vec![ModelDigest([1; 32])],
             labels: BTreeMap::new(),

@@ -167,8 +167,11 @@ fn taken(line: &InputLine, message: &str) -> LedgerError {
     LedgerError::Conflict { reason: "DuplicateCustomId", message }
 }
 
-/// Upper bound of the prompt in UTF-8 bytes.
+/// Upper bound of the prompt in UTF-8 bytes; of the longest input of an embedding, since each has a context of its own.
 fn prompt_bytes(line: &InputLine) -> u32 {
+    if let Some(longest) = line.inputs.iter().map(String::len).max() {
+        return u32::try_from(longest).unwrap_or(u32::MAX);
+    }
     let messages: usize = line.messages.iter().map(|message| message.role.len() + message.content.len()).sum();
     u32::try_from(messages + line.prompt.len()).unwrap_or(u32::MAX)
 }

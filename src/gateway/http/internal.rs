@@ -16,7 +16,7 @@ use super::{
     auth::{self, Tokens},
     changes,
     error::{ApiFailure, Body},
-    input,
+    files, input,
 };
 use crate::{
     api::ids::{EpochNumber, GridPeerId, ModelDigest, ParseIdError},
@@ -45,6 +45,7 @@ pub fn router(gateway: Arc<Gateway>, tokens: Tokens) -> Router {
         .route("/jobs/{uid}", put(put_job).patch(patch_job).get(job).delete(delete_job))
         .route("/jobs/{uid}/input", put(input::put).layer(DefaultBodyLimit::disable()))
         .route("/jobs/{uid}/results", get(changes::results))
+        .route("/jobs/{uid}/files/{name}", files::route())
         .route("/changes", get(follow))
         .route("/epochs/{epoch}/close", post(close_epoch))
         .fallback(unknown_path)

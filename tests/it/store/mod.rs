@@ -9,7 +9,8 @@ use xdc_grid::{
     protocol::{
         identity::NodeKey,
         internal::{
-            Endpoint, InputLine, JobControl, JobSpec, Member, Message, NetworkConfig, NodeMode, PlacementFilter,
+            Encoding, Endpoint, InputLine, JobControl, JobSpec, Member, Message, NetworkConfig, NodeMode,
+            PlacementFilter,
         },
         names::NetworkId,
         receipt::{Receipt, hash_tokens, sign},
@@ -50,6 +51,8 @@ fn member(key: &NodeKey, name: &str) -> Member {
         mode: NodeMode::Managed,
         roles: vec![],
         schedulable: true,
+        resting: false,
+        max_requests: None,
         registered: true,
         models: vec![MODEL],
         labels: BTreeMap::new(),
@@ -65,6 +68,7 @@ fn spec(total_requests: u32) -> JobSpec {
         endpoint: Endpoint::ChatCompletions,
         max_attempts: 2,
         total_requests,
+        rejected_lines: 0,
         sample_percent: None,
         placement: PlacementFilter::default(),
     }
@@ -82,6 +86,8 @@ fn line(index: u32) -> InputLine {
         top_k: 0,
         seed: 1,
         stop: vec![],
+        inputs: vec![],
+        encoding: Encoding::Float,
     }
 }
 
