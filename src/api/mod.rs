@@ -13,12 +13,19 @@ pub mod grid_model;
 pub mod grid_network;
 #[cfg(feature = "kubernetes")]
 pub mod grid_node;
+#[cfg(feature = "kubernetes")]
+pub mod grid_node_pool;
 pub mod ids;
 #[cfg(feature = "kubernetes")]
 pub mod inference_job;
+#[cfg(feature = "kubernetes")]
+pub mod local_placement;
 pub mod reasons;
 #[cfg(feature = "kubernetes")]
 pub mod refs;
+pub mod remedies;
+#[cfg(feature = "kubernetes")]
+pub mod tiers;
 
 /// Group of every kind.
 pub const GROUP: &str = "xdcgrid.io";

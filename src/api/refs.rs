@@ -10,7 +10,7 @@ use serde::{Deserialize, Serialize};
 #[serde(rename_all = "camelCase")]
 pub struct NameRef {
     /// Name of the object.
-    #[schemars(length(min = 1, max = 253))]
+    #[schemars(length(min = 1, max = 253), regex(pattern = r"^[a-z0-9]([-a-z0-9.]*[a-z0-9])?$"))]
     pub name: String,
 }
 
@@ -35,12 +35,55 @@ fn private_key() -> String {
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "camelCase")]
 pub struct ConfigMapKeyRef {
-    /// Name of the ConfigMap, in the job's namespace.
-    #[schemars(length(min = 1, max = 253))]
+    /// Name of the ConfigMap, in the job's namespace, for example `prompts`.
+    #[schemars(length(min = 1, max = 253), regex(pattern = r"^[a-z0-9]([-a-z0-9.]*[a-z0-9])?$"))]
     pub name: String,
-    /// Key in the ConfigMap's data.
+    /// Key in the ConfigMap's data, for example `input.jsonl`.
     #[schemars(length(min = 1, max = 253))]
     pub key: String,
+}
+
+/// A ConfigMap in the job's namespace.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "camelCase")]
+pub struct ConfigMapRef {
+    /// Name of the ConfigMap, for example `hello-results`.
+    #[schemars(length(min = 1, max = 253), regex(pattern = r"^[a-z0-9]([-a-z0-9.]*[a-z0-9])?$"))]
+    pub name: String,
+}
+
+/// A Secret in the job's own namespace with the credentials of a bucket.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "camelCase")]
+pub struct BucketSecretRef {
+    /// Name of a Secret in the job's namespace with the keys `AWS_ACCESS_KEY_ID`, `AWS_SECRET_ACCESS_KEY` and, where there is
+    /// one, `AWS_SESSION_TOKEN`. For example `bucket`.
+    #[schemars(length(min = 1, max = 253), regex(pattern = r"^[a-z0-9]([-a-z0-9.]*[a-z0-9])?$"))]
+    pub name: String,
+}
+
+/// A place in an S3 bucket.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "camelCase")]
+pub struct S3Ref {
+    /// Bucket and key, for example `s3://prompts/2026/input.jsonl`; for an output the folder, for example `s3://answers/today/`.
+    #[schemars(length(max = 1024), regex(pattern = r"^s3://[a-z0-9][a-z0-9.-]{1,61}[a-z0-9](/[^\s?#]*)?$"))]
+    pub uri: String,
+    /// Where the S3 API is, for example `http://seaweedfs.storage.svc:8333`; absent means Amazon's.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schemars(length(max = 512), regex(pattern = r"^https?://[^\s/?#@]+/?$"))]
+    pub endpoint: Option<String>,
+    /// Region that requests are signed for, for example `eu-central-1`.
+    #[serde(default = "region")]
+    #[schemars(length(min = 1, max = 63), regex(pattern = "^[a-z0-9-]+$"))]
+    pub region: String,
+    /// Credentials; absent means that the bucket is open to everybody.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub secret_ref: Option<BucketSecretRef>,
+}
+
+fn region() -> String {
+    "us-east-1".into()
 }
 
 /// A Kubernetes quantity, a number or a string, as in `cpu: 2` or `memory: 1Gi`.
@@ -59,6 +102,44 @@ pub(super) fn labels(_: &mut SchemaGenerator) -> Schema {
         "maxProperties": 16,
         "additionalProperties": {"type": "string", "maxLength": 63},
     })
+}
+
+/// Labels with sound values: at most 16. Keys are checked where they are used; a schema cannot say how a key looks.
+pub(super) fn label_values(_: &mut SchemaGenerator) -> Schema {
+    json_schema!({
+        "type": "object",
+        "maxProperties": 16,
+        "additionalProperties": {
+            "type": "string",
+            "maxLength": 63,
+            "pattern": r"^(([A-Za-z0-9][-A-Za-z0-9_.]*)?[A-Za-z0-9])?$",
+        },
+    })
+}
+
+/// Annotations: at most 16, together less than 16 KiB.
+pub(super) fn annotation_values(_: &mut SchemaGenerator) -> Schema {
+    json_schema!({
+        "type": "object",
+        "maxProperties": 16,
+        "additionalProperties": {"type": "string", "maxLength": 1024},
+    })
+}
+
+/// Whether `key` can be the key of a label or an annotation: an optional DNS prefix of at most 253 characters, and a name of at
+/// most 63.
+pub fn is_qualified_name(key: &str) -> bool {
+    let (prefix, name) = match key.split_once('/') {
+        Some((prefix, name)) => (Some(prefix), name),
+        None => (None, key),
+    };
+    let bounded = |part: &str, max: usize, inner: fn(u8) -> bool| {
+        let ends = |byte: Option<u8>| byte.is_some_and(|byte| byte.is_ascii_alphanumeric());
+        part.len() <= max && part.bytes().all(inner) && ends(part.bytes().next()) && ends(part.bytes().last())
+    };
+    let in_prefix = |byte: u8| byte.is_ascii_lowercase() || byte.is_ascii_digit() || matches!(byte, b'-' | b'.');
+    let in_name = |byte: u8| byte.is_ascii_alphanumeric() || matches!(byte, b'-' | b'_' | b'.');
+    bounded(name, 63, in_name) && prefix.is_none_or(|prefix| bounded(prefix, 253, in_prefix))
 }
 
 /// Bytes in a quantity such as `10Gi`; `None` for a number that is no quantity or does not fit.
@@ -139,6 +220,16 @@ fn packed_record(_: &mut SchemaGenerator) -> Schema {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn keys_of_labels_are_told_from_other_text() {
+        for good in ["team", "example.com/team", "a_B.c-9"] {
+            assert!(is_qualified_name(good), "{good}");
+        }
+        for bad in ["", "/a", "a/", "-a", "a b", "Example.com/a", "a/b/c", &"x".repeat(64)] {
+            assert!(!is_qualified_name(bad), "{bad}");
+        }
+    }
 
     #[test]
     fn quantities_become_bytes() {

@@ -14,13 +14,23 @@
 //! | `PATCH /internal/v1/jobs/{uid}` | [`JobControl`] → [`JobReport`] |
 //! | `GET  /internal/v1/jobs/{uid}` | → [`JobReport`] |
 //! | `GET  /internal/v1/jobs/{uid}/results` | → NDJSON of [`ResultLine`] in input order |
-//! | `DELETE /internal/v1/jobs/{uid}` | → 204: text forgotten, receipts kept |
+//! | `PUT  /internal/v1/jobs/{uid}/files/{name}` | bytes, at most [`MAX_FILE`] → [`FileKept`]; 507 when the store is full |
+//! | `GET  /internal/v1/jobs/{uid}/files/{name}`, `HEAD` | → the bytes; 404 |
+//! | `DELETE /internal/v1/jobs/{uid}` | → 204: text and files forgotten, receipts kept |
 //! | `GET  /internal/v1/changes?after=REV` | → endless NDJSON of [`Change`]; an empty line every 10 s |
 //! | `POST /internal/v1/epochs/{n}/close` | → [`EpochTotals`]; 425 while audits are owed; again: the same bytes |
 //!
 //! Errors are [`ApiError`] bodies. Every write is idempotent under its path.
 
+mod placement;
+mod waiting;
+
+use std::collections::BTreeMap;
+
 use serde::{Deserialize, Serialize};
+
+pub use placement::{MAX_PLACEMENT_ITEMS, MAX_PLACEMENT_TEXT, PlacementFilter, Trust};
+pub use waiting::{Waiting, WaitingRefusal};
 
 use super::{names::NetworkId, vector::Vector};
 use crate::api::ids::{EpochNumber, GridPeerId, ModelDigest, NodeAddress, RequestId};
@@ -49,6 +59,9 @@ pub struct NetworkConfig {
     pub external_addresses: Vec<String>,
     /// Lowest share of answers that is audited, in percent; new and suspicious nodes are audited at 100.
     pub sample_percent: u8,
+    /// Shares of namespaces by name, 1 to 1000; one that is not named has 1.
+    #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
+    pub namespace_weights: BTreeMap<String, u32>,
 }
 
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
@@ -88,12 +101,28 @@ pub struct Member {
     pub node_name: String,
     pub mode: NodeMode,
     pub roles: Vec<NodeRole>,
-    /// Takes new leases. False while cordoned, draining or not approved.
+    /// Takes new leases. False while cordoned, draining, outside its availability windows or about to be updated.
     pub schedulable: bool,
+    /// Outside its availability windows: it is asked to prove nothing either.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub resting: bool,
+    /// Requests at once, at most; absent = as many as the worker offers.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub max_requests: Option<u32>,
     /// Registered with stake on chain: its work is paid.
     pub registered: bool,
     /// What it is to serve.
     pub models: Vec<ModelDigest>,
+    /// Labels of the GridNode, for placement; at most [`MAX_PLACEMENT_ITEMS`].
+    #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
+    pub labels: BTreeMap<String, String>,
+}
+
+impl Member {
+    /// How many requests it works on at once, of the `offered` slots that its worker states.
+    pub fn slots(&self, offered: u32) -> u32 {
+        self.max_requests.map_or(offered, |most| offered.min(most))
+    }
 }
 
 /// What the gateway knows about a member.
@@ -154,9 +183,12 @@ pub struct NodeModel {
 pub struct Capability {
     /// Passed its compute challenge and, when External, its probation audits.
     pub verified: bool,
-    /// Why not yet, CamelCase.
+    /// Why not, CamelCase: `ComputeChallengePending`, `ComputeChallengeFailed`, `KernelProfileUnshared`, `ProbationPending`.
     #[serde(default)]
     pub reason: String,
+    /// The same as a sentence, where the reason alone does not say what to do.
+    #[serde(default)]
+    pub message: String,
     /// Integer multiply-adds per millisecond in the last compute challenge.
     pub gemm_units: u64,
     /// The last storage challenge over every assigned blob was answered rightly.
@@ -297,8 +329,19 @@ pub struct JobSpec {
     pub max_attempts: u32,
     /// Lines to come with `PUT input`.
     pub total_requests: u32,
+    /// Lines of the input that were no usable request and do not come. Not written when there are none: such a job keeps the
+    /// hash that it had before this field existed.
+    #[serde(default, skip_serializing_if = "is_zero")]
+    pub rejected_lines: u32,
     /// Share of answers audited at least, in percent; absent = the network's.
     pub sample_percent: Option<u8>,
+    /// Which nodes may get its requests. Not written when it asks nothing: a job from before it existed keeps its hash.
+    #[serde(default, skip_serializing_if = "PlacementFilter::is_empty")]
+    pub placement: PlacementFilter,
+}
+
+fn is_zero(count: &u32) -> bool {
+    *count == 0
 }
 
 /// The part that may change while the job runs.
@@ -382,12 +425,16 @@ pub enum JobState {
 #[serde(rename_all = "camelCase")]
 pub struct JobReport {
     pub state: JobState,
-    /// Why it does not run, CamelCase: `NoWorkerForModel`, `WaitingForCapacity`, `ModelNotReady`, `AuditsPending`; else empty.
+    /// Why it does not run, CamelCase: `NoWorkerForModel`, `NoMatchingNode`, `WaitingForCapacity`, `ModelNotReady`,
+    /// `NetworkPaused`, `AuditsPending`; else empty.
     #[serde(default)]
     pub reason: String,
     #[serde(default)]
     pub message: String,
     pub total: u32,
+    /// As the spec said.
+    #[serde(default)]
+    pub rejected_lines: u32,
     pub completed: u32,
     pub failed: u32,
     pub running: u32,
@@ -407,6 +454,24 @@ pub struct JobReport {
     /// The last failures, newest first, at most 5.
     #[serde(default)]
     pub last_failures: Vec<RequestFailure>,
+    /// For `NoWorkerForModel`, `NoMatchingNode` and `WaitingForCapacity`: the numbers behind the message.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub waiting: Option<Waiting>,
+}
+
+/// Largest file of a job's results in the gateway's store, in bytes: a part, or the manifest.
+pub const MAX_FILE: usize = 16 << 20;
+
+/// Header that a reader of files in the store sends.
+pub const READ_KEY_HEADER: &str = "x-grid-read-key";
+
+/// A file of a job's results is in the gateway's store.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct FileKept {
+    /// 64 hexadecimal digits that open the files of this job, and of no other, at `/grid/v1/jobs/{uid}/files/{name}` of the
+    /// gateway's public API. Always the same for a job.
+    pub read_key: String,
 }
 
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]

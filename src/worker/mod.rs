@@ -5,6 +5,7 @@
 mod advert;
 mod assignment;
 mod audit;
+pub mod batch;
 mod challenges;
 mod claims;
 mod embedding;

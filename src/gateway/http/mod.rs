@@ -4,6 +4,7 @@
 mod auth;
 mod changes;
 mod error;
+mod files;
 mod input;
 mod internal;
 mod openai;

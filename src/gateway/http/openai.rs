@@ -15,7 +15,7 @@ use tokio::time::timeout;
 
 use super::{
     auth::{self, Tokens},
-    openai_embeddings,
+    files, openai_embeddings,
     openai_error::OpenAiError,
     openai_request::parse,
     openai_stream::{self, Shape},
@@ -32,7 +32,8 @@ const MAX_BODY: usize = 900 << 10;
 /// Workers that one online request may fail on.
 const ATTEMPTS: u32 = 3;
 
-/// The routes below `/v1`. Without tokens whoever reaches them is served.
+/// The routes below `/v1`, and the files of jobs. Without tokens whoever reaches the former is served; the latter have keys of
+/// their own.
 pub fn router(gateway: Arc<Gateway>, tokens: Option<Tokens>) -> Router {
     let routes = Router::new()
         .route("/chat/completions", post(chat))
@@ -43,8 +44,8 @@ pub fn router(gateway: Arc<Gateway>, tokens: Option<Tokens>) -> Router {
         .fallback(async || OpenAiError::not_found())
         .layer(DefaultBodyLimit::max(MAX_BODY))
         .layer(middleware::from_fn_with_state(tokens, auth::openai))
-        .with_state(gateway);
-    Router::new().nest("/v1", routes)
+        .with_state(gateway.clone());
+    Router::new().nest("/v1", routes).merge(files::public(gateway))
 }
 
 async fn chat(State(gateway): State<Arc<Gateway>>, body: Bytes) -> Response {

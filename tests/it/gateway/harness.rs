@@ -1,6 +1,7 @@
 //! A gateway on a temporary directory, with scripted workers and its HTTP servers on loopback.
 
 use std::{
+    collections::BTreeMap,
     sync::{
         Arc,
         atomic::{AtomicI64, Ordering},
@@ -22,7 +23,8 @@ use xdc_grid::{
         identity::NodeKey,
         internal::{
             Encoding, Endpoint, InputLine, JobReport, JobSpec, JobState, Member, Message, ModelFormat, ModelReport,
-            ModelSource, ModelState, NetworkConfig, NodeMode, NodeReport, NodeRole, Outcome, ResultLine,
+            ModelSource, ModelState, NetworkConfig, NodeMode, NodeReport, NodeRole, Outcome, PlacementFilter,
+            ResultLine,
         },
         names::NetworkId,
     },
@@ -66,6 +68,7 @@ pub fn network() -> NetworkConfig {
         paused: false,
         external_addresses: vec!["/dns4/gateway.example/tcp/4001".into()],
         sample_percent: 0,
+        namespace_weights: BTreeMap::new(),
     }
 }
 
@@ -84,6 +87,7 @@ pub fn settings() -> Settings {
             idle: Duration::from_millis(300),
             tries: 3,
             pause: Duration::from_millis(20),
+            ..FetchLimits::default()
         },
         heartbeat_limit: Duration::from_secs(1),
         audit_timeout: Duration::from_secs(20),
@@ -184,8 +188,11 @@ impl Harness {
             mode,
             roles: roles.to_vec(),
             schedulable: true,
+            resting: false,
+            max_requests: None,
             registered: true,
             models: vec![model_digest()],
+            labels: BTreeMap::new(),
         }
     }
 
@@ -341,7 +348,9 @@ pub fn spec(total_requests: u32) -> JobSpec {
         endpoint: Endpoint::ChatCompletions,
         max_attempts: 3,
         total_requests,
+        rejected_lines: 0,
         sample_percent: None,
+        placement: PlacementFilter::default(),
     }
 }
 

@@ -3,10 +3,13 @@
 mod audits;
 mod embeddings;
 mod epochs;
+mod files;
 mod harness;
 mod internal_api;
 mod jobs;
+mod members;
 mod models;
 mod openai;
 mod restart;
+mod scheduling;
 mod workers;

@@ -1,8 +1,13 @@
 //! What the controller tests stand on: a real API server, a scripted gateway, a simulated chain, and one operator over them.
 
 pub mod chain;
+pub mod faults;
 pub mod gateway;
+pub mod plane;
+pub mod rbac;
+pub mod s3;
 pub mod world;
+pub mod writes;
 
 use std::time::Duration;
 
@@ -13,13 +18,17 @@ use kube::{
 
 /// A client of the API server that `tests/cluster/with-control-plane` started.
 pub async fn client() -> Client {
+    Client::try_from(config().await).unwrap()
+}
+
+/// Its configuration.
+pub async fn config() -> Config {
     xdc_grid::telemetry::install_crypto_provider();
     let path = std::env::var("KUBECONFIG_CONTROL_PLANE").expect(
         "KUBECONFIG_CONTROL_PLANE names no API server: run `make test`, or tests/cluster/with-control-plane cargo test --test it",
     );
     let kubeconfig = Kubeconfig::read_from(path).unwrap();
-    let config = Config::from_custom_kubeconfig(kubeconfig, &KubeConfigOptions::default()).await.unwrap();
-    Client::try_from(config).unwrap()
+    Config::from_custom_kubeconfig(kubeconfig, &KubeConfigOptions::default()).await.unwrap()
 }
 
 /// Asks until there is an answer, for at most 60 s; `what` is what the failure says.
