@@ -97,7 +97,7 @@ async fn what_is_said_alike_is_near_and_what_is_not_is_far() {
 
 #[tokio::test]
 async fn a_vector_is_the_same_to_the_bit_alone_in_a_batch_and_on_any_number_of_threads() {
-    let texts = ["a", "The quick brown fox jumps over the lazy dog.", "interest rates", &"grid ".repeat(100)];
+    let texts = ["a", "The quick brown fox jumps over the lazy dog.", "interest rates", &"grid ".repeat(30)];
     let together = embed(encoder(), &texts).await;
     let one = Encoder::load(&encoder_path(), EngineConfig { threads: 1, ..config() }).unwrap();
     let three = Encoder::load(&encoder_path(), EngineConfig { threads: 3, ..config() }).unwrap();
@@ -119,7 +119,7 @@ async fn a_model_with_a_layer_left_out_gives_other_vectors() {
 
 #[tokio::test]
 async fn many_texts_come_in_order_and_a_short_request_does_not_wait_for_all_of_them() {
-    let long = encoder().tokenize(&"many words ".repeat(10)).unwrap();
+    let long = encoder().tokenize("many words").unwrap();
     let short = encoder().tokenize("x").unwrap();
     let many: Vec<Vec<u32>> = (0..MAX_TEXTS).map(|i| if i % 2 == 0 { long.clone() } else { short.clone() }).collect();
     let mut slow = encoder().embed(many).unwrap();
@@ -160,8 +160,8 @@ async fn requests_that_cannot_be_computed_are_refused_with_the_reason() {
 #[tokio::test]
 async fn a_full_encoder_says_when_to_come_back() {
     let small = Encoder::load(&encoder_path(), EngineConfig { max_sequences: 1, max_queue: 0, ..config() }).unwrap();
-    let text = small.tokenize(&"grid ".repeat(200)).unwrap();
-    let running = small.embed(vec![text.clone(); 64]).unwrap();
+    let text = small.tokenize("a text of some words").unwrap();
+    let running = small.embed(vec![text.clone(); MAX_TEXTS]).unwrap();
     assert!(matches!(small.embed(vec![text.clone()]), Err(AdmissionError::Busy { .. })));
     drop(running);
     // Nobody listens: it stops after the group that it computes, and has room again.

@@ -11,6 +11,7 @@ use crate::{
     protocol::{
         internal::{InputLine, Outcome, ResultLine},
         shard::Exit,
+        vector::Vector,
     },
     verify::sampler::{self, SamplerParams},
     worker::{AnswerEngine, advert::now_ms},
@@ -78,6 +79,9 @@ impl Answering {
     }
 
     async fn generate(&self, line: &InputLine) -> Result<Outcome, Missed> {
+        if !line.inputs.is_empty() {
+            return self.embed(line).await;
+        }
         let sampling = SamplerParams { temperature: line.temperature, top_p: line.top_p, top_k: line.top_k };
         let malformed = |message: String| Missed::ForGood { reason: "MalformedRequest", message };
         sampling.validate().map_err(|error| malformed(error.to_string()))?;
@@ -99,6 +103,40 @@ impl Answering {
             }
         };
         self.read(&mut events).await
+    }
+
+    /// The vectors of an embedding request.
+    async fn embed(&self, line: &InputLine) -> Result<Outcome, Missed> {
+        let texts = line.inputs.iter().map(|text| self.engine.tokenize(text)).collect::<Result<Vec<_>, _>>()?;
+        let prompt_tokens = texts.iter().map(Vec::len).sum::<usize>();
+        let mut coming = loop {
+            match self.engine.embed(texts.clone()) {
+                Ok(coming) => break coming,
+                Err(AdmissionError::Busy { retry_after }) => {
+                    tokio::time::sleep(retry_after.min(Duration::from_secs(1))).await;
+                }
+                Err(error) => return Err(not_admitted(&error)),
+            }
+        };
+        let mut vectors = Vec::with_capacity(texts.len());
+        while vectors.len() < texts.len() {
+            let values = match coming.recv().await {
+                Some(Ok(values)) => values,
+                Some(Err(message)) => return Err(Missed::Again(message)),
+                None => return Err(Missed::Again("the engine ended without an answer".into())),
+            };
+            let vector = Vector::new(values).ok_or_else(|| Missed::Again("the engine gave no sound vector".into()))?;
+            vectors.push(vector);
+        }
+        Ok(Outcome::Embedded {
+            vectors,
+            encoding: line.encoding,
+            prompt_tokens: u32::try_from(prompt_tokens).unwrap_or(u32::MAX),
+            node_name: self.node_name.clone(),
+            // No node of a grid: nobody is paid for it.
+            node_address: NodeAddress([0; 20]),
+            created: now_ms() / 1000,
+        })
     }
 
     /// The answer is the text of its tokens, as the grid puts it together.

@@ -199,7 +199,7 @@ impl FakeWorker {
         }
     }
 
-    /// Answers an embedding request.
+    /// Answers an embedding request. `Swap` and `DieAfter` are for the first one only.
     async fn embed(
         &self,
         start: &Start,
@@ -208,14 +208,15 @@ impl FakeWorker {
         events: &mpsc::Sender<InferEvent>,
     ) {
         let mut vectors = honest_vectors(start);
+        let first = self.starts.lock().unwrap().len() == 1;
         if *script == Script::Cheat {
             vectors[0] = nudged(&vectors[0]);
         }
         for (index, vector) in vectors.iter().enumerate() {
-            if matches!(script, Script::DieAfter(n) if index >= *n) {
+            if first && matches!(script, Script::DieAfter(n) if index >= *n) {
                 return;
             }
-            let shown = if *script == Script::Swap { nudged(vector) } else { vector.clone() };
+            let shown = if first && *script == Script::Swap { nudged(vector) } else { vector.clone() };
             let vector = wire::Vector { index: index as u32, values: shown.to_bytes() };
             if events.send(InferEvent { kind: Some(infer_event::Kind::Vector(vector)) }).await.is_err() {
                 return;

@@ -134,6 +134,23 @@ async fn a_stopped_pod_hands_back_what_it_has_and_the_next_one_goes_on_from_ther
 }
 
 #[tokio::test]
+async fn a_shard_of_texts_is_answered_with_vectors() {
+    let model = Vec::leak(std::fs::read(crate::encoder::encoder_path()).unwrap());
+    let texts = |index: u32, inputs: &[&str]| {
+        json!({"index": index, "customId": format!("line-{index}"), "inputs": inputs, "maxTokens": 1, "temperature": 0.0,
+            "topP": 1.0, "topK": 0, "seed": 0})
+    };
+    let lines = [texts(0, &["a fox"]), texts(1, &["x", "a fox"]), texts(2, &[&"grid ".repeat(300)])];
+    let shard = Shard::new(&lines, model).await;
+    assert_eq!(shard.run(LocalEngines).await, Exit::Done);
+    let outcomes: Vec<Value> = shard.results().iter().map(|result| result["outcome"].clone()).collect();
+    assert_eq!((outcomes[0]["kind"].as_str(), outcomes[0]["promptTokens"].as_u64()), (Some("embedded"), Some(4)));
+    assert!(outcomes[0]["vectors"][0].is_string());
+    assert_eq!(outcomes[0]["vectors"][0], outcomes[1]["vectors"][1], "the same bits beside another text");
+    assert_eq!(outcomes[2]["reason"], "ContextExceeded");
+}
+
+#[tokio::test]
 async fn a_wrong_model_is_named_with_both_digests_and_nothing_is_kept() {
     let mut shard = Shard::new(&[line(0, "abc")], b"a model").await;
     let actual = std::mem::replace(&mut shard.sha256, "11".repeat(32));
