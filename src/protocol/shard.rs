@@ -60,6 +60,10 @@ impl Counts {
                 self.prompt_tokens = self.prompt_tokens.saturating_add(u64::from(*prompt_tokens));
                 self.output_tokens = self.output_tokens.saturating_add(u64::from(*output_tokens));
             }
+            Outcome::Embedded { prompt_tokens, .. } => {
+                self.completed = self.completed.saturating_add(1);
+                self.prompt_tokens = self.prompt_tokens.saturating_add(u64::from(*prompt_tokens));
+            }
             Outcome::Failed { .. } => self.failed = self.failed.saturating_add(1),
         }
     }

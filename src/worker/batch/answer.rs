@@ -11,6 +11,7 @@ use crate::{
     protocol::{
         internal::{InputLine, Outcome, ResultLine},
         shard::Exit,
+        vector::Vector,
     },
     verify::sampler::{self, SamplerParams},
     worker::{AnswerEngine, advert::now_ms},
@@ -18,6 +19,9 @@ use crate::{
 
 /// Longest message of a failure, in characters.
 const MAX_MESSAGE: usize = 100;
+
+/// No node of a grid: nobody is paid for it.
+const NOBODY: NodeAddress = NodeAddress([0; 20]);
 
 /// What every answer needs.
 pub(super) struct Answering {
@@ -65,7 +69,8 @@ impl Answering {
     async fn tried(&self, line: &InputLine) -> Result<Outcome, Failure> {
         let mut last = String::new();
         for _ in 0..self.max_attempts {
-            match self.generate(line).await {
+            let outcome = if line.inputs.is_empty() { self.generate(line).await } else { self.embed(line).await };
+            match outcome {
                 Ok(outcome) => return Ok(outcome),
                 Err(Missed::ForGood { reason, message }) => return Ok(failed(reason, &message)),
                 Err(Missed::Again(message)) => last = message,
@@ -101,6 +106,36 @@ impl Answering {
         self.read(&mut events).await
     }
 
+    /// As `generate`, for vectors.
+    async fn embed(&self, line: &InputLine) -> Result<Outcome, Missed> {
+        let texts = line.inputs.iter().map(|text| self.engine.tokenize(text)).collect::<Result<Vec<_>, _>>()?;
+        let (wanted, tokens) = (texts.len(), texts.iter().map(Vec::len).sum::<usize>());
+        let mut coming = loop {
+            match self.engine.embed(texts.clone()) {
+                Ok(coming) => break coming,
+                Err(AdmissionError::Busy { retry_after }) => {
+                    tokio::time::sleep(retry_after.min(Duration::from_secs(1))).await;
+                }
+                Err(error) => return Err(not_admitted(&error)),
+            }
+        };
+        let mut vectors = Vec::with_capacity(wanted);
+        while vectors.len() < wanted {
+            let values =
+                coming.recv().await.ok_or_else(|| Missed::Again("the engine ended without an answer".into()))?;
+            let vector = values.map_err(Missed::Again)?;
+            vectors.push(Vector::new(vector).ok_or_else(|| Missed::Again("the engine gave no sound vector".into()))?);
+        }
+        Ok(Outcome::Embedded {
+            vectors,
+            encoding: line.encoding,
+            prompt_tokens: u32::try_from(tokens).unwrap_or(u32::MAX),
+            node_name: self.node_name.clone(),
+            node_address: NOBODY,
+            created: now_ms() / 1000,
+        })
+    }
+
     /// The answer is the text of its tokens, as the grid puts it together.
     async fn read(&self, events: &mut mpsc::Receiver<GenerateEvent>) -> Result<Outcome, Missed> {
         let mut text = String::new();
@@ -119,8 +154,7 @@ impl Answering {
                         prompt_tokens,
                         output_tokens: u32::try_from(output_ids.len()).unwrap_or(u32::MAX),
                         node_name: self.node_name.clone(),
-                        // No node of a grid: nobody is paid for it.
-                        node_address: NodeAddress([0; 20]),
+                        node_address: NOBODY,
                         created: now_ms() / 1000,
                     });
                 }

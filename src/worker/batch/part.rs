@@ -69,7 +69,7 @@ impl Gathered {
         }
         // Strings and integers always serialise.
         let Ok(mut line) = serde_json::to_string(&result) else { return };
-        if self.bytes + line.len() > MAX_RESULT_BYTES && matches!(result.outcome, Outcome::Completed { .. }) {
+        if self.bytes + line.len() > MAX_RESULT_BYTES && !matches!(result.outcome, Outcome::Failed { .. }) {
             result.outcome = Outcome::Failed { reason: "OutputTooLarge".into(), message: TOO_LARGE.into() };
             line = serde_json::to_string(&result).unwrap_or_default();
         } else {

@@ -34,7 +34,7 @@ impl Totals {
     fn add(&self, line: &ResultLine) {
         let mut sums = self.0.lock().unwrap_or_else(PoisonError::into_inner);
         sums.counts.add(&line.outcome);
-        if let Outcome::Completed { node_name, .. } = &line.outcome {
+        if let Outcome::Completed { node_name, .. } | Outcome::Embedded { node_name, .. } = &line.outcome {
             *sums.nodes.entry(node_name.clone()).or_default() += 1;
         }
     }
@@ -139,7 +139,7 @@ mod tests {
         let unanswered = Unanswered { reason: "ShardFailed".into(), message: "no answer".into() };
         let reason = |line: ResultLine| match line.outcome {
             Outcome::Failed { reason, .. } => reason,
-            Outcome::Completed { .. } => "completed".into(),
+            Outcome::Completed { .. } | Outcome::Embedded { .. } => "completed".into(),
         };
         lines(shard, "u1", &unanswered).into_iter().map(reason).collect()
     }
