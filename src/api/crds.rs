@@ -6,7 +6,7 @@ use serde_json::Value;
 
 use super::{
     contribution_report::ContributionReport, grid_model::GridModel, grid_network::GridNetwork, grid_node::GridNode,
-    inference_job::InferenceJob,
+    grid_node_pool::GridNodePool, inference_job::InferenceJob,
 };
 
 /// First line of every generated file.
@@ -14,10 +14,15 @@ const HEADER: &str = "# Generated from src/api by `grid-operator crds`. Do not e
 
 /// All kinds, in the order in which a person meets them.
 pub fn all() -> Result<Vec<CustomResourceDefinition>, serde_json::Error> {
-    [GridNetwork::crd(), GridNode::crd(), GridModel::crd(), InferenceJob::crd(), ContributionReport::crd()]
-        .into_iter()
-        .map(tidy)
-        .collect()
+    let kinds = [
+        GridNetwork::crd(),
+        GridNode::crd(),
+        GridNodePool::crd(),
+        GridModel::crd(),
+        InferenceJob::crd(),
+        ContributionReport::crd(),
+    ];
+    kinds.into_iter().map(tidy).collect()
 }
 
 /// File name and content of every kind, as `grid-operator crds` writes them.

@@ -13,6 +13,8 @@ pub mod grid_model;
 pub mod grid_network;
 #[cfg(feature = "kubernetes")]
 pub mod grid_node;
+#[cfg(feature = "kubernetes")]
+pub mod grid_node_pool;
 pub mod ids;
 #[cfg(feature = "kubernetes")]
 pub mod inference_job;
@@ -21,6 +23,7 @@ pub mod local_placement;
 pub mod reasons;
 #[cfg(feature = "kubernetes")]
 pub mod refs;
+pub mod remedies;
 #[cfg(feature = "kubernetes")]
 pub mod tiers;
 

@@ -18,6 +18,11 @@ macro_rules! reasons {
                     $(Reason::$name => stringify!($name),)*
                 }
             }
+
+            /// The code with this name; `None` for one that came from elsewhere, such as the gateway.
+            pub fn of(name: &str) -> Option<Reason> {
+                Reason::ALL.iter().map(|(reason, _)| *reason).find(|reason| reason.as_str() == name)
+            }
         }
     };
 }
@@ -50,6 +55,8 @@ reasons! {
     ChainReachable,
     /// No RPC endpoint answers; nothing is decided until one does.
     RpcUnreachable,
+    /// The newest block that an RPC endpoint knows is minutes old; nothing is decided until it catches up.
+    RpcBehind,
     /// An endpoint answers with another chain id than spec.chain.chainID.
     WrongChainId,
     /// There is no code at the contract's address: wrong address, or wrong chain.
@@ -80,10 +87,28 @@ reasons! {
     WorkerReady,
     /// The worker's pod is starting.
     WorkerStarting,
-    /// The worker's image cannot be pulled.
-    ImagePullBackOff,
-    /// No Kubernetes node can take the worker's pod.
+    /// The worker's image cannot be pulled; the message has the kubelet's words.
+    ImagePullFailed,
+    /// No Kubernetes node can take the worker's pod, for example because no accelerator is free; the message has the scheduler's words.
     Unschedulable,
+    /// The worker's pod cannot be made: a quota, an unknown class, a policy; the message has the API server's words.
+    PodRefused,
+    /// A Secret that the worker's pod needs does not exist in the operator's namespace; create it.
+    MissingSecret,
+    /// A volume of the worker's pod cannot be mounted, or its devices cannot be prepared; the message has the kubelet's words.
+    VolumeNotMounted,
+    /// The worker needed more memory than spec.resources.memory; raise it or serve a smaller model.
+    OOMKilled,
+    /// The worker's pod was evicted from its Kubernetes node: pressure there, a taint, or a drain; it is made again.
+    Evicted,
+    /// The worker's pod gave way to one of a higher priority; it is made again when there is room.
+    Preempted,
+    /// An accelerator of the worker is gone or unhealthy; look at the Kubernetes node.
+    DeviceLost,
+    /// The worker is to be replaced and finishes what it runs first.
+    UpdateWaitsForIdle,
+    /// The worker is to be replaced once other workers that are being replaced are ready again.
+    UpdateWaitsForTurn,
     /// The worker's container ends again and again; its log says why.
     CrashLoopBackOff,
     /// The worker runs on its owner's machine.
@@ -92,10 +117,20 @@ reasons! {
     Connected,
     /// The node is not connected to the gateway.
     NotConnected,
+    /// The gateway refuses the worker's connection: another network, version or key; the message has its words.
+    PeerRefused,
+    /// Models of the node are being fetched, loaded or measured.
+    ModelsLoading,
+    /// The models that the node is to serve are ready.
+    ModelsLoaded,
+    /// The node has no model to serve.
+    NoModels,
     /// spec.approved does not let this node take part.
     NotApproved,
     /// spec.unschedulable keeps new work away.
     Cordoned,
+    /// No window of spec.availability is open; the node is given nothing, and that counts against it in no way.
+    OutsideWindow,
     /// The node is registered with its stake.
     Registered,
     /// The node is not registered in the contract.
@@ -108,6 +143,8 @@ reasons! {
     NoRewardsConfigured,
     /// Registration waits until the node's compute is proven.
     WaitingForCapability,
+    /// spec.rewards.payoutAddress was changed after the registration. The contract has no way to change it and goes on paying the old one; to be paid elsewhere, delete the node and make a new one.
+    PayoutFixed,
     /// The node is leaving the contract; the stake is free after the unbonding time.
     Exiting,
     /// The node's key Secret holds something that is no key.
@@ -116,6 +153,8 @@ reasons! {
     ChallengePassed,
     /// No challenge has been passed yet.
     NotChallenged,
+    /// No node with the role Verify computes as this one does, so that no audit can decide about its answers: it stays on probation and unpaid.
+    KernelProfileUnshared,
     /// The node has nothing to store.
     NothingToStore,
     /// The last epoch that is over is reported.
@@ -124,10 +163,24 @@ reasons! {
     ReportsBehind,
     /// Evidence against the node holds back its work and its pay.
     EvidenceAgainstNode,
-    /// The node is deleted and finishes its work.
+    /// The node is deleted or cordoned and finishes its work.
     DrainInProgress,
     /// The node was removed before it was drained, because its deadline passed.
     DrainDeadlineExceeded,
+    /// The node was removed before its last epoch was over. Its work of that epoch is reported and paid all the same.
+    LastContributionOutstanding,
+
+    // GridNodePool.
+    /// As many nodes are Ready as there are to be.
+    PoolComplete,
+    /// Nodes are being added.
+    ScalingUp,
+    /// Nodes are being removed; each finishes its work first.
+    ScalingDown,
+    /// Nodes of the pool are not Ready; look at them.
+    NodesNotReady,
+    /// A GridNodePool works only in the operator's namespace, where its worker pods are.
+    WrongNamespace,
 
     // GridModel.
     /// The gateway has the file and its sha256 is right.
@@ -178,7 +231,9 @@ reasons! {
     Submitted,
     /// The grid already has another job under this uid.
     SubmissionConflict,
-    /// Requests wait for their turn.
+    /// Nodes serve the model, but none of them may take the job: another region, other labels, less trust than it asks for, cordoned; the message has numbers.
+    NoMatchingNode,
+    /// Nodes that match are busy; the message says how many, and about how long.
     WaitingForCapacity,
     /// Requests are being answered.
     RequestsRunning,

@@ -104,6 +104,44 @@ pub(super) fn labels(_: &mut SchemaGenerator) -> Schema {
     })
 }
 
+/// Labels with sound values: at most 16. Keys are checked where they are used; a schema cannot say how a key looks.
+pub(super) fn label_values(_: &mut SchemaGenerator) -> Schema {
+    json_schema!({
+        "type": "object",
+        "maxProperties": 16,
+        "additionalProperties": {
+            "type": "string",
+            "maxLength": 63,
+            "pattern": r"^(([A-Za-z0-9][-A-Za-z0-9_.]*)?[A-Za-z0-9])?$",
+        },
+    })
+}
+
+/// Annotations: at most 16, together less than 16 KiB.
+pub(super) fn annotation_values(_: &mut SchemaGenerator) -> Schema {
+    json_schema!({
+        "type": "object",
+        "maxProperties": 16,
+        "additionalProperties": {"type": "string", "maxLength": 1024},
+    })
+}
+
+/// Whether `key` can be the key of a label or an annotation: an optional DNS prefix of at most 253 characters, and a name of at
+/// most 63.
+pub fn is_qualified_name(key: &str) -> bool {
+    let (prefix, name) = match key.split_once('/') {
+        Some((prefix, name)) => (Some(prefix), name),
+        None => (None, key),
+    };
+    let bounded = |part: &str, max: usize, inner: fn(u8) -> bool| {
+        let ends = |byte: Option<u8>| byte.is_some_and(|byte| byte.is_ascii_alphanumeric());
+        part.len() <= max && part.bytes().all(inner) && ends(part.bytes().next()) && ends(part.bytes().last())
+    };
+    let in_prefix = |byte: u8| byte.is_ascii_lowercase() || byte.is_ascii_digit() || matches!(byte, b'-' | b'.');
+    let in_name = |byte: u8| byte.is_ascii_alphanumeric() || matches!(byte, b'-' | b'_' | b'.');
+    bounded(name, 63, in_name) && prefix.is_none_or(|prefix| bounded(prefix, 253, in_prefix))
+}
+
 /// Bytes in a quantity such as `10Gi`; `None` for a number that is no quantity or does not fit.
 pub fn quantity_bytes(quantity: &Quantity) -> Option<u64> {
     let text = quantity.0.as_str();
@@ -182,6 +220,16 @@ fn packed_record(_: &mut SchemaGenerator) -> Schema {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn keys_of_labels_are_told_from_other_text() {
+        for good in ["team", "example.com/team", "a_B.c-9"] {
+            assert!(is_qualified_name(good), "{good}");
+        }
+        for bad in ["", "/a", "a/", "-a", "a b", "Example.com/a", "a/b/c", &"x".repeat(64)] {
+            assert!(!is_qualified_name(bad), "{bad}");
+        }
+    }
 
     #[test]
     fn quantities_become_bytes() {

@@ -111,6 +111,10 @@ impl Gateway {
         if self.workers().is_none() || self.peers.get(peer).statement.is_none() {
             return Ok(WAIT / 10);
         }
+        // Outside its availability windows the machine is its owner's: what it cannot prove now says nothing about it.
+        if self.members.get(peer).is_some_and(|record| record.member.resting) {
+            return Ok(WAIT);
+        }
         let now_ms = self.clock.now_ms();
         let epoch = self.epoch_at(now_ms).0;
         let length_ms = network.epoch_seconds.saturating_mul(1000).max(1);

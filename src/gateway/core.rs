@@ -9,8 +9,8 @@ use tokio_util::{
 };
 
 use super::{
-    Clock, Settings, Workers, flights::Flights, jobs::InputTurns, members::Members, metrics::Metrics, models::Fetches,
-    online::Online, peers::Peers, standing::Standings,
+    Clock, Settings, Workers, backlogs::Backlogs, flights::Flights, jobs::InputTurns, judges::Judges, members::Members,
+    metrics::Metrics, models::Fetches, online::Online, peers::Peers, standing::Standings, waiting::Told,
 };
 use crate::{
     api::ids::EpochNumber,
@@ -81,6 +81,9 @@ pub struct Gateway {
     pub(super) members: Arc<Members>,
     pub(super) peers: Peers,
     pub(super) standings: Standings,
+    pub(super) judges: Judges,
+    pub(super) backlogs: Backlogs,
+    pub(super) told: Told,
     pub(super) flights: Flights,
     pub(super) online: Online,
     pub(super) fetches: Fetches,
@@ -131,6 +134,9 @@ impl Gateway {
             settings,
             peers: Peers::default(),
             standings: Standings::default(),
+            judges: Judges::default(),
+            backlogs: Backlogs::default(),
+            told: Told::default(),
             flights: Flights::default(),
             fetches: Fetches::default(),
             turns: InputTurns::default(),
@@ -140,6 +146,8 @@ impl Gateway {
             stop: CancellationToken::new(),
             tasks: TaskTracker::new(),
         });
+        gateway.weigh_namespaces();
+        gateway.rebuild_backlogs().await?;
         for member in gateway.members.all() {
             gateway.refresh_standing(&member.member.peer_id).await?;
         }
@@ -175,8 +183,15 @@ impl Gateway {
             *kept = Some(config);
             changes
         });
+        self.weigh_namespaces();
         self.dispatch.notify_one();
         Ok(())
+    }
+
+    /// Tells the queue what each namespace's share is.
+    fn weigh_namespaces(&self) {
+        let weights = self.network.borrow().as_ref().map(|network| network.namespace_weights.clone());
+        self.backlogs.lock().queue.set_weights(weights.unwrap_or_default());
     }
 
     pub(super) fn paused(&self) -> bool {

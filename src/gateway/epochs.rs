@@ -14,8 +14,6 @@ use crate::{
 #[derive(Debug, Clone, PartialEq)]
 pub struct NodeFacts {
     pub record: MemberRecord,
-    /// Not a member any more.
-    pub removed: bool,
     pub standing: NodeStanding,
 }
 
@@ -66,9 +64,12 @@ impl Gateway {
         let mut facts = Vec::new();
         for record in self.ledger.members_ever().await? {
             let peer = &record.member.peer_id;
-            let removed = self.members.get(peer).is_none();
-            let standing = if removed { NodeStanding::default() } else { self.standings.get(peer) };
-            facts.push(NodeFacts { record, removed, standing });
+            // Whoever has left is judged by what it did: its last work is owed to it like any other.
+            let standing = match self.members.get(peer) {
+                Some(_) => self.standings.get(peer),
+                None => self.read_standing(&record).await?,
+            };
+            facts.push(NodeFacts { record, standing });
         }
         Ok(facts)
     }
@@ -138,8 +139,6 @@ fn empty(facts: &NodeFacts) -> NodeTotals {
 fn ineligible(facts: &NodeFacts) -> Option<&'static str> {
     if facts.standing.quarantined() {
         Some("Quarantined")
-    } else if facts.removed {
-        Some("NotAMember")
     } else if !facts.record.member.registered {
         Some("NotRegistered")
     } else if !facts.standing.capability.verified {
@@ -193,12 +192,15 @@ mod tests {
             mode: NodeMode::Managed,
             roles: vec![],
             schedulable: true,
+            resting: false,
+            max_requests: None,
             registered: true,
             models: vec![],
+            labels: Default::default(),
         };
         let capability = Capability { verified: true, ..Capability::default() };
         let standing = NodeStanding { capability, computes: true, ..NodeStanding::default() };
-        NodeFacts { record: MemberRecord { member, address: key.address() }, removed: false, standing }
+        NodeFacts { record: MemberRecord { member, address: key.address() }, standing }
     }
 
     fn receipt(node: &NodeFacts, hash: u8, audit: Option<AuditState>) -> PayableReceipt {

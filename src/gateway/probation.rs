@@ -8,6 +8,7 @@ use crate::{
     api::ids::{GridPeerId, ModelDigest, RequestId},
     protocol::internal::{Encoding, Endpoint, InputLine, Message, ModelFormat, NodeMode},
     store::{LedgerError, NewRequest, RequestKind},
+    verify::audit,
 };
 
 /// Looks like anybody's request. One per canary.
@@ -41,16 +42,21 @@ impl Gateway {
         Ok(())
     }
 
-    /// A model that the worker serves and that somebody can audit now.
+    /// A model that the worker serves and that somebody can audit now: one who computes as it does, since the audit of any
+    /// other decides nothing and a canary that proves nothing is asked again for ever.
     fn canary_model(&self, peer: &GridPeerId, assigned: &[ModelDigest]) -> Option<ModelDigest> {
-        let serves = |peer: &GridPeerId, digest: &ModelDigest| {
+        let profile = |peer: &GridPeerId, digest: &ModelDigest| {
             let view = self.peers.get(peer);
-            view.fresh(self.clock.now_ms()).is_some_and(|statement| statement.models.contains_key(digest))
+            let served = view.fresh(self.clock.now_ms())?.models.get(digest)?;
+            Some(served.kernel_profile.clone())
         };
-        let auditable = |digest: &ModelDigest| {
-            self.members.verifiers(digest).iter().any(|verifier| serves(&verifier.member.peer_id, digest))
+        let auditable = |digest: &&ModelDigest| {
+            let Some(own) = profile(peer, digest) else { return false };
+            let verifiers = self.members.verifiers(digest);
+            let mut profiles = verifiers.iter().filter_map(|verifier| profile(&verifier.member.peer_id, digest));
+            profiles.any(|profile| audit::decidable(&own, &profile))
         };
-        assigned.iter().find(|digest| serves(peer, digest) && auditable(digest)).copied()
+        assigned.iter().find(auditable).copied()
     }
 }
 

@@ -22,7 +22,7 @@ use crate::{
         refs::{SecretKeyRef, TransactionState, TransactionStatus},
     },
     chain::{
-        ChainClient, ChainError, ChainKey, ChainRpc, FeePolicy, NoncePool, Outbox, OutboxRecord, OutboxState,
+        BlockRef, ChainClient, ChainError, ChainKey, ChainRpc, FeePolicy, NoncePool, Outbox, OutboxRecord, OutboxState,
         http::HttpEndpoints,
     },
 };
@@ -70,7 +70,11 @@ pub struct Chains {
     pools: tokio::sync::Mutex<HashMap<NodeAddress, Arc<NoncePool>>>,
 }
 
-/// Chain id and code are checked again after this: a contract can only appear, but an endpoint may be another one tomorrow.
+/// XDC makes a block every two seconds: an endpoint whose newest is older than this is being restored or cut off, and its "there
+/// is no such registration" says nothing.
+const BEHIND: Duration = Duration::from_secs(180);
+
+/// Chain id, code and head are checked again after this: a contract can only appear, but an endpoint may be another one tomorrow.
 const CHECKED_FOR: Duration = Duration::from_secs(60);
 
 impl Default for Chains {
@@ -100,6 +104,8 @@ impl Chains {
             contract.parse().map_err(|error| ChainProblem::no(Reason::ContractUnreadable, format!("{error}")))?;
         let rpc = (self.connect)(rpc_endpoints, chain_id).map_err(|error| ChainProblem::from(&error))?;
         let client = ChainClient::checked(rpc, chain_id, contract).await.map_err(|error| ChainProblem::from(&error))?;
+        let head = client.head().await.map_err(|error| ChainProblem::from(&error))?;
+        not_behind(&head, jiff::Timestamp::now())?;
         self.clients().insert(key, (client.clone(), Instant::now()));
         Ok(client)
     }
@@ -134,6 +140,16 @@ impl Chains {
     fn clients(&self) -> std::sync::MutexGuard<'_, HashMap<String, (ChainClient, Instant)>> {
         self.clients.lock().unwrap_or_else(PoisonError::into_inner)
     }
+}
+
+fn not_behind(head: &BlockRef, now: jiff::Timestamp) -> Result<(), ChainProblem> {
+    let age = u64::try_from(now.as_second()).unwrap_or(0).saturating_sub(head.timestamp);
+    if age <= BEHIND.as_secs() {
+        return Ok(());
+    }
+    // No numbers in the message: they would be others every time.
+    let message = "the newest block that the RPC endpoints know is minutes old";
+    Err(ChainProblem { finding: Finding::unknown(Reason::RpcBehind, message) })
 }
 
 /// Every transaction that the operator has written down.
@@ -252,6 +268,15 @@ mod tests {
         assert_eq!((status.nonce, status.state), (Some(7), TransactionState::Signed));
         let size = serde_json::to_string(&status.record).unwrap().len();
         assert!(size < 400_000, "{size}");
+    }
+
+    #[test]
+    fn an_endpoint_whose_newest_block_is_old_is_behind() {
+        let head = BlockRef { number: 7, hash: [0; 32].into(), timestamp: 1_000, base_fee: None };
+        let at = |second| jiff::Timestamp::from_second(second).unwrap();
+        assert!(not_behind(&head, at(1_180)).is_ok());
+        assert!(not_behind(&head, at(900)).is_ok(), "a clock that is behind itself proves nothing");
+        assert_eq!(not_behind(&head, at(1_181)).unwrap_err().finding.reason, "RpcBehind");
     }
 
     #[test]

@@ -13,6 +13,7 @@ pub mod gateway;
 pub mod grid_model;
 pub mod grid_network;
 pub mod grid_node;
+pub mod grid_node_pool;
 pub mod inference_job;
 pub mod lease;
 pub mod metrics;

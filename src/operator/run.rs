@@ -4,16 +4,17 @@ use std::sync::Arc;
 
 use futures::future::BoxFuture;
 use kube::{Api, Client, core::PartialObjectMeta};
+use tokio::task::JoinSet;
 use tokio_util::sync::CancellationToken;
 
 use super::{
     chains::Chains, config::OperatorConfig, context::Context, contribution_report, grid_model, grid_network, grid_node,
-    inference_job, lease::LeaseHolder, metrics::Metrics, runner,
+    grid_node_pool, inference_job, lease::LeaseHolder, metrics::Metrics, runner,
 };
 use crate::{
     api::{
         contribution_report::ContributionReport, grid_model::GridModel, grid_network::GridNetwork, grid_node::GridNode,
-        inference_job::InferenceJob,
+        grid_node_pool::GridNodePool, inference_job::InferenceJob,
     },
     telemetry::{admin, readiness::Readiness},
 };
@@ -95,20 +96,27 @@ async fn controllers(context: Arc<Context>, readiness: Readiness, stop: Cancella
         () = stop.cancelled() => return Ok(()),
     }
     tracing::info!("all kinds are served; starting the controllers");
-    let running: [BoxFuture<'static, ()>; 5] = [
+    let running: [BoxFuture<'static, ()>; 6] = [
         Box::pin(grid_network::run(context.clone(), stop.clone())),
         Box::pin(grid_model::run(context.clone(), stop.clone())),
         Box::pin(grid_node::run(context.clone(), stop.clone())),
+        Box::pin(grid_node_pool::run(context.clone(), stop.clone())),
         Box::pin(inference_job::run(context.clone(), stop.clone())),
         Box::pin(contribution_report::run(context.clone(), stop.clone())),
     ];
-    let all = futures::future::join_all(running.map(tokio::spawn));
+    // Dropping the set ends them all: without the lease nothing goes on, not even what is half done.
+    let mut running: JoinSet<()> = running.into_iter().collect();
     let changes = context.changes.clone();
     tokio::select! {
-        _ = all => {}
+        // One that ends alone has panicked; an operator without it would look healthy and not be.
+        _ = running.join_next() => {}
         () = changes.follow(&context) => {}
     }
-    if stop.is_cancelled() { Ok(()) } else { Err(RunError::ControllerEnded) }
+    if !stop.is_cancelled() {
+        return Err(RunError::ControllerEnded);
+    }
+    while running.join_next().await.is_some() {}
+    Ok(())
 }
 
 async fn wait_for_crds(context: &Context, readiness: &Readiness) {
@@ -122,9 +130,11 @@ async fn wait_for_crds(context: &Context, readiness: &Readiness) {
         Api::<PartialObjectMeta<InferenceJob>>::all(client.clone()),
     );
     let reports = Api::<PartialObjectMeta<ContributionReport>>::all(client.clone());
+    let pools = Api::<PartialObjectMeta<GridNodePool>>::all(client.clone());
     tokio::join!(
         runner::wait_for_crd(&networks, context, readiness),
         runner::wait_for_crd(&nodes, context, readiness),
+        runner::wait_for_crd(&pools, context, readiness),
         runner::wait_for_crd(&models, context, readiness),
         runner::wait_for_crd(&jobs, context, readiness),
         runner::wait_for_crd(&reports, context, readiness),

@@ -18,7 +18,17 @@ use crate::api::conditions::{Condition, Truth};
 pub const APPLIED: &str = "xdcgrid.io/applied";
 
 /// Applies `wanted` as `manager` unless the object is as wanted already. Returns what is there now.
-pub async fn apply<K>(api: &Api<K>, manager: &str, mut wanted: K) -> Result<K, Error>
+pub async fn apply<K>(api: &Api<K>, manager: &str, wanted: K) -> Result<K, Error>
+where
+    K: Resource<DynamicType = ()> + Clone + Debug + Serialize + DeserializeOwned,
+{
+    let name = wanted.meta().name.clone().ok_or(Error::Incomplete("a name"))?;
+    let found = api.get_opt(&name).await?;
+    apply_over(api, manager, wanted, found.as_ref()).await
+}
+
+/// The same over what a list has found already.
+pub async fn apply_over<K>(api: &Api<K>, manager: &str, mut wanted: K, found: Option<&K>) -> Result<K, Error>
 where
     K: Resource<DynamicType = ()> + Clone + Debug + Serialize + DeserializeOwned,
 {
@@ -26,10 +36,10 @@ where
     let hash = blake3::hash(&serde_json::to_vec(&wanted)?).to_hex()[..16].to_owned();
     wanted.annotations_mut().insert(APPLIED.into(), hash);
     let body = typed(&wanted)?;
-    if let Some(found) = api.get_opt(&name).await?
-        && covers(&serde_json::to_value(&found)?, &body)
+    if let Some(found) = found
+        && covers(&serde_json::to_value(found)?, &body)
     {
-        return Ok(found);
+        return Ok(found.clone());
     }
     Ok(api.patch(&name, &PatchParams::apply(manager).force(), &Patch::Apply(&body)).await?)
 }
@@ -80,6 +90,11 @@ pub async fn publish<K: Resource<DynamicType = ()>>(context: &Context, object: &
     if let Err(error) = context.recorder.publish(event, &object.object_ref(&())).await {
         tracing::warn!(%error, reason = event.reason, "cannot publish an Event");
     }
+}
+
+/// A Normal Event.
+pub fn note(action: &str, reason: &str, note: impl Into<String>) -> Event {
+    Event { type_: EventType::Normal, ..warning(action, reason, note) }
 }
 
 /// A Warning Event about `object`.
@@ -150,8 +165,39 @@ fn covers(found: &Value, wanted: &Value) -> bool {
         (Value::Array(found), Value::Array(wanted)) => {
             found.len() == wanted.len() && found.iter().zip(wanted).all(|(found, wanted)| covers(found, wanted))
         }
+        (Value::String(found), Value::String(wanted)) => found == wanted || same_quantity(found, wanted),
         (found, wanted) => found == wanted,
     }
+}
+
+/// The API server writes quantities its own way: 1.5Gi becomes 1536Mi, and 0.5 becomes 500m.
+fn same_quantity(found: &str, wanted: &str) -> bool {
+    match (quantity(found), quantity(wanted)) {
+        (Some(found), Some(wanted)) => (found - wanted).abs() <= wanted.abs() * 1e-12,
+        _ => false,
+    }
+}
+
+fn quantity(text: &str) -> Option<f64> {
+    const SCALES: [(&str, f64); 12] = [
+        ("Ki", 1024.0),
+        ("Mi", 1_048_576.0),
+        ("Gi", 1_073_741_824.0),
+        ("Ti", 1_099_511_627_776.0),
+        ("m", 1e-3),
+        ("u", 1e-6),
+        ("n", 1e-9),
+        ("k", 1e3),
+        ("M", 1e6),
+        ("G", 1e9),
+        ("T", 1e12),
+        ("", 1.0),
+    ];
+    let (suffix, scale) = SCALES.iter().find(|(suffix, _)| text.ends_with(suffix))?;
+    let number = text.strip_suffix(suffix)?;
+    // Not everything that reads as a number is written as a quantity: no signs, no exponents, no "inf".
+    let plain = !number.is_empty() && number.bytes().all(|byte| byte.is_ascii_digit() || byte == b'.');
+    plain.then(|| number.parse::<f64>().ok()).flatten().map(|number| number * scale)
 }
 
 fn is_empty(value: &Value) -> bool {
@@ -194,6 +240,16 @@ mod tests {
         assert!(covers(&found, &wanted));
         assert!(!covers(&json!({"spec": {"replicas": 2, "ports": [{"port": 1}]}}), &wanted));
         assert!(!covers(&json!({"spec": {"replicas": 1, "ports": []}}), &wanted));
+    }
+
+    #[test]
+    fn a_quantity_in_other_words_is_no_difference() {
+        for (found, wanted) in [("1536Mi", "1.5Gi"), ("500m", "0.5"), ("1", "1000m"), ("2Gi", "2048Mi")] {
+            assert!(covers(&json!({"cpu": found}), &json!({"cpu": wanted})), "{found} {wanted}");
+        }
+        for (found, wanted) in [("1Gi", "1G"), ("1", "2"), ("a1", "a1.0"), ("m", "0"), ("", "0")] {
+            assert!(!covers(&json!({"cpu": found}), &json!({"cpu": wanted})), "{found} {wanted}");
+        }
     }
 
     #[test]

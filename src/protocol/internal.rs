@@ -23,10 +23,14 @@
 //! Errors are [`ApiError`] bodies. Every write is idempotent under its path.
 
 mod placement;
+mod waiting;
+
+use std::collections::BTreeMap;
 
 use serde::{Deserialize, Serialize};
 
 pub use placement::{MAX_PLACEMENT_ITEMS, MAX_PLACEMENT_TEXT, PlacementFilter, Trust};
+pub use waiting::{Waiting, WaitingRefusal};
 
 use super::{names::NetworkId, vector::Vector};
 use crate::api::ids::{EpochNumber, GridPeerId, ModelDigest, NodeAddress, RequestId};
@@ -55,6 +59,9 @@ pub struct NetworkConfig {
     pub external_addresses: Vec<String>,
     /// Lowest share of answers that is audited, in percent; new and suspicious nodes are audited at 100.
     pub sample_percent: u8,
+    /// Shares of namespaces by name, 1 to 1000; one that is not named has 1.
+    #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
+    pub namespace_weights: BTreeMap<String, u32>,
 }
 
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
@@ -94,12 +101,28 @@ pub struct Member {
     pub node_name: String,
     pub mode: NodeMode,
     pub roles: Vec<NodeRole>,
-    /// Takes new leases. False while cordoned, draining or not approved.
+    /// Takes new leases. False while cordoned, draining, outside its availability windows or about to be updated.
     pub schedulable: bool,
+    /// Outside its availability windows: it is asked to prove nothing either.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub resting: bool,
+    /// Requests at once, at most; absent = as many as the worker offers.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub max_requests: Option<u32>,
     /// Registered with stake on chain: its work is paid.
     pub registered: bool,
     /// What it is to serve.
     pub models: Vec<ModelDigest>,
+    /// Labels of the GridNode, for placement; at most [`MAX_PLACEMENT_ITEMS`].
+    #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
+    pub labels: BTreeMap<String, String>,
+}
+
+impl Member {
+    /// How many requests it works on at once, of the `offered` slots that its worker states.
+    pub fn slots(&self, offered: u32) -> u32 {
+        self.max_requests.map_or(offered, |most| offered.min(most))
+    }
 }
 
 /// What the gateway knows about a member.
@@ -160,9 +183,12 @@ pub struct NodeModel {
 pub struct Capability {
     /// Passed its compute challenge and, when External, its probation audits.
     pub verified: bool,
-    /// Why not yet, CamelCase.
+    /// Why not, CamelCase: `ComputeChallengePending`, `ComputeChallengeFailed`, `KernelProfileUnshared`, `ProbationPending`.
     #[serde(default)]
     pub reason: String,
+    /// The same as a sentence, where the reason alone does not say what to do.
+    #[serde(default)]
+    pub message: String,
     /// Integer multiply-adds per millisecond in the last compute challenge.
     pub gemm_units: u64,
     /// The last storage challenge over every assigned blob was answered rightly.
@@ -399,7 +425,8 @@ pub enum JobState {
 #[serde(rename_all = "camelCase")]
 pub struct JobReport {
     pub state: JobState,
-    /// Why it does not run, CamelCase: `NoWorkerForModel`, `WaitingForCapacity`, `ModelNotReady`, `AuditsPending`; else empty.
+    /// Why it does not run, CamelCase: `NoWorkerForModel`, `NoMatchingNode`, `WaitingForCapacity`, `ModelNotReady`,
+    /// `NetworkPaused`, `AuditsPending`; else empty.
     #[serde(default)]
     pub reason: String,
     #[serde(default)]
@@ -427,6 +454,9 @@ pub struct JobReport {
     /// The last failures, newest first, at most 5.
     #[serde(default)]
     pub last_failures: Vec<RequestFailure>,
+    /// For `NoWorkerForModel`, `NoMatchingNode` and `WaitingForCapacity`: the numbers behind the message.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub waiting: Option<Waiting>,
 }
 
 /// Largest file of a job's results in the gateway's store, in bytes: a part, or the manifest.

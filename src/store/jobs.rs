@@ -6,6 +6,7 @@ use super::{
     Ledger, LedgerError,
     columns::{Columns, corrupt, json},
     ledger::Write,
+    queue::QueueChange,
 };
 use crate::{
     api::ids::RequestId,
@@ -112,6 +113,7 @@ impl Ledger {
             fail_queued(&mut write, uid, now_ms).await?;
         }
         write.changed(ChangeKind::Job, uid).await?;
+        write.queue_changed(QueueChange::Job(uid.to_owned()));
         write.commit().await
     }
 
@@ -127,6 +129,7 @@ impl Ledger {
         }
         fail_queued(&mut write, uid, now_ms).await?;
         write.changed(ChangeKind::Job, uid).await?;
+        write.queue_changed(QueueChange::Job(uid.to_owned()));
         write.commit().await?;
         Ok(true)
     }
@@ -273,6 +276,7 @@ impl Ledger {
             return Ok(false);
         }
         write.changed(ChangeKind::Job, uid).await?;
+        write.queue_changed(QueueChange::Job(uid.to_owned()));
         write.commit().await?;
         Ok(true)
     }

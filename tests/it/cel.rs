@@ -12,7 +12,7 @@ use serde::de::DeserializeOwned;
 use serde_json::{Value, json};
 use xdc_grid::api::{
     contribution_report::ContributionReport, grid_model::GridModel, grid_network::GridNetwork, grid_node::GridNode,
-    inference_job::InferenceJob,
+    grid_node_pool::GridNodePool, inference_job::InferenceJob,
 };
 
 use crate::support::{client, world::install_crds};
@@ -207,6 +207,102 @@ async fn managed_grid_node_rules() {
 }
 
 #[tokio::test]
+async fn grid_node_pod_rules() {
+    let spec = json!({"networkRef": {"name": "nowhere"}, "mode": "Managed", "accelerators": {"cpuOnly": {}}});
+    let kind = Kind::cluster::<GridNode>(&server().await, spec, "cel-pod").await;
+    kind.takes(&[
+        ("/spec/runtimeClassName", json!("nvidia")),
+        ("/spec/priorityClassName", json!("spare")),
+        ("/spec/topologySpreadConstraints", json!([{"topologyKey": "zone", "whenUnsatisfiable": "ScheduleAnyway"}])),
+        ("/spec/imagePullSecrets", json!([{"name": "registry"}])),
+        ("/spec/podLabels", json!({"team": "research", "kueue.x-k8s.io/queue-name": "q"})),
+        ("/spec/podAnnotations", json!({"example.com/owner": "anna"})),
+        ("/spec/updatePolicy", json!("Immediate")),
+        ("/spec/tolerations", json!([{"key": "gpu", "effect": "NoExecute", "tolerationSeconds": 300}])),
+    ])
+    .await;
+    for key in [
+        "xdcgrid.io/node",
+        "app.kubernetes.io/name",
+        "apps.kubernetes.io/pod-index",
+        "statefulset.kubernetes.io/pod-name",
+        "controller-revision-hash",
+    ] {
+        kind.refuses(&[("/spec/podLabels", json!({key: "x"}))], "podLabels may not have keys under").await;
+    }
+    kind.refuses(&[("/spec/podAnnotations", json!({"xdcgrid.io/applied": ""}))], "podAnnotations may not have keys")
+        .await;
+    kind.refuses(&[("/spec/podLabels", json!({"team": "no label value"}))], "podLabels").await;
+    let many: serde_json::Map<String, Value> = (0..17).map(|n| (format!("k{n}"), json!("v"))).collect();
+    kind.refuses(&[("/spec/podLabels", json!(many))], "podLabels").await;
+    kind.refuses(&[("/spec/podAnnotations", json!({"a": "x".repeat(1025)}))], "podAnnotations").await;
+    kind.refuses(&[("/spec/imagePullSecrets", json!([{"name": "a"}, {"name": "a"}]))], "Duplicate").await;
+    kind.refuses(&[("/spec/updatePolicy", json!("Now"))], "updatePolicy").await;
+    kind.refuses(&[("/spec/limits", json!({"maxRequests": 0}))], "maxRequests").await;
+}
+
+#[tokio::test]
+async fn availability_rules() {
+    let spec = json!({"networkRef": {"name": "nowhere"}, "mode": "Managed", "accelerators": {"cpuOnly": {}},
+        "availability": {"windows": [{"days": ["Monday"], "start": "08:00", "end": "20:00", "timeZone": "Europe/Berlin"}]}});
+    let kind = Kind::cluster::<GridNode>(&server().await, spec, "cel-windows").await;
+    let window = "/spec/availability/windows/0";
+    kind.takes(&[]).await;
+    kind.takes(&[("/spec/availability", json!({"windows": []}))]).await;
+    kind.takes(&[(window, json!({"start": "22:00", "end": "06:00"}))]).await;
+    kind.takes(&[(window, json!({"start": "00:00", "end": "24:00", "timeZone": "+08:00"}))]).await;
+    kind.refuses(&[(window, json!({"start": "08:00", "end": "08:00"}))], "the whole day is 00:00 to 24:00").await;
+    for (bad, field) in [
+        (json!({"start": "8:00", "end": "09:00"}), "start"),
+        (json!({"start": "24:00", "end": "09:00"}), "start"),
+        (json!({"start": "08:00", "end": "25:00"}), "end"),
+        (json!({"start": "08:00", "end": "09:00", "days": []}), "days"),
+        (json!({"start": "08:00", "end": "09:00", "days": ["Caturday"]}), "days"),
+        (json!({"start": "08:00", "end": "09:00", "timeZone": "no zone"}), "timeZone"),
+    ] {
+        kind.refuses(&[(window, bad)], field).await;
+    }
+    let fifteen = vec![json!({"start": "08:00", "end": "09:00"}); 15];
+    kind.refuses(&[("/spec/availability/windows", json!(fifteen))], "windows").await;
+    kind.changes(&[vec![("/spec/availability", json!(null))]], &[]).await;
+}
+
+#[tokio::test]
+async fn grid_node_pool_rules() {
+    let node = json!({"networkRef": {"name": "nowhere"}, "mode": "Managed", "accelerators": {"cpuOnly": {}},
+        "storage": {"capacity": "1Gi"}});
+    let spec = json!({"replicas": 2, "template": {"metadata": {"labels": {"team": "research"}}, "spec": node}});
+    let kind = Kind::namespaced::<GridNodePool>(&server().await, spec, "cel-pool").await;
+    kind.takes(&[]).await;
+    kind.takes(&[("/spec/replicas", json!(0))]).await;
+    kind.takes(&[("/spec/replicas", json!(null))]).await;
+    kind.refuses(&[("/spec/replicas", json!(-1))], "replicas").await;
+    kind.refuses(&[("/spec/replicas", json!(1001))], "replicas").await;
+    kind.refuses(&[("/spec/template", json!(null))], "template").await;
+    kind.refuses(&[("/metadata/name", json!("n".repeat(40)))], "at most 39 characters").await;
+    kind.refuses(&[("/metadata/name", json!("a.b"))], "no dots").await;
+    let external = json!({"networkRef": {"name": "nowhere"}, "mode": "External", "peerID": PEER});
+    kind.refuses(&[("/spec/template/spec", external)], "a pool makes Managed nodes").await;
+    let labels = "/spec/template/metadata/labels";
+    kind.refuses(&[(labels, json!({"xdcgrid.io/pool": "x"}))], "labels may not have keys under xdcgrid.io/").await;
+    let annotations = "/spec/template/metadata/annotations";
+    kind.refuses(&[(annotations, json!({"xdcgrid.io/x": ""}))], "annotations may not have keys").await;
+    kind.refuses(&[("/spec/template/spec/accelerators", json!({}))], "exactly one of extendedResource").await;
+    kind.changes(
+        &[
+            vec![("/spec/replicas", json!(5))],
+            vec![("/spec/template/spec/models", json!(["m"]))],
+            vec![("/spec/template/metadata", json!(null))],
+        ],
+        &[
+            (vec![("/spec/template/spec/networkRef/name", json!("other"))], "networkRef and mode are fixed"),
+            (vec![("/spec/template/spec/storage/capacity", json!("2Gi"))], "storage cannot change"),
+        ],
+    )
+    .await;
+}
+
+#[tokio::test]
 async fn external_grid_node_rules() {
     let spec = json!({"networkRef": {"name": "nowhere"}, "mode": "External", "peerID": PEER});
     let kind = Kind::cluster::<GridNode>(&server().await, spec, "cel-external").await;
@@ -226,6 +322,19 @@ async fn external_grid_node_rules() {
         object["spec"][field] = value;
         let refused = kind.api.create(&dry_run(), &parse(object)).await.unwrap_err().to_string();
         assert!(refused.contains("are for mode Managed"), "{field}: {refused}");
+    }
+    for (field, value) in [
+        ("runtimeClassName", json!("nvidia")),
+        ("priorityClassName", json!("spare")),
+        ("topologySpreadConstraints", json!([{"topologyKey": "zone"}])),
+        ("imagePullSecrets", json!([{"name": "registry"}])),
+        ("podLabels", json!({"a": "b"})),
+        ("podAnnotations", json!({"a": "b"})),
+    ] {
+        let mut object = kind.base.clone();
+        object["spec"][field] = value;
+        let refused = kind.api.create(&dry_run(), &parse(object)).await.unwrap_err().to_string();
+        assert!(refused.contains("runtimeClassName, priorityClassName"), "{field}: {refused}");
     }
     let other = "16Uiu2HAm7Fwi7ocWmLW8HGVBvQU6scKgxzgXL51KHXXqXVVqpJwk";
     kind.changes(

@@ -47,6 +47,45 @@ fn every_field_is_described_and_bounded() {
     assert!(faults.is_empty(), "{}", faults.join("\n"));
 }
 
+/// `kubectl explain` is the documentation that everybody has at hand.
+#[test]
+fn every_field_that_a_person_writes_on_a_node_or_a_pool_has_an_example() {
+    let mut faults = Vec::new();
+    for crd in crds::all().unwrap().into_iter().filter(|crd| crd.spec.names.kind.starts_with("GridNode")) {
+        let kind = crd.spec.names.kind.clone();
+        let crd = serde_json::to_value(crd).unwrap();
+        let spec = crd.pointer("/spec/versions/0/schema/openAPIV3Schema/properties/spec").unwrap();
+        example(&format!("{kind}.spec"), spec, &mut faults);
+    }
+    assert!(faults.is_empty(), "{}", faults.join("\n"));
+}
+
+fn example(path: &str, schema: &Value, faults: &mut Vec<String>) {
+    for (name, property) in schema["properties"].as_object().into_iter().flatten() {
+        let path = format!("{path}.{name}");
+        // What NameRef says is said for every reference.
+        let shared = path.ends_with("networkRef.name") || path.ends_with("imagePullSecrets[].name");
+        if !shared && !property["description"].as_str().unwrap_or_default().contains("Example: ") {
+            faults.push(format!("{path}: no example"));
+        }
+        example(&path, property, faults);
+    }
+    if let Some(items) = schema.get("items") {
+        example(&format!("{path}[]"), items, faults);
+    }
+}
+
+#[test]
+fn a_pool_can_be_scaled() {
+    let pool = crds::all().unwrap().into_iter().find(|crd| crd.spec.names.kind == "GridNodePool").unwrap();
+    let scale = pool.spec.versions[0].subresources.as_ref().unwrap().scale.clone().unwrap();
+    assert_eq!(
+        (scale.spec_replicas_path.as_str(), scale.status_replicas_path.as_str(), scale.label_selector_path.as_deref()),
+        (".spec.replicas", ".status.replicas", Some(".status.selector"))
+    );
+    assert_eq!(pool.spec.scope, "Namespaced", "a HorizontalPodAutoscaler cannot scale what is cluster-scoped");
+}
+
 fn check(path: &str, schema: &Value, faults: &mut Vec<String>) {
     let kind = schema["type"].as_str().unwrap_or_default();
     let bounded = |key: &str| schema.get(key).is_some();
@@ -89,5 +128,5 @@ fn every_kind_is_in_the_category_and_has_a_short_name_a_status_and_an_age() {
         let shown = columns.iter().filter(|column| column.priority.unwrap_or(0) == 0).count();
         assert!(shown <= 8, "{} shows {shown} columns", names.kind);
     }
-    assert_eq!(short_names, ["gnet", "gn", "gm", "ij", "ctr"]);
+    assert_eq!(short_names, ["gnet", "gn", "gnp", "gm", "ij", "ctr"]);
 }

@@ -2,10 +2,12 @@
 
 use std::{fs, path::PathBuf, time::Duration};
 
-use k8s_openapi::apiextensions_apiserver::pkg::apis::apiextensions::v1::CustomResourceDefinition;
+use k8s_openapi::{
+    api::core::v1::Namespace, apiextensions_apiserver::pkg::apis::apiextensions::v1::CustomResourceDefinition,
+};
 use kube::{
     Api, Client, Config,
-    api::{ApiResource, DynamicObject, Patch, PatchParams},
+    api::{ApiResource, DynamicObject, ObjectMeta, Patch, PatchParams},
     config::{KubeConfigOptions, Kubeconfig},
     runtime::wait::{await_condition, conditions::is_crd_established},
 };
@@ -33,6 +35,16 @@ async fn install_crds(client: &Client, examples: &[(String, DynamicObject)]) {
     }
 }
 
+/// The namespaces that the examples are in: a dry run wants them, too.
+async fn make_namespaces(client: &Client, examples: &[(String, DynamicObject)]) {
+    let api: Api<Namespace> = Api::all(client.clone());
+    for name in examples.iter().filter_map(|(_, object)| object.metadata.namespace.clone()) {
+        let metadata = ObjectMeta { name: Some(name.clone()), ..ObjectMeta::default() };
+        let namespace = Namespace { metadata, ..Namespace::default() };
+        api.patch(&name, &PatchParams::apply("tests").force(), &Patch::Apply(&namespace)).await.unwrap();
+    }
+}
+
 fn examples() -> Vec<(String, DynamicObject)> {
     let folder = concat!(env!("CARGO_MANIFEST_DIR"), "/docs/examples");
     let mut found = Vec::new();
@@ -47,6 +59,13 @@ fn examples() -> Vec<(String, DynamicObject)> {
     found
 }
 
+/// The namespace of an example, which a dry run does not make.
+async fn namespace(client: &Client, name: &str) {
+    let wanted = serde_json::json!({"apiVersion": "v1", "kind": "Namespace", "metadata": {"name": name}});
+    let api: Api<k8s_openapi::api::core::v1::Namespace> = Api::all(client.clone());
+    api.patch(name, &PatchParams::apply("tests").force(), &Patch::Apply(&wanted)).await.unwrap();
+}
+
 fn resource(object: &DynamicObject) -> ApiResource {
     let types = object.types.as_ref().unwrap();
     ApiResource::from_gvk(&types.try_into().unwrap())
@@ -58,9 +77,13 @@ async fn the_api_server_takes_every_example_without_an_unknown_field() {
     let found = examples();
     assert!(found.len() >= 5, "{}", found.len());
     install_crds(&client, &found).await;
+    make_namespaces(&client, &found).await;
     for (file, object) in found {
         let api: Api<DynamicObject> = match &object.metadata.namespace {
-            Some(namespace) => Api::namespaced_with(client.clone(), namespace, &resource(&object)),
+            Some(name) => {
+                namespace(&client, name).await;
+                Api::namespaced_with(client.clone(), name, &resource(&object))
+            }
             None => Api::all_with(client.clone(), &resource(&object)),
         };
         let name = object.metadata.name.clone().unwrap();

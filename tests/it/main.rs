@@ -32,12 +32,16 @@ mod engine_oracle;
 mod engine_speed;
 #[cfg(feature = "kubernetes")]
 mod examples;
+#[cfg(feature = "operator")]
+mod faults;
 #[cfg(feature = "gateway")]
 mod gateway;
 mod grid;
 mod layers;
 #[cfg(feature = "operator")]
 mod operator_buckets;
+#[cfg(feature = "operator")]
+mod operator_epochs;
 #[cfg(feature = "operator")]
 mod operator_flat;
 #[cfg(feature = "operator")]
@@ -50,6 +54,10 @@ mod operator_jobs;
 mod operator_local;
 #[cfg(feature = "operator")]
 mod operator_tenants;
+#[cfg(feature = "operator")]
+mod operator_nodes;
+#[cfg(feature = "operator")]
+mod operator_pools;
 #[cfg(feature = "chain")]
 mod reward_tree;
 #[cfg(feature = "gateway")]

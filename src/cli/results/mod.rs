@@ -12,8 +12,8 @@ use sha2::{Digest, Sha256};
 
 use self::lines::AnswerLine;
 use super::{
-    CliError, Exit,
-    output::{self, Format},
+    CliError, Exit, lookup,
+    output::{self, Format, note, one_line},
     session::Session,
 };
 use crate::api::{
@@ -26,6 +26,14 @@ const RESULTS: &str = "results.jsonl";
 const ERRORS: &str = "errors.jsonl";
 
 #[derive(Debug, clap::Args)]
+#[command(after_help = "Examples:
+  kubectl grid results hello
+  # Which requests failed, and why
+  kubectl grid results hello --errors
+  # Only the texts, with jq
+  kubectl grid results hello -o json | jq -r .[].response.body.choices[0].message.content
+
+Exit codes: 0 done, 1 failed (what there is was printed), 2 not yet.")]
 pub struct ResultsArgs {
     /// Name of the InferenceJob.
     pub job: String,
@@ -36,13 +44,14 @@ pub struct ResultsArgs {
     /// Service as a proxy).
     #[arg(long, env = "GRID_GATEWAY_URL", value_name = "URL")]
     pub gateway: Option<String>,
-    /// `table` for people; `json` is a list of the lines as they are stored (OpenAI batch output).
+    /// `table` for people; `json` and `yaml` are a list of the lines as they are stored (OpenAI batch output), `name` the
+    /// custom_ids.
     #[arg(short, long, value_enum, default_value_t)]
     pub output: Format,
 }
 
 pub async fn run(session: &Session, args: &ResultsArgs, out: &mut dyn Write) -> Result<Exit, CliError> {
-    let job = fetch_job(session, &args.job).await?;
+    let job = lookup::job(session, &args.job).await?;
     let status = job.status.clone().unwrap_or_default();
     let Some(published) = &status.output else { return Ok(explain(&job)) };
     let jsonl = match (&published.config_map, &published.store) {
@@ -57,11 +66,6 @@ pub async fn run(session: &Session, args: &ResultsArgs, out: &mut dyn Write) -> 
     print(&lines, args, out)?;
     // A job that failed or was cancelled may have published what was done.
     Ok(if conditions::is_true(&status.conditions, condition::FAILED) { explain(&job) } else { Exit::Done })
-}
-
-async fn fetch_job(session: &Session, name: &str) -> Result<InferenceJob, CliError> {
-    let jobs: Api<InferenceJob> = Api::namespaced(session.client.clone(), &session.namespace);
-    jobs.get(name).await.map_err(|error| CliError::from_kube(error, "InferenceJob", name, Some(&session.namespace)))
 }
 
 async fn fetch_output(session: &Session, name: &str) -> Result<BTreeMap<String, String>, CliError> {
@@ -108,12 +112,12 @@ fn explain(job: &InferenceJob) -> Exit {
     if let Some(failed) = conditions::find(&status.conditions, condition::FAILED)
         && failed.status == Truth::True
     {
-        eprintln!("{name} failed: {}: {}", failed.reason, failed.message);
+        note(format_args!("{name} failed: {}: {}", failed.reason, one_line(&failed.message)));
         return Exit::Failed;
     }
     let progress = status.progress.unwrap_or_else(|| "0 requests".into());
     let waiting = waiting_for(&status.conditions).map(|c| format!(": {}: {}", c.reason, c.message)).unwrap_or_default();
-    eprintln!("{name} has no results yet ({progress}){waiting}");
+    note(format_args!("{name} has no results yet ({progress}){waiting}"));
     Exit::NotYet
 }
 
@@ -125,15 +129,14 @@ fn waiting_for(found: &[Condition]) -> Option<&Condition> {
 }
 
 fn print(lines: &[Value], args: &ResultsArgs, out: &mut dyn Write) -> Result<(), CliError> {
-    match (args.output, args.errors) {
-        (Format::Json, _) => output::json(out, &lines),
-        (Format::Table, true) => {
-            let rows =
-                lines.iter().map(lines::failure).map(|line| vec![line.custom_id, line.ending, one_line(&line.text)]);
-            output::table(out, &["id", "reason", "message"], rows.collect())
+    let ids = || lines.iter().map(|line| lines::answer(line).custom_id).collect();
+    output::print(out, args.output, &lines, ids, |out| {
+        if !args.errors {
+            return print_answers(lines.iter().map(lines::answer), out);
         }
-        (Format::Table, false) => print_answers(lines.iter().map(lines::answer), out),
-    }
+        let rows = lines.iter().map(lines::failure).map(|line| vec![line.custom_id, line.ending, line.text]);
+        output::table(out, &["id", "reason", "message"], rows.collect())
+    })
 }
 
 /// Answers are text of many lines: a heading each, not a table cell.
@@ -144,10 +147,6 @@ fn print_answers(answers: impl Iterator<Item = AnswerLine>, out: &mut dyn Write)
         writeln!(out, "{}\n", output::printable(answer.text.trim()))?;
     }
     Ok(())
-}
-
-fn one_line(text: &str) -> String {
-    output::printable(&text.split_whitespace().collect::<Vec<_>>().join(" "))
 }
 
 #[cfg(test)]

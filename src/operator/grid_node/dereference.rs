@@ -4,11 +4,11 @@ use std::collections::BTreeMap;
 
 use k8s_openapi::api::{
     apps::v1::StatefulSet,
-    core::v1::{Pod, Secret},
+    core::v1::{Event, Pod, Secret},
 };
-use kube::{Api, ResourceExt, api::ListParams};
+use kube::{Api, Resource, ResourceExt, api::ListParams};
 
-use super::{build, identity::NodeIdentity};
+use super::{build, identity::NodeIdentity, validate::pull_secrets, worker};
 use crate::{
     api::{
         conditions::Finding,
@@ -38,10 +38,21 @@ pub struct Refs {
 }
 
 /// The worker as the cluster sees it; empty for an External node.
-#[derive(Default)]
+#[derive(Debug, Clone, Default)]
 pub struct Worker {
     pub stateful_set: Option<StatefulSet>,
     pub pod: Option<Pod>,
+    /// What Events say about a pod that cannot be made or does not start, newest first. Only read then.
+    pub troubles: Vec<Trouble>,
+    /// Pull secrets that do not exist. Only looked for while the pod is not ready.
+    pub missing_secrets: Vec<String>,
+}
+
+/// One Warning Event.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Trouble {
+    pub reason: String,
+    pub message: String,
 }
 
 /// What the contract knows about a node.
@@ -83,7 +94,11 @@ async fn identity(node: &GridNode, context: &Context) -> Result<Result<NodeIdent
         NodeModeSpec::External => Ok(NodeIdentity::of_peer(node.spec.peer_id.as_deref().unwrap_or_default())),
         NodeModeSpec::Managed => {
             let secrets: Api<Secret> = Api::namespaced(context.client.clone(), &context.config.namespace);
-            NodeIdentity::ensure(node, &secrets).await
+            if node.meta().deletion_timestamp.is_some() {
+                NodeIdentity::of_leaving(node, &secrets).await
+            } else {
+                NodeIdentity::ensure(node, &secrets).await
+            }
         }
     }
 }
@@ -108,7 +123,50 @@ async fn worker(node: &GridNode, context: &Context) -> Result<Worker, Error> {
     let pods: Api<Pod> = Api::namespaced(context.client.clone(), namespace);
     let selector = format!("{}={}", build::NODE_LABEL, node.name_any());
     let pod = pods.list(&ListParams::default().labels(&selector)).await?.items.into_iter().next();
-    Ok(Worker { stateful_set: sets.get_opt(&build::worker_name(&node.name_any())).await?, pod })
+    let stateful_set = sets.get_opt(&build::worker_name(&node.name_any())).await?;
+    let mut found = Worker { stateful_set, pod, ..Worker::default() };
+    if !worker::available(&found, None).is_true() {
+        found.missing_secrets = missing_secrets(node, context).await?;
+        found.troubles = match worker::silent(&found) {
+            Some(object) => troubles(&object, context).await?,
+            None => Vec::new(),
+        };
+    }
+    Ok(found)
+}
+
+async fn missing_secrets(node: &GridNode, context: &Context) -> Result<Vec<String>, Error> {
+    let secrets: Api<Secret> = Api::namespaced(context.client.clone(), &context.config.namespace);
+    let mut missing = Vec::new();
+    for name in pull_secrets(&node.spec) {
+        if secrets.get_metadata_opt(&name).await?.is_none() {
+            missing.push(name);
+        }
+    }
+    Ok(missing)
+}
+
+/// Warnings about one object. Some causes are told nowhere else.
+async fn troubles(uid: &str, context: &Context) -> Result<Vec<Trouble>, Error> {
+    let events: Api<Event> = Api::namespaced(context.client.clone(), &context.config.namespace);
+    let about = ListParams::default().fields(&format!("involvedObject.uid={uid},type=Warning")).limit(50);
+    let mut found = events.list(&about).await?.items;
+    found.sort_by_key(|event| std::cmp::Reverse(last_seen(event)));
+    let trouble = |event: k8s_openapi::api::core::v1::Event| Trouble {
+        reason: event.reason.unwrap_or_default(),
+        message: event.message.unwrap_or_default(),
+    };
+    Ok(found.into_iter().map(trouble).collect())
+}
+
+fn last_seen(event: &Event) -> Option<jiff::Timestamp> {
+    let times = [
+        event.last_timestamp.as_ref().map(|time| time.0),
+        event.series.as_ref().and_then(|series| series.last_observed_time.as_ref()).map(|time| time.0),
+        event.event_time.as_ref().map(|time| time.0),
+        event.metadata.creation_timestamp.as_ref().map(|time| time.0),
+    ];
+    times.into_iter().flatten().max()
 }
 
 async fn facts(network: &GridNetwork, node: NodeAddress, context: &Context) -> Result<ChainFacts, ChainProblem> {

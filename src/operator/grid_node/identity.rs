@@ -51,6 +51,15 @@ impl NodeIdentity {
         };
         Ok(read(&secret))
     }
+
+    /// Who a node is that is being deleted. Never a new key: where the Secret went first, the status still knows the peer id.
+    pub async fn of_leaving(node: &GridNode, secrets: &Api<Secret>) -> Result<Result<Self, Finding>, Error> {
+        if let Some(secret) = secrets.get_opt(&key_secret_name(&node.name_any())).await? {
+            return Ok(read(&secret));
+        }
+        let peer = node.status.as_ref().and_then(|status| status.peer_id.as_deref());
+        Ok(Self::of_peer(peer.unwrap_or_default()))
+    }
 }
 
 fn read(secret: &Secret) -> Result<NodeIdentity, Finding> {

@@ -1,19 +1,23 @@
-//! GridNode: a node's key, its worker's pod, its membership and its registration; and how it leaves. Talks to the API server,
-//! the gateway and the chain.
+//! GridNode: a node's key, its worker's pod, its membership and its registration; how its worker is replaced and how it leaves.
+//! Talks to the API server, the gateway and the chain. Never ends a request that runs, unless a deadline of the node says so.
 
 pub mod apply;
+pub mod availability;
 pub mod build;
 pub mod dereference;
 pub mod drain;
+pub mod emptying;
 pub mod identity;
 pub mod registration;
 pub mod status;
+pub mod update;
 pub mod validate;
 pub mod worker;
 
 use std::{sync::Arc, time::Duration};
 
 use futures::StreamExt;
+use jiff::Timestamp;
 use k8s_openapi::api::{apps::v1::StatefulSet, core::v1::Pod};
 use kube::{
     Api, ResourceExt,
@@ -33,11 +37,21 @@ use super::{
     runner::{self, Guarded},
 };
 use crate::{
-    api::{grid_model::GridModel, grid_network::GridNetwork, grid_node::GridNode},
+    api::{
+        grid_model::GridModel,
+        grid_network::GridNetwork,
+        grid_node::{GridNode, GridNodeStatus},
+        refs::TransactionState,
+    },
     protocol::internal::ChangeKind,
 };
 use apply::Admission;
-use build::Draining;
+use availability::Openness;
+use build::Intake;
+use dereference::Refs;
+use status::Observed;
+use update::Step;
+use validate::ValidatedNode;
 
 /// Field manager of this controller.
 pub const MANAGER: &str = "xdc-grid-gridnode";
@@ -81,7 +95,7 @@ fn owner(labels: &std::collections::BTreeMap<String, String>) -> Option<ObjectRe
     labels.get(build::NODE_LABEL).map(|name| ObjectRef::new(name))
 }
 
-async fn reconcile(node: Arc<GridNode>, context: Arc<Context>) -> Result<Action, Error> {
+pub async fn reconcile(node: Arc<GridNode>, context: Arc<Context>) -> Result<Action, Error> {
     let api: Api<GridNode> = Api::all(context.client.clone());
     // What is signed hangs on the status, so it must be the newest one and not a cached one.
     let Some(node) = api.get_opt(&node.name_any()).await? else { return Ok(Action::await_change()) };
@@ -104,23 +118,51 @@ async fn reconcile_live(node: &GridNode, context: &Context) -> Result<Action, Er
             return Ok(Action::requeue(LOOK_AGAIN));
         }
     };
-    let wanted = build::build(&validated, Draining::No, &context.config);
+    let openness = availability::at(&validated.windows, now);
+    let step = step(node, &validated, &refs, context).await?;
+    let wanted = build::build(&validated, intake(openness, &step), &context.config);
     let admission = if validated.approved { Admission::Approved } else { Admission::Refused };
     let applied = apply::apply(wanted, admission, context).await?;
+    if applied.member.is_ok() {
+        update::carry_out(&step, context).await?;
+    }
     let next = registration::next_move(node, &validated, &refs);
     let moved = match &refs.network {
         Some(network) => registration::carry_out(next, &validated, network, context).await?,
         None => registration::Moved::default(),
     };
-    let status = status::of(node, &validated, &refs, &applied, &moved, now);
+    let (found, applied, moved, step) = (&validated, &applied, &moved, &step);
+    let seen = Observed { node, found, refs: &refs, applied, moved, openness, step };
+    let status = status::of(&seen, now);
     status::update(node, &status, context).await?;
-    Ok(next_look(&status, context))
+    Ok(next_look(&status, &seen, now, context))
 }
 
-/// While a transaction is on its way the chain is asked often.
-fn next_look(status: &crate::api::grid_node::GridNodeStatus, context: &Context) -> Action {
-    use crate::api::refs::TransactionState::{Failed, Finalized};
+/// The other workers are looked at only when this one is to be replaced.
+async fn step(node: &GridNode, found: &ValidatedNode, refs: &Refs, context: &Context) -> Result<Step, Error> {
+    let Some(worker) = &found.worker else { return Ok(Step::Nothing) };
+    let fleet = if update::is_outdated(&refs.worker) { update::fleet(context).await? } else { Vec::new() };
+    let since = update::closed_since(node);
+    let now = (context.clock)();
+    Ok(update::next(&found.name, worker.update_policy, &refs.worker, &fleet, &refs.report, since, now))
+}
+
+fn intake(openness: Openness, step: &Step) -> Intake {
+    match openness {
+        Openness::Closed { .. } => Intake::Resting,
+        _ if step.keeps_work_away() => Intake::Closed,
+        _ => Intake::Open,
+    }
+}
+
+/// While a transaction is on its way the chain is asked often, and while a worker is emptied the gateway; a window changes when
+/// it says so.
+fn next_look(status: &GridNodeStatus, seen: &Observed<'_>, now: Timestamp, context: &Context) -> Action {
+    use TransactionState::{Failed, Finalized};
     let moving =
         status.registration.as_ref().is_some_and(|transaction| !matches!(transaction.state, Finalized | Failed));
-    Action::requeue(if moving { context.config.chain_poll() } else { LOOK_AGAIN })
+    let regular = if moving || seen.step.is_update() { context.config.chain_poll() } else { LOOK_AGAIN };
+    let window =
+        seen.openness.until().map(|until| until.duration_since(now).unsigned_abs() + Duration::from_millis(10));
+    Action::requeue(window.map_or(regular, |window| window.min(regular)))
 }

@@ -1,30 +1,43 @@
 //! Pure: a node's spec, checked against what it points at.
 
-use k8s_openapi::api::core::v1::Toleration;
-use kube::{Resource, ResourceExt};
 use std::collections::BTreeMap;
 
-use super::{dereference::Refs, identity::NodeIdentity};
+use k8s_openapi::{api::core::v1::Toleration, apimachinery::pkg::apis::meta::v1::OwnerReference};
+use kube::{Resource, ResourceExt};
+
+use super::{
+    availability::{self, Window},
+    dereference::Refs,
+    identity::NodeIdentity,
+};
 use crate::{
     api::{
         conditions::Finding,
         grid_network::GridNetwork,
-        grid_node::{Accelerators, GridNode, NodeModeSpec, Role, StorageSpec, TolerationSpec, WorkerResources},
+        grid_node::{
+            Accelerators, GridNode, GridNodeSpec, NodeModeSpec, Role, StorageSpec, TolerationSpec, TopologySpread,
+            UpdatePolicy, WorkerResources,
+        },
         ids::{ModelDigest, NodeAddress, Wei},
         reasons::Reason,
+        refs::is_qualified_name,
     },
     operator::grid_network::validate::identity as network_identity,
     protocol::{
-        internal::{NodeMode, NodeRole},
+        internal::{MAX_PLACEMENT_ITEMS, NodeMode, NodeRole},
         names::NetworkId,
     },
 };
-use k8s_openapi::apimachinery::pkg::apis::meta::v1::OwnerReference;
+
+/// On a GridNode and its worker's pod: the pool that it belongs to.
+pub const POOL_LABEL: &str = "xdcgrid.io/pool";
 
 /// A node whose every value is known to be sound.
 pub struct ValidatedNode {
     pub name: String,
     pub owner: Option<OwnerReference>,
+    /// Of the GridNode: what jobs can ask for.
+    pub labels: BTreeMap<String, String>,
     pub identity: NodeIdentity,
     pub mode: NodeMode,
     pub roles: Vec<NodeRole>,
@@ -41,6 +54,8 @@ pub struct ValidatedNode {
     pub worker: Option<WorkerSpec>,
     /// It was registered when the contract was last asked.
     pub registered: bool,
+    pub windows: Vec<Window>,
+    pub max_requests: Option<u32>,
 }
 
 /// What a Managed node is registered with, or an External one must be.
@@ -57,6 +72,15 @@ pub struct WorkerSpec {
     pub tolerations: Vec<Toleration>,
     pub resources: WorkerResources,
     pub storage: Option<StorageSpec>,
+    pub runtime_class_name: Option<String>,
+    pub priority_class_name: Option<String>,
+    pub topology_spread: Vec<TopologySpread>,
+    pub image_pull_secrets: Vec<String>,
+    pub labels: BTreeMap<String, String>,
+    pub annotations: BTreeMap<String, String>,
+    pub update_policy: UpdatePolicy,
+    /// The GridNodePool that it belongs to.
+    pub pool: Option<String>,
 }
 
 /// Exactly one kind.
@@ -75,6 +99,8 @@ pub fn validate(node: &GridNode, refs: &Refs) -> Result<ValidatedNode, Finding> 
     Ok(ValidatedNode {
         name: node.name_any(),
         owner: node.controller_owner_ref(&()),
+        // The first ones by name; a node with more is hardly wanted by its last.
+        labels: node.labels().clone().into_iter().take(MAX_PLACEMENT_ITEMS).collect(),
         mode: mode(spec.mode),
         roles: spec.roles.iter().copied().map(role).collect(),
         models,
@@ -90,6 +116,8 @@ pub fn validate(node: &GridNode, refs: &Refs) -> Result<ValidatedNode, Finding> 
         rewards: rewards(node)?,
         worker: worker(node)?,
         registered: registered(node, refs, &identity),
+        windows: availability::windows(spec.availability.as_ref())?,
+        max_requests: spec.limits.as_ref().and_then(|limits| limits.max_requests).and_then(|most| most.try_into().ok()),
         identity,
     })
 }
@@ -149,7 +177,56 @@ fn worker(node: &GridNode) -> Result<Option<WorkerSpec>, Finding> {
         tolerations: spec.tolerations.iter().flatten().map(toleration).collect(),
         resources: spec.resources.clone().unwrap_or_default(),
         storage: spec.storage.clone(),
+        runtime_class_name: spec.runtime_class_name.clone(),
+        priority_class_name: spec.priority_class_name.clone(),
+        topology_spread: spec.topology_spread_constraints.clone().unwrap_or_default(),
+        image_pull_secrets: pull_secrets(spec),
+        labels: foreign("spec.podLabels", spec.pod_labels.as_ref(), &RESERVED_LABELS)?,
+        annotations: foreign("spec.podAnnotations", spec.pod_annotations.as_ref(), &RESERVED_ANNOTATIONS)?,
+        update_policy: spec.update_policy,
+        pool: node.labels().get(POOL_LABEL).cloned(),
     }))
+}
+
+/// What of a node's spec can be judged without knowing what it points at.
+pub fn validate_pod(node: &GridNode) -> Result<(), Finding> {
+    rewards(node)?;
+    worker(node)?;
+    availability::windows(node.spec.availability.as_ref()).map(drop)
+}
+
+/// Names of the pull secrets of a spec.
+pub fn pull_secrets(spec: &GridNodeSpec) -> Vec<String> {
+    spec.image_pull_secrets.iter().flatten().map(|secret| secret.name.clone()).collect()
+}
+
+/// Keys that the operator and Kubernetes itself put on a worker's pod. The schema refuses them as well; an object that was
+/// stored before the schema did, is refused here.
+const RESERVED_LABELS: [&str; 5] = [
+    "xdcgrid.io/",
+    "app.kubernetes.io/",
+    "apps.kubernetes.io/",
+    "statefulset.kubernetes.io/",
+    "controller-revision-hash",
+];
+const RESERVED_ANNOTATIONS: [&str; 1] = ["xdcgrid.io/"];
+
+fn foreign(
+    field: &str,
+    pairs: Option<&BTreeMap<String, String>>,
+    reserved: &[&str],
+) -> Result<BTreeMap<String, String>, Finding> {
+    for key in pairs.into_iter().flat_map(BTreeMap::keys) {
+        if reserved.iter().any(|prefix| key.starts_with(prefix)) {
+            return Err(invalid(format!(
+                "{field}: {key:?} belongs to the operator or to Kubernetes; take another key"
+            )));
+        }
+        if !is_qualified_name(key) {
+            return Err(invalid(format!("{field}: {key:?} is no key; a key looks like team or example.com/team")));
+        }
+    }
+    Ok(pairs.cloned().unwrap_or_default())
 }
 
 /// What a worker computes on.
@@ -172,7 +249,7 @@ pub(in crate::operator) fn toleration(toleration: &TolerationSpec) -> Toleration
         operator: toleration.operator.map(|operator| format!("{operator:?}")),
         value: toleration.value.clone(),
         effect: toleration.effect.map(|effect| format!("{effect:?}")),
-        ..Toleration::default()
+        toleration_seconds: toleration.toleration_seconds,
     }
 }
 
@@ -291,6 +368,24 @@ pub(in crate::operator) mod tests {
         let node = managed();
         let refs = Refs { network: None, ..refs(&node) };
         assert_eq!(validate(&node, &refs).err().unwrap().reason, "NetworkNotFound");
+    }
+
+    #[test]
+    fn labels_of_the_operator_cannot_be_taken_over_and_a_bad_key_is_named() {
+        for (key, words) in [
+            ("xdcgrid.io/node", "belongs to the operator"),
+            ("app.kubernetes.io/name", "belongs to the operator"),
+            ("controller-revision-hash", "belongs to the operator"),
+            ("no key", "is no key"),
+        ] {
+            let mut node = managed();
+            node.spec.pod_labels = Some([(key.to_owned(), "x".to_owned())].into());
+            let finding = validate(&node, &refs(&node)).err().unwrap();
+            assert!(finding.message.contains(words) && finding.message.contains("spec.podLabels"), "{finding:?}");
+        }
+        let mut node = managed();
+        node.spec.pod_annotations = Some([("xdcgrid.io/applied".to_owned(), String::new())].into());
+        assert!(validate(&node, &refs(&node)).err().unwrap().message.contains("spec.podAnnotations"));
     }
 
     #[test]

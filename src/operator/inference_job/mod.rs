@@ -95,7 +95,7 @@ fn is_unsettled(job: &InferenceJob) -> bool {
     validate::is_over(job) && !local::is_local(job) && !conditions::is_true(conditions, condition::SETTLED)
 }
 
-async fn reconcile(job: Arc<InferenceJob>, context: Arc<Context>) -> Result<Action, Error> {
+pub async fn reconcile(job: Arc<InferenceJob>, context: Arc<Context>) -> Result<Action, Error> {
     if !validate::is_ours(&job) {
         return Ok(Action::await_change());
     }

@@ -5,7 +5,7 @@ import signal
 import subprocess
 
 from . import environment as env
-from . import kube, story
+from . import kube, person, story
 from .embeddings import test_embeddings_of_a_job_and_of_the_openai_client  # noqa: F401
 from .shell import CACHE, ROOT, Daemon, run, wait_for
 
@@ -276,4 +276,4 @@ def test_the_commands_of_the_readme_work():
     print(run("python3", ROOT / "tests" / "readme" / "run.py", timeout=900), end="", flush=True)
 
 
-ALL = [value for name, value in list(globals().items()) if name.startswith("test_")]
+ALL = [value for name, value in list(globals().items()) if name.startswith("test_")] + person.ALL

@@ -90,6 +90,19 @@ async fn work_of_an_unregistered_node_is_not_paid_later_either() {
 }
 
 #[tokio::test]
+async fn a_node_that_has_left_is_paid_for_what_it_did() {
+    let h = Harness::start().await;
+    let worker = h.worker("a", ROLES).await;
+    h.job("job-1", &["one two three"]).await;
+    h.finished("job-1").await;
+    let epoch = h.epoch();
+    h.gateway.remove_member(&worker.peer()).await.unwrap();
+    h.pass(Duration::from_secs(EPOCH_SECONDS + 6));
+    let totals: EpochTotals = serde_json::from_slice(&close(&h, epoch).await.1).unwrap();
+    assert_eq!((totals.nodes[0].requests, totals.nodes[0].eligible, totals.nodes[0].reason.as_str()), (1, true, ""));
+}
+
+#[tokio::test]
 async fn an_epoch_without_anything_is_empty_and_closes() {
     let h = Harness::start().await;
     let (status, body) = close(&h, 0).await;

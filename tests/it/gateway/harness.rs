@@ -1,6 +1,7 @@
 //! A gateway on a temporary directory, with scripted workers and its HTTP servers on loopback.
 
 use std::{
+    collections::BTreeMap,
     sync::{
         Arc,
         atomic::{AtomicI64, Ordering},
@@ -67,6 +68,7 @@ pub fn network() -> NetworkConfig {
         paused: false,
         external_addresses: vec!["/dns4/gateway.example/tcp/4001".into()],
         sample_percent: 0,
+        namespace_weights: BTreeMap::new(),
     }
 }
 
@@ -186,8 +188,11 @@ impl Harness {
             mode,
             roles: roles.to_vec(),
             schedulable: true,
+            resting: false,
+            max_requests: None,
             registered: true,
             models: vec![model_digest()],
+            labels: BTreeMap::new(),
         }
     }
 

@@ -135,7 +135,7 @@ async fn a_busy_worker_is_asked_again_and_nothing_counts_as_a_try() {
     let worker = h.worker("a", COMPUTE).await;
     worker.set(Script::Reject(refused("Busy", 100)));
     h.job_with("job-1", &["one two three"], |spec| spec.max_attempts = 1).await;
-    h.until("it was offered", async || h.report("job-1").await.reason == "NoWorkerForModel").await;
+    h.until("it was offered", async || h.report("job-1").await.reason == "WaitingForCapacity").await;
     worker.set(Script::Honest);
     assert_eq!(h.finished("job-1").await.completed, 1);
 }
@@ -305,7 +305,7 @@ async fn an_unproven_cordoned_or_removed_worker_gets_no_work() {
     h.gateway.put_member(member.clone()).await.unwrap();
     h.job("job-1", &["one two three"]).await;
     let report = h.report("job-1").await;
-    assert_eq!(report.reason, "NoWorkerForModel", "{report:?}");
+    assert_eq!(report.reason, "NoMatchingNode", "{report:?}");
     member.schedulable = true;
     h.gateway.put_member(member).await.unwrap();
     h.finished("job-1").await;

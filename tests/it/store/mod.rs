@@ -1,6 +1,6 @@
 //! The ledger alone: its unique keys, what survives a crash, and that `fsck` sees what is broken.
 
-use std::path::Path;
+use std::{collections::BTreeMap, path::Path};
 
 use prost::Message as _;
 use sqlx::{Connection, SqliteConnection};
@@ -40,6 +40,7 @@ fn network() -> NetworkConfig {
         paused: false,
         external_addresses: vec![],
         sample_percent: 0,
+        namespace_weights: BTreeMap::new(),
     }
 }
 
@@ -50,8 +51,11 @@ fn member(key: &NodeKey, name: &str) -> Member {
         mode: NodeMode::Managed,
         roles: vec![],
         schedulable: true,
+        resting: false,
+        max_requests: None,
         registered: true,
         models: vec![MODEL],
+        labels: BTreeMap::new(),
     }
 }
 
@@ -242,7 +246,7 @@ async fn a_crash_with_open_leases_loses_nothing() {
     assert_eq!(f.ledger.recover(100).await.unwrap(), 1);
     let counts = f.ledger.job_counts(JOB).await.unwrap();
     assert_eq!((counts.queued, counts.leased, counts.done), (2, 0, 1));
-    let queued = f.ledger.queued_of_job(JOB, 10).await.unwrap();
+    let queued = f.ledger.queued_of_job(JOB, None, 10).await.unwrap();
     assert_eq!(queued.iter().map(|request| request.attempt).collect::<Vec<_>>(), [2, 1]);
     assert_eq!(f.ledger.recover(100).await.unwrap(), 0);
     assert_eq!(f.whole().await, Vec::<String>::new());
@@ -287,7 +291,7 @@ async fn a_failed_audit_sends_the_request_elsewhere_and_its_receipt_is_never_pay
         .unwrap();
     let twice = decide(&f.ledger, receipt.hash, AuditState::Passed, EvidenceRecord::default()).await;
     assert!(matches!(twice, Err(LedgerError::Stale { .. })), "decided once");
-    let queued = f.ledger.queued_of_job(JOB, 1).await.unwrap().remove(0);
+    let queued = f.ledger.queued_of_job(JOB, None, 1).await.unwrap().remove(0);
     assert_eq!((queued.attempt, queued.excluded), (2, vec![f.node.peer_id()]));
     assert!(f.ledger.payable_receipts(4).await.unwrap().is_empty());
     assert_eq!(f.ledger.evidence(&f.node.address()).await.unwrap().failed, 1);

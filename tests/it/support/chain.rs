@@ -91,6 +91,16 @@ impl FakeChain {
         self.lock().submitted.clone()
     }
 
+    /// Transactions that all accounts together got into blocks.
+    pub fn transactions(&self) -> u64 {
+        self.lock().nonces.values().sum()
+    }
+
+    /// Nodes with a stake.
+    pub fn nodes(&self) -> usize {
+        self.lock().nodes.len()
+    }
+
     pub fn live_total(&self) -> u128 {
         self.lock().live.1
     }

@@ -29,6 +29,8 @@ use xdc_grid::{
     },
 };
 
+use super::faults::Fault;
+
 /// A prompt with this word fails.
 pub const FAIL: &str = "FAIL";
 /// A prompt with this word is answered with 2 MB.
@@ -52,13 +54,20 @@ struct Script {
     released: BTreeSet<String>,
     members: BTreeMap<String, Member>,
     proven: BTreeSet<String>,
+    running: BTreeMap<String, u32>,
+    worked: BTreeMap<String, u64>,
+    refused: BTreeMap<String, String>,
     models: BTreeMap<String, ModelSource>,
     files: BTreeMap<String, String>,
     asked: BTreeMap<String, u32>,
     submissions: BTreeMap<String, u32>,
+    /// Inputs that were taken; the same again is not.
+    accepted: u32,
     /// Results in the store, by job and name.
     kept: BTreeMap<(String, String), Bytes>,
     store_is_full: bool,
+    calls: usize,
+    fault: Option<(usize, Fault)>,
 }
 
 struct Job {
@@ -91,6 +100,41 @@ impl FakeGateway {
             // Ends every open stream.
             let _ = self.changes.send(Change { revision: 0, kind: ChangeKind::Job, key: "end".into() });
         }
+    }
+
+    /// What happens to the `n`-th call from now on: lost, answered into the void, or refused.
+    pub fn fail_at(&self, n: usize, fault: Fault) {
+        let mut script = self.lock();
+        (script.calls, script.fault) = (0, Some((n, fault)));
+    }
+
+    fn next_fault(&self) -> Option<Fault> {
+        let mut script = self.lock();
+        script.calls += 1;
+        let (at, fault) = script.fault?;
+        (at + 1 == script.calls).then_some(fault)
+    }
+
+    /// Everything that it was told and still knows, for a comparison.
+    pub fn told(&self) -> Vec<String> {
+        let script = self.lock();
+        let members = script.members.values().map(|member| serde_json::to_string(member).unwrap());
+        let models = script.models.values().map(|model| serde_json::to_string(model).unwrap());
+        let jobs = script.jobs.iter().map(|(uid, job)| {
+            format!("{uid} {} {} {:?}", serde_json::to_string(&job.spec).unwrap(), job.lines.len(), job.control)
+        });
+        let network = script.network.iter().map(|network| serde_json::to_string(network).unwrap());
+        members.chain(models).chain(jobs).chain(network).collect()
+    }
+
+    /// Calls since `fail_at`, the change stream apart.
+    pub fn calls(&self) -> usize {
+        self.lock().calls
+    }
+
+    /// How often it was given the input of a job that had none.
+    pub fn all_submissions(&self) -> u32 {
+        self.lock().accepted
     }
 
     /// Lets a held job finish.
@@ -156,6 +200,23 @@ impl FakeGateway {
         self.changed(ChangeKind::Node, peer);
     }
 
+    /// So many requests run on the node now.
+    pub fn set_running(&self, peer: &str, count: u32) {
+        self.lock().running.insert(peer.to_owned(), count);
+        self.changed(ChangeKind::Node, peer);
+    }
+
+    /// The node has answered a request in this epoch.
+    pub fn set_worked(&self, peer: &str, epoch: u64) {
+        self.lock().worked.insert(peer.to_owned(), epoch);
+    }
+
+    /// The gateway turns the node away with this code.
+    pub fn refuse(&self, peer: &str, reason: &str) {
+        self.lock().refused.insert(peer.to_owned(), reason.to_owned());
+        self.changed(ChangeKind::Node, peer);
+    }
+
     pub fn network(&self) -> Option<NetworkConfig> {
         self.lock().network.clone()
     }
@@ -192,7 +253,16 @@ async fn guard(State(gateway): Shared, request: axum::extract::Request, next: ax
     if gateway.lock().away {
         return StatusCode::BAD_GATEWAY.into_response();
     }
-    next.run(request).await
+    let streams = request.uri().path().ends_with("/changes");
+    match if streams { None } else { gateway.next_fault() } {
+        None => next.run(request).await,
+        Some(Fault::LoseAnswer) => {
+            next.run(request).await;
+            StatusCode::BAD_GATEWAY.into_response()
+        }
+        Some(Fault::Refuse(status)) => refuse(StatusCode::from_u16(status).unwrap(), "Injected", "injected"),
+        Some(_) => StatusCode::BAD_GATEWAY.into_response(),
+    }
 }
 
 fn refuse(status: StatusCode, reason: &str, message: &str) -> Response {
@@ -243,7 +313,15 @@ async fn node(State(gateway): Shared, Path(peer): Path<String>) -> Response {
         return refuse(StatusCode::NOT_FOUND, "NodeUnknown", "no such node");
     };
     let proven = script.proven.contains(&peer);
-    Json(node_report(member, proven)).into_response()
+    let mut report = node_report(member, proven);
+    report.running = script.running.get(&peer).copied().unwrap_or(0);
+    if let Some(epoch) = script.worked.get(&peer) {
+        report.current_epoch = Contribution { epoch: *epoch, requests: 1, ..Contribution::default() };
+    }
+    if let Some(reason) = script.refused.get(&peer) {
+        (report.reason, report.message) = (reason.clone(), "the gateway's words".into());
+    }
+    Json(report).into_response()
 }
 
 fn node_report(member: &Member, proven: bool) -> NodeReport {
@@ -276,6 +354,7 @@ fn node_report(member: &Member, proven: bool) -> NodeReport {
             gemm_units: if proven { 1234 } else { 0 },
             storage_verified: proven,
             proven_bytes: if proven { 2 << 30 } else { 0 },
+            ..Capability::default()
         },
         evidence: EvidenceReport { audits_passed: 3, ..EvidenceReport::default() },
         current_epoch: Contribution::default(),
@@ -347,9 +426,20 @@ async fn put_input(State(gateway): Shared, Path(uid): Path<String>, body: Bytes)
             return refuse(StatusCode::NOT_FOUND, "JobUnknown", "no such job");
         };
         assert_eq!(job.spec.total_requests as usize, lines.len(), "the input has as many lines as the job said");
+        if job.state != JobState::Created {
+            // The same again changes nothing; another input under the same job would be a fault of the operator.
+            assert_eq!(
+                serde_json::to_string(&job.lines).unwrap(),
+                serde_json::to_string(&lines).unwrap(),
+                "one job, one input"
+            );
+            return Json(report(job)).into_response();
+        }
         job.lines = lines;
         job.state = JobState::Queued;
-        report(job)
+        let answer = report(job);
+        script.accepted += 1;
+        answer
     };
     gateway.changed(ChangeKind::Job, &uid);
     Json(answer).into_response()
@@ -457,6 +547,7 @@ fn report(job: &Job) -> JobReport {
                 message: "told to".into(),
             })
             .collect(),
+        waiting: None,
     }
 }
 

@@ -1,10 +1,13 @@
 //! What the controller tests stand on: a real API server, a scripted gateway, a simulated chain, and one operator over them.
 
 pub mod chain;
+pub mod faults;
 pub mod gateway;
+pub mod plane;
 pub mod rbac;
 pub mod s3;
 pub mod world;
+pub mod writes;
 
 use std::time::Duration;
 

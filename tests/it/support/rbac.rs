@@ -2,7 +2,7 @@
 //! elsewhere. So a test that reads a tenant's Secret is refused as it would be in a cluster.
 
 use kube::{
-    Api, Client,
+    Api, Client, Config,
     api::{ApiResource, DynamicObject, Patch, PatchParams},
     core::GroupVersionKind,
 };
@@ -46,12 +46,12 @@ const CORE: [&str; 11] = [
     "services",
 ];
 
-/// A client that is the operator's ServiceAccount.
-pub async fn operator_client() -> Client {
+/// The configuration of a client that is the operator's ServiceAccount.
+pub async fn operator_config() -> Config {
     let mut config = config().await;
     let user = format!("system:serviceaccount:{SYSTEM}:{ACCOUNT}");
     config.headers.push((http::HeaderName::from_static("impersonate-user"), user.parse().unwrap()));
-    Client::try_from(config).unwrap()
+    config
 }
 
 pub async fn bind_operator(client: &Client) {

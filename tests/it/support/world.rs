@@ -24,7 +24,7 @@ use xdc_grid::{
     operator::{chains::Chains, config::OperatorConfig, run::run_with},
 };
 
-use super::{chain::FakeChain, client, gateway::FakeGateway, rbac};
+use super::{chain::FakeChain, client, gateway::FakeGateway, rbac, writes::Writes};
 
 /// Namespace of the operator.
 pub const SYSTEM: &str = "xdc-grid";
@@ -40,6 +40,8 @@ pub struct World {
     pub gateway: FakeGateway,
     pub gateway_url: String,
     pub chain: FakeChain,
+    /// What the operator writes.
+    pub writes: Writes,
     /// Held for reading by every test; for writing by one that disturbs the others.
     pub quiet: RwLock<()>,
 }
@@ -82,9 +84,10 @@ fn start() -> World {
                 &format!("--namespace={SYSTEM}"),
                 &format!("--gateway-url={gateway_url}"),
             ]);
-            let operator = rbac::operator_client().await;
-            let running = run_with(operator, config.config, chains(&chain), CancellationToken::new());
-            ready.send(World { gateway, gateway_url, chain, quiet: RwLock::new(()) }).unwrap();
+            let writes = Writes::default();
+            let counted = writes.counting(rbac::operator_config().await);
+            let running = run_with(counted, config.config, chains(&chain), CancellationToken::new());
+            ready.send(World { gateway, gateway_url, chain, writes, quiet: RwLock::new(()) }).unwrap();
             running.await.expect("the operator runs until the tests are over");
         });
     });

@@ -137,7 +137,7 @@ fn blocked(pods: &[Pod]) -> Finding {
     let pending = || pods.iter().filter(|pod| phase(pod) == "Pending");
     pending()
         .find_map(waiting)
-        .or_else(|| pending().find_map(unscheduled))
+        .or_else(|| pending().find_map(|pod| unscheduled(pod, None)))
         .unwrap_or_else(|| Finding::no(Reason::WorkerStarting, "its pods are starting"))
 }
 

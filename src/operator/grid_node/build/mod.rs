@@ -1,38 +1,32 @@
 //! Pure: the member that the gateway is told of, and the worker of a Managed node.
 
+mod pod;
+
 use std::collections::BTreeMap;
 
 use k8s_openapi::{
     api::{
-        apps::v1::{StatefulSet, StatefulSetSpec},
-        core::v1::{
-            Container, ContainerPort, HTTPGetAction, KeyToPath, PersistentVolumeClaim, PersistentVolumeClaimSpec,
-            PodSpec, PodTemplateSpec, Probe, SecretVolumeSource, Volume, VolumeMount, VolumeResourceRequirements,
-        },
+        apps::v1::{StatefulSet, StatefulSetSpec, StatefulSetUpdateStrategy},
+        core::v1::{PersistentVolumeClaim, PersistentVolumeClaimSpec, PodTemplateSpec, VolumeResourceRequirements},
         resource::v1::{ResourceClaimTemplate, ResourceClaimTemplateSpec},
     },
-    apimachinery::pkg::{
-        apis::meta::v1::{LabelSelector, ObjectMeta},
-        util::intstr::IntOrString,
-    },
+    apimachinery::pkg::apis::meta::v1::{LabelSelector, ObjectMeta},
 };
 
-use super::{
-    identity::KEY_FILE,
-    validate::{ValidatedNode, WorkerSpec},
-};
+use super::validate::{POOL_LABEL, ValidatedNode, WorkerSpec};
 use crate::{
+    api::grid_node::{StorageSpec, UpdatePolicy},
     operator::{config::OperatorConfig, pods},
-    protocol::internal::{Member, NodeRole},
+    protocol::internal::Member,
 };
 
 /// On everything that belongs to a node; its value is the GridNode's name.
 pub const NODE_LABEL: &str = "xdcgrid.io/node";
-const HTTP_PORT: i32 = 8080;
-const KEY_FOLDER: &str = "/etc/xdc-grid/key";
-const DATA_FOLDER: &str = "/var/lib/xdc-grid";
+/// What an object is part of.
+pub const COMPONENT_LABEL: &str = "app.kubernetes.io/component";
+/// Value of that label on workers.
+pub const WORKER: &str = "worker";
 const DATA: &str = "data";
-const KEY: &str = "key";
 
 /// What there is to be for a node.
 pub struct NodeResources {
@@ -43,20 +37,23 @@ pub struct NodeResources {
     pub claim_template: Option<ResourceClaimTemplate>,
 }
 
-pub fn build(node: &ValidatedNode, draining: Draining, config: &OperatorConfig) -> NodeResources {
+pub fn build(node: &ValidatedNode, intake: Intake, config: &OperatorConfig) -> NodeResources {
     let worker = node.worker.as_ref().zip(node.gateway_peer.as_deref());
     NodeResources {
-        member: member(node, draining),
+        member: member(node, intake),
         stateful_set: worker.map(|(worker, gateway)| stateful_set(node, worker, gateway, config)),
         claim_template: node.worker.as_ref().and_then(|worker| claim_template(node, worker)),
     }
 }
 
-/// Whether a node is on its way out.
+/// Whether a node may be given new work.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Draining {
-    Yes,
-    No,
+pub enum Intake {
+    Open,
+    /// On its way out, or about to be updated.
+    Closed,
+    /// Outside its availability windows: it is asked to prove nothing either.
+    Resting,
 }
 
 pub fn worker_name(node: &str) -> String {
@@ -70,22 +67,25 @@ pub fn key_secret_name(node: &str) -> String {
 pub fn labels(node: &str) -> BTreeMap<String, String> {
     let pairs = [
         ("app.kubernetes.io/name", "xdc-grid"),
-        ("app.kubernetes.io/component", "worker"),
+        (COMPONENT_LABEL, WORKER),
         ("app.kubernetes.io/managed-by", "xdc-grid-operator"),
         (NODE_LABEL, node),
     ];
     pairs.into_iter().map(|(key, value)| (key.to_owned(), value.to_owned())).collect()
 }
 
-fn member(node: &ValidatedNode, draining: Draining) -> Member {
+fn member(node: &ValidatedNode, intake: Intake) -> Member {
     Member {
         peer_id: node.identity.peer_id.clone(),
         node_name: node.name.clone(),
         mode: node.mode,
         roles: node.roles.clone(),
-        schedulable: !node.cordoned && draining == Draining::No,
+        schedulable: !node.cordoned && intake == Intake::Open,
+        resting: intake == Intake::Resting,
+        max_requests: node.max_requests,
         registered: node.registered,
         models: node.models.clone(),
+        labels: node.labels.clone(),
     }
 }
 
@@ -101,15 +101,24 @@ fn metadata(node: &ValidatedNode, name: String) -> ObjectMeta {
 fn stateful_set(node: &ValidatedNode, worker: &WorkerSpec, gateway: &str, config: &OperatorConfig) -> StatefulSet {
     let name = worker_name(&node.name);
     let selector = [(NODE_LABEL.to_owned(), node.name.clone())].into();
+    let strategy = match worker.update_policy {
+        // The operator deletes the pod itself, when nothing runs in it.
+        UpdatePolicy::OnIdle => "OnDelete",
+        UpdatePolicy::Immediate => "RollingUpdate",
+    };
     StatefulSet {
         metadata: metadata(node, name.clone()),
         spec: Some(StatefulSetSpec {
             replicas: Some(1),
             service_name: Some(name),
             selector: LabelSelector { match_labels: Some(selector), ..LabelSelector::default() },
+            update_strategy: Some(StatefulSetUpdateStrategy {
+                type_: Some(strategy.into()),
+                ..StatefulSetUpdateStrategy::default()
+            }),
             template: PodTemplateSpec {
-                metadata: Some(ObjectMeta { labels: Some(labels(&node.name)), ..ObjectMeta::default() }),
-                spec: Some(pod(node, worker, gateway, config)),
+                metadata: Some(pod_metadata(node, worker)),
+                spec: Some(pod::pod(node, worker, gateway, config)),
             },
             volume_claim_templates: worker.storage.as_ref().map(|storage| vec![claim(storage)]),
             ..StatefulSetSpec::default()
@@ -118,111 +127,19 @@ fn stateful_set(node: &ValidatedNode, worker: &WorkerSpec, gateway: &str, config
     }
 }
 
-fn pod(node: &ValidatedNode, worker: &WorkerSpec, gateway: &str, config: &OperatorConfig) -> PodSpec {
-    PodSpec {
-        automount_service_account_token: Some(false),
-        enable_service_links: Some(false),
-        node_selector: Some(worker.node_selector.clone()).filter(|labels| !labels.is_empty()),
-        tolerations: Some(worker.tolerations.clone()).filter(|tolerations| !tolerations.is_empty()),
-        // A running answer may be finished; a lease that is lost is worked again elsewhere.
-        termination_grace_period_seconds: Some(30),
-        security_context: Some(pods::pod_security()),
-        resource_claims: pods::device_claims(&worker.accelerators, &worker_name(&node.name)),
-        containers: vec![container(node, worker, gateway, config)],
-        volumes: Some(volumes(node, worker)),
-        ..PodSpec::default()
+/// Ours come last: nobody can take them over.
+fn pod_metadata(node: &ValidatedNode, worker: &WorkerSpec) -> ObjectMeta {
+    let mut all = worker.labels.clone();
+    all.extend(labels(&node.name));
+    all.extend(worker.pool.clone().map(|pool| (POOL_LABEL.to_owned(), pool)));
+    ObjectMeta {
+        labels: Some(all),
+        annotations: Some(worker.annotations.clone()).filter(|annotations| !annotations.is_empty()),
+        ..ObjectMeta::default()
     }
 }
 
-fn container(node: &ValidatedNode, worker: &WorkerSpec, gateway: &str, config: &OperatorConfig) -> Container {
-    let mount = |name: &str, path: &str, read_only: bool| VolumeMount {
-        name: name.into(),
-        mount_path: path.into(),
-        read_only: Some(read_only).filter(|read_only| *read_only),
-        ..VolumeMount::default()
-    };
-    Container {
-        name: "worker".into(),
-        image: Some(config.worker_image.clone()),
-        image_pull_policy: Some(config.worker_image_pull_policy.clone()),
-        command: Some(vec!["/usr/local/bin/grid-worker".into()]),
-        args: Some(args(node, gateway, config)),
-        ports: Some(vec![ContainerPort {
-            name: Some("http".into()),
-            container_port: HTTP_PORT,
-            ..ContainerPort::default()
-        }]),
-        resources: Some(pods::resources(&worker.accelerators, &worker.resources)),
-        security_context: Some(pods::container_security()),
-        volume_mounts: Some(vec![
-            mount(KEY, KEY_FOLDER, true),
-            mount(DATA, DATA_FOLDER, false),
-            mount("tmp", "/tmp", false),
-        ]),
-        // A model takes minutes to come over the grid and to be measured; that is not a failure.
-        startup_probe: Some(probe("/health", 1, 60)),
-        liveness_probe: Some(probe("/health", 10, 6)),
-        readiness_probe: Some(probe("/ready", 2, 3)),
-        ..Container::default()
-    }
-}
-
-fn args(node: &ValidatedNode, gateway: &str, config: &OperatorConfig) -> Vec<String> {
-    let mut args = vec![
-        "run".to_owned(),
-        format!("--key-file={KEY_FOLDER}/{KEY_FILE}"),
-        format!("--gateway={}/p2p/{gateway}", config.gateway_multiaddr),
-        format!("--chain-id={}", node.network.chain_id),
-        format!("--contract={}", node.network.contract),
-        format!("--data-dir={DATA_FOLDER}"),
-        format!("--roles={}", node.roles.iter().map(role).collect::<Vec<_>>().join(",")),
-        format!("--http-address=0.0.0.0:{HTTP_PORT}"),
-    ];
-    if !node.network.salt.is_empty() {
-        args.push(format!("--network-salt={}", node.network.salt));
-    }
-    args
-}
-
-fn role(role: &NodeRole) -> &'static str {
-    match role {
-        NodeRole::Compute => "Compute",
-        NodeRole::Verify => "Verify",
-        NodeRole::Storage => "Storage",
-    }
-}
-
-fn probe(path: &str, period: i32, failures: i32) -> Probe {
-    Probe {
-        http_get: Some(HTTPGetAction {
-            path: Some(path.into()),
-            port: IntOrString::String("http".into()),
-            ..HTTPGetAction::default()
-        }),
-        period_seconds: Some(period),
-        failure_threshold: Some(failures),
-        timeout_seconds: Some(5),
-        ..Probe::default()
-    }
-}
-
-fn volumes(node: &ValidatedNode, worker: &WorkerSpec) -> Vec<Volume> {
-    let key = Volume {
-        name: KEY.into(),
-        secret: Some(SecretVolumeSource {
-            secret_name: Some(key_secret_name(&node.name)),
-            // 0400, given to the group by fsGroup.
-            default_mode: Some(0o400),
-            items: Some(vec![KeyToPath { key: KEY_FILE.into(), path: KEY_FILE.into(), ..KeyToPath::default() }]),
-            ..SecretVolumeSource::default()
-        }),
-        ..Volume::default()
-    };
-    let data = worker.storage.is_none().then(|| pods::scratch(DATA, "20Gi"));
-    [key, pods::scratch("tmp", "64Mi")].into_iter().chain(data).collect()
-}
-
-fn claim(storage: &crate::api::grid_node::StorageSpec) -> PersistentVolumeClaim {
+fn claim(storage: &StorageSpec) -> PersistentVolumeClaim {
     PersistentVolumeClaim {
         metadata: ObjectMeta { name: Some(DATA.into()), ..ObjectMeta::default() },
         spec: Some(PersistentVolumeClaimSpec {
@@ -250,7 +167,9 @@ fn claim_template(node: &ValidatedNode, worker: &WorkerSpec) -> Option<ResourceC
 pub(in crate::operator) mod tests {
     use clap::Parser;
 
-    use super::*;
+    use k8s_openapi::api::core::v1::PodSpec;
+
+    use super::{pod::KEY, *};
     use crate::operator::grid_node::validate::{
         tests::{external, managed, refs},
         validate,
@@ -267,7 +186,7 @@ pub(in crate::operator) mod tests {
     }
 
     fn built(node: &crate::api::grid_node::GridNode) -> NodeResources {
-        build(&validate(node, &refs(node)).unwrap(), Draining::No, &config())
+        build(&validate(node, &refs(node)).unwrap(), Intake::Open, &config())
     }
 
     fn pod_of(resources: &NodeResources) -> PodSpec {
@@ -336,6 +255,64 @@ pub(in crate::operator) mod tests {
     }
 
     #[test]
+    fn what_an_admin_says_about_the_pod_passes_through_and_labels_of_the_operator_stay() {
+        let mut node = managed();
+        node.metadata.labels = Some([(POOL_LABEL.to_owned(), "gpus".to_owned())].into());
+        let more: crate::api::grid_node::GridNodeSpec = serde_yaml::from_str(
+            r#"
+            networkRef: {name: demo}
+            mode: Managed
+            tolerations: [{key: gpu, operator: Exists, effect: NoExecute, tolerationSeconds: 300}]
+            runtimeClassName: nvidia
+            priorityClassName: spare
+            topologySpreadConstraints: [{topologyKey: zone, whenUnsatisfiable: ScheduleAnyway}]
+            imagePullSecrets: [{name: registry}]
+            podLabels: {team: research}
+            podAnnotations: {example.com/owner: anna}
+            "#,
+        )
+        .unwrap();
+        node.spec = crate::api::grid_node::GridNodeSpec { accelerators: node.spec.accelerators, ..more };
+        let template = built(&node).stateful_set.unwrap().spec.unwrap().template;
+        let (metadata, pod) = (template.metadata.unwrap(), template.spec.unwrap());
+        assert_eq!(
+            (pod.runtime_class_name.as_deref(), pod.priority_class_name.as_deref()),
+            (Some("nvidia"), Some("spare"))
+        );
+        assert_eq!(pod.image_pull_secrets.unwrap()[0].name, "registry");
+        assert_eq!(pod.tolerations.unwrap()[0].toleration_seconds, Some(300));
+        let spread = &pod.topology_spread_constraints.unwrap()[0];
+        assert_eq!((spread.max_skew, spread.when_unsatisfiable.as_str()), (1, "ScheduleAnyway"));
+        assert_eq!(spread.label_selector.as_ref().unwrap().match_labels.as_ref().unwrap()[POOL_LABEL], "gpus");
+        let labels = metadata.labels.unwrap();
+        assert_eq!(
+            (labels["team"].as_str(), labels[NODE_LABEL].as_str(), labels[POOL_LABEL].as_str()),
+            ("research", "node-a", "gpus")
+        );
+        assert_eq!(metadata.annotations.unwrap()["example.com/owner"], "anna");
+    }
+
+    #[test]
+    fn a_worker_is_replaced_by_the_operator_unless_the_node_says_immediate() {
+        let strategy = |node: &crate::api::grid_node::GridNode| {
+            built(node).stateful_set.unwrap().spec.unwrap().update_strategy.unwrap().type_.unwrap()
+        };
+        let mut node = managed();
+        assert_eq!(strategy(&node), "OnDelete");
+        node.spec.update_policy = UpdatePolicy::Immediate;
+        assert_eq!(strategy(&node), "RollingUpdate");
+    }
+
+    #[test]
+    fn outside_its_windows_a_node_is_given_nothing_and_asked_nothing() {
+        let mut node = managed();
+        node.spec.limits = serde_yaml::from_str("{maxRequests: 2}").unwrap();
+        let validated = validate(&node, &refs(&node)).unwrap();
+        let member = build(&validated, Intake::Resting, &config()).member;
+        assert_eq!((member.schedulable, member.resting, member.max_requests), (false, true, Some(2)));
+    }
+
+    #[test]
     fn an_external_node_is_a_member_and_nothing_else() {
         let node = external();
         let resources = built(&node);
@@ -348,7 +325,7 @@ pub(in crate::operator) mod tests {
         let mut node = managed();
         assert!(built(&node).member.schedulable);
         let validated = validate(&node, &refs(&node)).unwrap();
-        assert!(!build(&validated, Draining::Yes, &config()).member.schedulable);
+        assert!(!build(&validated, Intake::Closed, &config()).member.schedulable);
         node.spec.unschedulable = true;
         assert!(!built(&node).member.schedulable);
     }
