@@ -97,11 +97,11 @@ reasons! {
     MissingSecret,
     /// A volume of the worker's pod cannot be mounted, or its devices cannot be prepared; the message has the kubelet's words.
     VolumeNotMounted,
-    /// The worker needed more memory than spec.resources.memory; raise it or serve a smaller model.
+    /// A worker needed more memory than its resources allow (spec.resources of a GridNode, placement.local.resources of a job) and was killed; give it more.
     OOMKilled,
-    /// The worker's pod was evicted from its Kubernetes node: pressure there, a taint, or a drain; it is made again.
+    /// A worker's pod was evicted from its Kubernetes node: pressure there, a taint, or a drain; it is made again, and a shard is tried again.
     Evicted,
-    /// The worker's pod gave way to one of a higher priority; it is made again when there is room.
+    /// A worker's pod gave way to one of a higher priority; it is made again when there is room, and a shard is tried again.
     Preempted,
     /// An accelerator of the worker is gone or unhealthy; look at the Kubernetes node.
     DeviceLost,
@@ -287,12 +287,6 @@ reasons! {
     JobCreated,
     /// A queue holds the Job back until there is quota for it.
     WaitingForQuota,
-    /// A pod used more memory than placement.local.resources allows and was killed; give it more.
-    OOMKilled,
-    /// A pod was evicted from its Kubernetes node; its shard is tried again.
-    Evicted,
-    /// A pod made room for one of higher priority; its shard is tried again.
-    Preempted,
     /// A shard failed at every try; its requests without an answer are failures.
     ShardFailed,
     /// A shard's ConfigMap was deleted; the shard is computed again.

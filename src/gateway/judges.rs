@@ -129,6 +129,8 @@ mod tests {
             mode,
             roles: vec![role],
             schedulable: true,
+            resting: false,
+            max_requests: None,
             registered: true,
             models: vec![MODEL],
             labels: BTreeMap::new(),

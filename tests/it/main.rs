@@ -53,11 +53,11 @@ mod operator_jobs;
 #[cfg(all(feature = "operator", feature = "worker"))]
 mod operator_local;
 #[cfg(feature = "operator")]
-mod operator_tenants;
-#[cfg(feature = "operator")]
 mod operator_nodes;
 #[cfg(feature = "operator")]
 mod operator_pools;
+#[cfg(feature = "operator")]
+mod operator_tenants;
 #[cfg(feature = "chain")]
 mod reward_tree;
 #[cfg(feature = "gateway")]

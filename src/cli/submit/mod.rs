@@ -133,7 +133,7 @@ pub async fn run(
     note(format_args!("waiting for {name} in {}; interrupting leaves it running", place.namespace));
     match wait::until_over(&place, &name, args.timeout.map(Duration::from_secs)).await? {
         wait::Ended::Over => {
-            let args = results::ResultsArgs { job: name, errors: false, output: args.output };
+            let args = results::ResultsArgs { job: name, errors: false, gateway: None, output: args.output };
             results::run(&place, &args, out).await
         }
         wait::Ended::Deleted => Err(CliError::Other(format!("the job {name} was deleted while it ran"))),

@@ -406,6 +406,7 @@ pub(super) mod tests {
             finished_at_ms: 0,
             receipts_root: String::new(),
             last_failures: Vec::new(),
+            waiting: None,
         }
     }
 

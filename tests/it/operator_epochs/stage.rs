@@ -126,6 +126,7 @@ impl Stage {
             paused: false,
             external_addresses: Vec::new(),
             sample_percent: 100,
+            namespace_weights: Default::default(),
         };
         GatewayClient::new(&self.gateway_url, None).unwrap().put_network(&config).await.unwrap();
     }
@@ -152,8 +153,11 @@ impl Stage {
             mode: NodeMode::External,
             roles: vec![NodeRole::Compute],
             schedulable: true,
+            resting: false,
+            max_requests: None,
             registered: true,
             models: Vec::new(),
+            labels: Default::default(),
         };
         GatewayClient::new(&self.gateway_url, None).unwrap().put_member(&member).await.unwrap();
         self.nodes.push((node.address(), payout));

@@ -63,10 +63,17 @@ fn start() -> S3 {
     let config = folder.path().join("s3.json");
     std::fs::write(&config, users.to_string()).unwrap();
     let (master, volume, filer, port) = (free_port(), free_port(), free_port(), free_port());
-    let mut arguments: Vec<String> =
-        ["server", "-ip=127.0.0.1", "-ip.bind=127.0.0.1", "-master.telemetry=false", "-filer", "-s3", "-volume.max=1000"]
-            .map(str::to_owned)
-            .into();
+    let mut arguments: Vec<String> = [
+        "server",
+        "-ip=127.0.0.1",
+        "-ip.bind=127.0.0.1",
+        "-master.telemetry=false",
+        "-filer",
+        "-s3",
+        "-volume.max=1000",
+    ]
+    .map(str::to_owned)
+    .into();
     arguments.extend([
         format!("-dir={}", folder.path().display()),
         format!("-master.port={master}"),

@@ -83,6 +83,7 @@ pub fn observe(child: &Job, pods: &[Pod]) -> Observed {
             finished_at_ms: finished_at(child),
             receipts_root: String::new(),
             last_failures: failures(pods),
+            waiting: None,
         },
     }
 }

@@ -127,6 +127,7 @@ pub fn metadata(local: &LocalJob, frame: &Frame, name: String) -> ObjectMeta {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::protocol::internal::Encoding;
 
     fn request(index: u32, max_tokens: u32) -> InputLine {
         InputLine {
@@ -141,7 +142,7 @@ mod tests {
             seed: 0,
             stop: Vec::new(),
             inputs: Vec::new(),
-            encoding: Default::default(),
+            encoding: Encoding::default(),
         }
     }
 
