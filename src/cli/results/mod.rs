@@ -60,12 +60,20 @@ pub async fn run(session: &Session, args: &ResultsArgs, out: &mut dyn Write) -> 
             checked(&data, name, published, args.errors)?.to_owned()
         }
         (None, Some(at)) => store::fetch(session, at, published, args).await?,
-        (None, None) => return Ok(elsewhere(published)),
+        (None, None) => {
+            elsewhere(published);
+            return Ok(ending(&job));
+        }
     };
     let lines = lines::read_lines(&jsonl).map_err(|why| CliError::Other(format!("the results are damaged: {why}")))?;
     print(&lines, args, out)?;
-    // A job that failed or was cancelled may have published what was done.
-    Ok(if conditions::is_true(&status.conditions, condition::FAILED) { explain(&job) } else { Exit::Done })
+    Ok(ending(&job))
+}
+
+/// A job that failed or was cancelled may have published what was done.
+fn ending(job: &InferenceJob) -> Exit {
+    let conditions = job.status.as_ref().map(|status| status.conditions.as_slice()).unwrap_or_default();
+    if conditions::is_true(conditions, condition::FAILED) { explain(job) } else { Exit::Done }
 }
 
 async fn fetch_output(session: &Session, name: &str) -> Result<BTreeMap<String, String>, CliError> {
@@ -76,10 +84,9 @@ async fn fetch_output(session: &Session, name: &str) -> Result<BTreeMap<String, 
 }
 
 /// Results in a bucket are read with the tools of that bucket, and with its credentials, which this command does not have.
-fn elsewhere(published: &OutputStatus) -> Exit {
-    let folder = &published.place;
-    eprintln!("the results are in {folder}; read them with: aws s3 cp --recursive {folder} .");
-    Exit::Done
+fn elsewhere(published: &OutputStatus) {
+    let folder = one_line(&published.place);
+    note(format_args!("the results are in {folder}; read them with: aws s3 cp --recursive {folder} ."));
 }
 
 /// Name and digest of the file that is asked for.

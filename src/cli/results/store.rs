@@ -55,7 +55,7 @@ struct Reader<'a> {
 impl Reader<'_> {
     async fn file(&self, name: &str, sha256: &str) -> Result<String, CliError> {
         let text = match self.gateway {
-            Some(gateway) => self.from_gateway(gateway, name).await?,
+            Some(gateway) => self.straight_from(gateway, name).await?,
             None => self.through_api_server(name).await?,
         };
         let found = hex::encode(Sha256::digest(text.as_bytes()));
@@ -65,7 +65,7 @@ impl Reader<'_> {
         Err(CliError::Other(format!("{name} in the store has sha256 {found}, the job says {sha256}")))
     }
 
-    async fn from_gateway(&self, gateway: &str, name: &str) -> Result<String, CliError> {
+    async fn straight_from(&self, gateway: &str, name: &str) -> Result<String, CliError> {
         let url = format!("{}{}{name}", gateway.trim_end_matches('/'), self.at.path);
         let unreachable = |error: reqwest::Error| CliError::Other(format!("the gateway at {gateway}: {error}"));
         let request = reqwest::Client::new().get(url).header(READ_KEY_HEADER, &self.at.read_key);

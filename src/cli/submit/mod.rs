@@ -62,6 +62,9 @@ pub struct SubmitArgs {
     /// Writes the InferenceJob as YAML and creates nothing.
     #[arg(long)]
     pub dry_run: bool,
+    /// URL of the gateway's API, for results in its store.
+    #[arg(long, env = "GRID_GATEWAY_URL", value_name = "URL")]
+    pub gateway: Option<String>,
     /// How to print the results, as `kubectl grid results` does. With --no-wait, `json`, `yaml` and `name` print the job itself.
     #[arg(short, long, value_enum, default_value_t)]
     pub output: Format,
@@ -133,7 +136,8 @@ pub async fn run(
     note(format_args!("waiting for {name} in {}; interrupting leaves it running", place.namespace));
     match wait::until_over(&place, &name, args.timeout.map(Duration::from_secs)).await? {
         wait::Ended::Over => {
-            let args = results::ResultsArgs { job: name, errors: false, gateway: None, output: args.output };
+            let args =
+                results::ResultsArgs { job: name, errors: false, gateway: args.gateway.clone(), output: args.output };
             results::run(&place, &args, out).await
         }
         wait::Ended::Deleted => Err(CliError::Other(format!("the job {name} was deleted while it ran"))),

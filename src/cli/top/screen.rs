@@ -30,7 +30,7 @@ pub fn size() -> Option<Size> {
 pub fn redraw(text: &str, size: Option<Size>, out: &mut dyn Write) -> Result<(), CliError> {
     write!(out, "\u{1b}[H")?;
     for line in fitted(text, size) {
-        write!(out, "{line}\u{1b}[K\n")?;
+        writeln!(out, "{line}\u{1b}[K")?;
     }
     write!(out, "\u{1b}[J")?;
     Ok(out.flush()?)

@@ -23,7 +23,11 @@ impl Ran {
 /// A shell without anything of the surrounding one that the program looks at.
 pub fn command(program: &str, kubeconfig: impl AsRef<OsStr>) -> Command {
     let mut command = Command::new(program);
-    command.env_remove("GRID_NAMESPACE").env("HOME", "/nonexistent").env("KUBECONFIG", kubeconfig);
+    command
+        .env_remove("GRID_NAMESPACE")
+        .env_remove("GRID_GATEWAY_URL")
+        .env("HOME", "/nonexistent")
+        .env("KUBECONFIG", kubeconfig);
     command.kill_on_drop(true);
     command
 }

@@ -129,12 +129,12 @@ impl Scene {
 
     /// Looks until the object is as it should be. `false` when the process died on the way.
     pub async fn settle(&self, life: &Life, kind: Kind, name: &str) -> bool {
-        life.faults.until_death(self.follow(life, kind, name, true)).await.is_some()
+        life.faults.until_death(Box::pin(self.follow(life, kind, name, true))).await.is_some()
     }
 
     /// Looks until the object is gone.
     pub async fn bury(&self, life: &Life, kind: Kind, name: &str) -> bool {
-        life.faults.until_death(self.follow(life, kind, name, false)).await.is_some()
+        life.faults.until_death(Box::pin(self.follow(life, kind, name, false))).await.is_some()
     }
 
     async fn follow(&self, life: &Life, kind: Kind, name: &str, alive: bool) {
@@ -147,7 +147,7 @@ impl Scene {
                 self.play_the_cluster(name).await;
             }
             // What fails is tried again.
-            life.look(kind, name, self).await;
+            Box::pin(life.look(kind, name, self)).await;
             if alive && self.is_settled(kind, name).await {
                 return;
             }
@@ -311,10 +311,10 @@ impl Life {
         };
         let context = self.context.clone();
         let _ = match kind {
-            Kind::Network => network_controller::reconcile(object(shown), context).await,
-            Kind::Model => model_controller::reconcile(object(shown), context).await,
-            Kind::Node => node_controller::reconcile(object(shown), context).await,
-            Kind::Job => job_controller::reconcile(object(shown), context).await,
+            Kind::Network => Box::pin(network_controller::reconcile(object(shown), context)).await,
+            Kind::Model => Box::pin(model_controller::reconcile(object(shown), context)).await,
+            Kind::Node => Box::pin(node_controller::reconcile(object(shown), context)).await,
+            Kind::Job => Box::pin(job_controller::reconcile(object(shown), context)).await,
         };
     }
 }

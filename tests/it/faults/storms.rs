@@ -177,7 +177,7 @@ async fn watches_that_expire_are_begun_again_and_miss_nothing() {
         let collection = ["gridnetworks", "gridnodes", "gridmodels", "inferencejobs", "contributionreports"]
             .iter()
             .any(|plural| name == format!("GET /apis/xdcgrid.io/v1alpha1/{plural}"));
-        (collection && dice(index) % 2 == 0).then_some(Fault::Refuse(410))
+        (collection && dice(index).is_multiple_of(2)).then_some(Fault::Refuse(410))
     };
     let weather = Weather::forecast(expired).await;
     weather.set_storm(true);

@@ -16,7 +16,7 @@ struct Outcome {
 
 /// One object from its creation to its end; a process that dies is followed by one without faults.
 async fn live_and_die(scene: &Scene, kind: Kind, name: &str, faults: &Faults) -> Outcome {
-    live_and_die_under(scene, kind, name, scene.life(faults.clone())).await
+    Box::pin(live_and_die_under(scene, kind, name, scene.life(faults.clone()))).await
 }
 
 async fn live_and_die_under(scene: &Scene, kind: Kind, name: &str, mut life: Life) -> Outcome {
@@ -129,7 +129,7 @@ async fn random_faults_at_random_calls_end_as_if_nothing_had_happened() {
         let life = scene
             .life(faults.clone())
             .with_stale_cache(move |look| drawn(&format!("{seed}/{run}/stale/{look}"), 3) == 0);
-        let outcome = live_and_die_under(&scene, kind, &names.next(kind), life).await;
+        let outcome = Box::pin(live_and_die_under(&scene, kind, &names.next(kind), life)).await;
         assert_eq!(
             outcome,
             expected[index],

@@ -190,7 +190,7 @@ impl Stage {
 
     /// Lets the next epoch end and brings it to life, while `life` looks after every block. `false` when the process died first.
     pub async fn epoch_by(&self, life: &Life, epoch: u64) -> bool {
-        let living = life.api.until_death(life.chain.until_death(self.follow(life, epoch)));
+        let living = life.api.until_death(life.chain.until_death(Box::pin(self.follow(life, epoch))));
         matches!(living.await, Some(Some(())))
     }
 
@@ -358,6 +358,6 @@ impl Life {
     /// One reconcile of the network as it is now.
     pub async fn look(&self) -> Result<(), Error> {
         let network = self.networks.get(NETWORK).await.unwrap();
-        contribution_report::reconcile(Arc::new(network), self.context.clone()).await.map(drop)
+        Box::pin(contribution_report::reconcile(Arc::new(network), self.context.clone())).await.map(drop)
     }
 }
