@@ -254,6 +254,7 @@ async fn a_local_job_runs_to_complete_without_a_gateway_and_leaves_the_results_o
     let child = team.child(&job).await;
     let spec = child.spec.clone().unwrap();
     assert_eq!((spec.completions, spec.parallelism, spec.suspend), (Some(2), Some(2), Some(false)));
+    assert_eq!(spec.ttl_seconds_after_finished, None, "it must not go before its results are published");
     assert_eq!(child.owner_references()[0].uid, job.uid().unwrap());
     team.until_reason("hello", condition::ADMITTED, "JobCreated").await;
     team.until_reason("hello", condition::RUNNING, "WorkerStarting").await;
@@ -285,7 +286,8 @@ async fn a_local_job_runs_to_complete_without_a_gateway_and_leaves_the_results_o
     .await;
     assert!(maps.get_opt(&format!("{}-shard-0", child.name_any())).await.unwrap().is_none());
     assert!(team.api::<ServiceAccount>().get_opt(&child.name_any()).await.unwrap().is_none());
-    assert!(team.api::<Job>().get_opt(&child.name_any()).await.unwrap().is_some());
+    let kept = team.api::<Job>().get(&child.name_any()).await.unwrap();
+    assert_eq!(kept.spec.unwrap().ttl_seconds_after_finished, Some(3600));
 }
 
 #[tokio::test]

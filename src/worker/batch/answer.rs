@@ -20,6 +20,9 @@ use crate::{
 /// Longest message of a failure, in characters.
 const MAX_MESSAGE: usize = 100;
 
+/// No node of a grid: nobody is paid for it.
+const NOBODY: NodeAddress = NodeAddress([0; 20]);
+
 /// What every answer needs.
 pub(super) struct Answering {
     engine: Arc<dyn AnswerEngine>,
@@ -66,7 +69,8 @@ impl Answering {
     async fn tried(&self, line: &InputLine) -> Result<Outcome, Failure> {
         let mut last = String::new();
         for _ in 0..self.max_attempts {
-            match self.generate(line).await {
+            let outcome = if line.inputs.is_empty() { self.generate(line).await } else { self.embed(line).await };
+            match outcome {
                 Ok(outcome) => return Ok(outcome),
                 Err(Missed::ForGood { reason, message }) => return Ok(failed(reason, &message)),
                 Err(Missed::Again(message)) => last = message,
@@ -79,9 +83,6 @@ impl Answering {
     }
 
     async fn generate(&self, line: &InputLine) -> Result<Outcome, Missed> {
-        if !line.inputs.is_empty() {
-            return self.embed(line).await;
-        }
         let sampling = SamplerParams { temperature: line.temperature, top_p: line.top_p, top_k: line.top_k };
         let malformed = |message: String| Missed::ForGood { reason: "MalformedRequest", message };
         sampling.validate().map_err(|error| malformed(error.to_string()))?;
@@ -105,10 +106,10 @@ impl Answering {
         self.read(&mut events).await
     }
 
-    /// The vectors of an embedding request.
+    /// As `generate`, for vectors.
     async fn embed(&self, line: &InputLine) -> Result<Outcome, Missed> {
         let texts = line.inputs.iter().map(|text| self.engine.tokenize(text)).collect::<Result<Vec<_>, _>>()?;
-        let prompt_tokens = texts.iter().map(Vec::len).sum::<usize>();
+        let (wanted, tokens) = (texts.len(), texts.iter().map(Vec::len).sum::<usize>());
         let mut coming = loop {
             match self.engine.embed(texts.clone()) {
                 Ok(coming) => break coming,
@@ -118,23 +119,19 @@ impl Answering {
                 Err(error) => return Err(not_admitted(&error)),
             }
         };
-        let mut vectors = Vec::with_capacity(texts.len());
-        while vectors.len() < texts.len() {
-            let values = match coming.recv().await {
-                Some(Ok(values)) => values,
-                Some(Err(message)) => return Err(Missed::Again(message)),
-                None => return Err(Missed::Again("the engine ended without an answer".into())),
-            };
-            let vector = Vector::new(values).ok_or_else(|| Missed::Again("the engine gave no sound vector".into()))?;
-            vectors.push(vector);
+        let mut vectors = Vec::with_capacity(wanted);
+        while vectors.len() < wanted {
+            let values =
+                coming.recv().await.ok_or_else(|| Missed::Again("the engine ended without an answer".into()))?;
+            let vector = values.map_err(Missed::Again)?;
+            vectors.push(Vector::new(vector).ok_or_else(|| Missed::Again("the engine gave no sound vector".into()))?);
         }
         Ok(Outcome::Embedded {
             vectors,
             encoding: line.encoding,
-            prompt_tokens: u32::try_from(prompt_tokens).unwrap_or(u32::MAX),
+            prompt_tokens: u32::try_from(tokens).unwrap_or(u32::MAX),
             node_name: self.node_name.clone(),
-            // No node of a grid: nobody is paid for it.
-            node_address: NodeAddress([0; 20]),
+            node_address: NOBODY,
             created: now_ms() / 1000,
         })
     }
@@ -157,8 +154,7 @@ impl Answering {
                         prompt_tokens,
                         output_tokens: u32::try_from(output_ids.len()).unwrap_or(u32::MAX),
                         node_name: self.node_name.clone(),
-                        // No node of a grid: nobody is paid for it.
-                        node_address: NodeAddress([0; 20]),
+                        node_address: NOBODY,
                         created: now_ms() / 1000,
                     });
                 }

@@ -205,3 +205,16 @@ async fn the_real_model_answers_a_shard() {
     let text = shard.results()[0]["outcome"]["text"].as_str().unwrap().to_owned();
     assert!(text.contains("Paris"), "{text}");
 }
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn the_real_encoder_makes_vectors_of_a_shard() {
+    let model: &'static [u8] = std::fs::read(crate::encoder::encoder_path()).unwrap().leak();
+    let request = json!({"index": 0, "customId": "line-0", "inputs": ["a cat", "a dog"], "maxTokens": 1, "temperature": 0.0,
+        "topP": 1.0, "topK": 0, "seed": 0});
+    let shard = Shard::new(&[request], model).await;
+    assert_eq!(shard.run(LocalEngines).await, Exit::Done, "{}", shard.report().message);
+    let outcome = shard.results()[0]["outcome"].clone();
+    assert_eq!(outcome["kind"], "embedded", "{outcome}");
+    assert_eq!(outcome["vectors"].as_array().unwrap().len(), 2);
+    assert!(shard.part().unwrap().counts.prompt_tokens > 0);
+}

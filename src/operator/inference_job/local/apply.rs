@@ -47,6 +47,8 @@ use crate::{
 
 /// A pod that is told to stop hands back what it has within its grace period; then the Job is failed.
 const STOP_SECONDS: i64 = 1;
+/// A finished Job and its pods stay this long after the results are published, for `kubectl logs`.
+const KEPT_SECONDS: i32 = 3600;
 
 // ------------------------------------------------------------------------------------------------ submission
 
@@ -200,8 +202,11 @@ pub async fn steer(local: &LocalJob, control: JobControl, context: &Context) -> 
     let wanted = Asked::of(local, seen.shards, control.cancelled);
     let Some(patch) = change(seen.asked, wanted) else { return Ok(()) };
     let jobs: Api<Job> = api_beside(context, &local.namespace);
-    let params = PatchParams { field_manager: Some(MANAGER.into()), ..PatchParams::default() };
-    gone_is_fine(jobs.patch(&local.name, &params, &Patch::Merge(&patch)).await)
+    gone_is_fine(jobs.patch(&local.name, &params(), &Patch::Merge(&patch)).await)
+}
+
+fn params() -> PatchParams {
+    PatchParams { field_manager: Some(MANAGER.into()), ..PatchParams::default() }
 }
 
 /// What is to be written, so that only what we changed our mind about is touched: a child that somebody else suspended
@@ -249,8 +254,14 @@ pub async fn clean(job: &InferenceJob, context: &Context) -> Result<(), Error> {
     delete::<RoleBinding>(&api_beside(context, &namespace), &name).await?;
     delete::<ServiceAccount>(&api_beside(context, &namespace), &name).await?;
     let jobs: Api<Job> = api_beside(context, &namespace);
-    if jobs.get_opt(&name).await?.is_some_and(|child| !is_finished(&child)) {
-        delete(&jobs, &name).await?;
+    match jobs.get_opt(&name).await? {
+        Some(child) if is_finished(&child) => {
+            // Not before: a Job that goes before its results are published would be made again.
+            let patch = json!({"spec": {"ttlSecondsAfterFinished": KEPT_SECONDS}});
+            gone_is_fine(jobs.patch(&name, &params(), &Patch::Merge(&patch)).await)?;
+        }
+        Some(_) => delete(&jobs, &name).await?,
+        None => {}
     }
     delete(&roles, &name).await
 }

@@ -39,8 +39,6 @@ const DATA_FOLDER: &str = "/var/lib/xdc-grid";
 const REPORT_FILE: &str = "/dev/termination-log";
 /// The kubelet renews it long before.
 const TOKEN_SECONDS: i64 = 3600;
-/// A finished Job and its pods stay this long, for `kubectl logs`.
-const KEPT_SECONDS: i32 = 3600;
 /// What is finished is handed back within it.
 const GRACE_SECONDS: i64 = 30;
 
@@ -98,7 +96,6 @@ pub fn build(local: &LocalJob, frame: &Frame, sizes: &[u32], url: &str, config: 
             pod_failure_policy: Some(failure_policy()),
             // A shard has one pod at a time: two would write the same results.
             pod_replacement_policy: Some("Failed".into()),
-            ttl_seconds_after_finished: Some(KEPT_SECONDS),
             template: PodTemplateSpec {
                 metadata: Some(ObjectMeta {
                     labels: Some(labels(&frame.uid)),

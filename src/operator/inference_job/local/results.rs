@@ -34,7 +34,7 @@ impl Totals {
     fn add(&self, line: &ResultLine) {
         let mut sums = self.0.lock().unwrap_or_else(PoisonError::into_inner);
         sums.counts.add(&line.outcome);
-        if let Outcome::Completed { node_name, .. } = &line.outcome {
+        if let Outcome::Completed { node_name, .. } | Outcome::Embedded { node_name, .. } = &line.outcome {
             *sums.nodes.entry(node_name.clone()).or_default() += 1;
         }
     }

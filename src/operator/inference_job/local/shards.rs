@@ -15,6 +15,8 @@ use crate::{
 pub const MAX_SHARDS: u32 = 2_000;
 /// What a token of an answer takes at most, as a rule: most take four bytes, few more than six.
 const TOKEN_BYTES: usize = 6;
+/// What a vector of 1024 dimensions takes, in base64; most models have fewer.
+const VECTOR_BYTES: usize = 5_500;
 /// What a result takes besides its text.
 const RESULT_BYTES: usize = 512;
 
@@ -65,7 +67,7 @@ impl Cutter {
         if line.len() + 1 > MAX_INPUT_BYTES {
             return Err(CannotCut::LineTooLong(request.index + 1));
         }
-        let answer = (request.max_tokens as usize).saturating_mul(TOKEN_BYTES).saturating_add(RESULT_BYTES);
+        let answer = answer_bytes(request);
         let full = self.open.requests >= self.shard_size
             || self.open.input.len() + line.len() + 1 > MAX_INPUT_BYTES
             || self.answers.saturating_add(answer) > MAX_RESULT_BYTES;
@@ -92,6 +94,13 @@ impl Cutter {
         let next = Shard { index: self.open.index + 1, requests: 0, input: String::new() };
         Ok(std::mem::replace(&mut self.open, next))
     }
+}
+
+/// What the answer of a request may take.
+fn answer_bytes(request: &InputLine) -> usize {
+    let tokens = (request.max_tokens as usize).saturating_mul(TOKEN_BYTES);
+    let vectors = request.inputs.len().saturating_mul(VECTOR_BYTES);
+    tokens.saturating_add(vectors).saturating_add(RESULT_BYTES)
 }
 
 /// The ConfigMap of a shard. The operator owns its input, the pod its results.
