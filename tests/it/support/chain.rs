@@ -39,6 +39,7 @@ struct State {
     genesis: u64,
     head: u64,
     nonces: BTreeMap<Address, u64>,
+    parked: BTreeMap<(Address, u64), TxEnvelope>,
     receipts: BTreeMap<B256, TxReceipt>,
     nodes: BTreeMap<Address, Node>,
     next_epoch: u64,
@@ -57,6 +58,7 @@ impl FakeChain {
             genesis: now(),
             head: 10,
             nonces: BTreeMap::new(),
+            parked: BTreeMap::new(),
             receipts: BTreeMap::new(),
             nodes: BTreeMap::new(),
             next_epoch: 0,
@@ -232,6 +234,28 @@ impl State {
         }
     }
 
+    /// The transaction that is next for an account, taken from the pool.
+    fn next_of(&mut self, from: Address) -> Option<TxEnvelope> {
+        let nonce = *self.nonces.entry(from).or_default();
+        self.parked.remove(&(from, nonce))
+    }
+
+    fn mine(&mut self, from: Address, envelope: &TxEnvelope) {
+        *self.nonces.entry(from).or_default() += 1;
+        let succeeded = self.execute(from, envelope.value().to(), envelope.input(), true).is_ok();
+        self.head += 1;
+        let (hash, block) = (*envelope.tx_hash(), self.block(self.head));
+        let receipt = TxReceipt {
+            hash,
+            block_number: block.number,
+            block_hash: block.hash,
+            succeeded,
+            gas_used: 90_000,
+            contract: None,
+        };
+        self.receipts.insert(hash, receipt);
+    }
+
     fn block(&self, number: u64) -> BlockRef {
         BlockRef { number, hash: B256::from(U256::from(number)), timestamp: now(), base_fee: None }
     }
@@ -278,30 +302,21 @@ impl ChainRpc for FakeChain {
         let envelope = TxEnvelope::decode_2718(&mut &raw[..]).unwrap();
         let from = envelope.recover_signer().unwrap();
         self.answer(|state| {
-            let next = state.nonces.entry(from).or_default();
-            if envelope.nonce() < *next {
+            if envelope.nonce() < *state.nonces.entry(from).or_default() {
                 return Ok(SendOutcome::NonceTooLow);
             }
-            assert_eq!(envelope.nonce(), *next, "no gap in the nonces");
-            *next += 1;
-            let succeeded = state.execute(from, envelope.value().to(), envelope.input(), true).is_ok();
-            state.head += 1;
-            let (hash, block) = (*envelope.tx_hash(), state.block(state.head));
-            let receipt = TxReceipt {
-                hash,
-                block_number: block.number,
-                block_hash: block.hash,
-                succeeded,
-                gas_used: 90_000,
-                contract: None,
-            };
-            state.receipts.insert(hash, receipt);
+            // One that comes before its predecessor waits in the pool for it, as on any chain.
+            state.parked.insert((from, envelope.nonce()), envelope);
+            while let Some(next) = state.next_of(from) {
+                state.mine(from, &next);
+            }
             Ok(SendOutcome::Accepted)
         })
     }
 
     fn knows(&self, hash: B256) -> RpcFuture<'_, bool> {
-        self.answer(|state| Ok(state.receipts.contains_key(&hash)))
+        let parked = move |state: &State| state.parked.values().any(|envelope| *envelope.tx_hash() == hash);
+        self.answer(move |state| Ok(state.receipts.contains_key(&hash) || parked(state)))
     }
 
     fn receipt(&self, hash: B256) -> RpcFuture<'_, Option<TxReceipt>> {
