@@ -9,16 +9,19 @@ export XDC_GRID_CACHE := $(CACHE)
 export CARGO_TARGET_DIR ?= $(CACHE)/target
 export PATH := $(CACHE)/bin:$(PATH)
 INSTALL := tests/tools/install
+# A cluster of the user's, named by KUBECONFIG, needs none of the local cluster's parts.
+THEIRS := $(filter-out $(CURDIR)/.cluster/%,$(subst :, ,$(KUBECONFIG)))
+TOOLS := $(if $(THEIRS),client-tools,tools)
 
 .PHONY: help demo test up down bench fmt lint crds images tools abi
 
 help: ## this list
 	@awk -F ':.*## ' '/^[a-z]+:.*## / {printf "  make %-8s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
 
-demo: tools build ## set everything up from nothing, run the main job, pay a claim, leave it running
+demo: $(TOOLS) build ## set everything up from nothing, run the main job, pay a claim, leave it running (KUBECONFIG=… IMAGE=…: in your cluster)
 	@python3 tests/e2e/demo.py demo
 
-up: tools build ## cluster, chain and chart, without the story
+up: $(TOOLS) build ## cluster, chain and chart, without the story
 	@python3 tests/e2e/demo.py up
 
 down: ## remove all that `make up` or `make demo` made
@@ -50,6 +53,10 @@ images: tools build ## the image with the three server binaries, as an OCI archi
 build:
 	@echo "building the binaries (a cold build takes about 15 minutes on 2 cores)"
 	cargo build --locked --bins --example grid-cheater
+
+.PHONY: client-tools
+client-tools:
+	@$(INSTALL) kubectl helm foundry model
 
 tools: ## install pinned tools into the cache
 	@$(INSTALL) all

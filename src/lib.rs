@@ -9,6 +9,8 @@ pub mod api;
 pub mod chain;
 #[cfg(feature = "kubernetes")]
 pub mod cli;
+#[cfg(any(feature = "gateway", feature = "worker"))]
+pub mod download;
 #[cfg(feature = "gateway")]
 pub mod gateway;
 #[cfg(feature = "grid")]

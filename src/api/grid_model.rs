@@ -46,15 +46,16 @@ pub struct GridModelSpec {
     /// sha256 of the file, 64 lower-case hexadecimal digits.
     #[schemars(length(max = 64), regex(pattern = "^[0-9a-f]{64}$"))]
     pub sha256: String,
-    /// Format of the file.
+    /// Format of the file, and with it what the model serves: `GGUF` (a decoder; chat and completions) or `Safetensors` (a BERT
+    /// encoder as a tar of config.json, tokenizer.json and model.safetensors; embeddings).
     #[serde(default)]
     pub format: ModelFormat,
     /// Tokens of context to serve; absent means what the file says.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     #[schemars(range(min = 1, max = 1_048_576))]
     pub context_length: Option<i32>,
-    /// Reward units per output token; absent means one per started megabyte of the file, because decoding reads every weight
-    /// once per token.
+    /// Reward units per token; absent means one per started megabyte of a GGUF file, because decoding reads every weight
+    /// once per token, and one per started four megabytes of a Safetensors model, whose weights have four bytes.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     #[schemars(range(min = 1, max = 1_000_000_000))]
     pub cost_per_token: Option<i64>,
@@ -82,9 +83,12 @@ pub struct ModelSourceSpec {
 /// Formats that workers can read.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 pub enum ModelFormat {
+    /// A decoder of the llama family in one GGUF file. Serves /v1/chat/completions and /v1/completions.
     #[default]
     #[serde(rename = "GGUF")]
     Gguf,
+    /// A BERT encoder: a tar with config.json, tokenizer.json and model.safetensors at its top. Serves /v1/embeddings.
+    Safetensors,
 }
 
 /// What the gateway reports.

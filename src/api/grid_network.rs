@@ -1,7 +1,9 @@
 //! GridNetwork: one grid — its chain and contract, its gateway, and how rewards are split.
 
+use std::collections::BTreeMap;
+
 use kube::{CustomResource, KubeSchema};
-use schemars::JsonSchema;
+use schemars::{JsonSchema, Schema, SchemaGenerator, json_schema};
 use serde::{Deserialize, Serialize};
 
 use super::{conditions::Condition, refs::SecretKeyRef};
@@ -55,6 +57,9 @@ pub struct GridNetworkSpec {
     /// How answers are checked.
     #[serde(default)]
     pub verification: NetworkVerification,
+    /// How namespaces share the grid.
+    #[serde(default, skip_serializing_if = "SchedulingSpec::is_default")]
+    pub scheduling: SchedulingSpec,
     /// Stops new leases on the whole grid; what runs is finished, and exits and claims go on.
     #[serde(default)]
     pub paused: bool,
@@ -149,6 +154,31 @@ fn capacity() -> i32 {
 
 fn storage() -> i32 {
     15
+}
+
+/// Shares of the grid.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize, KubeSchema)]
+#[serde(rename_all = "camelCase")]
+pub struct SchedulingSpec {
+    /// Weights of namespaces, 1 to 1000; a namespace that is not named has 1. While several namespaces wait for the same nodes,
+    /// each gets tokens in proportion to its weight: with `{team-a: 3}` team-a gets three times what every other one gets.
+    #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
+    #[schemars(schema_with = "namespace_weights")]
+    pub namespace_weights: BTreeMap<String, i32>,
+}
+
+fn namespace_weights(_: &mut SchemaGenerator) -> Schema {
+    json_schema!({
+        "type": "object",
+        "maxProperties": 256,
+        "additionalProperties": {"type": "integer", "format": "int32", "minimum": 1, "maximum": 1000},
+    })
+}
+
+impl SchedulingSpec {
+    fn is_default(&self) -> bool {
+        *self == SchedulingSpec::default()
+    }
 }
 
 /// Auditing.

@@ -1,5 +1,7 @@
 //! InferenceJob: a batch of prompts for one model, and what became of it.
 
+use std::collections::BTreeMap;
+
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::Time;
 use kube::{CustomResource, KubeSchema};
 use schemars::JsonSchema;
@@ -7,7 +9,8 @@ use serde::{Deserialize, Serialize};
 
 use super::{
     conditions::Condition,
-    refs::{ConfigMapKeyRef, NameRef},
+    local_placement::LocalPlacement,
+    refs::{ConfigMapKeyRef, ConfigMapRef, NameRef, S3Ref, labels},
 };
 
 /// Condition types of an InferenceJob.
@@ -30,7 +33,16 @@ pub mod condition {
     pub const COMPLETE: &str = "Complete";
     /// Terminal: stopped without success.
     pub const FAILED: &str = "Failed";
+    /// spec.suspend holds it back. When it became False is where deadlines start anew.
+    pub const SUSPENDED: &str = "Suspended";
+    /// On its way (kstatus). Gone when it is over or needs somebody.
+    pub const RECONCILING: &str = "Reconciling";
+    /// Cannot go on before somebody does something (kstatus).
+    pub const STALLED: &str = "Stalled";
 }
+
+/// `spec.managedBy` of a job that is this operator's. Absent means the same.
+pub const OURS: &str = "xdcgrid.io/grid-operator";
 
 /// What a user asks for.
 #[derive(CustomResource, Debug, Clone, PartialEq, Serialize, Deserialize, KubeSchema)]
@@ -45,7 +57,8 @@ pub mod condition {
     category = "grid",
     derive = "PartialEq",
     selectable = ".spec.workload.modelRef.name",
-    doc = "A batch of prompts for one model. Results are left in a ConfigMap.",
+    selectable = ".status.phase",
+    doc = "A batch of prompts for one model. Results are left in a ConfigMap, an S3 bucket or the gateway's store.",
     printcolumn(name = "MODEL", type_ = "string", json_path = ".spec.workload.modelRef.name"),
     printcolumn(name = "STATUS", type_ = "string", json_path = ".status.phase"),
     printcolumn(name = "PROGRESS", type_ = "string", json_path = ".status.progress"),
@@ -53,65 +66,103 @@ pub mod condition {
     printcolumn(name = "NODES", type_ = "integer", json_path = ".status.nodes"),
     printcolumn(name = "TOK/S", type_ = "string", json_path = ".status.throughput"),
     printcolumn(name = "REASON", type_ = "string", json_path = ".status.reason", priority = "1"),
-    printcolumn(name = "OUTPUT", type_ = "string", json_path = ".status.output.configMap", priority = "1"),
+    printcolumn(name = "OUTPUT", type_ = "string", json_path = ".status.output.place", priority = "1"),
     printcolumn(name = "DURATION", type_ = "string", json_path = ".status.duration", priority = "1"),
     printcolumn(name = "AGE", type_ = "date", json_path = ".metadata.creationTimestamp")
 )]
 #[serde(rename_all = "camelCase")]
-#[x_kube(validation = Rule::new("!oldSelf.cancel || self.cancel").message("cancel cannot be taken back"))]
+#[x_kube(
+    validation = Rule::new("!oldSelf.cancel || self.cancel").message("cancel cannot be taken back"),
+    validation = Rule::new("self.placement.target == 'Grid' || !has(self.workload.output.store)").message("output.store is in the gateway, which jobs with placement.target Local do without; use configMap or s3"),
+    validation = Rule::new("has(self.managedBy) == has(oldSelf.managedBy) && (!has(self.managedBy) || self.managedBy == oldSelf.managedBy)")
+        .message("managedBy never changes once the job exists; make a new InferenceJob"),
+    validation = Rule::new("has(self.verification) == has(oldSelf.verification) && (!has(self.verification) || self.verification == oldSelf.verification)")
+        .message("verification never changes once the job exists; make a new InferenceJob")
+)]
 pub struct InferenceJobSpec {
     /// What is to be computed. Never changes.
     #[x_kube(validation = Rule::new("self == oldSelf").message("workload never changes once the job exists; make a new InferenceJob"))]
     pub workload: Workload,
-    /// Where it is computed.
+    /// Where it is computed. Never changes.
     #[serde(default)]
+    #[x_kube(validation = Rule::new("self == oldSelf").message("placement never changes once the job exists; make a new InferenceJob"))]
     pub placement: Placement,
-    /// Takes no new request while true; what runs is finished.
+    /// Takes no new request while true, for example to make room for another job; what runs is finished, what is finished is
+    /// kept, and deadlines start anew when it goes on. May change.
     #[serde(default)]
     pub suspend: bool,
-    /// Requests in flight at once; absent means as many as the grid has room for.
+    /// Grid: requests in flight at once, for example `8`; absent means as many as the grid has room for. Local: pods at once, for
+    /// example `4`; absent means at most 16. May change while the job runs: a lower number lets what runs finish.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     #[schemars(range(min = 1, max = 10_000))]
     pub parallelism: Option<i32>,
-    /// Ends the job. Finished answers are kept and published.
+    /// Ends the job. Finished answers are kept and published. Cannot be taken back.
     #[serde(default)]
     pub cancel: bool,
-    /// How often a request is tried.
+    /// How often a request is tried. Never changes.
     #[serde(default)]
+    #[x_kube(validation = Rule::new("self == oldSelf").message("retry never changes once the job exists; make a new InferenceJob"))]
     pub retry: RetrySpec,
-    /// Ends the job when more requests than this failed; absent means never.
+    /// Ends the job when more requests than this failed, for example `100`, input lines that were no requests included; absent
+    /// means never. May change.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     #[schemars(range(min = 0, max = 50_000))]
     pub max_failed_requests: Option<i32>,
-    /// How its answers are checked.
+    /// How its answers are checked. Never changes.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub verification: Option<JobVerification>,
-    /// Ends the job this long after it was admitted.
+    /// Seconds from the job's creation, or from its last resumption, within which its first request must be given to a node;
+    /// else the job ends. For example `3600`. Not counted while suspended. May change.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schemars(range(min = 1, max = 2_592_000))]
+    pub start_deadline_seconds: Option<i64>,
+    /// Seconds from when the grid took the job, or from its last resumption, after which it ends with what it has. For example
+    /// `86400`. Not counted while suspended. May change.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     #[schemars(range(min = 1, max = 2_592_000))]
     pub active_deadline_seconds: Option<i64>,
-    /// Deletes the job this long after it ended; absent means never. The output stays.
+    /// Deletes the job this many seconds after it ended, for example `3600`; absent means the operator's default (7 days, unless
+    /// its admin chose otherwise). Output in a ConfigMap or bucket stays; output in the store goes with the job. May change.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     #[schemars(range(min = 0, max = 31_536_000))]
     pub ttl_seconds_after_finished: Option<i64>,
+    /// Who looks after the job, for example `kueue.x-k8s.io/multikueue`. A job that names anybody but
+    /// `xdcgrid.io/grid-operator` is left alone. Never changes.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schemars(
+        length(min = 1, max = 63),
+        regex(pattern = r"^[a-z0-9]([-a-z0-9.]*[a-z0-9])?/[a-z0-9A-Z]([-a-z0-9A-Z._]*[a-z0-9A-Z])?$")
+    )]
+    pub managed_by: Option<String>,
 }
 
 /// Model, input, defaults, output.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize, KubeSchema)]
 #[serde(rename_all = "camelCase")]
 pub struct Workload {
-    /// Name of the GridModel.
+    /// The GridModel, for example `{name: smollm2-135m-instruct}`.
     pub model_ref: NameRef,
-    /// The OpenAI endpoint that the requests are for.
+    /// The OpenAI endpoint that the requests are for: `/v1/chat/completions`, `/v1/completions` or `/v1/embeddings`. The model's
+    /// format must serve it. `generation` means nothing to embeddings. For example `/v1/completions`.
     #[serde(default)]
     pub endpoint: EndpointSpec,
-    /// The requests.
+    /// The requests, for example `{format: Lines, inline: "Name three colours."}`.
     pub input: InputSpec,
-    /// Defaults for requests that say nothing.
+    /// Defaults for requests that say nothing, for example `{maxTokens: 32, temperature: "0"}`.
     #[serde(default)]
     pub generation: GenerationSpec,
-    /// Where results go.
+    /// Where results go, for example `{configMap: {name: hello-results}}`.
     pub output: OutputSpec,
+    /// Local: the most requests that one pod answers, for example 100. A shard is closed earlier when its input or its
+    /// answers might not fit a ConfigMap.
+    #[serde(default = "shard_size")]
+    #[schemars(range(min = 1, max = 500))]
+    pub shard_size: i32,
+}
+
+/// The default of `workload.shardSize`.
+pub fn shard_size() -> i32 {
+    200
 }
 
 /// OpenAI endpoints that are served.
@@ -122,31 +173,38 @@ pub enum EndpointSpec {
     ChatCompletions,
     #[serde(rename = "/v1/completions")]
     Completions,
+    #[serde(rename = "/v1/embeddings")]
+    Embeddings,
 }
 
 /// Exactly one source of requests, at most 50 000 lines and 200 MB.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, KubeSchema)]
 #[serde(rename_all = "camelCase")]
 #[x_kube(
-    validation = Rule::new("[has(self.inline), has(self.configMap), has(self.url)].exists_one(given, given)").message("input must have exactly one of inline, configMap, url"),
-    validation = Rule::new("has(self.url) == has(self.sha256)").message("url and sha256 go together")
+    validation = Rule::new("[has(self.inline), has(self.configMap), has(self.url), has(self.s3)].exists_one(given, given)").message("input must have exactly one of inline, configMap, url, s3"),
+    validation = Rule::new("!has(self.url) || has(self.sha256)").message("url and sha256 go together"),
+    validation = Rule::new("!has(self.sha256) || has(self.url) || has(self.s3)").message("url and sha256 go together; sha256 may also be given with s3"),
+    validation = Rule::new("!has(self.s3) || self.s3.uri.matches('^s3://[^/]+/.*[^/]$')").message("input.s3.uri names one object, as in s3://bucket/folder/input.jsonl")
 )]
 pub struct InputSpec {
     /// OpenAIBatch: OpenAI batch JSON lines. Lines: a prompt a line.
     #[serde(default)]
     pub format: InputFormat,
-    /// The requests themselves.
+    /// The requests themselves, one a line, for example `What is the capital of France?`; at most 128 KiB.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     #[schemars(length(min = 1, max = 131_072))]
     pub inline: Option<String>,
-    /// A key of a ConfigMap.
+    /// A key of a ConfigMap in the job's namespace, for example `{name: prompts, key: input.jsonl}`.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub config_map: Option<ConfigMapKeyRef>,
-    /// An http or https URL.
+    /// An http or https URL that the operator can reach, for example `https://example.org/prompts.txt`.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     #[schemars(length(max = 2048), regex(pattern = r"^https?://[^\s]+$"))]
     pub url: Option<String>,
-    /// sha256 of what the URL gives.
+    /// An object in an S3 bucket, for example `{uri: "s3://prompts/today.jsonl", secretRef: {name: bucket}}`.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub s3: Option<S3Ref>,
+    /// sha256 of what url or s3 gives, 64 hexadecimal digits; needed with url. Other bytes are not used.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     #[schemars(length(max = 64), regex(pattern = "^[0-9a-f]{64}$"))]
     pub sha256: Option<String>,
@@ -165,27 +223,27 @@ pub enum InputFormat {
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize, KubeSchema)]
 #[serde(rename_all = "camelCase")]
 pub struct GenerationSpec {
-    /// Most tokens to write.
+    /// Most tokens to write, for example `32`.
     #[serde(default = "max_tokens")]
     #[schemars(range(min = 1, max = 32_768))]
     pub max_tokens: i32,
-    /// Decimal from 0 (always the likeliest token) to 2.
+    /// Decimal from 0 (always the likeliest token) to 2, for example `"0.7"`.
     #[serde(default = "temperature")]
     #[schemars(length(max = 8), regex(pattern = r"^([01](\.[0-9]{1,6})?|2(\.0{1,6})?)$"))]
     pub temperature: String,
-    /// Decimal from 0 to 1: nucleus sampling.
+    /// Decimal from 0 to 1: sample among the likeliest tokens that together have this probability, for example `"0.95"`.
     #[serde(default = "top_p")]
     #[schemars(length(max = 8), regex(pattern = r"^(0(\.[0-9]{1,6})?|1(\.0{1,6})?)$"))]
     pub top_p: String,
-    /// Sample among this many likeliest tokens; 0 means all.
+    /// Sample among this many likeliest tokens, for example `40`; 0 means all.
     #[serde(default)]
     #[schemars(range(min = 0, max = 1000))]
     pub top_k: i32,
-    /// The client's contribution to the sampling seed.
+    /// The client's contribution to the sampling seed, for example `7`: the same job gives the same answers with the same seed.
     #[serde(default)]
     #[schemars(range(min = 0))]
     pub seed: i64,
-    /// Texts that end an answer.
+    /// Texts that end an answer and are not part of it, for example `["\\n\\n"]`.
     #[serde(default)]
     #[schemars(length(max = 4), inner(length(min = 1, max = 64)))]
     pub stop: Vec<String>,
@@ -225,21 +283,51 @@ fn top_p() -> String {
 /// Exactly one place for results.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, KubeSchema)]
 #[serde(rename_all = "camelCase")]
-#[x_kube(validation = Rule::new("[has(self.configMap)].exists_one(given, given)").message("output must name exactly one place (configMap)"))]
+#[x_kube(validation = Rule::new("[has(self.configMap), has(self.s3), has(self.store)].exists_one(given, given)").message("output must name exactly one place (configMap, s3 or store)"))]
 pub struct OutputSpec {
-    /// A ConfigMap in the job's namespace, made by the operator. It holds at most about 1 MB.
+    /// A ConfigMap in the job's namespace, made by the operator, for example `{name: hello-results}`. It holds at most about 1 MB.
     #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub config_map: Option<NameRef>,
+    pub config_map: Option<ConfigMapRef>,
+    /// A folder in an S3 bucket, for example `{uri: "s3://answers/today/", secretRef: {name: bucket}}`: parts named by their
+    /// sha256, then `manifest.json`, which says that all of them are there.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub s3: Option<S3Ref>,
+    /// The gateway's own store, written `{}`: read with `kubectl grid results`, gone with the job.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub store: Option<StoreSpec>,
 }
 
+/// Nothing to choose yet.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+pub struct StoreSpec {}
+
 /// Where a job runs.
-#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize, KubeSchema)]
+#[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize, KubeSchema)]
 #[serde(rename_all = "camelCase")]
+#[x_kube(
+    validation = Rule::new("self.target == 'Local' || !has(self.local)").message("placement.local is for target Local"),
+    validation = Rule::new("self.target == 'Grid' || !(has(self.regions) || has(self.nodeSelector) || has(self.requireTrust))").message("placement.regions, nodeSelector and requireTrust are for target Grid; placement.local has what Kubernetes knows")
+)]
 pub struct Placement {
-    /// Grid: on GridNodes.
+    /// Grid: on GridNodes, verified and paid. Local: in pods of the job's own namespace, without grid, gateway and chain.
     #[serde(default)]
-    #[x_kube(validation = Rule::new("self == 'Grid'").message("placement.target Local is not served yet; use Grid"))]
     pub target: Target,
+    /// Regions whose nodes may get the requests, for example `["eu-central"]`: the GridNode's label
+    /// `topology.kubernetes.io/region`, or what its worker was started with. Empty means anywhere.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    #[schemars(length(max = 16), inner(length(min = 1, max = 63)))]
+    #[x_kube(merge_strategy = ListMerge::Set)]
+    pub regions: Vec<String>,
+    /// Labels that a GridNode must have to get the requests, for example `{tier: gold}`. Empty means any.
+    #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
+    #[schemars(schema_with = "labels")]
+    pub node_selector: BTreeMap<String, String>,
+    /// How far a node must be trusted to read the prompts, for example `Managed`. Absent means that of the network.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub require_trust: Option<TrustLevel>,
+    /// Local: what its pods ask of Kubernetes. Absent: one processor core and 1 GiB of memory each.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub local: Option<LocalPlacement>,
 }
 
 /// Kinds of places.
@@ -250,11 +338,20 @@ pub enum Target {
     Local,
 }
 
+/// Who may read prompts. Answers of all are verified alike.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+pub enum TrustLevel {
+    /// Machines that the network's admin approved and that passed their probation.
+    Approved,
+    /// Machines of the network's admin only.
+    Managed,
+}
+
 /// Retries.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "camelCase")]
 pub struct RetrySpec {
-    /// Tries of one request before it is a failure.
+    /// Tries of one request before it is a failure, for example `5`. A worker that refuses or a gateway that restarts uses up no try.
     #[serde(default = "max_attempts")]
     #[schemars(range(min = 1, max = 10))]
     pub max_attempts: i32,
@@ -270,13 +367,26 @@ fn max_attempts() -> i32 {
     3
 }
 
-/// Checks of a job's answers.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+/// Checks of a job's answers, on top of what the network checks anyway.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, KubeSchema)]
 #[serde(rename_all = "camelCase")]
+#[x_kube(validation = Rule::new("self.mode != 'Full' || !has(self.samplePercent)").message("verification.mode Full computes every answer again; samplePercent is for mode SpotCheck"))]
 pub struct JobVerification {
-    /// Lowest share of answers that is recomputed, in percent.
+    /// SpotCheck: a random share of the answers is computed again. Full: every one is, which costs as much as the job itself.
+    #[serde(default)]
+    pub mode: VerificationMode,
+    /// Lowest share of answers that is computed again, in percent, for example `10`; absent means the network's own.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
     #[schemars(range(min = 0, max = 100))]
-    pub sample_percent: i32,
+    pub sample_percent: Option<i32>,
+}
+
+/// How answers are checked.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+pub enum VerificationMode {
+    #[default]
+    SpotCheck,
+    Full,
 }
 
 /// What became of it.
@@ -289,7 +399,7 @@ pub struct InferenceJobStatus {
     /// For people: Pending, Queued, Running, Suspended, Finalizing, Complete, Failed, Cancelled. Wait for conditions instead.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub phase: Option<JobPhase>,
-    /// Why it is in this phase.
+    /// The most useful reason why it is in this phase, a code of docs/reasons.md, for example `NoWorkerForModel`.
     #[serde(skip_serializing_if = "Option::is_none")]
     #[schemars(length(max = 128))]
     pub reason: Option<String>,
@@ -297,15 +407,15 @@ pub struct InferenceJobStatus {
     #[serde(skip_serializing_if = "Option::is_none")]
     #[schemars(length(max = 32))]
     pub progress: Option<String>,
-    /// When the grid took the job.
+    /// When the grid took the job, for example `2026-11-24T09:30:00Z`.
     #[serde(skip_serializing_if = "Option::is_none")]
     #[schemars(length(max = 64))]
     pub start_time: Option<Time>,
-    /// When it ended.
+    /// When it ended, for example `2026-11-24T10:12:31Z`.
     #[serde(skip_serializing_if = "Option::is_none")]
     #[schemars(length(max = 64))]
     pub completion_time: Option<Time>,
-    /// From start to end, for people.
+    /// From start to end, for people, for example `42m31s`.
     #[serde(skip_serializing_if = "Option::is_none")]
     #[schemars(length(max = 32))]
     pub duration: Option<String>,
@@ -313,6 +423,10 @@ pub struct InferenceJobStatus {
     #[serde(skip_serializing_if = "Option::is_none")]
     #[schemars(length(max = 64))]
     pub model_digest: Option<String>,
+    /// sha256 of the input's bytes, as it was read when the grid took the job.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    #[schemars(length(max = 64))]
+    pub input_sha256: Option<String>,
     /// Counts of requests.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub requests: Option<RequestCounts>,
@@ -322,7 +436,7 @@ pub struct InferenceJobStatus {
     /// Counts of tokens.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub tokens: Option<TokenCounts>,
-    /// Output tokens per second, over the whole run.
+    /// Output tokens per second over the whole run, for example `812.5`.
     #[serde(skip_serializing_if = "Option::is_none")]
     #[schemars(length(max = 32))]
     pub throughput: Option<String>,
@@ -431,18 +545,53 @@ pub struct AuditCounts {
 }
 
 /// Where results are.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "camelCase")]
 pub struct OutputStatus {
-    /// Name of the ConfigMap.
+    /// In one word, for people: `configmap/hello-results`, `s3://answers/today/` or `store`.
+    #[serde(default, skip_serializing_if = "String::is_empty")]
+    #[schemars(length(max = 1100))]
+    pub place: String,
+    /// Name of the ConfigMap, for example `hello-results`.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
     #[schemars(length(max = 253))]
-    pub config_map: String,
-    /// sha256 of results.jsonl.
+    pub config_map: Option<String>,
+    /// URI of the manifest in the bucket, for example `s3://answers/today/manifest.json`.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schemars(length(max = 1100))]
+    pub s3: Option<String>,
+    /// How to read it from the gateway's store.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub store: Option<StoreStatus>,
+    /// sha256 of results.jsonl, or of all its parts one after the other.
     #[schemars(length(max = 64))]
     pub results_sha256: String,
-    /// sha256 of errors.jsonl.
+    /// sha256 of errors.jsonl, or of all its parts one after the other.
     #[schemars(length(max = 64))]
     pub errors_sha256: String,
-    /// Bytes of both.
+    /// sha256 of manifest.json.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schemars(length(max = 64))]
+    pub manifest_sha256: Option<String>,
+    /// Files that results and errors are in, the manifest not counted, for example `2`.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub parts: Option<i64>,
+    /// Bytes of results and errors.
     pub bytes: i64,
+}
+
+/// How results are read from the gateway's store. Whoever may read the job may read its results, as with a ConfigMap.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "camelCase")]
+pub struct StoreStatus {
+    /// Path below the gateway's API, for example `/grid/v1/jobs/3f0c…/files/`.
+    #[schemars(length(max = 256))]
+    pub path: String,
+    /// Goes with the request in the header `X-Grid-Read-Key`; good for this job's files only.
+    #[schemars(length(max = 64))]
+    pub read_key: String,
+    /// Service of the gateway's API, as `namespace/name:port`.
+    #[serde(default, skip_serializing_if = "String::is_empty")]
+    #[schemars(length(max = 320))]
+    pub service: String,
 }

@@ -18,9 +18,14 @@ pub mod grid_node_pool;
 pub mod ids;
 #[cfg(feature = "kubernetes")]
 pub mod inference_job;
+#[cfg(feature = "kubernetes")]
+pub mod local_placement;
 pub mod reasons;
 #[cfg(feature = "kubernetes")]
 pub mod refs;
+pub mod remedies;
+#[cfg(feature = "kubernetes")]
+pub mod tiers;
 
 /// Group of every kind.
 pub const GROUP: &str = "xdcgrid.io";

@@ -45,6 +45,8 @@ reasons! {
     NetworkPaused,
     /// The GridModel that is named does not exist.
     ModelNotFound,
+    /// The model serves another endpoint than spec.workload.endpoint asks for; a GridModel's format says which.
+    EndpointNotServed,
     /// The object does not fit its schema and is left alone until it is corrected.
     InvalidObject,
 
@@ -95,11 +97,11 @@ reasons! {
     MissingSecret,
     /// A volume of the worker's pod cannot be mounted, or its devices cannot be prepared; the message has the kubelet's words.
     VolumeNotMounted,
-    /// The worker needed more memory than spec.resources.memory; raise it or serve a smaller model.
+    /// A worker needed more memory than its resources allow (spec.resources of a GridNode, placement.local.resources of a job) and was killed; give it more.
     OOMKilled,
-    /// The worker's pod was evicted from its Kubernetes node: pressure there, a taint, or a drain; it is made again.
+    /// A worker's pod was evicted from its Kubernetes node: pressure there, a taint, or a drain; it is made again, and a shard is tried again.
     Evicted,
-    /// The worker's pod gave way to one of a higher priority; it is made again when there is room.
+    /// A worker's pod gave way to one of a higher priority; it is made again when there is room, and a shard is tried again.
     Preempted,
     /// An accelerator of the worker is gone or unhealthy; look at the Kubernetes node.
     DeviceLost,
@@ -151,6 +153,8 @@ reasons! {
     ChallengePassed,
     /// No challenge has been passed yet.
     NotChallenged,
+    /// No node with the role Verify computes as this one does, so that no audit can decide about its answers: it stays on probation and unpaid.
+    KernelProfileUnshared,
     /// The node has nothing to store.
     NothingToStore,
     /// The last epoch that is over is reported.
@@ -159,7 +163,7 @@ reasons! {
     ReportsBehind,
     /// Evidence against the node holds back its work and its pay.
     EvidenceAgainstNode,
-    /// The node is deleted and finishes its work.
+    /// The node is deleted or cordoned and finishes its work.
     DrainInProgress,
     /// The node was removed before it was drained, because its deadline passed.
     DrainDeadlineExceeded,
@@ -205,26 +209,38 @@ reasons! {
     InputRead,
     /// The input cannot be used; the message says where.
     InvalidInput,
-    /// The ConfigMap or key with the input does not exist.
+    /// The ConfigMap, key or object with the input does not exist.
     InputNotFound,
-    /// The URL of the input cannot be fetched.
+    /// The URL or bucket of the input does not answer.
     InputUnreachable,
-    /// The URL gives other bytes than spec.workload.input.sha256.
+    /// The URL or bucket gives other bytes than spec.workload.input.sha256.
     InputDigestMismatch,
     /// The input has more than 50000 lines or 200 MB.
     InputTooLarge,
+    /// The bucket does not give the input: wrong credentials, or no right to read it.
+    InputForbidden,
+    /// The Secret with the credentials of a bucket does not exist in the job's namespace, or lacks a key.
+    SecretNotFound,
+    /// The operator may not read Secrets in the job's namespace; the message has the command with which an admin grants it.
+    SecretForbidden,
+    /// An input or output is at an address that jobs may not reach (--job-denied-networks of the operator).
+    AddressRefused,
     /// The operator may not read or write in the job's namespace; the message has the command that grants it.
     Forbidden,
     /// The grid has the job and its input.
     Submitted,
     /// The grid already has another job under this uid.
     SubmissionConflict,
-    /// Requests wait for their turn.
+    /// Nodes serve the model, but none of them may take the job: another region, other labels, less trust than it asks for, cordoned; the message has numbers.
+    NoMatchingNode,
+    /// Nodes that match are busy; the message says how many, and about how long.
     WaitingForCapacity,
     /// Requests are being answered.
     RequestsRunning,
     /// spec.suspend is set.
     Suspended,
+    /// The job goes on after a suspension.
+    Resumed,
     /// Every request is answered or has failed.
     AllRequestsDone,
     /// Audits that are owed are not yet decided.
@@ -235,12 +251,18 @@ reasons! {
     AuditFailed,
     /// No answer was selected for an audit.
     NothingAudited,
-    /// Results and manifest are in the ConfigMap.
+    /// Results and manifest are at their place.
     Published,
     /// Results do not fit into a ConfigMap of about 1 MB; split the job or lower maxTokens.
     OutputTooLarge,
-    /// The output ConfigMap belongs to another job.
+    /// The output ConfigMap, or the manifest in the bucket, belongs to another job.
     OutputConflict,
+    /// The place of the output does not answer; results are kept and written when it does, nothing is computed again.
+    OutputUnreachable,
+    /// The place of the output takes nothing: wrong credentials, no right to write, or no such bucket. Results are kept.
+    OutputForbidden,
+    /// The gateway's store has no room for the results; they are kept in the ledger and written when there is.
+    StoreFull,
     /// The epoch with this work is not yet active on chain.
     SettlementPending,
     /// The epoch with this work is active on chain.
@@ -251,10 +273,30 @@ reasons! {
     Cancelled,
     /// spec.activeDeadlineSeconds passed.
     DeadlineExceeded,
+    /// No request was started within spec.startDeadlineSeconds.
+    StartDeadlineExceeded,
     /// More requests failed than spec.maxFailedRequests allows.
     TooManyFailedRequests,
     /// The job was removed before the gateway had forgotten its text, because the gateway was away too long.
     CleanupDeadlineExceeded,
+
+    // InferenceJob with placement.target Local.
+    /// This operator runs no Local jobs; an admin allows them with the chart's value localJobs.enabled.
+    LocalJobsDisabled,
+    /// The Job with the pods of a Local job exists.
+    JobCreated,
+    /// A queue holds the Job back until there is quota for it.
+    WaitingForQuota,
+    /// A shard failed at every try; its requests without an answer are failures.
+    ShardFailed,
+    /// A shard's ConfigMap was deleted; the shard is computed again.
+    ShardMissing,
+    /// No worker can load the model's file: it is too large, or no model that the engine knows.
+    ModelUnusable,
+    /// The Job of a Local job failed as a whole; the message has Kubernetes' words.
+    JobFailed,
+    /// An object with the name that the job's own would have belongs to somebody else.
+    NameTaken,
 
     // Lines of a job's input, in errors.jsonl.
     /// The line is not JSON.

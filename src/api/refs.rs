@@ -10,7 +10,7 @@ use serde::{Deserialize, Serialize};
 #[serde(rename_all = "camelCase")]
 pub struct NameRef {
     /// Name of the object.
-    #[schemars(length(min = 1, max = 253))]
+    #[schemars(length(min = 1, max = 253), regex(pattern = r"^[a-z0-9]([-a-z0-9.]*[a-z0-9])?$"))]
     pub name: String,
 }
 
@@ -35,12 +35,55 @@ fn private_key() -> String {
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "camelCase")]
 pub struct ConfigMapKeyRef {
-    /// Name of the ConfigMap, in the job's namespace.
-    #[schemars(length(min = 1, max = 253))]
+    /// Name of the ConfigMap, in the job's namespace, for example `prompts`.
+    #[schemars(length(min = 1, max = 253), regex(pattern = r"^[a-z0-9]([-a-z0-9.]*[a-z0-9])?$"))]
     pub name: String,
-    /// Key in the ConfigMap's data.
+    /// Key in the ConfigMap's data, for example `input.jsonl`.
     #[schemars(length(min = 1, max = 253))]
     pub key: String,
+}
+
+/// A ConfigMap in the job's namespace.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "camelCase")]
+pub struct ConfigMapRef {
+    /// Name of the ConfigMap, for example `hello-results`.
+    #[schemars(length(min = 1, max = 253), regex(pattern = r"^[a-z0-9]([-a-z0-9.]*[a-z0-9])?$"))]
+    pub name: String,
+}
+
+/// A Secret in the job's own namespace with the credentials of a bucket.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "camelCase")]
+pub struct BucketSecretRef {
+    /// Name of a Secret in the job's namespace with the keys `AWS_ACCESS_KEY_ID`, `AWS_SECRET_ACCESS_KEY` and, where there is
+    /// one, `AWS_SESSION_TOKEN`. For example `bucket`.
+    #[schemars(length(min = 1, max = 253), regex(pattern = r"^[a-z0-9]([-a-z0-9.]*[a-z0-9])?$"))]
+    pub name: String,
+}
+
+/// A place in an S3 bucket.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "camelCase")]
+pub struct S3Ref {
+    /// Bucket and key, for example `s3://prompts/2026/input.jsonl`; for an output the folder, for example `s3://answers/today/`.
+    #[schemars(length(max = 1024), regex(pattern = r"^s3://[a-z0-9][a-z0-9.-]{1,61}[a-z0-9](/[^\s?#]*)?$"))]
+    pub uri: String,
+    /// Where the S3 API is, for example `http://seaweedfs.storage.svc:8333`; absent means Amazon's.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schemars(length(max = 512), regex(pattern = r"^https?://[^\s/?#@]+/?$"))]
+    pub endpoint: Option<String>,
+    /// Region that requests are signed for, for example `eu-central-1`.
+    #[serde(default = "region")]
+    #[schemars(length(min = 1, max = 63), regex(pattern = "^[a-z0-9-]+$"))]
+    pub region: String,
+    /// Credentials; absent means that the bucket is open to everybody.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub secret_ref: Option<BucketSecretRef>,
+}
+
+fn region() -> String {
+    "us-east-1".into()
 }
 
 /// A Kubernetes quantity, a number or a string, as in `cpu: 2` or `memory: 1Gi`.

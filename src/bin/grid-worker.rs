@@ -1,13 +1,13 @@
 //! `grid-worker`: runs a node of the grid on this machine, makes its key, and registers it.
 
-use std::{fs::OpenOptions, io::Write, os::unix::fs::OpenOptionsExt, path::Path, process::ExitCode};
+use std::{fs::OpenOptions, io::Write, os::unix::fs::OpenOptionsExt, path::Path, process::ExitCode, sync::Arc};
 
 use anyhow::{Context, Result, anyhow};
 use clap::{Parser, Subcommand};
 use xdc_grid::{
     protocol::identity::NodeKey,
     telemetry::{self, LogOptions},
-    worker::{self, KeygenOptions, WorkerHooks, WorkerOptions},
+    worker::{self, KeygenOptions, LocalEngines, WorkerHooks, WorkerOptions, batch},
 };
 
 /// A node of the xdc-grid: serves inference, answers challenges, earns for what is verified.
@@ -24,6 +24,8 @@ struct Cli {
 enum Command {
     /// Serve the grid until stopped.
     Run(Box<WorkerOptions>),
+    /// Answer one shard of a Local job and end.
+    Batch(Box<batch::BatchOptions>),
     /// Make a new node key and print who it is.
     Keygen(KeygenOptions),
     /// Print the peer id and the address of a key.
@@ -40,7 +42,7 @@ enum Command {
 #[tokio::main]
 async fn main() -> ExitCode {
     match run(Cli::parse()).await {
-        Ok(()) => ExitCode::SUCCESS,
+        Ok(code) => code,
         Err(error) => {
             eprintln!("error: {error:#}");
             ExitCode::FAILURE
@@ -48,22 +50,20 @@ async fn main() -> ExitCode {
     }
 }
 
-async fn run(cli: Cli) -> Result<()> {
+async fn run(cli: Cli) -> Result<ExitCode> {
     telemetry::install_crypto_provider();
     telemetry::init(&cli.log).map_err(|message| anyhow!(message))?;
     match cli.command {
-        Command::Run(options) => Ok(worker::run(*options, WorkerHooks::default()).await?),
-        Command::Keygen(options) => keygen(&options.out),
-        Command::Id { key_file } => {
-            print_identity(&NodeKey::read(&key_file)?);
-            Ok(())
+        Command::Run(options) => worker::run(*options, WorkerHooks::default()).await?,
+        Command::Batch(options) => {
+            return Ok(ExitCode::from(batch::run(*options, Arc::new(LocalEngines)).await.code()));
         }
+        Command::Keygen(options) => keygen(&options.out)?,
+        Command::Id { key_file } => print_identity(&NodeKey::read(&key_file)?),
         #[cfg(feature = "register")]
-        Command::Register(options) => {
-            println!("{}", worker::register::register(options).await?);
-            Ok(())
-        }
+        Command::Register(options) => println!("{}", worker::register::register(options).await?),
     }
+    Ok(ExitCode::SUCCESS)
 }
 
 fn keygen(path: &Path) -> Result<()> {

@@ -6,7 +6,7 @@ use serde_json::json;
 
 use super::{
     CliError, Exit,
-    output::{self, Format},
+    output::{self, Format, note},
 };
 use crate::{
     api::ids::{NodeAddress, Wei},
@@ -25,6 +25,11 @@ pub enum ContractCommand {
 }
 
 #[derive(Debug, clap::Args)]
+#[command(after_help = "Examples:
+  # On XDC's test network, with 10 TXDC in the reward pool
+  kubectl grid contract deploy --rpc-url https://erpc.apothem.network --chain-id 51 --admin-key-file admin.key --fund-xdc 10
+
+Exit codes: 0 done, 1 error.")]
 pub struct DeployArgs {
     /// RPC endpoint; may be given several times, for several endpoints of one chain.
     #[arg(long, required = true, value_name = "URL")]
@@ -59,7 +64,7 @@ pub struct DeployArgs {
     /// Seconds until each transaction must be final.
     #[arg(long, default_value_t = 180, value_parser = clap::value_parser!(u64).range(1..=3600))]
     pub timeout_seconds: u64,
-    /// How to print the result.
+    /// How to print the result; `name` is the contract's address alone.
     #[arg(short, long, value_enum, default_value_t)]
     pub output: Format,
 }
@@ -73,7 +78,11 @@ pub async fn run(command: ContractCommand, out: &mut dyn Write) -> Result<Exit, 
     let rpc: Arc<dyn ChainRpc> = Arc::new(HttpEndpoints::new(&args.rpc_url, args.chain_id).map_err(chain)?);
     let parameters = parameters(&args, key.address())?;
     let pace = Pace { timeout: Duration::from_secs(args.timeout_seconds), ..Pace::default() };
-    eprintln!("deploying from {} to chain {}; every step waits until it is final", key.address(), args.chain_id);
+    note(format_args!(
+        "deploying from {} to chain {}; every step waits until it is final",
+        key.address(),
+        args.chain_id
+    ));
     let deployment = deploy(rpc, args.chain_id, &key, parameters, pace).await.map_err(chain)?;
     // Read back, not echoed: what the contract says counts.
     let kept = deployment.client.parameters().await.map_err(chain)?;
@@ -115,28 +124,29 @@ fn print(
 ) -> Result<(), CliError> {
     let contract = deployment.client.contract();
     let created = &deployment.created;
-    match args.output {
-        Format::Json => output::json(
-            out,
-            &json!({
-                "contract": contract,
-                "chainID": args.chain_id,
-                "admin": deployment.admin,
-                "reporter": parameters.reporter,
-                "guardian": parameters.guardian,
-                "genesis": kept.genesis,
-                "epochSeconds": kept.epoch_seconds,
-                "windowSeconds": kept.challenge_window,
-                "unbondingSeconds": kept.unbonding,
-                "maxEpochIncreaseWei": kept.max_epoch_increase,
-                "fundedWei": parameters.funding,
-                "transaction": created.hash,
-                "block": created.block_number,
-                "gasUsed": created.gas_used,
-                "feeWei": created.fee,
-            }),
-        ),
-        Format::Table => {
+    let value = json!({
+        "contract": contract,
+        "chainID": args.chain_id,
+        "admin": deployment.admin,
+        "reporter": parameters.reporter,
+        "guardian": parameters.guardian,
+        "genesis": kept.genesis,
+        "epochSeconds": kept.epoch_seconds,
+        "windowSeconds": kept.challenge_window,
+        "unbondingSeconds": kept.unbonding,
+        "maxEpochIncreaseWei": kept.max_epoch_increase,
+        "fundedWei": parameters.funding,
+        "transaction": created.hash,
+        "block": created.block_number,
+        "gasUsed": created.gas_used,
+        "feeWei": created.fee,
+    });
+    output::print(
+        out,
+        args.output,
+        &value,
+        || vec![contract.to_string()],
+        |out| {
             writeln!(out, "contract   {contract} on chain {}", args.chain_id)?;
             writeln!(out, "admin      {}", deployment.admin)?;
             writeln!(out, "reporter   {}", parameters.reporter)?;
@@ -149,8 +159,8 @@ fn print(
             writeln!(out, "deployed   {} in block {}, {} gas", created.hash, created.block_number, created.gas_used)?;
             writeln!(out, "\nNext: name it in a GridNetwork, spec.chain.contract (docs/examples/network.yaml)")?;
             Ok(())
-        }
-    }
+        },
+    )
 }
 
 fn chain(error: impl std::fmt::Display) -> CliError {

@@ -1,12 +1,20 @@
-//! `kubectl grid`: the commands of a person at a shell, and the self-test that `helm test` runs. Reads resources with the
-//! person's own rights and signs with a key file that the person names; keeps neither. Never writes where `kubectl apply`
-//! would do.
+//! `kubectl grid`: the commands of a person at a shell, a room each, and the self-test that `helm test` runs. Reads resources with
+//! the person's own rights and signs with a key file that the person names; keeps neither. Writes only what the person asked for by
+//! name: a job, its cancellation, a cordon.
 
+#[cfg(feature = "cli")]
+pub mod cancel;
 #[cfg(feature = "cli")]
 pub mod command;
 #[cfg(feature = "cli")]
+pub mod completion;
+#[cfg(feature = "cli")]
 pub mod contract;
 pub mod error;
+#[cfg(feature = "cli")]
+pub mod logs;
+#[cfg(feature = "cli")]
+pub mod lookup;
 #[cfg(feature = "cli")]
 pub mod nodes;
 #[cfg(feature = "cli")]
@@ -18,10 +26,22 @@ pub mod rewards;
 pub mod selftest;
 #[cfg(feature = "cli")]
 pub mod session;
+#[cfg(feature = "cli")]
+pub mod submit;
+#[cfg(feature = "cli")]
+pub mod top;
+#[cfg(feature = "cli")]
+pub mod version;
+#[cfg(feature = "cli")]
+pub mod why;
 
 #[cfg(feature = "cli")]
 pub use command::{Cli, run};
 pub use error::CliError;
+
+/// Who writes, in the managed fields of what it writes.
+#[cfg(feature = "cli")]
+const FIELD_MANAGER: &str = "kubectl-grid";
 
 /// How a command ended, as its exit code says it to scripts.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]

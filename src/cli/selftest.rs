@@ -17,9 +17,9 @@ use crate::api::{
     grid_model::{self, GridModel},
     inference_job::{
         EndpointSpec, GenerationSpec, InferenceJob, InferenceJobSpec, InputFormat, InputSpec, OutputSpec, Workload,
-        condition,
+        condition, shard_size,
     },
-    refs::NameRef,
+    refs::{ConfigMapRef, NameRef},
 };
 
 /// Name of the job, and of its ConfigMap with `-results`: the chart's Role grants exactly these.
@@ -99,10 +99,12 @@ fn job(model: &str) -> InferenceJob {
                     inline: Some(PROMPT.into()),
                     config_map: None,
                     url: None,
+                    s3: None,
                     sha256: None,
                 },
                 generation: GenerationSpec { max_tokens: 16, temperature: "0".into(), ..GenerationSpec::default() },
-                output: OutputSpec { config_map: Some(NameRef { name: RESULTS.into() }) },
+                output: OutputSpec { config_map: Some(ConfigMapRef { name: RESULTS.into() }), s3: None, store: None },
+                shard_size: shard_size(),
             },
             placement: Default::default(),
             suspend: false,
@@ -111,8 +113,10 @@ fn job(model: &str) -> InferenceJob {
             retry: Default::default(),
             max_failed_requests: Some(0),
             verification: None,
+            start_deadline_seconds: None,
             active_deadline_seconds: None,
             ttl_seconds_after_finished: Some(600),
+            managed_by: None,
         },
     )
 }

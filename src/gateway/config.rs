@@ -78,6 +78,9 @@ pub struct LimitOptions {
     /// Largest model file that is fetched, in bytes.
     #[arg(long, env = "GRID_MAX_BLOB_BYTES", default_value_t = 64 << 30)]
     pub max_blob_bytes: u64,
+    /// Bytes that the results of all jobs with output `store` may take together.
+    #[arg(long, env = "GRID_MAX_RESULTS_BYTES", default_value_t = 10 << 30)]
+    pub max_results_bytes: u64,
     /// Seconds after which an audit that nobody could do is inconclusive.
     #[arg(long, env = "GRID_AUDIT_TIMEOUT", default_value_t = 120)]
     pub audit_timeout: u64,
@@ -111,6 +114,7 @@ pub struct LimitOptions {
 #[derive(Debug, Clone)]
 pub struct Settings {
     pub fetch: FetchLimits,
+    pub max_results_bytes: u64,
     pub audit_timeout: Duration,
     pub audits_per_verifier: u32,
     pub epoch_grace: Duration,
@@ -132,6 +136,7 @@ impl From<&LimitOptions> for Settings {
     fn from(options: &LimitOptions) -> Self {
         Settings {
             fetch: FetchLimits { max_bytes: options.max_blob_bytes, ..FetchLimits::default() },
+            max_results_bytes: options.max_results_bytes,
             audit_timeout: Duration::from_secs(options.audit_timeout),
             audits_per_verifier: options.audits_per_verifier.max(1),
             epoch_grace: Duration::from_secs(options.epoch_grace_seconds),
@@ -150,6 +155,7 @@ impl Default for Settings {
     fn default() -> Self {
         Settings {
             fetch: FetchLimits::default(),
+            max_results_bytes: 10 << 30,
             audit_timeout: Duration::from_secs(120),
             audits_per_verifier: 1,
             epoch_grace: Duration::from_secs(5),

@@ -9,8 +9,8 @@ use tokio_util::{
 };
 
 use super::{
-    Clock, Settings, Workers, flights::Flights, jobs::InputTurns, members::Members, metrics::Metrics, models::Fetches,
-    online::Online, peers::Peers, standing::Standings,
+    Clock, Settings, Workers, backlogs::Backlogs, flights::Flights, jobs::InputTurns, judges::Judges, members::Members,
+    metrics::Metrics, models::Fetches, online::Online, peers::Peers, standing::Standings, waiting::Told,
 };
 use crate::{
     api::ids::EpochNumber,
@@ -18,7 +18,7 @@ use crate::{
         identity::{KeyError, NodeKey},
         internal::{Change, NetworkConfig},
     },
-    store::{Blobs, Ledger, LedgerError},
+    store::{Blobs, Ledger, LedgerError, ResultFiles, ResultsError},
 };
 
 /// Why the gateway did not do what it was asked, in terms of the asker.
@@ -32,6 +32,8 @@ pub enum GatewayError {
     Conflict { reason: &'static str, message: String },
     #[error("{message}")]
     TooLarge { reason: &'static str, message: String },
+    #[error("{message}")]
+    Full { reason: &'static str, message: String },
     /// Right, but not yet.
     #[error("{message}")]
     TooEarly { reason: &'static str, message: String },
@@ -55,10 +57,23 @@ impl From<LedgerError> for GatewayError {
     }
 }
 
+impl From<ResultsError> for GatewayError {
+    fn from(error: ResultsError) -> Self {
+        let message = error.to_string();
+        match error {
+            ResultsError::Name => GatewayError::Invalid { reason: "InvalidFileName", message },
+            ResultsError::TooMany => GatewayError::TooLarge { reason: "TooManyFiles", message },
+            ResultsError::Full { .. } => GatewayError::Full { reason: "StoreFull", message },
+            ResultsError::Disk(error) => GatewayError::Io { what: "the results", source: error.into() },
+        }
+    }
+}
+
 /// The gateway: shared by its tasks and its HTTP handlers.
 pub struct Gateway {
     pub(super) ledger: Ledger,
     pub(super) blobs: Blobs,
+    pub(super) results: ResultFiles,
     pub(super) key: NodeKey,
     pub(super) settings: Settings,
     pub(super) clock: Clock,
@@ -66,6 +81,9 @@ pub struct Gateway {
     pub(super) members: Arc<Members>,
     pub(super) peers: Peers,
     pub(super) standings: Standings,
+    pub(super) judges: Judges,
+    pub(super) backlogs: Backlogs,
+    pub(super) told: Told,
     pub(super) flights: Flights,
     pub(super) online: Online,
     pub(super) fetches: Fetches,
@@ -98,10 +116,14 @@ impl Gateway {
         if returned > 0 {
             tracing::info!(leases = returned, "leases of before the restart are over; their requests are queued again");
         }
+        let results = ResultFiles::open(&blobs.beside("results"), settings.max_results_bytes)
+            .await
+            .map_err(|source| GatewayError::Io { what: "opening the store of results", source })?;
         let members = Arc::new(Members::load(&ledger).await?);
         let network = watch::Sender::new(ledger.network().await?);
         let gateway = Arc::new(Gateway {
             blobs,
+            results,
             key,
             metrics,
             members,
@@ -112,6 +134,9 @@ impl Gateway {
             settings,
             peers: Peers::default(),
             standings: Standings::default(),
+            judges: Judges::default(),
+            backlogs: Backlogs::default(),
+            told: Told::default(),
             flights: Flights::default(),
             fetches: Fetches::default(),
             turns: InputTurns::default(),
@@ -121,6 +146,8 @@ impl Gateway {
             stop: CancellationToken::new(),
             tasks: TaskTracker::new(),
         });
+        gateway.weigh_namespaces();
+        gateway.rebuild_backlogs().await?;
         for member in gateway.members.all() {
             gateway.refresh_standing(&member.member.peer_id).await?;
         }
@@ -156,8 +183,15 @@ impl Gateway {
             *kept = Some(config);
             changes
         });
+        self.weigh_namespaces();
         self.dispatch.notify_one();
         Ok(())
+    }
+
+    /// Tells the queue what each namespace's share is.
+    fn weigh_namespaces(&self) {
+        let weights = self.network.borrow().as_ref().map(|network| network.namespace_weights.clone());
+        self.backlogs.lock().queue.set_weights(weights.unwrap_or_default());
     }
 
     pub(super) fn paused(&self) -> bool {

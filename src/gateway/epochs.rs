@@ -196,6 +196,7 @@ mod tests {
             max_requests: None,
             registered: true,
             models: vec![],
+            labels: Default::default(),
         };
         let capability = Capability { verified: true, ..Capability::default() };
         let standing = NodeStanding { capability, computes: true, ..NodeStanding::default() };

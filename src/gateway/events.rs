@@ -57,6 +57,9 @@ impl Gateway {
     pub async fn peer_stated(&self, peer: &GridPeerId, info: NodeInfo) {
         let changed = self.peers.stated(peer, info, self.clock.now_ms());
         if changed {
+            if let Err(error) = self.weigh_profiles(peer).await {
+                self.ledger_failed("weighing a kernel profile", &error);
+            }
             self.announce_node(peer).await;
             self.announce_models_of(peer).await;
         }

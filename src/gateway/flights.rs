@@ -49,6 +49,13 @@ pub struct Load {
     pub tokens: u64,
 }
 
+impl Load {
+    fn add(&mut self, flight: &Flight) {
+        self.requests += 1;
+        self.tokens += u64::from(flight.max_tokens.saturating_sub(flight.made.load(Ordering::Relaxed)));
+    }
+}
+
 impl Flights {
     /// Claims a request; `None` when it is on its way already.
     pub(super) fn claim(
@@ -73,22 +80,26 @@ impl Flights {
         self.lock().remove(request);
     }
 
-    pub(super) fn contains(&self, request: &RequestId) -> bool {
-        self.lock().contains_key(request)
-    }
-
-    pub(super) fn of_job(&self, uid: &str) -> u32 {
-        let flights = self.lock();
-        let of_job = flights.values().filter(|flight| flight.job.as_deref() == Some(uid)).count();
-        u32::try_from(of_job).unwrap_or(u32::MAX)
-    }
-
     pub(super) fn load(&self, peer: &GridPeerId) -> Load {
         let flights = self.lock();
-        flights.values().filter(|flight| flight.peer == *peer).fold(Load::default(), |load, flight| Load {
-            requests: load.requests + 1,
-            tokens: load.tokens + u64::from(flight.max_tokens.saturating_sub(flight.made.load(Ordering::Relaxed))),
-        })
+        let mut load = Load::default();
+        flights.values().filter(|flight| flight.peer == *peer).for_each(|flight| load.add(flight));
+        load
+    }
+
+    /// The load of every worker that has something of ours.
+    pub(super) fn loads(&self) -> HashMap<GridPeerId, Load> {
+        let flights = self.lock();
+        let mut loads: HashMap<GridPeerId, Load> = HashMap::new();
+        for flight in flights.values() {
+            match loads.get_mut(&flight.peer) {
+                Some(load) => load.add(flight),
+                None => {
+                    loads.entry(flight.peer.clone()).or_default().add(flight);
+                }
+            }
+        }
+        loads
     }
 
     pub(super) fn cancel_job(&self, uid: &str) {

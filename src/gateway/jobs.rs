@@ -5,7 +5,7 @@ use std::{
     sync::{Mutex, PoisonError},
 };
 
-use super::{Gateway, GatewayError, online::OnlineEvent, receipts::millis};
+use super::{Gateway, GatewayError, online::OnlineEvent, receipts::millis, waiting::WhyWaiting};
 use crate::{
     api::ids::RequestId,
     protocol::internal::{JobControl, JobReport, JobSpec, JobState, ModelState},
@@ -67,8 +67,11 @@ impl Gateway {
     pub async fn delete_job(&self, uid: &str) -> Result<(), GatewayError> {
         if self.ledger.delete_job(uid, self.clock.now_ms()).await? {
             self.flights.cancel_job(uid);
+            self.dispatch.notify_one();
             self.ledger.forget_text().await?;
         }
+        // Also of a job that never came to the ledger because none of its lines was a request.
+        self.results.remove(uid).await?;
         Ok(())
     }
 
@@ -83,12 +86,14 @@ impl Gateway {
         let job = self.known_job(uid).await?;
         let counts = self.ledger.job_counts(uid).await?;
         let state = state(&job, &counts);
-        let (reason, message) = self.why(&job, &counts, state).await?;
+        let why = self.why(&job, &counts, state).await?;
         Ok(JobReport {
             state,
-            reason: reason.to_owned(),
-            message,
+            reason: why.reason.to_owned(),
+            message: why.message,
+            waiting: why.waiting,
             total: job.spec.total_requests,
+            rejected_lines: job.spec.rejected_lines,
             completed: counts.done,
             failed: counts.failed,
             running: counts.leased,
@@ -106,45 +111,32 @@ impl Gateway {
     }
 
     /// Why a job does not run; empty when it does.
-    async fn why(
-        &self,
-        job: &JobRecord,
-        counts: &JobCounts,
-        state: JobState,
-    ) -> Result<(&'static str, String), LedgerError> {
-        const NOTHING: (&str, String) = ("", String::new());
+    async fn why(&self, job: &JobRecord, counts: &JobCounts, state: JobState) -> Result<WhyWaiting, LedgerError> {
+        let because = |reason, message| Ok(WhyWaiting { reason, message, waiting: None });
         if !matches!(state, JobState::Queued | JobState::Running) {
-            return Ok(NOTHING);
+            return Ok(WhyWaiting::default());
         }
         if counts.queued == 0 && counts.leased == 0 && counts.audits_owed > 0 {
-            return Ok(("AuditsPending", format!("{} answers wait for their audit", counts.audits_owed)));
+            return because("AuditsPending", format!("{} answers wait for their audit", counts.audits_owed));
         }
         if counts.leased > 0 || counts.queued == 0 {
-            return Ok(NOTHING);
+            return Ok(WhyWaiting::default());
         }
         let name = &job.spec.model_name;
         match self.ledger.model(&job.spec.model).await? {
-            None => return Ok(("ModelNotReady", format!("model {name} is not known to the gateway yet"))),
+            None => return because("ModelNotReady", format!("model {name} is not known to the gateway yet")),
             Some(model) if model.state == ModelState::Fetching => {
-                return Ok(("ModelNotReady", format!("model {name} is being fetched")));
+                return because("ModelNotReady", format!("model {name} is being fetched"));
             }
             Some(model) if model.state == ModelState::Failed => {
-                return Ok(("ModelNotReady", format!("model {name}: {}", model.message)));
+                return because("ModelNotReady", format!("model {name}: {}", model.message));
             }
             Some(_) => {}
         }
         if self.paused() {
-            return Ok(("NetworkPaused", "the network is paused: no work is given out".into()));
+            return because("NetworkPaused", "the network is paused: no work is given out".into());
         }
-        let servers = self.servers(&job.spec.model);
-        let able = servers.iter().filter(|worker| worker.schedulable && !worker.quarantined).count();
-        Ok(match (servers.len(), able) {
-            (0, _) => ("NoWorkerForModel", format!("no connected worker serves model {name} yet")),
-            (n, 0) => {
-                ("NoWorkerForModel", format!("none of the {n} workers that serve model {name} may take work now"))
-            }
-            (_, n) => ("WaitingForCapacity", format!("all slots of the {n} workers that serve model {name} are taken")),
-        })
+        Ok(self.why_waiting(job))
     }
 
     /// Finishes a job that has nothing queued, leased or owed any more.
@@ -231,7 +223,7 @@ fn check_spec(uid: &str, spec: &JobSpec) -> Result<(), GatewayError> {
     if spec.sample_percent.is_some_and(|percent| percent > 100) {
         return invalid("samplePercent must be 0 to 100".into());
     }
-    Ok(())
+    spec.placement.check().or_else(invalid)
 }
 
 fn kind_label(kind: RequestKind) -> &'static str {

@@ -10,16 +10,23 @@ use tokio::{sync::watch, time::timeout};
 
 use super::{
     Gateway, Link, WorkerError,
+    backlogs::estimated_tokens,
     flights::{Flight, Stop},
     online::OnlineEvent,
+    reasons::{cause, is_about_the_request, known_reason},
     receipts::{Answer, Violation},
 };
 use crate::{
-    protocol::wire::{
-        Cancel, ChatMessage, Finished, InferCommand, InferEvent, Offer, Refused, Sampling, Start, Token, infer_command,
-        infer_event, offer_reply,
+    protocol::{
+        internal::Endpoint,
+        vector::Vector,
+        wire::{
+            self, Cancel, ChatMessage, Finished, InferCommand, InferEvent, Offer, Refused, Sampling, Start, Token,
+            infer_command, infer_event, offer_reply,
+        },
     },
-    store::{After, Ending, LedgerError, Requeued, Work},
+    schedule::Class,
+    store::{After, Ending, LedgerError, QueueChange, RequestKind, Requeued, Work},
 };
 
 /// Longest time that a worker may ask to be left alone.
@@ -81,36 +88,50 @@ impl From<WorkerError> for Lost {
 impl Gateway {
     /// Takes one claimed request through.
     pub(super) async fn fly(self: Arc<Self>, flight: Flight, queued_ms: u64) {
-        let outcome = self.try_fly(&flight, queued_ms).await;
-        if let Err(error) = outcome {
-            self.ledger_failed("taking a request through", &error);
-            // The ledger is in trouble: do not spin.
-            tokio::time::sleep(SHORT_PAUSE).await;
-        }
+        let tokens = match self.try_fly(&flight, queued_ms).await {
+            Ok(tokens) => tokens,
+            Err(error) => {
+                self.ledger_failed("taking a request through", &error);
+                // The ledger is in trouble: do not spin.
+                tokio::time::sleep(SHORT_PAUSE).await;
+                0
+            }
+        };
         self.flights.release(&flight.request);
+        self.backlogs.lock().queue.finished(&flight.request, tokens);
+        // Until now it was left alone, whatever the ledger said.
+        self.ledger.look_again([QueueChange::Request(flight.request)]);
         self.request_is_over(&flight.request).await;
         self.dispatch.notify_one();
     }
 
-    async fn try_fly(self: &Arc<Self>, flight: &Flight, queued_ms: u64) -> Result<(), LedgerError> {
+    /// The tokens that its owner got for it.
+    async fn try_fly(self: &Arc<Self>, flight: &Flight, queued_ms: u64) -> Result<u64, LedgerError> {
         let Some(work) = self.ledger.work(&flight.request).await? else {
             let message = "the text of the request was deleted";
-            return self.ledger.fail_queued_request(&flight.request, "Deleted", message, self.clock.now_ms()).await;
+            self.ledger.fail_queued_request(&flight.request, "Deleted", message, self.clock.now_ms()).await?;
+            return Ok(0);
         };
-        let Some(lease_id) = self.offer(flight, &work).await? else { return Ok(()) };
+        let Some(lease_id) = self.offer(flight, &work).await? else { return Ok(0) };
         let now_ms = self.clock.now_ms();
         match self.ledger.lease(&flight.request, flight.attempt, &flight.peer, now_ms).await {
             // Cancelled or answered in between; the worker's hold runs out by itself.
-            Err(LedgerError::Stale { .. }) => return Ok(()),
+            Err(LedgerError::Stale { .. }) => return Ok(0),
             other => other?,
         }
-        self.metrics.queue_wait.observe(now_ms.saturating_sub(queued_ms) as f64 / 1000.0);
+        if let Some(class) = class(work.kind) {
+            let waited = now_ms.saturating_sub(queued_ms) as f64 / 1000.0;
+            self.metrics.queue_wait.with_label_values(&[class.as_str()]).observe(waited);
+        }
         self.metrics.leases.inc();
         let outcome = self.stream(flight, &work, lease_id).await;
         self.metrics.leases.dec();
         match outcome {
-            Ok(()) => Ok(()),
-            Err(lost) => self.lose(flight, lost).await,
+            Ok(()) => Ok(estimated_tokens(prompt_bytes(&work)) + u64::from(flight.made.load(Ordering::Relaxed))),
+            Err(lost) => {
+                self.lose(flight, lost).await?;
+                Ok(0)
+            }
         }
     }
 
@@ -176,7 +197,7 @@ impl Gateway {
             return Err(Lost::cancelled());
         }
         let prefix = delivered.ids.len();
-        let mut answer = Answer { prefix, output: delivered.ids, text: delivered.text };
+        let mut answer = Answer { prefix, output: delivered.ids, text: delivered.text, vectors: Vec::new() };
         let finished = self.receive(flight, work, &mut link, &mut answer).await;
         let finished = match finished {
             Err(lost) => {
@@ -222,6 +243,13 @@ impl Gateway {
                     last_token = Instant::now();
                     self.take_token(flight, work, answer, token).await?;
                 }
+                Some(infer_event::Kind::Vector(vector)) => {
+                    last_token = Instant::now();
+                    take_vector(work, answer, &vector)?;
+                    if !self.online.tell(&flight.request, OnlineEvent::Progress).await {
+                        return Err(Lost::cancelled());
+                    }
+                }
                 Some(infer_event::Kind::Finished(finished)) => return Ok(finished),
                 Some(infer_event::Kind::Error(refused)) => return Err(failed(refused, answer)),
                 // Heartbeats, and events of a newer protocol, show that it lives.
@@ -240,6 +268,9 @@ impl Gateway {
 
     async fn take_token(&self, flight: &Flight, work: &Work, answer: &mut Answer, token: Token) -> Result<(), Lost> {
         let index = answer.output.len();
+        if work.endpoint == Endpoint::Embeddings {
+            return Err(Lost::violation("a token came where a vector was due"));
+        }
         if token.index as usize != index || index >= work.line.max_tokens as usize {
             return Err(Lost::violation(format!("token {} came where {index} was due", token.index)));
         }
@@ -273,11 +304,34 @@ impl Gateway {
     }
 }
 
+/// Vectors come in the order of the inputs, all of the same length.
+fn take_vector(work: &Work, answer: &mut Answer, wire: &wire::Vector) -> Result<(), Lost> {
+    let index = answer.vectors.len();
+    if wire.index as usize != index || index >= work.line.inputs.len() {
+        return Err(Lost::violation(format!("vector {} came where {index} was due", wire.index)));
+    }
+    let vector = Vector::from_bytes(&wire.values).ok_or_else(|| Lost::violation("a vector cannot be read"))?;
+    if answer.vectors.first().is_some_and(|first| first.dimensions() != vector.dimensions()) {
+        return Err(Lost::violation("two vectors have different lengths"));
+    }
+    answer.vectors.push(vector);
+    Ok(())
+}
+
+/// Canaries are the gateway's own and belong to none.
+fn class(kind: RequestKind) -> Option<Class> {
+    match kind {
+        RequestKind::Online => Some(Class::Interactive),
+        RequestKind::Job => Some(Class::Batch),
+        RequestKind::Canary => None,
+    }
+}
+
 /// What a worker reports as its failure.
 fn failed(refused: Refused, answer: &Answer) -> Lost {
     let reason = known_reason(&refused.reason);
     // Nothing was said yet, and it lies in the request: nobody else would do better.
-    let hopeless = is_about_the_request(reason) && answer.output.is_empty();
+    let hopeless = is_about_the_request(reason) && answer.output.is_empty() && answer.vectors.is_empty();
     Lost {
         reason: if hopeless { reason.to_owned() } else { "WorkerFailed".to_owned() },
         message: refused.message.chars().take(300).collect(),
@@ -318,6 +372,7 @@ pub(super) fn start(work: &Work, attempt: u32, lease_id: Vec<u8>, prefix: Vec<u3
         stop: line.stop.clone(),
         client_nonce: client_nonce(line.seed).to_vec(),
         beacon: work.beacon.to_vec(),
+        inputs: line.inputs.clone(),
     }
 }
 
@@ -334,53 +389,10 @@ pub(super) fn client_nonce(seed: u64) -> [u8; 32] {
 
 pub(super) fn prompt_bytes(work: &Work) -> u32 {
     let messages = work.line.messages.iter().map(|message| message.role.len() + message.content.len());
-    u32::try_from(messages.sum::<usize>() + work.line.prompt.len()).unwrap_or(u32::MAX)
+    let inputs = work.line.inputs.iter().map(String::len);
+    u32::try_from(messages.chain(inputs).sum::<usize>() + work.line.prompt.len()).unwrap_or(u32::MAX)
 }
 
 fn refusal(reason: &str, message: &str) -> Refused {
     Refused { reason: reason.into(), message: message.into(), retry_after_ms: 0 }
-}
-
-/// Reasons that a worker may give, as we count and report them: a stranger does not choose our labels.
-fn known_reason(reason: &str) -> &'static str {
-    const KNOWN: [&str; 15] = [
-        "MalformedRequest",
-        "ContextExceeded",
-        "PromptRefused",
-        "NoLease",
-        "LeaseMismatch",
-        "LeaseExpired",
-        "Busy",
-        "Draining",
-        "NotCompute",
-        "ModelNotReady",
-        "RateLimited",
-        "NotAuthenticated",
-        "ProtocolViolation",
-        "EngineFailed",
-        "SigningFailed",
-    ];
-    KNOWN.into_iter().find(|known| *known == reason).unwrap_or("Other")
-}
-
-pub(super) fn is_about_the_request(reason: &str) -> bool {
-    matches!(reason, "MalformedRequest" | "ContextExceeded" | "PromptRefused")
-}
-
-/// Label of a lost lease.
-fn cause(reason: &str) -> &'static str {
-    const CAUSES: [&str; 11] = [
-        "GatewayFailed",
-        "WorkerGone",
-        "RateLimited",
-        "WorkerFailed",
-        "HeartbeatLost",
-        "ProtocolViolation",
-        "ConnectionLost",
-        "Stalled",
-        "Cancelled",
-        "WorkerExcluded",
-        "InvalidReceipt",
-    ];
-    CAUSES.into_iter().find(|known| *known == reason).unwrap_or("Other")
 }

@@ -87,6 +87,7 @@ impl Gateway {
         let peer = member.peer_id.clone();
         self.members.insert(MemberRecord { member, address });
         self.refresh_standing(&peer).await?;
+        self.weigh_profiles(&peer).await?;
         if self.peers.is_connected(&peer) {
             self.spawn_assign(peer);
         }
@@ -99,6 +100,7 @@ impl Gateway {
     pub async fn remove_member(&self, peer: &GridPeerId) -> Result<(), GatewayError> {
         self.ledger.remove_member(peer).await?;
         self.members.remove(peer);
+        self.judges.forget(peer);
         self.flights.cancel_peer(peer);
         if let Some(workers) = self.workers() {
             workers.disconnect(peer).await;

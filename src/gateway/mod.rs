@@ -4,6 +4,7 @@
 //! never logs a prompt or an answer.
 
 mod audits;
+mod backlogs;
 mod blobs;
 mod challenges;
 mod clock;
@@ -15,6 +16,7 @@ mod events;
 mod flights;
 pub mod http;
 mod jobs;
+mod judges;
 mod lease;
 mod members;
 mod metrics;
@@ -23,9 +25,11 @@ mod nodes;
 mod online;
 mod peers;
 mod probation;
+mod reasons;
 mod receipts;
 mod run;
 mod standing;
+mod waiting;
 mod workers;
 
 pub use clock::Clock;

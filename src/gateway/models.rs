@@ -8,12 +8,15 @@ use std::{
 use super::{Gateway, GatewayError};
 use crate::{
     api::ids::ModelDigest,
-    protocol::internal::{ModelReport, ModelSource, ModelState, NodeRole},
+    protocol::internal::{ModelFormat, ModelReport, ModelSource, ModelState, NodeRole},
     store::{Fetching, LedgerError, ModelRecord},
 };
 
 /// Bytes of a model file per unit of cost, when its source names no cost: decoding reads every weight once per token.
 const BYTES_PER_COST: u64 = 1_000_000;
+/// As above for encoders, whose weights have four bytes where a decoder's have about one: a unit is the work of about a million
+/// weights in either (`docs/adr/0008-…`).
+const ENCODER_BYTES_PER_COST: u64 = 4 * BYTES_PER_COST;
 
 /// Fetches that are under way.
 #[derive(Debug, Default)]
@@ -163,7 +166,11 @@ impl Gateway {
 }
 
 fn cost_per_token(source: &ModelSource, bytes: u64) -> u64 {
-    if source.cost_per_token > 0 { source.cost_per_token } else { bytes.div_ceil(BYTES_PER_COST).max(1) }
+    let bytes_per_cost = match source.format {
+        ModelFormat::Gguf => BYTES_PER_COST,
+        ModelFormat::Safetensors => ENCODER_BYTES_PER_COST,
+    };
+    if source.cost_per_token > 0 { source.cost_per_token } else { bytes.div_ceil(bytes_per_cost).max(1) }
 }
 
 fn check_source(source: &ModelSource) -> Result<(), GatewayError> {

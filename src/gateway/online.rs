@@ -7,7 +7,7 @@ use std::{
 
 use tokio::sync::mpsc;
 
-use crate::api::ids::RequestId;
+use crate::{api::ids::RequestId, protocol::vector::Vector};
 
 /// Events that wait for a slow client. Beyond that its worker is slowed down.
 const WINDOW: usize = 64;
@@ -24,6 +24,13 @@ pub enum OnlineEvent {
         finish_reason: String,
         prompt_tokens: u32,
         output_tokens: u32,
+    },
+    /// A vector of an embedding is there. It is not told: half of them are of no use.
+    Progress,
+    /// All vectors of an embedding.
+    Embedded {
+        vectors: Vec<Vector>,
+        prompt_tokens: u32,
     },
     Failed {
         reason: String,

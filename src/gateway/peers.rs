@@ -136,10 +136,15 @@ impl Peers {
         u32::try_from(self.lock().values().filter(|view| view.connected).count()).unwrap_or(u32::MAX)
     }
 
-    /// Everybody who is connected.
-    pub(super) fn all_connected(&self) -> Vec<(GridPeerId, PeerView)> {
+    /// What `read` makes of everybody who is connected and said something lately. It must not come back here.
+    pub(super) fn read_fresh<T>(
+        &self,
+        now_ms: u64,
+        read: impl Fn(&GridPeerId, &PeerView, &Statement) -> Option<T>,
+    ) -> Vec<T> {
         let views = self.lock();
-        views.iter().filter(|(_, view)| view.connected).map(|(peer, view)| (peer.clone(), view.clone())).collect()
+        let fresh = views.iter().filter_map(|(peer, view)| Some((peer, view, view.fresh(now_ms)?)));
+        fresh.filter_map(|(peer, view, statement)| read(peer, view, statement)).collect()
     }
 
     /// The moment at which the next pause ends.

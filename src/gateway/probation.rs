@@ -6,11 +6,12 @@ use std::sync::Arc;
 use super::{Gateway, standing::PROBATION_CANARIES};
 use crate::{
     api::ids::{GridPeerId, ModelDigest, RequestId},
-    protocol::internal::{Endpoint, InputLine, Message, NodeMode},
+    protocol::internal::{Encoding, Endpoint, InputLine, Message, ModelFormat, NodeMode},
     store::{LedgerError, NewRequest, RequestKind},
+    verify::audit,
 };
 
-/// Looks like anybody's chat request. One per canary.
+/// Looks like anybody's request. One per canary.
 const PROMPTS: [&str; 2] = ["What is the capital of France?", "Name three primary colours."];
 const MAX_TOKENS: u32 = 24;
 /// Pause after a canary that proved nothing.
@@ -35,48 +36,67 @@ impl Gateway {
         }
         let Some(model) = self.canary_model(peer, &record.member.models) else { return Ok(()) };
         let prompt = PROMPTS.get(standing.canaries_passed as usize % PROMPTS.len()).copied().unwrap_or_default();
-        self.ledger.add_request(&canary(peer, model, prompt, now_ms)).await?;
+        let format = self.ledger.model(&model).await?.map(|record| record.source.format).unwrap_or_default();
+        self.ledger.add_request(&canary(peer, model, format, prompt, now_ms)).await?;
         self.dispatch.notify_one();
         Ok(())
     }
 
-    /// A model that the worker serves and that somebody can audit now.
+    /// A model that the worker serves and that somebody can audit now: one who computes as it does, since the audit of any
+    /// other decides nothing and a canary that proves nothing is asked again for ever.
     fn canary_model(&self, peer: &GridPeerId, assigned: &[ModelDigest]) -> Option<ModelDigest> {
-        let serves = |peer: &GridPeerId, digest: &ModelDigest| {
+        let profile = |peer: &GridPeerId, digest: &ModelDigest| {
             let view = self.peers.get(peer);
-            view.fresh(self.clock.now_ms()).is_some_and(|statement| statement.models.contains_key(digest))
+            let served = view.fresh(self.clock.now_ms())?.models.get(digest)?;
+            Some(served.kernel_profile.clone())
         };
-        let auditable = |digest: &ModelDigest| {
-            self.members.verifiers(digest).iter().any(|verifier| serves(&verifier.member.peer_id, digest))
+        let auditable = |digest: &&ModelDigest| {
+            let Some(own) = profile(peer, digest) else { return false };
+            let verifiers = self.members.verifiers(digest);
+            let mut profiles = verifiers.iter().filter_map(|verifier| profile(&verifier.member.peer_id, digest));
+            profiles.any(|profile| audit::decidable(&own, &profile))
         };
-        assigned.iter().find(|digest| serves(peer, digest) && auditable(digest)).copied()
+        assigned.iter().find(auditable).copied()
     }
 }
 
-fn canary(peer: &GridPeerId, model: ModelDigest, prompt: &str, now_ms: u64) -> NewRequest {
+fn canary(peer: &GridPeerId, model: ModelDigest, format: ModelFormat, prompt: &str, now_ms: u64) -> NewRequest {
+    let (endpoint, line) = match format {
+        ModelFormat::Safetensors => {
+            let inputs = vec![prompt.to_owned()];
+            (Endpoint::Embeddings, InputLine::embedding(0, "canary".into(), inputs, Encoding::Float))
+        }
+        ModelFormat::Gguf => (Endpoint::ChatCompletions, chat(prompt)),
+    };
     NewRequest {
         id: RequestId(rand::random()),
         kind: RequestKind::Canary,
         owner: "canary".into(),
         job: None,
         model,
-        endpoint: Endpoint::ChatCompletions,
-        line: InputLine {
-            index: 0,
-            custom_id: "canary".into(),
-            messages: vec![Message { role: "user".into(), content: prompt.into() }],
-            prompt: String::new(),
-            max_tokens: MAX_TOKENS,
-            temperature: 0.7,
-            top_p: 1.0,
-            top_k: 0,
-            seed: rand::random(),
-            stop: Vec::new(),
-        },
+        endpoint,
+        line,
         beacon: rand::random(),
         sample_percent: Some(100),
         max_attempts: 2,
         pinned: Some(peer.clone()),
         queued_ms: now_ms,
+    }
+}
+
+fn chat(prompt: &str) -> InputLine {
+    InputLine {
+        index: 0,
+        custom_id: "canary".into(),
+        messages: vec![Message { role: "user".into(), content: prompt.into() }],
+        prompt: String::new(),
+        max_tokens: MAX_TOKENS,
+        temperature: 0.7,
+        top_p: 1.0,
+        top_k: 0,
+        seed: rand::random(),
+        stop: Vec::new(),
+        inputs: Vec::new(),
+        encoding: Encoding::default(),
     }
 }

@@ -9,20 +9,21 @@ use super::{Gateway, WorkerError, flights::Flight, lease, online::OnlineEvent};
 use crate::{
     api::ids::NodeAddress,
     protocol::{
-        internal::NodeMode,
+        internal::{Endpoint, NodeMode},
         names::NetworkId,
-        receipt::{Acceptance, Receipt, hash_tokens, sign, signer_of},
+        receipt::{Acceptance, Receipt, hash_tokens, hash_vectors, sign, signer_of},
+        vector::Vector,
         wire::{self, Ack, Finished},
     },
     store::{AuditOrder, LedgerError, LoggedReceipt, RequestKind, Standing, Work},
-    verify::{audit, sampler},
+    verify::{audit, embedding, sampler},
 };
 
 /// Tokens that a chat template adds per message and once, at most.
 const TEMPLATE_TOKENS: u32 = 64;
 
 /// An answer as the gateway itself saw it stream by.
-#[derive(Debug, Clone, Default, PartialEq, Eq)]
+#[derive(Debug, Clone, Default, PartialEq)]
 pub struct Answer {
     /// How many of the tokens the client had from an earlier worker.
     pub prefix: usize,
@@ -30,6 +31,18 @@ pub struct Answer {
     pub output: Vec<u32>,
     /// Text of all of them.
     pub text: String,
+    /// Of an embedding: a vector an input, and no tokens.
+    pub vectors: Vec<Vector>,
+}
+
+impl Answer {
+    /// Tokens, or the bits of all vectors one after the other: what the ledger keeps as the answer's output.
+    fn output(&self) -> Vec<u32> {
+        if self.vectors.is_empty() {
+            return self.output.clone();
+        }
+        self.vectors.iter().flat_map(|vector| vector.values().iter().map(|value| value.to_bits())).collect()
+    }
 }
 
 /// What is wrong with a receipt.
@@ -56,15 +69,16 @@ pub fn check(finished: &Finished, expected: &Expected<'_>) -> Result<Receipt, Vi
     let (work, answer) = (expected.work, expected.answer);
     let tokens = u32::try_from(answer.output.len()).unwrap_or(u32::MAX);
     let seed = sampler::seed(&work.request.0, &lease::client_nonce(work.line.seed), &work.beacon, &work.model.0);
-    let most_prompt_tokens = lease::prompt_bytes(work)
-        .saturating_add(TEMPLATE_TOKENS.saturating_mul(u32::try_from(work.line.messages.len()).unwrap_or(u32::MAX)))
-        .saturating_add(TEMPLATE_TOKENS);
+    let templates = u32::try_from(work.line.messages.len() + work.line.inputs.len() + 1).unwrap_or(u32::MAX);
+    let most_prompt_tokens = lease::prompt_bytes(work).saturating_add(TEMPLATE_TOKENS.saturating_mul(templates));
     let checks = [
         (receipt.requestId.0 == work.request.0, "is for another request"),
         (receipt.attempt == expected.attempt, "is for another attempt"),
         (receipt.model.0 == work.model.0, "names another model"),
         (receipt.outputTokens == tokens, "counts other tokens than were streamed"),
-        (receipt.outputHash.0 == hash_tokens(&answer.output), "hashes other tokens than were streamed"),
+        (receipt.outputHash.0 == output_hash(work, answer), "hashes another output than was streamed"),
+        (traces_its_vectors(&receipt, work, answer), "has another trace than the vectors that were streamed"),
+        (answer.vectors.len() == work.line.inputs.len(), "comes with another number of vectors than were asked for"),
         (receipt.promptTokens > 0, "counts no prompt token"),
         (receipt.promptTokens <= most_prompt_tokens, "counts more prompt tokens than the prompt has bytes"),
         (receipt.sampler.0 == sampler_hash(work), "names other sampling parameters than were asked for"),
@@ -81,6 +95,18 @@ pub fn check(finished: &Finished, expected: &Expected<'_>) -> Result<Receipt, Vi
     }
 }
 
+fn output_hash(work: &Work, answer: &Answer) -> [u8; 32] {
+    match work.endpoint {
+        Endpoint::Embeddings => hash_vectors(&answer.vectors),
+        Endpoint::ChatCompletions | Endpoint::Completions => hash_tokens(&answer.output),
+    }
+}
+
+/// The trace of an embedding is over what everybody can see; that of an answer in tokens only an audit can judge.
+fn traces_its_vectors(receipt: &Receipt, work: &Work, answer: &Answer) -> bool {
+    work.endpoint != Endpoint::Embeddings || receipt.traceRoot.0 == embedding::root(&answer.vectors)
+}
+
 fn sampler_hash(work: &Work) -> [u8; 32] {
     let sampling = lease::sampling(work);
     sampler::SamplerParams { temperature: sampling.temperature, top_p: sampling.top_p, top_k: sampling.top_k }.hash()
@@ -88,7 +114,7 @@ fn sampler_hash(work: &Work) -> [u8; 32] {
 
 /// `length` means the limit was reached; anything that stops before is `stop`.
 fn finishes_rightly(finished: &Finished, work: &Work, answer: &Answer) -> bool {
-    let full = answer.output.len() >= work.line.max_tokens as usize;
+    let full = work.endpoint != Endpoint::Embeddings && answer.output.len() >= work.line.max_tokens as usize;
     match finished.finish_reason.as_str() {
         "length" => full,
         "stop" => true,
@@ -128,10 +154,15 @@ impl Gateway {
             self.audit.notify_one();
         }
         if accepted {
-            let event = OnlineEvent::Finished {
-                finish_reason: finished.finish_reason.clone(),
-                prompt_tokens: receipt.promptTokens,
-                output_tokens: receipt.outputTokens,
+            let event = match work.endpoint {
+                Endpoint::Embeddings => {
+                    OnlineEvent::Embedded { vectors: answer.vectors.clone(), prompt_tokens: receipt.promptTokens }
+                }
+                Endpoint::ChatCompletions | Endpoint::Completions => OnlineEvent::Finished {
+                    finish_reason: finished.finish_reason.clone(),
+                    prompt_tokens: receipt.promptTokens,
+                    output_tokens: receipt.outputTokens,
+                },
             };
             // The answer is complete and logged; a client that left no longer matters.
             let _ = self.online.tell(&flight.request, event).await;
@@ -195,7 +226,7 @@ impl Gateway {
             countersignature: ack.signature.clone(),
             finish_reason: finished.finish_reason.clone(),
             text: answer.text.clone(),
-            output: answer.output.clone(),
+            output: answer.output(),
             prefix: answer.output.get(..answer.prefix).unwrap_or_default().to_vec(),
             audit,
         })

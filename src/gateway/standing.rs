@@ -5,7 +5,7 @@ use std::{
     sync::{PoisonError, RwLock},
 };
 
-use super::Gateway;
+use super::{Gateway, judges::Judgeable};
 use crate::{
     api::ids::GridPeerId,
     protocol::internal::{Capability, Member, NodeMode, NodeRole},
@@ -23,6 +23,8 @@ pub struct NodeStanding {
     /// Its last compute challenge was answered rightly.
     pub computes: bool,
     pub canaries_passed: u64,
+    /// Whether anybody could audit it.
+    pub judgeable: Judgeable,
     pub evidence: EvidenceRecord,
 }
 
@@ -71,7 +73,9 @@ impl Gateway {
         let challenges = self.ledger.last_challenges(&record.address).await?;
         let evidence = self.ledger.evidence(&record.address).await?;
         let canaries = self.ledger.canaries_passed(&record.member.peer_id).await?;
-        Ok(judge(&record.member, &challenges, canaries, evidence))
+        let peer = &record.member.peer_id;
+        let judgeable = self.judgeable(peer, &self.standings.get(peer).judgeable);
+        Ok(judge(&record.member, &challenges, canaries, judgeable, evidence))
     }
 }
 
@@ -79,14 +83,24 @@ fn judge(
     member: &Member,
     challenges: &[ChallengeRecord],
     canaries_passed: u64,
+    judgeable: Judgeable,
     evidence: EvidenceRecord,
 ) -> NodeStanding {
     let gemm = challenges.iter().find(|challenge| challenge.kind == ChallengeKind::Gemm);
     let computes = gemm.is_some_and(|last| last.outcome == ChallengeOutcome::Passed);
+    let mut message = String::new();
+    if let Judgeable::No { profile } = &judgeable {
+        let profile: String = profile.chars().take(100).collect();
+        message = format!(
+            "no node with the role Verify computes with the kernel profile {profile:?} of this one, so that its answers can be \
+             neither confirmed nor refuted and are not paid; give the role to a managed node of that profile"
+        );
+    }
     let on_probation = member.mode == NodeMode::External && canaries_passed < PROBATION_CANARIES;
     let reason = match gemm {
         None => "ComputeChallengePending",
         Some(_) if !computes => "ComputeChallengeFailed",
+        Some(_) if !message.is_empty() => "KernelProfileUnshared",
         Some(_) if on_probation => "ProbationPending",
         Some(_) => "",
     };
@@ -100,15 +114,18 @@ fn judge(
     let capability = Capability {
         verified: reason.is_empty(),
         reason: reason.to_owned(),
+        message: if reason == "KernelProfileUnshared" { message } else { String::new() },
         gemm_units: gemm.map_or(0, |last| last.units),
         storage_verified: stores && !member.models.is_empty() && blobs == member.models.len(),
         proven_bytes: if stores { challenges.iter().filter(proven).map(|blob| blob.units).sum() } else { 0 },
     };
-    NodeStanding { capability, computes, canaries_passed, evidence }
+    NodeStanding { capability, computes, canaries_passed, judgeable, evidence }
 }
 
 #[cfg(test)]
 mod tests {
+    use std::collections::BTreeMap;
+
     use super::*;
     use crate::{
         api::ids::{ModelDigest, NodeAddress},
@@ -126,6 +143,7 @@ mod tests {
             max_requests: None,
             registered: true,
             models: vec![ModelDigest([1; 32])],
+            labels: BTreeMap::new(),
         }
     }
 
@@ -138,26 +156,52 @@ mod tests {
     #[test]
     fn a_managed_node_is_proven_by_its_compute_challenge() {
         let passed = [challenge(ChallengeKind::Gemm, ChallengeOutcome::Passed)];
-        assert!(judge(&member(NodeMode::Managed), &passed, 0, EvidenceRecord::default()).capability.verified);
-        let none = judge(&member(NodeMode::Managed), &[], 0, EvidenceRecord::default());
+        assert!(
+            judge(&member(NodeMode::Managed), &passed, 0, Judgeable::Yes, EvidenceRecord::default())
+                .capability
+                .verified
+        );
+        let none = judge(&member(NodeMode::Managed), &[], 0, Judgeable::Yes, EvidenceRecord::default());
         assert_eq!(none.capability.reason, "ComputeChallengePending");
     }
 
     #[test]
     fn an_external_node_must_answer_its_canaries_too() {
         let passed = [challenge(ChallengeKind::Gemm, ChallengeOutcome::Passed)];
-        let fresh = judge(&member(NodeMode::External), &passed, 1, EvidenceRecord::default());
+        let fresh = judge(&member(NodeMode::External), &passed, 1, Judgeable::Yes, EvidenceRecord::default());
         assert_eq!((fresh.capability.verified, fresh.capability.reason.as_str()), (false, "ProbationPending"));
-        assert!(judge(&member(NodeMode::External), &passed, 2, EvidenceRecord::default()).capability.verified);
+        assert!(
+            judge(&member(NodeMode::External), &passed, 2, Judgeable::Yes, EvidenceRecord::default())
+                .capability
+                .verified
+        );
+    }
+
+    #[test]
+    fn a_node_that_nobody_can_audit_is_not_verified_and_told_why() {
+        let passed = [challenge(ChallengeKind::Gemm, ChallengeOutcome::Passed)];
+        let odd = Judgeable::No { profile: "made-up/9".into() };
+        for mode in [NodeMode::Managed, NodeMode::External] {
+            let standing = judge(&member(mode), &passed, 5, odd.clone(), EvidenceRecord::default());
+            assert_eq!((standing.computes, standing.capability.verified), (true, false));
+            assert_eq!(standing.capability.reason, "KernelProfileUnshared");
+            assert!(standing.capability.message.contains("made-up/9"));
+        }
+        // No verifier was ever seen: that says nothing about the node.
+        assert!(
+            judge(&member(NodeMode::External), &passed, 5, Judgeable::Unknown, EvidenceRecord::default())
+                .capability
+                .verified
+        );
     }
 
     #[test]
     fn storage_is_verified_when_every_assigned_blob_is() {
         let right = [challenge(ChallengeKind::Storage, ChallengeOutcome::Passed)];
-        let standing = judge(&member(NodeMode::Managed), &right, 0, EvidenceRecord::default());
+        let standing = judge(&member(NodeMode::Managed), &right, 0, Judgeable::Yes, EvidenceRecord::default());
         assert_eq!((standing.capability.storage_verified, standing.capability.proven_bytes), (true, 9));
         let wrong = [challenge(ChallengeKind::Storage, ChallengeOutcome::Failed)];
-        let standing = judge(&member(NodeMode::Managed), &wrong, 0, EvidenceRecord::default());
+        let standing = judge(&member(NodeMode::Managed), &wrong, 0, Judgeable::Yes, EvidenceRecord::default());
         assert_eq!((standing.capability.storage_verified, standing.capability.proven_bytes), (false, 0));
     }
 }

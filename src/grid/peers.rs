@@ -38,6 +38,8 @@ pub(super) struct Connection {
     pub deadline: Instant,
     /// Pings in a row without an answer.
     pub silent: u32,
+    /// How it travels, as a label.
+    pub transport: &'static str,
 }
 
 #[derive(Debug)]
@@ -51,6 +53,8 @@ pub(super) struct Peer {
     pub challenged: Option<(Challenged, Instant)>,
     /// It was told why it will be closed.
     pub refused: bool,
+    /// The transport under which it is counted as a peer.
+    pub counted: Option<&'static str>,
     inbound: HashMap<Protocol, Bucket>,
     outbound: HashMap<Protocol, Bucket>,
     streams: HashMap<Protocol, Arc<Semaphore>>,
@@ -72,7 +76,14 @@ impl Peers {
         Peers { limits, connected: HashMap::new(), auth, offences, bans }
     }
 
-    pub(super) fn opened(&mut self, peer: PeerId, id: Option<GridPeerId>, connection: ConnectionId, now: Instant) {
+    pub(super) fn opened(
+        &mut self,
+        peer: PeerId,
+        id: Option<GridPeerId>,
+        connection: ConnectionId,
+        transport: &'static str,
+        now: Instant,
+    ) {
         let deadline = now + self.limits.auth_deadline;
         let entry = self.connected.entry(peer).or_insert_with(|| Peer {
             id,
@@ -81,11 +92,12 @@ impl Peers {
             hello: None,
             challenged: None,
             refused: false,
+            counted: None,
             inbound: HashMap::new(),
             outbound: HashMap::new(),
             streams: HashMap::new(),
         });
-        entry.connections.insert(connection, Connection { deadline, silent: 0 });
+        entry.connections.insert(connection, Connection { deadline, silent: 0, transport });
     }
 
     /// Forgets a connection; returns the peer when it was the last one.
@@ -190,7 +202,7 @@ mod tests {
 
     fn peers() -> (Peers, PeerId, Instant) {
         let (mut peers, peer, now) = (Peers::new(GridLimits::gateway()), PeerId::random(), Instant::now());
-        peers.opened(peer, None, ConnectionId::new_unchecked(1), now);
+        peers.opened(peer, None, ConnectionId::new_unchecked(1), "tcp", now);
         (peers, peer, now)
     }
 
@@ -208,7 +220,7 @@ mod tests {
         let (mut peers, peer, now) = peers();
         while peers.take_inbound(&peer, Protocol::Auth, now).is_ok() {}
         assert!(peers.closed(&peer, ConnectionId::new_unchecked(1)).is_some());
-        peers.opened(peer, None, ConnectionId::new_unchecked(2), now);
+        peers.opened(peer, None, ConnectionId::new_unchecked(2), "tcp", now);
         let refusal = peers.take_inbound(&peer, Protocol::Auth, now).unwrap_err();
         assert_eq!(refusal.reason, Reason::RateLimited);
         assert!(refusal.wire.retry_after_ms > 0);

@@ -14,6 +14,10 @@ pub enum ConfigError {
     Gguf(#[from] GgufError),
     #[error("the model architecture \"{0}\" is not supported; this engine runs \"llama\" models")]
     Architecture(String),
+    #[error("the model type \"{0}\" is not supported; this engine runs \"bert\" encoders from Safetensors")]
+    Encoder(String),
+    #[error("{name} of the model cannot be read: {source}")]
+    Json { name: &'static str, source: serde_json::Error },
     #[error("the model uses {0}, which this engine does not support")]
     Unsupported(String),
     #[error("the model's {what} is {value}, which makes no sense")]

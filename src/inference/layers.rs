@@ -17,7 +17,7 @@ pub struct Compute {
 }
 
 /// The elements of a contiguous tensor whose rows have `width` elements.
-fn rows<'a>(storage: &'a CpuStorage, layout: &Layout, width: usize, name: &str) -> Result<&'a [f32]> {
+pub(super) fn rows<'a>(storage: &'a CpuStorage, layout: &Layout, width: usize, name: &str) -> Result<&'a [f32]> {
     let Some((start, end)) = layout.contiguous_offsets() else { bail!("{name} needs contiguous rows") };
     if layout.shape().dims().last() != Some(&width) {
         bail!("{name} needs rows of {width} elements, not {:?}", layout.shape());
@@ -25,7 +25,7 @@ fn rows<'a>(storage: &'a CpuStorage, layout: &Layout, width: usize, name: &str) 
     Ok(&storage.as_slice::<f32>()?[start..end])
 }
 
-fn output(values: Vec<f32>, layout: &Layout, width: usize) -> (CpuStorage, Shape) {
+pub(super) fn output(values: Vec<f32>, layout: &Layout, width: usize) -> (CpuStorage, Shape) {
     let mut dims = layout.shape().dims().to_vec();
     if let Some(last) = dims.last_mut() {
         *last = width;

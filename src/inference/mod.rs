@@ -1,4 +1,4 @@
-//! The candle engine: GGUF files, models, KV cache, tokenizer, sampling. Does CPU/GPU work and reads model files; knows
+//! The candle engine: GGUF files and Safetensors bundles, models, KV cache, tokenizer, sampling. Does CPU/GPU work and reads model files; knows
 //! nothing of networks, jobs or money.
 //!
 //! Its arithmetic is exact in the sense of [`kernels`]: the same tokens give the same bits, however they are batched, on
@@ -6,6 +6,7 @@
 
 pub mod config;
 mod cursor;
+pub mod encoder;
 mod engine;
 pub mod gguf;
 pub mod kernels;
@@ -17,17 +18,48 @@ pub mod text;
 mod threads;
 mod weights;
 
+pub use encoder::{Encoder, MAX_TEXTS, Vectors};
 pub use engine::*;
+pub(crate) use engine::{LoadCounters, Ticket, retry_after};
 pub use layers::Compute;
 pub use model::ForwardError;
 pub use text::{ChatMessage, PromptError};
 pub use threads::threads_from_cgroup;
+
+/// A model of either kind.
+pub enum LoadedModel {
+    /// Writes text.
+    Engine(Engine),
+    /// Makes embeddings.
+    Encoder(Encoder),
+}
+
+/// Loads a model file by what it is: GGUF begins with its name, everything else must be a bundle of Safetensors.
+pub fn load(path: &std::path::Path, config: EngineConfig) -> Result<LoadedModel, LoadError> {
+    let mut magic = [0; 4];
+    let begins = std::fs::File::open(path).and_then(|mut file| std::io::Read::read_exact(&mut file, &mut magic));
+    match begins {
+        Ok(()) if magic == *b"GGUF" => Engine::load(path, config).map(LoadedModel::Engine),
+        Ok(()) if is_archive(path) => Encoder::load(path, config).map(LoadedModel::Encoder),
+        // Its errors name what a model file should be.
+        _ => Engine::load(path, config).map(LoadedModel::Engine),
+    }
+}
+
+/// Whether a file has the mark of a tar archive.
+fn is_archive(path: &std::path::Path) -> bool {
+    let mut block = [0; 512];
+    let read = std::fs::File::open(path).and_then(|mut file| std::io::Read::read_exact(&mut file, &mut block));
+    read.is_ok() && block.get(257..262) == Some(b"ustar")
+}
 
 /// Why a model could not be loaded.
 #[derive(Debug, thiserror::Error)]
 pub enum LoadError {
     #[error(transparent)]
     Config(#[from] config::ConfigError),
+    #[error(transparent)]
+    Bundle(#[from] encoder::BundleError),
     #[error("tensor \"{name}\" has the shape {found:?} but the metadata asks for {expected:?}")]
     Shape { name: String, found: Vec<usize>, expected: Vec<usize> },
     #[error("tensor \"{name}\" has {inputs} inputs; a multiple of 32 is needed")]
@@ -40,7 +72,9 @@ pub enum LoadError {
     Template(#[from] PromptError),
     #[error("the self-test failed: {0}")]
     Forward(#[from] ForwardError),
-    #[error("the self-test failed: a prefill and single steps give different bits on this machine; please report it")]
+    #[error(
+        "the self-test failed: the same input gives different bits together and piece by piece on this machine; please report it"
+    )]
     SelfTest,
     #[error(transparent)]
     Candle(#[from] candle_core::Error),

@@ -17,7 +17,7 @@ use serde::Serialize;
 
 use super::{
     backoff::Backoffs, chains::Chains, changes::Changes, config::OperatorConfig,
-    contribution_report::leaves::EarningsCache, gateway::GatewayClient, metrics::Metrics,
+    contribution_report::leaves::EarningsCache, gateway::GatewayClient, inference_job::pace::Pace, metrics::Metrics,
 };
 
 /// Shared by all controllers.
@@ -32,6 +32,7 @@ pub struct Context {
     pub backoffs: Backoffs,
     pub sent: SentCache,
     pub earnings: EarningsCache,
+    pub pace: Pace,
     /// The clock; tests stop it.
     pub clock: fn() -> Timestamp,
 }
@@ -56,6 +57,7 @@ impl Context {
             backoffs: Backoffs::default(),
             sent: SentCache::default(),
             earnings: EarningsCache::default(),
+            pace: Pace::default(),
             clock: Timestamp::now,
         }))
     }

@@ -15,8 +15,8 @@ use crate::{
         reasons::Reason,
     },
     protocol::internal::{
-        ApiError, Change, EpochTotals, GatewayInfo, JobControl, JobReport, JobSpec, Member, ModelReport, ModelSource,
-        NetworkConfig, NodeReport,
+        ApiError, Change, EpochTotals, FileKept, GatewayInfo, JobControl, JobReport, JobSpec, Member, ModelReport,
+        ModelSource, NetworkConfig, NodeReport,
     },
 };
 
@@ -25,6 +25,8 @@ const MAX_ANSWER: usize = 16 << 20;
 /// The longest line of the change stream.
 const MAX_CHANGE: usize = 4 << 10;
 const TIMEOUT: Duration = Duration::from_secs(20);
+/// A part of results has a few megabytes.
+const FILE_TIMEOUT: Duration = Duration::from_secs(60);
 /// The gateway writes an empty line every 10 s; three missing ones mean that it is gone.
 const CHANGES_SILENCE: Duration = Duration::from_secs(35);
 
@@ -151,6 +153,34 @@ impl GatewayClient {
         let request = self.request(Method::GET, &format!("jobs/{uid}/results")).await?;
         let response = checked(send(request.timeout(Duration::from_secs(600))).await?).await?;
         Ok(response.bytes_stream().map_err(|error| GatewayError::Unavailable(cause(&error))))
+    }
+
+    /// Keeps a file of a job's results in the gateway's store. The same again changes nothing.
+    pub async fn put_file(&self, uid: &str, name: &str, bytes: Bytes) -> Result<FileKept, GatewayError> {
+        let request = self.request(Method::PUT, &format!("jobs/{uid}/files/{name}")).await?;
+        self.json(request.timeout(FILE_TIMEOUT).body(bytes)).await
+    }
+
+    /// Bytes of a file in the store; `None` when it is not there.
+    pub async fn file_size(&self, uid: &str, name: &str) -> Result<Option<u64>, GatewayError> {
+        let request = self.request(Method::HEAD, &format!("jobs/{uid}/files/{name}")).await?;
+        let response = send(request).await?;
+        if response.status() == StatusCode::NOT_FOUND {
+            return Ok(None);
+        }
+        let length = checked(response).await?.headers().get(reqwest::header::CONTENT_LENGTH).cloned();
+        let length = length.and_then(|length| length.to_str().ok()?.parse().ok());
+        length.map(Some).ok_or_else(|| GatewayError::Malformed("a file without a length".into()))
+    }
+
+    /// A small file in the store; `None` when it is not there.
+    pub async fn file(&self, uid: &str, name: &str, max: usize) -> Result<Option<Vec<u8>>, GatewayError> {
+        let request = self.request(Method::GET, &format!("jobs/{uid}/files/{name}")).await?;
+        match checked(send(request.timeout(FILE_TIMEOUT)).await?).await {
+            Ok(response) => bounded(response, max).await.map(Some),
+            Err(GatewayError::Refused { status: 404, .. }) => Ok(None),
+            Err(error) => Err(error),
+        }
     }
 
     pub async fn delete_job(&self, uid: &str) -> Result<(), GatewayError> {

@@ -14,15 +14,25 @@
 //! | `PATCH /internal/v1/jobs/{uid}` | [`JobControl`] → [`JobReport`] |
 //! | `GET  /internal/v1/jobs/{uid}` | → [`JobReport`] |
 //! | `GET  /internal/v1/jobs/{uid}/results` | → NDJSON of [`ResultLine`] in input order |
-//! | `DELETE /internal/v1/jobs/{uid}` | → 204: text forgotten, receipts kept |
+//! | `PUT  /internal/v1/jobs/{uid}/files/{name}` | bytes, at most [`MAX_FILE`] → [`FileKept`]; 507 when the store is full |
+//! | `GET  /internal/v1/jobs/{uid}/files/{name}`, `HEAD` | → the bytes; 404 |
+//! | `DELETE /internal/v1/jobs/{uid}` | → 204: text and files forgotten, receipts kept |
 //! | `GET  /internal/v1/changes?after=REV` | → endless NDJSON of [`Change`]; an empty line every 10 s |
 //! | `POST /internal/v1/epochs/{n}/close` | → [`EpochTotals`]; 425 while audits are owed; again: the same bytes |
 //!
 //! Errors are [`ApiError`] bodies. Every write is idempotent under its path.
 
+mod placement;
+mod waiting;
+
+use std::collections::BTreeMap;
+
 use serde::{Deserialize, Serialize};
 
-use super::names::NetworkId;
+pub use placement::{MAX_PLACEMENT_ITEMS, MAX_PLACEMENT_TEXT, PlacementFilter, Trust};
+pub use waiting::{Waiting, WaitingRefusal};
+
+use super::{names::NetworkId, vector::Vector};
 use crate::api::ids::{EpochNumber, GridPeerId, ModelDigest, NodeAddress, RequestId};
 
 /// Error body of every endpoint.
@@ -49,6 +59,9 @@ pub struct NetworkConfig {
     pub external_addresses: Vec<String>,
     /// Lowest share of answers that is audited, in percent; new and suspicious nodes are audited at 100.
     pub sample_percent: u8,
+    /// Shares of namespaces by name, 1 to 1000; one that is not named has 1.
+    #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
+    pub namespace_weights: BTreeMap<String, u32>,
 }
 
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
@@ -100,6 +113,9 @@ pub struct Member {
     pub registered: bool,
     /// What it is to serve.
     pub models: Vec<ModelDigest>,
+    /// Labels of the GridNode, for placement; at most [`MAX_PLACEMENT_ITEMS`].
+    #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
+    pub labels: BTreeMap<String, String>,
 }
 
 impl Member {
@@ -167,9 +183,12 @@ pub struct NodeModel {
 pub struct Capability {
     /// Passed its compute challenge and, when External, its probation audits.
     pub verified: bool,
-    /// Why not yet, CamelCase.
+    /// Why not, CamelCase: `ComputeChallengePending`, `ComputeChallengeFailed`, `KernelProfileUnshared`, `ProbationPending`.
     #[serde(default)]
     pub reason: String,
+    /// The same as a sentence, where the reason alone does not say what to do.
+    #[serde(default)]
+    pub message: String,
     /// Integer multiply-adds per millisecond in the last compute challenge.
     pub gemm_units: u64,
     /// The last storage challenge over every assigned blob was answered rightly.
@@ -211,7 +230,10 @@ pub struct ModelSource {
     pub url: String,
     /// Tokens; 0 = what the file says.
     pub context_length: u32,
-    /// Units per output token; 0 = one per started megabyte of the file, as decoding reads every weight once per token.
+    /// What the file is. Not written for GGUF, so that sources of before formats were told stay the same bytes.
+    #[serde(default, skip_serializing_if = "ModelFormat::is_gguf")]
+    pub format: ModelFormat,
+    /// Units per output token; 0 = by the size of the file (`gateway::models`).
     pub cost_per_token: u64,
     /// Storage nodes that must hold it.
     pub replicas: u32,
@@ -248,6 +270,50 @@ pub enum Endpoint {
     ChatCompletions,
     #[serde(rename = "/v1/completions")]
     Completions,
+    #[serde(rename = "/v1/embeddings")]
+    Embeddings,
+}
+
+/// What a model file is, and with it which endpoints it can serve.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Hash, Serialize, Deserialize)]
+pub enum ModelFormat {
+    /// A decoder: writes text.
+    #[default]
+    #[serde(rename = "GGUF")]
+    Gguf,
+    /// An encoder as a tar of Safetensors, configuration and tokenizer: makes embeddings.
+    Safetensors,
+}
+
+impl ModelFormat {
+    /// Whether a model of this format answers requests of an endpoint.
+    pub fn serves(self, endpoint: Endpoint) -> bool {
+        (self == ModelFormat::Safetensors) == (endpoint == Endpoint::Embeddings)
+    }
+
+    fn is_gguf(&self) -> bool {
+        *self == ModelFormat::Gguf
+    }
+}
+
+/// Most texts of one embedding request.
+pub const MAX_INPUTS: usize = 256;
+
+/// How a client wants a vector written.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Hash, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Encoding {
+    /// A list of numbers.
+    #[default]
+    Float,
+    /// Base64 of the little-endian single precision bytes.
+    Base64,
+}
+
+impl Encoding {
+    fn is_float(&self) -> bool {
+        *self == Encoding::Float
+    }
 }
 
 /// The immutable part of a job. Its hash (BLAKE3 over the JSON) makes `PUT` idempotent.
@@ -263,8 +329,19 @@ pub struct JobSpec {
     pub max_attempts: u32,
     /// Lines to come with `PUT input`.
     pub total_requests: u32,
+    /// Lines of the input that were no usable request and do not come. Not written when there are none: such a job keeps the
+    /// hash that it had before this field existed.
+    #[serde(default, skip_serializing_if = "is_zero")]
+    pub rejected_lines: u32,
     /// Share of answers audited at least, in percent; absent = the network's.
     pub sample_percent: Option<u8>,
+    /// Which nodes may get its requests. Not written when it asks nothing: a job from before it existed keeps its hash.
+    #[serde(default, skip_serializing_if = "PlacementFilter::is_empty")]
+    pub placement: PlacementFilter,
+}
+
+fn is_zero(count: &u32) -> bool {
+    *count == 0
 }
 
 /// The part that may change while the job runs.
@@ -297,6 +374,32 @@ pub struct InputLine {
     pub seed: u64,
     #[serde(default)]
     pub stop: Vec<String>,
+    /// Embedding: 1 to [`MAX_INPUTS`] texts, none of them empty; there are no messages, no prompt, and `max_tokens` is 1.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub inputs: Vec<String>,
+    /// Embedding: how the vectors are to be written.
+    #[serde(default, skip_serializing_if = "Encoding::is_float")]
+    pub encoding: Encoding,
+}
+
+impl InputLine {
+    /// An embedding request: what is sampled for other endpoints is in its neutral form.
+    pub fn embedding(index: u32, custom_id: String, inputs: Vec<String>, encoding: Encoding) -> Self {
+        InputLine {
+            index,
+            custom_id,
+            messages: Vec::new(),
+            prompt: String::new(),
+            max_tokens: 1,
+            temperature: 0.0,
+            top_p: 1.0,
+            top_k: 0,
+            seed: 0,
+            stop: Vec::new(),
+            inputs,
+            encoding,
+        }
+    }
 }
 
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
@@ -322,12 +425,16 @@ pub enum JobState {
 #[serde(rename_all = "camelCase")]
 pub struct JobReport {
     pub state: JobState,
-    /// Why it does not run, CamelCase: `NoWorkerForModel`, `WaitingForCapacity`, `ModelNotReady`, `AuditsPending`; else empty.
+    /// Why it does not run, CamelCase: `NoWorkerForModel`, `NoMatchingNode`, `WaitingForCapacity`, `ModelNotReady`,
+    /// `NetworkPaused`, `AuditsPending`; else empty.
     #[serde(default)]
     pub reason: String,
     #[serde(default)]
     pub message: String,
     pub total: u32,
+    /// As the spec said.
+    #[serde(default)]
+    pub rejected_lines: u32,
     pub completed: u32,
     pub failed: u32,
     pub running: u32,
@@ -347,6 +454,24 @@ pub struct JobReport {
     /// The last failures, newest first, at most 5.
     #[serde(default)]
     pub last_failures: Vec<RequestFailure>,
+    /// For `NoWorkerForModel`, `NoMatchingNode` and `WaitingForCapacity`: the numbers behind the message.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub waiting: Option<Waiting>,
+}
+
+/// Largest file of a job's results in the gateway's store, in bytes: a part, or the manifest.
+pub const MAX_FILE: usize = 16 << 20;
+
+/// Header that a reader of files in the store sends.
+pub const READ_KEY_HEADER: &str = "x-grid-read-key";
+
+/// A file of a job's results is in the gateway's store.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct FileKept {
+    /// 64 hexadecimal digits that open the files of this job, and of no other, at `/grid/v1/jobs/{uid}/files/{name}` of the
+    /// gateway's public API. Always the same for a job.
+    pub read_key: String,
 }
 
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
@@ -384,6 +509,17 @@ pub enum Outcome {
         finish_reason: String,
         prompt_tokens: u32,
         output_tokens: u32,
+        node_name: String,
+        node_address: NodeAddress,
+        /// Unix seconds at which the receipt was accepted.
+        created: u64,
+    },
+    /// The vectors of an embedding request, in the order of its inputs.
+    #[serde(rename_all = "camelCase")]
+    Embedded {
+        vectors: Vec<Vector>,
+        encoding: Encoding,
+        prompt_tokens: u32,
         node_name: String,
         node_address: NodeAddress,
         /// Unix seconds at which the receipt was accepted.

@@ -1,8 +1,10 @@
 //! What crosses a process boundary: wire messages, protocol names, node identity, receipts, and the internal API between
-//! operator and gateway. Pure; the only rooms that may depend on a message layout are the ones that send or read it.
+//! operator and gateway, and the shards of Local jobs. Pure; the only rooms that may depend on a message layout are the ones that send or read it.
 
 pub mod identity;
 pub mod internal;
 pub mod names;
 pub mod receipt;
+pub mod shard;
+pub mod vector;
 pub mod wire;

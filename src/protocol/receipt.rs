@@ -12,6 +12,7 @@ use alloy::{
 use super::{
     identity::{KeyError, NodeKey, SignatureBytes, recover},
     names::NetworkId,
+    vector::Vector,
     wire,
 };
 use crate::api::ids::NodeAddress;
@@ -24,16 +25,17 @@ sol! {
         uint32 attempt;
         /// sha256 of the model file.
         bytes32 model;
-        /// BLAKE3 over the prompt's token ids (u32 little-endian).
+        /// BLAKE3 over the prompt's token ids (u32 little-endian); of an embedding, `hash_inputs`.
         bytes32 promptHash;
-        /// BLAKE3 over the answer's token ids (u32 little-endian).
+        /// BLAKE3 over the answer's token ids (u32 little-endian); of an embedding, `hash_vectors`.
         bytes32 outputHash;
         uint32 promptTokens;
+        /// 0 for an embedding, and only there.
         uint32 outputTokens;
         /// Canonical hash of the sampling parameters.
         bytes32 sampler;
         bytes32 seed;
-        /// Merkle root over the per-token trace leaves.
+        /// Merkle root over the per-token trace leaves; of an embedding, over its vectors (`verify::embedding`).
         bytes32 traceRoot;
         /// Unix milliseconds, the worker's clock: information only, never decides anything.
         uint64 startedAt;
@@ -83,6 +85,28 @@ pub fn hash_tokens(ids: &[u32]) -> [u8; 32] {
     let mut hasher = blake3::Hasher::new_derive_key("xdc-grid token ids v1");
     for id in ids {
         hasher.update(&id.to_le_bytes());
+    }
+    *hasher.finalize().as_bytes()
+}
+
+/// BLAKE3 over the token ids of several texts, each with its length before it.
+pub fn hash_inputs(inputs: &[Vec<u32>]) -> [u8; 32] {
+    let mut hasher = blake3::Hasher::new_derive_key("xdc-grid embedding inputs v1");
+    for ids in inputs {
+        hasher.update(&(ids.len() as u64).to_le_bytes());
+        for id in ids {
+            hasher.update(&id.to_le_bytes());
+        }
+    }
+    *hasher.finalize().as_bytes()
+}
+
+/// BLAKE3 over the bytes of several vectors, each with its number of elements before it.
+pub fn hash_vectors(vectors: &[Vector]) -> [u8; 32] {
+    let mut hasher = blake3::Hasher::new_derive_key("xdc-grid embedding vectors v1");
+    for vector in vectors {
+        hasher.update(&(vector.dimensions() as u64).to_le_bytes());
+        hasher.update(&vector.to_bytes());
     }
     *hasher.finalize().as_bytes()
 }
@@ -172,6 +196,15 @@ mod tests {
         let signature = sign(&receipt(), &network(), &key).unwrap();
         let other = NetworkId { chain_id: 50, ..network() };
         assert_ne!(signer_of(&receipt(), &other, &signature), Some(key.address()));
+    }
+
+    #[test]
+    fn texts_and_vectors_that_are_cut_elsewhere_hash_differently() {
+        assert_ne!(hash_inputs(&[vec![1, 2], vec![3]]), hash_inputs(&[vec![1], vec![2, 3]]));
+        assert_ne!(hash_inputs(&[vec![1, 2]]), hash_tokens(&[1, 2]));
+        let vector = |values: &[f32]| Vector::new(values.to_vec()).unwrap();
+        let (one, two) = (vec![vector(&[1.0, 2.0]), vector(&[3.0])], vec![vector(&[1.0]), vector(&[2.0, 3.0])]);
+        assert_ne!(hash_vectors(&one), hash_vectors(&two));
     }
 
     #[test]

@@ -220,7 +220,7 @@ pub struct Start {
     pub attempt: u32,
     #[prost(bytes = "vec", tag = "4")]
     pub model: Vec<u8>,
-    /// Chat: at least one message. Completion: none, and `prompt` is set.
+    /// Chat: at least one message. Completion: none, and `prompt` is set. Embedding: neither, and `inputs` are set.
     #[prost(message, repeated, tag = "5")]
     pub messages: Vec<ChatMessage>,
     #[prost(string, tag = "6")]
@@ -239,6 +239,9 @@ pub struct Start {
     pub client_nonce: Vec<u8>,
     #[prost(bytes = "vec", tag = "12")]
     pub beacon: Vec<u8>,
+    /// Embedding: 1 to 256 texts, none of them empty; `max_tokens` is 1 and means nothing.
+    #[prost(string, repeated, tag = "13")]
+    pub inputs: Vec<String>,
 }
 
 #[derive(Clone, PartialEq, Message)]
@@ -277,7 +280,7 @@ pub struct Ack {
 /// Worker to gateway on an infer stream.
 #[derive(Clone, PartialEq, Message)]
 pub struct InferEvent {
-    #[prost(oneof = "infer_event::Kind", tags = "1, 2, 3, 4")]
+    #[prost(oneof = "infer_event::Kind", tags = "1, 2, 3, 4, 5")]
     pub kind: Option<infer_event::Kind>,
 }
 
@@ -294,7 +297,20 @@ pub mod infer_event {
         Finished(Finished),
         #[prost(message, tag = "4")]
         Error(Refused),
+        /// Embedding only, in place of tokens.
+        #[prost(message, tag = "5")]
+        Vector(Vector),
     }
+}
+
+#[derive(Clone, PartialEq, Message)]
+pub struct Vector {
+    /// Which of the inputs; they come in order.
+    #[prost(uint32, tag = "1")]
+    pub index: u32,
+    /// Single precision, little-endian: 4 to 32 768 bytes.
+    #[prost(bytes = "vec", tag = "2")]
+    pub values: Vec<u8>,
 }
 
 #[derive(Clone, PartialEq, Message)]

@@ -4,9 +4,13 @@ use std::{fmt, iter::Sum};
 
 use serde::{Deserialize, Serialize};
 
-/// A decoded token counts as this many prefilled ones. Replaying a whole answer as one prefill was measured 8 to 10 times faster
-/// than decoding it token by token, so reading a prompt is paid a prompt's price: otherwise long prompts with one-token
-/// answers would be the best-paid work on the grid.
+/// A decoded token counts as this many prefilled ones: reading a prompt is paid a prompt's price, otherwise long prompts with
+/// one-token answers would be the best-paid work on the grid.
+///
+/// On our CPU engine prefill was measured 3.9 times as fast as decoding, and replaying a whole answer 2.6 to 3.0 times as fast as
+/// writing it (`docs/benchmarks.md`). Where prefill is bound by arithmetic and decoding by memory, as on GPUs, the ratio is
+/// larger; it was not measured here. The weight is above the measured one on purpose: too low a weight invites padded
+/// prompts, too high a one only makes long prompts less sought after. To be set anew once a GPU engine is measured.
 pub const DECODE_WEIGHT: u128 = 8;
 
 /// What one prefilled token of a model costs, in MFLOP. A property of the model that the network computes or measures; never
@@ -22,7 +26,7 @@ impl TokenCost {
     }
 }
 
-/// Verified work: Σ cost × (8 × output tokens + prompt tokens). Decimal string in serialised form, since it outgrows 64 bits.
+/// Verified work: Σ cost × (8 × output tokens + prompt tokens). An embedding has prompt tokens only. Decimal string in serialised form, since it outgrows 64 bits.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Default, Hash)]
 pub struct ComputeUnits(pub u128);
 

@@ -1,104 +1,353 @@
 //! The lease plan: who starts what, now.
 
-use std::collections::{BTreeMap, VecDeque};
+use std::{
+    collections::{BTreeMap, BTreeSet, HashMap},
+    sync::Arc,
+};
 
-use super::{Work, Worker, eligible, expected_wait_ms};
+use super::{
+    Class, INTERACTIVE_RUN, Needs, Queue, Refusal, Worker, expected_wait_ms,
+    filter::{fits, holds, is_free},
+    queue::{Entry, Id, Item, Lane, Shape},
+};
 use crate::api::ids::{GridPeerId, RequestId};
+
+/// Requests that no worker will take, reported by one plan.
+const MOST_HOPELESS: usize = 256;
 
 /// One lease to offer.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Assignment {
     pub request: RequestId,
     pub worker: GridPeerId,
+    /// Key of its backlog.
+    pub backlog: String,
+    pub class: Class,
+    pub attempt: u32,
+    pub max_tokens: u32,
+    pub enqueued_ms: u64,
 }
 
-/// Fills free slots with waiting requests. Interactive requests go first. Within a class owners take turns in a random order,
-/// each with its oldest request that any worker can start; a request goes to the better, by expected wait, of two workers
-/// drawn at random among those that can (power of two choices: near the best, and no herd on one worker while load figures
-/// are old). Afterwards no request waits that a worker with a free slot could start.
-pub fn plan(workers: &[Worker], queue: &[Work], randomness: &mut dyn FnMut() -> u64) -> Vec<Assignment> {
-    let mut slots = Slots { workers: workers.to_vec() };
-    let mut assignments = Vec::new();
-    for interactive in [true, false] {
-        let class = queue.iter().filter(|work| work.interactive == interactive);
-        let mut turns = owners(class, randomness);
-        while let Some(mut waiting) = turns.pop_front() {
-            if slots.none_left() {
-                break;
+/// A request that is too large for every worker that may get it.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Hopeless {
+    pub request: RequestId,
+    pub refusal: Refusal,
+}
+
+/// What is to be done now.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct Plan {
+    /// They count as started: the queue hears with [`Queue::finished`] when each is over.
+    pub assignments: Vec<Assignment>,
+    /// They stay in the queue until the gateway takes them out.
+    pub hopeless: Vec<Hopeless>,
+    /// Backlogs of which nothing fits the workers that are free: later requests of theirs may.
+    pub stuck: Vec<String>,
+}
+
+impl Queue {
+    /// Fills free slots with waiting requests, as the module promises. A request goes to the better, by expected wait, of two
+    /// workers drawn at random among those that can start it (power of two choices: near the best, and no herd on one worker
+    /// while load figures are old).
+    pub fn plan(&mut self, workers: &[Worker], randomness: &mut dyn FnMut() -> u64) -> Plan {
+        self.runs.retain(|id, _| workers.iter().any(|worker| worker.id == *id));
+        let mut round = Round::new(workers);
+        self.batch_that_is_owed(&mut round, randomness);
+        let mut pass = Pass::default();
+        while let Some(worker) = self.start_next(Class::Interactive, None, &mut round, &mut pass, randomness) {
+            if self.count_interactive(&round, worker) && self.owes(&round, worker) {
+                self.start_owed(worker, &mut round, randomness);
             }
-            if let Some(assignment) = slots.place_first(&mut waiting, randomness) {
-                assignments.push(assignment);
-                turns.push_back(waiting);
+        }
+        let mut pass = Pass::default();
+        while self.start_next(Class::Batch, None, &mut round, &mut pass, randomness).is_some() {}
+        round.plan
+    }
+
+    fn batch_that_is_owed(&mut self, round: &mut Round<'_>, randomness: &mut dyn FnMut() -> u64) {
+        for worker in 0..round.workers.len() {
+            if self.owes(round, worker) {
+                self.start_owed(worker, round, randomness);
             }
         }
     }
-    assignments
+
+    /// Whether a worker's next start is for batch.
+    fn owes(&self, round: &Round<'_>, worker: usize) -> bool {
+        round.workers.get(worker).is_some_and(|slot| {
+            let tried = round.no_batch.contains(&worker);
+            !tried && slot.free > 0 && self.runs.get(&slot.worker.id).is_some_and(|run| *run >= INTERACTIVE_RUN)
+        })
+    }
+
+    fn start_owed(&mut self, worker: usize, round: &mut Round<'_>, randomness: &mut dyn FnMut() -> u64) {
+        if self.start_next(Class::Batch, Some(worker), round, &mut Pass::default(), randomness).is_none() {
+            round.no_batch.insert(worker);
+        }
+    }
+
+    /// Counts an interactive start; true when the worker's run is complete.
+    fn count_interactive(&mut self, round: &Round<'_>, worker: usize) -> bool {
+        let Some(slot) = round.workers.get(worker) else { return false };
+        let run = self.runs.entry(slot.worker.id.clone()).or_default();
+        *run = (*run + 1).min(INTERACTIVE_RUN);
+        *run == INTERACTIVE_RUN
+    }
+
+    /// Starts the next request of a class, on `only` if given; the worker that got it.
+    fn start_next(
+        &mut self,
+        class: Class,
+        only: Option<usize>,
+        round: &mut Round<'_>,
+        pass: &mut Pass,
+        randomness: &mut dyn FnMut() -> u64,
+    ) -> Option<usize> {
+        while round.left > 0 {
+            let owner = self.next_owner(class, pass)?;
+            let Some((request, worker)) = self.first_of(class, &owner, only, round, pass, randomness) else {
+                pass.done.insert(owner);
+                continue;
+            };
+            let backlog = self.backlog_of(&request).unwrap_or_default().to_owned();
+            let item = self.start(&request)?;
+            let slot = round.workers.get_mut(worker)?;
+            slot.free -= 1;
+            round.left -= 1;
+            slot.queued_tokens = slot.queued_tokens.saturating_add(u64::from(item.max_tokens));
+            if class == Class::Batch {
+                self.runs.remove(&slot.worker.id);
+            }
+            round.plan.assignments.push(Assignment {
+                request,
+                worker: slot.worker.id.clone(),
+                backlog,
+                class,
+                attempt: item.attempt,
+                max_tokens: item.max_tokens,
+                enqueued_ms: item.enqueued_ms,
+            });
+            return Some(worker);
+        }
+        None
+    }
+
+    /// The owner with the lowest start tag among those that may still have something to start.
+    fn next_owner(&mut self, class: Class, pass: &Pass) -> Option<String> {
+        let turns = self.turns_of(class)?;
+        let open = turns.ready.keys().filter(|owner| !pass.done.contains(*owner));
+        open.min_by_key(|owner| turns.shares.start_tag(owner, self.weight(owner))).cloned()
+    }
+
+    /// The first request of an owner that a free worker can start, by the turns of its backlogs. Backlogs before it are not
+    /// visited again in this pass: slots only get fewer.
+    fn first_of(
+        &self,
+        class: Class,
+        owner: &str,
+        only: Option<usize>,
+        round: &mut Round<'_>,
+        pass: &mut Pass,
+        randomness: &mut dyn FnMut() -> u64,
+    ) -> Option<(RequestId, usize)> {
+        let ready = self.turns_of(class)?.ready.get(owner)?;
+        let from = pass.cursors.get(owner).copied().unwrap_or_default();
+        for (turn, id) in ready.range(from..) {
+            pass.cursors.insert(owner.to_owned(), (*turn, *id));
+            let Some(entry) = self.backlogs.get(id) else { continue };
+            if let Some(found) = round.place(entry, class, only, randomness) {
+                return Some(found);
+            }
+        }
+        None
+    }
 }
 
-/// Each owner's requests, oldest first; the owners in random order, since with one slot free at a time the first would
-/// otherwise get them all.
-fn owners<'a>(
-    class: impl Iterator<Item = &'a Work>,
-    randomness: &mut dyn FnMut() -> u64,
-) -> VecDeque<VecDeque<&'a Work>> {
-    let mut by_owner: BTreeMap<&str, Vec<&Work>> = BTreeMap::new();
-    for work in class {
-        by_owner.entry(&work.owner).or_default().push(work);
-    }
-    let mut owners: Vec<VecDeque<&Work>> = by_owner.into_values().map(oldest_first).collect();
-    for last in (1..owners.len()).rev() {
-        owners.swap(last, draw(last + 1, randomness));
-    }
-    owners.into()
+/// How far one pass over a class has come.
+#[derive(Default)]
+struct Pass {
+    /// Owners of which nothing more can start.
+    done: BTreeSet<String>,
+    cursors: BTreeMap<String, (u64, Id)>,
 }
 
-fn oldest_first(mut works: Vec<&Work>) -> VecDeque<&Work> {
-    works.sort_by_key(|work| (work.enqueued_ms, work.request));
-    works.into()
+/// A worker with what this plan took of it already.
+struct Slot<'a> {
+    worker: &'a Worker,
+    free: u32,
+    queued_tokens: u64,
+}
+
+/// The workers that can start something of the same needs.
+struct Matching {
+    free: Vec<usize>,
+}
+
+/// What a plan has found and taken so far.
+struct Round<'a> {
+    all: &'a [Worker],
+    workers: Vec<Slot<'a>>,
+    /// Free slots of all of them.
+    left: u64,
+    matching: HashMap<*const Needs, Matching>,
+    /// Workers that could start nothing of batch. Slots only get fewer, so that this holds to the end of the plan.
+    no_batch: BTreeSet<usize>,
+    stuck: BTreeSet<Id>,
+    plan: Plan,
+}
+
+impl<'a> Round<'a> {
+    fn new(all: &'a [Worker]) -> Self {
+        let slot = |worker: &'a Worker| Slot { worker, free: worker.free_slots, queued_tokens: worker.queued_tokens };
+        let workers: Vec<Slot<'a>> = all.iter().filter(|worker| worker.free_slots > 0).map(slot).collect();
+        let left = workers.iter().map(|slot| u64::from(slot.free)).sum();
+        let (matching, no_batch, stuck) = Default::default();
+        Round { all, workers, left, matching, no_batch, stuck, plan: Plan::default() }
+    }
+
+    /// The first request of a backlog that a free worker can start, and on which one. What no worker will ever take is noted.
+    fn place(
+        &mut self,
+        entry: &Entry,
+        class: Class,
+        only: Option<usize>,
+        randomness: &mut dyn FnMut() -> u64,
+    ) -> Option<(RequestId, usize)> {
+        let free = self.free(&entry.needs, only);
+        if free.is_empty() {
+            return None;
+        }
+        let mut first: Option<(u64, RequestId, Item, &Shape)> = None;
+        for (shape, lane) in &entry.lanes {
+            let found = self.first_that_fits(&free, entry, shape, lane);
+            first = match (first, found) {
+                (Some(first), Some(found)) if (found.0, found.1) < (first.0, first.1) => Some(found),
+                (None, found) => found,
+                (first, _) => first,
+            };
+        }
+        let Some((_, request, item, shape)) = first else {
+            if only.is_none() && self.stuck.insert(entry.id) {
+                self.note_hopeless(entry);
+                self.plan.stuck.push(entry.key.clone());
+            }
+            return None;
+        };
+        let mut can = self.allowed(&free, entry, shape);
+        can.retain(|index| self.holds(*index, &entry.needs, item.tokens()));
+        self.choose(can, entry, class, item, randomness).map(|worker| (request, worker))
+    }
+
+    /// Workers with a free slot for these needs.
+    fn free(&mut self, needs: &Arc<Needs>, only: Option<usize>) -> Vec<usize> {
+        let workers = &self.workers;
+        let matching = self.matching.entry(Arc::as_ptr(needs)).or_insert_with(|| {
+            let can = |slot: &Slot<'_>| fits(slot.worker, needs).and_then(|()| is_free(slot.worker, needs)).is_ok();
+            Matching { free: (0..workers.len()).filter(|index| workers.get(*index).is_some_and(can)).collect() }
+        });
+        matching.free.retain(|index| workers.get(*index).is_some_and(|slot| slot.free > 0));
+        match only {
+            None => matching.free.clone(),
+            Some(only) => matching.free.iter().copied().filter(|index| *index == only).collect(),
+        }
+    }
+
+    /// Those of them that requests of a shape may go to.
+    fn allowed(&self, free: &[usize], entry: &Entry, shape: &Shape) -> Vec<usize> {
+        if shape.exclude.is_empty() && shape.avoid.is_none() {
+            return free.to_vec();
+        }
+        let others = |avoid: &GridPeerId| {
+            let serves = |worker: &&Worker| {
+                worker.id != *avoid && !shape.exclude.contains(&worker.id) && fits(worker, &entry.needs).is_ok()
+            };
+            self.all.iter().any(|worker| serves(&worker))
+        };
+        let avoided = shape.avoid.as_ref().filter(|avoid| others(avoid));
+        let may = |id: &GridPeerId| !shape.exclude.contains(id) && avoided != Some(id);
+        free.iter().copied().filter(|index| self.workers.get(*index).is_some_and(|slot| may(&slot.worker.id))).collect()
+    }
+
+    fn holds(&self, worker: usize, needs: &Needs, tokens: u64) -> bool {
+        self.workers.get(worker).is_some_and(|slot| holds(slot.worker, needs, tokens).is_ok())
+    }
+
+    fn first_that_fits<'e>(
+        &self,
+        free: &[usize],
+        entry: &Entry,
+        shape: &'e Shape,
+        lane: &Lane,
+    ) -> Option<(u64, RequestId, Item, &'e Shape)> {
+        let can = self.allowed(free, entry, shape);
+        let anybody_holds = |tokens: u64| can.iter().any(|index| self.holds(*index, &entry.needs, tokens));
+        let of = |((order, request), item): (&(u64, RequestId), &Item)| (*order, *request, *item, shape);
+        if anybody_holds(shape.most_tokens()) {
+            return lane.iter().next().map(of);
+        }
+        if !anybody_holds(shape.most_tokens() / 2) {
+            return None;
+        }
+        lane.iter().find(|(_, item)| anybody_holds(item.tokens())).map(of)
+    }
+
+    /// Of two workers drawn at random the one with the shorter expected wait.
+    fn choose(
+        &self,
+        mut can: Vec<usize>,
+        entry: &Entry,
+        class: Class,
+        item: Item,
+        randomness: &mut dyn FnMut() -> u64,
+    ) -> Option<usize> {
+        let verified = |index: &usize| self.workers.get(*index).is_some_and(|slot| slot.worker.verified);
+        // Somebody waits for an interactive answer: it goes to an unproven worker only when no proven one is free.
+        if class == Class::Interactive && can.iter().any(verified) {
+            can.retain(verified);
+        }
+        let wait = |index: &usize| {
+            self.workers.get(*index).map_or(u64::MAX, |slot| {
+                let taken = slot.queued_tokens.saturating_sub(slot.worker.queued_tokens);
+                let tokens = u64::from(item.max_tokens).saturating_add(taken);
+                let tokens = u32::try_from(tokens).unwrap_or(u32::MAX);
+                expected_wait_ms(slot.worker, &entry.needs, item.prompt_tokens_estimate, tokens)
+            })
+        };
+        two_of(&can, randomness).into_iter().flatten().min_by_key(|index| wait(index)).copied()
+    }
+
+    /// Requests that are too large for every worker that may get them, when there is one: waiting will not help. A worker that
+    /// is away for the moment (cordoned, quarantined, still loading) may be the one.
+    fn note_hopeless(&mut self, entry: &Entry) {
+        let needs = &entry.needs;
+        let mut most: Option<u32> = None;
+        for worker in self.all {
+            match (fits(worker, needs), worker.models.get(&needs.model)) {
+                (Ok(()), Some(serving)) if serving.rates.context_length > 0 => {
+                    most = most.max(Some(serving.rates.context_length));
+                }
+                (Ok(()) | Err(Refusal::Unschedulable), _) => return,
+                (Err(Refusal::Quarantined), Some(_)) => return,
+                _ => {}
+            }
+        }
+        let Some(context_length) = most else { return };
+        let too_long = |shape: &Shape| shape.most_tokens() > u64::from(context_length);
+        let lanes = entry.lanes.iter().filter(|(shape, _)| too_long(shape)).flat_map(|(_, lane)| lane);
+        for ((_, request), item) in lanes.filter(|(_, item)| item.tokens() > u64::from(context_length)) {
+            if self.plan.hopeless.len() >= MOST_HOPELESS {
+                return;
+            }
+            let refusal = Refusal::ContextTooShort { needed: item.tokens(), context_length };
+            self.plan.hopeless.push(Hopeless { request: *request, refusal });
+        }
+    }
 }
 
 /// A number below `bound` (at least 1); the bias is below 2⁻³² for any real number of workers.
 fn draw(bound: usize, randomness: &mut dyn FnMut() -> u64) -> usize {
     ((u128::from(randomness()) * bound as u128) >> 64) as usize
-}
-
-/// Workers with what this plan took of them already.
-struct Slots {
-    workers: Vec<Worker>,
-}
-
-impl Slots {
-    fn none_left(&self) -> bool {
-        self.workers.iter().all(|worker| worker.free_slots == 0)
-    }
-
-    /// Places the first request that fits anywhere. Those before it are dropped from the queue: slots only get fewer, so they
-    /// cannot fit later in this plan.
-    fn place_first(
-        &mut self,
-        waiting: &mut VecDeque<&Work>,
-        randomness: &mut dyn FnMut() -> u64,
-    ) -> Option<Assignment> {
-        while let Some(work) = waiting.pop_front() {
-            if let Some(worker) = self.choose(work, randomness).and_then(|chosen| self.workers.get_mut(chosen)) {
-                worker.free_slots -= 1;
-                worker.queued_tokens = worker.queued_tokens.saturating_add(u64::from(work.max_tokens));
-                return Some(Assignment { request: work.request, worker: worker.id.clone() });
-            }
-        }
-        None
-    }
-
-    fn choose(&self, work: &Work, randomness: &mut dyn FnMut() -> u64) -> Option<usize> {
-        let can = |(_, worker): &(usize, &Worker)| eligible(worker, work).is_ok();
-        let mut candidates: Vec<(usize, &Worker)> = self.workers.iter().enumerate().filter(can).collect();
-        // Somebody waits for an interactive answer: it goes to an unproven worker only when no proven one is free.
-        if work.interactive && candidates.iter().any(|(_, worker)| worker.verified) {
-            candidates.retain(|(_, worker)| worker.verified);
-        }
-        let drawn = two_of(&candidates, randomness);
-        drawn.into_iter().flatten().min_by_key(|(_, worker)| expected_wait_ms(worker, work)).map(|(index, _)| *index)
-    }
 }
 
 /// Two different members, or one if there are no more.
@@ -116,80 +365,182 @@ fn two_of<'a, T>(all: &'a [T], randomness: &mut dyn FnMut() -> u64) -> [Option<&
 
 #[cfg(test)]
 mod tests {
-    use std::collections::BTreeSet;
-
     use proptest::prelude::*;
 
     use super::{
         super::{
-            Rates,
-            testing::{any_queue, any_workers, dice, model, peer, work, worker},
+            Locality, Rates, Serving, Work, eligible,
+            queue::Backlog,
+            testing::{any_backlogs, any_workers, backlog, dice, id, loading, model, needs, peer, work, worker},
         },
         *,
     };
 
+    fn key(number: usize) -> String {
+        format!("job-{number}")
+    }
+
+    fn filled(backlogs: &[(Backlog, Vec<Work>)]) -> Queue {
+        let mut queue = Queue::default();
+        for (number, (spec, works)) in backlogs.iter().enumerate() {
+            queue.put_backlog(&key(number), spec.clone());
+            works.iter().for_each(|work| queue.put(&key(number), work));
+        }
+        queue
+    }
+
+    fn interactive(owner: &str) -> Backlog {
+        Backlog { class: Class::Interactive, ..backlog(owner) }
+    }
+
+    /// `count` requests of these owners, a job each.
+    fn jobs(owners: &[&str], count: u32) -> Queue {
+        let works = |job: usize| (0..count).map(|number| work(1000 * job as u32 + number)).collect();
+        filled(&owners.iter().enumerate().map(|(job, owner)| (backlog(owner), works(job))).collect::<Vec<_>>())
+    }
+
+    /// As the plan may give it: the filters, and never to the worker to be avoided while there is another.
+    fn may_start(worker: &Worker, all: &[Worker], spec: &Backlog, work: &Work) -> bool {
+        let other = |other: &Worker| {
+            other.id != worker.id && !work.exclude.contains(&other.id) && fits(other, &spec.needs).is_ok()
+        };
+        let avoided = work.avoid.as_ref() == Some(&worker.id) && all.iter().any(other);
+        eligible(worker, &spec.needs, work).is_ok() && !avoided
+    }
+
     /// The workers after a plan; fails when a slot was given twice or a filter broken.
-    fn apply(workers: &[Worker], queue: &[Work], plan: &[Assignment]) -> Vec<Worker> {
+    fn apply(workers: &[Worker], backlogs: &[(Backlog, Vec<Work>)], plan: &Plan) -> Vec<Worker> {
         let mut after = workers.to_vec();
-        for assignment in plan {
-            let work = queue.iter().find(|work| work.request == assignment.request).unwrap();
-            let worker = after.iter_mut().find(|worker| worker.id == assignment.worker).unwrap();
-            assert_eq!(eligible(worker, work), Ok(()));
-            worker.free_slots -= 1;
+        for assignment in &plan.assignments {
+            let number: usize = assignment.backlog["job-".len()..].parse().unwrap();
+            let (spec, works) = &backlogs[number];
+            let work = works.iter().find(|work| work.request == assignment.request).unwrap();
+            let index = after.iter().position(|worker| worker.id == assignment.worker).unwrap();
+            assert!(!spec.suspended && may_start(&after[index], &after, spec, work));
+            after[index].free_slots -= 1;
         }
         after
     }
 
-    fn owners_of(queue: &[Work], plan: &[Assignment]) -> BTreeMap<String, u32> {
-        let mut counts = BTreeMap::new();
-        for assignment in plan {
-            let work = queue.iter().find(|work| work.request == assignment.request).unwrap();
-            *counts.entry(work.owner.clone()).or_default() += 1;
+    fn of_job(plan: &Plan, job: usize) -> usize {
+        plan.assignments.iter().filter(|assignment| assignment.backlog == key(job)).count()
+    }
+
+    /// Requests in the order in which one worker with one slot starts them, each over before the next.
+    fn starts(queue: &mut Queue, count: usize) -> Vec<Assignment> {
+        let mut started = Vec::new();
+        for _ in 0..count {
+            let Some(next) = queue.plan(&[worker(1, 1)], &mut dice(1)).assignments.pop() else { break };
+            queue.finished(&next.request, 30);
+            started.push(next);
         }
-        counts
+        started
     }
 
     #[test]
     fn an_interactive_request_overtakes_a_long_queue() {
-        let mut queue: Vec<Work> = (0..50).map(|number| work(number, "batch")).collect();
-        queue.push(Work { interactive: true, ..work(99, "person") });
-        let plan = plan(&[worker(1, 1)], &queue, &mut dice(1));
-        assert_eq!(plan, [Assignment { request: queue[50].request, worker: peer(1) }]);
+        let mut queue = jobs(&["batch"], 50);
+        queue.put_backlog("online", interactive("person"));
+        queue.put("online", &work(9999));
+        let plan = queue.plan(&[worker(1, 1)], &mut dice(1));
+        assert_eq!(plan.assignments[0].request, id(9999));
     }
 
     #[test]
-    fn an_owner_with_a_deep_queue_does_not_starve_another() {
-        let mut queue: Vec<Work> = (0..100).map(|number| work(number, "deep")).collect();
-        queue.extend((100..103).map(|number| work(number, "shallow")));
-        let plan = plan(&[worker(1, 8)], &queue, &mut dice(1));
-        assert_eq!(owners_of(&queue, &plan), [("deep".to_owned(), 5), ("shallow".to_owned(), 3)].into());
+    fn a_namespace_with_one_job_is_not_starved_by_one_with_many() {
+        let mut owners = vec!["deep"; 200];
+        owners.push("shallow");
+        let mut queue = jobs(&owners, 5);
+        let plan = queue.plan(&[worker(1, 8)], &mut dice(1));
+        assert_eq!((plan.assignments.len(), of_job(&plan, 200)), (8, 4));
     }
 
     #[test]
-    fn with_one_slot_at_a_time_owners_still_share_about_equally() {
-        let queue: Vec<Work> =
-            (0..40).map(|number| work(number, if number < 39 { "deep" } else { "shallow" })).collect();
-        let mut dice = dice(7);
-        let shallow =
-            (0..1000).filter(|_| plan(&[worker(1, 1)], &queue, &mut dice)[0].request == queue[39].request).count();
-        assert!((430..570).contains(&shallow), "{shallow}");
+    fn jobs_of_a_namespace_take_turns_and_the_oldest_is_first() {
+        let mut queue = jobs(&["a", "a", "a"], 2);
+        let order: Vec<String> = starts(&mut queue, 9).into_iter().map(|start| start.backlog).collect();
+        assert_eq!(order, ["job-0", "job-1", "job-2", "job-0", "job-1", "job-2"]);
+    }
+
+    #[test]
+    fn a_job_starts_its_requests_in_the_order_of_the_input() {
+        let mut queue = Queue::default();
+        queue.put_backlog("job", backlog("a"));
+        [5, 3, 4].into_iter().for_each(|number| queue.put("job", &Work { max_tokens: 10 * number, ..work(number) }));
+        let order: Vec<RequestId> = starts(&mut queue, 9).into_iter().map(|start| start.request).collect();
+        assert_eq!(order, [3, 4, 5].map(id));
+    }
+
+    #[test]
+    fn weights_are_kept() {
+        let mut queue = jobs(&["heavy", "light"], 400);
+        queue.set_weights([("heavy".into(), 3)].into());
+        let started = starts(&mut queue, 400);
+        let heavy = started.iter().filter(|start| start.backlog == "job-0").count();
+        assert!((298..=302).contains(&heavy), "{heavy}");
+    }
+
+    #[test]
+    fn shares_are_of_tokens_not_of_requests() {
+        let long = (0..200).map(|number| Work { max_tokens: 290, ..work(number) }).collect();
+        let short = (1000..2000).map(work).collect();
+        let mut queue = filled(&[(backlog("long"), long), (backlog("short"), short)]);
+        let mut tokens = [0u64; 2];
+        for _ in 0..440 {
+            let start = queue.plan(&[worker(1, 1)], &mut dice(1)).assignments.remove(0);
+            let (job, used) = if start.backlog == "job-0" { (0, 300) } else { (1, 30) };
+            queue.finished(&start.request, used);
+            tokens[job] += used;
+        }
+        assert!(tokens[0].abs_diff(tokens[1]) <= 330, "{tokens:?}");
+    }
+
+    #[test]
+    fn an_answer_that_ends_early_is_not_charged_in_full() {
+        let wordy = (0..100).map(|number| Work { max_tokens: 900, ..work(number) }).collect();
+        let exact = (1000..1100).map(work).collect();
+        let mut queue = filled(&[(backlog("wordy"), wordy), (backlog("exact"), exact)]);
+        // Both turn out to take 30 tokens.
+        let started = starts(&mut queue, 100);
+        let wordy = started.iter().filter(|start| start.backlog == "job-0").count();
+        assert!((48..=52).contains(&wordy), "{wordy}");
+    }
+
+    #[test]
+    fn suspended_jobs_and_full_ones_start_nothing_and_hold_nobody_up() {
+        let works = |job: u32| (0..9).map(|number| work(100 * job + number)).collect::<Vec<_>>();
+        let two_at_once = Backlog { parallelism: 2, ..backlog("a") };
+        let suspended = Backlog { suspended: true, ..backlog("a") };
+        let mut queue = filled(&[(suspended, works(0)), (two_at_once.clone(), works(1)), (backlog("b"), works(2))]);
+        let plan = queue.plan(&[worker(1, 9)], &mut dice(1));
+        assert_eq!([0, 1, 2].map(|job| of_job(&plan, job)), [0, 2, 7]);
+        assert!(queue.plan(&[worker(1, 9)], &mut dice(1)).assignments.iter().all(|start| start.backlog == "job-2"));
+        queue.put_backlog("job-1", Backlog { parallelism: 3, ..two_at_once });
+        queue.put_backlog("job-0", backlog("a"));
+        assert_eq!(queue.plan(&[worker(1, 20)], &mut dice(1)).assignments.len(), 10);
     }
 
     #[test]
     fn of_two_workers_the_faster_one_is_chosen() {
         let fast = Rates { prefill_milli: 1_000_000, decode_milli: 100_000, context_length: 1000 };
+        let fast = Serving { locality: Locality::Loaded, rates: fast };
         let workers = [worker(1, 9), Worker { models: [(model(1), fast)].into(), ..worker(2, 9) }];
         for seed in 0..50 {
-            assert_eq!(plan(&workers, &[work(1, "a")], &mut dice(seed))[0].worker, peer(2));
+            assert_eq!(jobs(&["a"], 1).plan(&workers, &mut dice(seed)).assignments[0].worker, peer(2));
         }
+    }
+
+    #[test]
+    fn a_worker_that_still_loads_the_model_gets_nothing_yet() {
+        let soon = Worker { models: [(model(1), loading(Locality::OnDisk))].into(), ..worker(1, 9) };
+        assert_eq!(jobs(&["a"], 3).plan(&[soon], &mut dice(1)), Plan::default());
     }
 
     #[test]
     fn equal_workers_get_about_equal_shares() {
         let workers: Vec<Worker> = (1..=10).map(|number| worker(number, 100)).collect();
-        let queue: Vec<Work> = (0..200).map(|number| work(number, "a")).collect();
-        let plan = plan(&workers, &queue, &mut dice(3));
-        let load = |number| plan.iter().filter(|assignment| assignment.worker == peer(number)).count();
+        let plan = jobs(&["a"], 200).plan(&workers, &mut dice(3));
+        let load = |number| plan.assignments.iter().filter(|assignment| assignment.worker == peer(number)).count();
         let loads: Vec<usize> = (1..=10).map(load).collect();
         // Two choices keep the largest load within ln ln n of the mean; one choice would give about ±9.
         assert!(loads.iter().all(|load| (16..=24).contains(load)), "{loads:?}");
@@ -199,71 +550,174 @@ mod tests {
     fn interactive_work_goes_to_a_proven_worker_while_one_is_free() {
         let unproven = Worker { verified: false, queued_tokens: 0, ..worker(1, 5) };
         let proven = Worker { queued_tokens: 9000, ..worker(2, 1) };
-        let queue = [1, 2].map(|number| Work { interactive: true, ..work(number, "a") });
-        let plan = plan(&[unproven, proven], &queue, &mut dice(1));
-        assert_eq!(plan.into_iter().map(|assignment| assignment.worker).collect::<Vec<_>>(), [peer(2), peer(1)]);
+        let mut queue = filled(&[(interactive("a"), vec![work(1), work(2)])]);
+        let plan = queue.plan(&[unproven, proven], &mut dice(1));
+        assert_eq!(plan.assignments.into_iter().map(|start| start.worker).collect::<Vec<_>>(), [peer(2), peer(1)]);
     }
 
     #[test]
-    fn a_request_nobody_can_start_does_not_hold_up_those_behind_it() {
-        let queue = [Work { model: model(9), ..work(1, "a") }, work(2, "a")];
-        let plan = plan(&[worker(1, 1)], &queue, &mut dice(1));
-        assert_eq!(plan, [Assignment { request: queue[1].request, worker: peer(1) }]);
+    fn a_job_nobody_can_start_does_not_hold_up_others_of_its_namespace() {
+        let other = Backlog { needs: Needs { model: model(9), ..needs() }, ..backlog("a") };
+        let mut queue = filled(&[(other, vec![work(1)]), (backlog("a"), vec![work(2)])]);
+        assert_eq!(queue.plan(&[worker(1, 1)], &mut dice(1)).assignments[0].request, id(2));
+    }
+
+    #[test]
+    fn a_request_too_long_for_the_free_worker_does_not_hold_up_those_behind_it() {
+        let mut long = worker(2, 0);
+        long.models.values_mut().for_each(|serving| serving.rates.context_length = 9000);
+        let works = vec![Work { max_tokens: 5000, ..work(1) }, Work { max_tokens: 991, ..work(2) }, work(3)];
+        let mut queue = filled(&[(backlog("a"), works)]);
+        let plan = queue.plan(&[worker(1, 1), long], &mut dice(1));
+        assert_eq!(plan.assignments[0].request, id(3));
+        assert!(plan.hopeless.is_empty(), "the long one will have its worker");
+    }
+
+    #[test]
+    fn a_request_too_long_for_everybody_is_told_and_its_job_may_have_others() {
+        let works = vec![Work { max_tokens: 5000, ..work(1) }, Work { max_tokens: 991, ..work(2) }];
+        let mut queue = filled(&[(backlog("a"), works.clone())]);
+        let plan = queue.plan(&[worker(1, 1), worker(2, 0)], &mut dice(1));
+        let refusal = |needed| Refusal::ContextTooShort { needed, context_length: 1000 };
+        let hopeless = [(1, 1001), (2, 5010)].map(|(_, needed)| refusal(needed));
+        assert_eq!(plan.hopeless.iter().map(|one| one.refusal.clone()).collect::<Vec<_>>(), hopeless);
+        assert_eq!((plan.assignments.len(), plan.stuck), (0, vec![key(0)]));
+        // A cordoned worker may be the one.
+        let cordoned = Worker { schedulable: false, ..worker(3, 1) };
+        assert_eq!(filled(&[(backlog("a"), works)]).plan(&[worker(1, 1), cordoned], &mut dice(1)).hopeless, []);
+    }
+
+    #[test]
+    fn a_worker_to_be_avoided_gets_the_request_only_when_there_is_no_other() {
+        let works = vec![Work { avoid: Some(peer(1)), ..work(1) }];
+        let mut queue = filled(&[(backlog("a"), works)]);
+        assert!(queue.plan(&[worker(1, 1), worker(2, 0)], &mut dice(1)).assignments.is_empty());
+        assert_eq!(queue.plan(&[worker(1, 1)], &mut dice(1)).assignments.len(), 1);
+    }
+
+    #[test]
+    fn batch_gets_its_turn_on_a_worker_that_interactive_requests_keep_busy() {
+        let mut queue = filled(&[
+            (interactive("people"), (0..100).map(work).collect()),
+            (backlog("batch"), (1000..1100).map(work).collect()),
+        ]);
+        let started = starts(&mut queue, 90);
+        let batch: Vec<usize> = (0..90).filter(|at| started[*at].backlog == "job-1").collect();
+        assert_eq!(batch, (0..10).map(|turn| 8 + 9 * turn).collect::<Vec<_>>());
+        // In one plan, too.
+        let mut queue = filled(&[
+            (interactive("people"), (0..100).map(work).collect()),
+            (backlog("batch"), (1000..1100).map(work).collect()),
+        ]);
+        assert_eq!(of_job(&queue.plan(&[worker(1, 27)], &mut dice(1)), 1), 3);
     }
 
     #[test]
     fn nothing_to_do_is_an_empty_plan() {
-        assert_eq!(plan(&[], &[work(1, "a")], &mut dice(1)), []);
-        assert_eq!(plan(&[worker(1, 1)], &[], &mut dice(1)), []);
+        assert_eq!(jobs(&["a"], 1).plan(&[], &mut dice(1)), Plan::default());
+        assert_eq!(Queue::default().plan(&[worker(1, 1)], &mut dice(1)), Plan::default());
     }
 
     proptest! {
         #[test]
-        fn no_plan_breaks_a_filter_or_a_slot_or_assigns_twice(workers in any_workers(), queue in any_queue(), seed in any::<u64>()) {
-            let plan = plan(&workers, &queue, &mut dice(seed));
-            apply(&workers, &queue, &plan);
-            let requests: BTreeSet<RequestId> = plan.iter().map(|assignment| assignment.request).collect();
-            prop_assert_eq!(requests.len(), plan.len());
-        }
-
-        #[test]
-        fn no_request_waits_that_a_free_worker_could_start(workers in any_workers(), queue in any_queue(), seed in any::<u64>()) {
-            let plan = plan(&workers, &queue, &mut dice(seed));
-            let after = apply(&workers, &queue, &plan);
-            let waiting = queue.iter().filter(|work| plan.iter().all(|assignment| assignment.request != work.request));
-            for work in waiting {
-                prop_assert!(after.iter().all(|worker| eligible(worker, work).is_err()));
+        fn no_plan_breaks_a_filter_or_a_slot_or_assigns_twice(workers in any_workers(), backlogs in any_backlogs(), seed in any::<u64>()) {
+            let plan = filled(&backlogs).plan(&workers, &mut dice(seed));
+            apply(&workers, &backlogs, &plan);
+            let requests: BTreeSet<RequestId> = plan.assignments.iter().map(|assignment| assignment.request).collect();
+            prop_assert_eq!(requests.len(), plan.assignments.len());
+            for (number, (spec, _)) in backlogs.iter().enumerate() {
+                prop_assert!(spec.parallelism == 0 || of_job(&plan, number) <= spec.parallelism as usize);
             }
         }
 
         #[test]
-        fn owners_with_enough_to_do_get_equal_numbers(counts in prop::collection::vec(1u32..20, 1..5), slots in 1u32..60, seed in any::<u64>()) {
-            let mut number = 0;
-            let mut next = |owner: usize| { number += 1; work(number, &format!("team-{owner}")) };
-            let queue: Vec<Work> = counts.iter().enumerate().flat_map(|(owner, count)| vec![owner; *count as usize]).map(&mut next).collect();
-            let plan = plan(&[worker(1, slots)], &queue, &mut dice(seed));
-            let got = owners_of(&queue, &plan);
-            let got: Vec<u32> = (0..counts.len()).map(|owner| got.get(&format!("team-{owner}")).copied().unwrap_or(0)).collect();
-            let most = got.iter().max().unwrap();
-            for (got, wanted) in got.iter().zip(&counts) {
-                prop_assert!(got == wanted || got + 1 >= *most, "{:?} of {:?}", got, counts);
+        fn no_request_waits_that_a_free_worker_could_start(workers in any_workers(), backlogs in any_backlogs(), seed in any::<u64>()) {
+            let plan = filled(&backlogs).plan(&workers, &mut dice(seed));
+            let after = apply(&workers, &backlogs, &plan);
+            for (number, (spec, works)) in backlogs.iter().enumerate() {
+                let full = spec.parallelism > 0 && of_job(&plan, number) >= spec.parallelism as usize;
+                let waits = |work: &&Work| plan.assignments.iter().all(|start| start.request != work.request);
+                for work in works.iter().filter(waits).filter(|_| !full && !spec.suspended) {
+                    prop_assert!(after.iter().all(|worker| !may_start(worker, &after, spec, work)));
+                }
             }
         }
 
         #[test]
-        fn the_order_of_the_queue_does_not_matter(workers in any_workers(), queue in any_queue(), seed in any::<u64>()) {
-            let mut turned = queue.clone();
-            turned.reverse();
-            prop_assert_eq!(plan(&workers, &queue, &mut dice(seed)), plan(&workers, &turned, &mut dice(seed)));
+        fn the_same_dice_make_the_same_plan(workers in any_workers(), backlogs in any_backlogs(), seed in any::<u64>()) {
+            prop_assert_eq!(filled(&backlogs).plan(&workers, &mut dice(seed)), filled(&backlogs).plan(&workers, &mut dice(seed)));
         }
 
         #[test]
-        fn of_equal_requests_of_one_owner_the_older_starts_first(slots in 1u32..10, seed in any::<u64>()) {
-            let queue: Vec<Work> = (0..12).map(|number| work(number, "a")).collect();
-            let plan = plan(&[worker(1, slots)], &queue, &mut dice(seed));
-            let started: Vec<RequestId> = plan.into_iter().map(|assignment| assignment.request).collect();
-            let oldest: Vec<RequestId> = queue.iter().take(started.len()).map(|work| work.request).collect();
-            prop_assert_eq!(started, oldest);
+        fn of_any_nine_starts_of_a_worker_one_is_batch(slots in 1u32..4, lengths in prop::collection::vec(1usize..5, 60), seed in any::<u64>()) {
+            let mut queue = filled(&[
+                (interactive("people"), (0..200).map(work).collect()),
+                (backlog("batch"), (1000..1200).map(work).collect()),
+            ]);
+            let (mut dice, mut running, mut kinds) = (dice(seed), Vec::<(usize, Assignment)>::new(), BTreeMap::<GridPeerId, Vec<bool>>::new());
+            for length in lengths {
+                running.retain(|(end, start)| { let over = *end == 0; if over { queue.finished(&start.request, 30); } !over });
+                running.iter_mut().for_each(|(end, _)| *end -= 1);
+                let free = |number| slots - running.iter().filter(|(_, start)| start.worker == peer(number)).count() as u32;
+                let workers = [worker(1, free(1)), worker(2, free(2))];
+                for start in queue.plan(&workers, &mut dice).assignments {
+                    kinds.entry(start.worker.clone()).or_default().push(start.backlog == "job-1");
+                    running.push((length, start));
+                }
+            }
+            for kinds in kinds.values() {
+                prop_assert!(kinds.windows(INTERACTIVE_RUN as usize + 1).all(|starts| starts.contains(&true)));
+            }
+        }
+
+        #[test]
+        fn the_next_request_of_a_job_starts_within_the_stated_bound(
+            others in 0usize..5, siblings in 1usize..4, before in 0usize..60, traffic in any::<bool>(),
+        ) {
+            let mut owners: Vec<String> = (0..others).map(|number| format!("other-{number}")).collect();
+            owners.extend((1..siblings).map(|_| "own".to_owned()));
+            let mut queue = jobs(&owners.iter().map(String::as_str).collect::<Vec<_>>(), 300);
+            if traffic {
+                queue.put_backlog("online", interactive("people"));
+                (50_000..51_000).for_each(|number| queue.put("online", &work(number)));
+            }
+            starts(&mut queue, before);
+            queue.put_backlog("new", backlog("own"));
+            queue.put("new", &work(90_000));
+            let bound = (others + 1) * siblings * (INTERACTIVE_RUN as usize + 1);
+            let started = starts(&mut queue, bound);
+            prop_assert!(started.iter().any(|start| start.backlog == "new"), "not among the next {}", bound);
+        }
+
+        #[test]
+        fn namespaces_with_enough_to_do_share_by_weight(
+            weights in prop::collection::vec(1u32..=20, 2..5), sizes in prop::collection::vec(1u32..900, 1..6), slots in 1u32..8, seed in any::<u64>(),
+        ) {
+            let mut queue = Queue::default();
+            for owner in 0..weights.len() {
+                queue.put_backlog(&key(owner), backlog(&format!("team-{owner}")));
+                for number in 0..400 {
+                    let max_tokens = sizes[number as usize % sizes.len()];
+                    let work = Work { prompt_tokens_estimate: 0, max_tokens, ..work(1000 * owner as u32 + number) };
+                    queue.put(&key(owner), &work);
+                }
+            }
+            queue.set_weights(weights.iter().enumerate().map(|(owner, weight)| (format!("team-{owner}"), *weight)).collect());
+            let (mut dice, mut served) = (dice(seed), vec![0.0; weights.len()]);
+            for _ in 0..300 / slots {
+                for start in queue.plan(&[worker(1, slots)], &mut dice).assignments {
+                    served[start.backlog["job-".len()..].parse::<usize>().unwrap()] += f64::from(start.max_tokens);
+                    queue.finished(&start.request, u64::from(start.max_tokens));
+                }
+            }
+            let largest = f64::from(*sizes.iter().max().unwrap());
+            for a in 0..weights.len() {
+                for b in 0..weights.len() {
+                    let [of_a, of_b] = [a, b].map(|owner| f64::from(weights[owner]));
+                    let apart = served[a] / of_a - served[b] / of_b;
+                    prop_assert!(apart <= largest / of_a + largest / of_b + 1e-2, "{:?} of {:?}", served, weights);
+                }
+            }
         }
     }
 }

@@ -3,10 +3,7 @@
 use std::{
     io::{self, SeekFrom},
     path::{Path, PathBuf},
-    sync::{
-        Arc,
-        atomic::{AtomicU64, Ordering},
-    },
+    sync::Arc,
 };
 
 use sha2::{Digest, Sha256};
@@ -15,21 +12,10 @@ use tokio::{
     io::{AsyncReadExt, AsyncSeekExt},
 };
 
-use crate::api::ids::ModelDigest;
-
-/// Bytes fetched so far of a blob on its way in.
-#[derive(Debug, Clone, Default)]
-pub struct Fetching(Arc<AtomicU64>);
-
-impl Fetching {
-    pub fn bytes(&self) -> u64 {
-        self.0.load(Ordering::Relaxed)
-    }
-
-    pub(super) fn set(&self, bytes: u64) {
-        self.0.store(bytes, Ordering::Relaxed);
-    }
-}
+use crate::{
+    api::ids::ModelDigest,
+    download::{self, FetchError, FetchLimits, Fetching},
+};
 
 /// Handle on the blob store. Cheap to clone.
 #[derive(Debug, Clone)]
@@ -63,6 +49,11 @@ impl Blobs {
         Ok(bytes)
     }
 
+    /// A folder of this name beside the blobs, on the same volume.
+    pub fn beside(&self, name: &str) -> PathBuf {
+        self.folder.with_file_name(name)
+    }
+
     /// A file without a name on the store's disk: gone with its last handle, whatever happens.
     pub fn scratch(&self) -> io::Result<std::fs::File> {
         let path = self.folder.join(format!("scratch-{:016x}", rand::random::<u64>()));
@@ -87,6 +78,22 @@ impl Blobs {
         let mut hasher = Sha256::new();
         io::copy(&mut std::fs::File::open(self.path(digest))?, &mut hasher)?;
         Ok(hasher.finalize().as_slice() == digest.0)
+    }
+
+    /// Fetches `digest` from `url` and returns its size in bytes. At once when it is here already.
+    pub async fn fetch(
+        &self,
+        url: &str,
+        digest: &ModelDigest,
+        limits: &FetchLimits,
+        progress: &Fetching,
+    ) -> Result<u64, FetchError> {
+        if let Some(bytes) = self.size(digest).await {
+            progress.set(bytes);
+            return Ok(bytes);
+        }
+        let target = download::Target { whole: self.path(digest), partial: self.partial(digest) };
+        download::fetch(url, digest, &target, limits, progress).await
     }
 
     pub(super) fn path(&self, digest: &ModelDigest) -> PathBuf {

@@ -4,6 +4,7 @@
 use super::{
     Ledger, LedgerError,
     ledger::Write,
+    queue::QueueChange,
     requests::{NewRequest, RequestKind, insert},
 };
 use crate::{
@@ -106,6 +107,7 @@ impl InputWriter {
         .execute(write.on())
         .await?;
         write.changed(ChangeKind::Job, &self.uid).await?;
+        write.queue_changed(QueueChange::Job(self.uid));
         write.commit().await
     }
 

@@ -6,10 +6,14 @@ use super::{
     Ledger, LedgerError,
     columns::{Columns, corrupt, json},
     ledger::Write,
+    queue::QueueChange,
 };
 use crate::{
     api::ids::RequestId,
-    protocol::internal::{ChangeKind, JobControl, JobNode, JobSpec, Outcome, RequestFailure, ResultLine},
+    protocol::{
+        internal::{ChangeKind, InputLine, JobControl, JobNode, JobSpec, Outcome, RequestFailure, ResultLine},
+        vector::Vector,
+    },
 };
 
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -109,6 +113,7 @@ impl Ledger {
             fail_queued(&mut write, uid, now_ms).await?;
         }
         write.changed(ChangeKind::Job, uid).await?;
+        write.queue_changed(QueueChange::Job(uid.to_owned()));
         write.commit().await
     }
 
@@ -124,6 +129,7 @@ impl Ledger {
         }
         fail_queued(&mut write, uid, now_ms).await?;
         write.changed(ChangeKind::Job, uid).await?;
+        write.queue_changed(QueueChange::Job(uid.to_owned()));
         write.commit().await?;
         Ok(true)
     }
@@ -209,8 +215,11 @@ impl Ledger {
     /// At most `limit` finished requests of a job after input line `after`, in input order.
     pub async fn results(&self, uid: &str, after: Option<u32>, limit: u32) -> Result<Vec<ResultRow>, LedgerError> {
         let rows = sqlx::query(
+            // The request of an embedding says how many vectors there are and how they are to be written.
             "SELECT r.id, r.line, r.custom_id, r.state, r.reason, r.message, a.text, a.finish_reason, c.prompt_tokens,
-                    c.output_tokens, c.address, c.accepted_ms, m.node_name
+                    c.output_tokens, c.address, c.accepted_ms, m.node_name,
+                    CASE r.endpoint WHEN '\"/v1/embeddings\"' THEN r.body END AS embedded,
+                    CASE r.endpoint WHEN '\"/v1/embeddings\"' THEN a.output END AS vectors
              FROM requests r LEFT JOIN wins w ON w.request = r.id LEFT JOIN receipts c ON c.hash = w.receipt
              LEFT JOIN answers a ON a.receipt = w.receipt LEFT JOIN members m ON m.address = c.address
              WHERE r.job = ? AND r.line > ? AND r.state IN ('Done', 'Failed') ORDER BY r.line LIMIT ?",
@@ -267,6 +276,7 @@ impl Ledger {
             return Ok(false);
         }
         write.changed(ChangeKind::Job, uid).await?;
+        write.queue_changed(QueueChange::Job(uid.to_owned()));
         write.commit().await?;
         Ok(true)
     }
@@ -313,7 +323,9 @@ pub(super) fn record(row: &SqliteRow) -> Result<JobRecord, LedgerError> {
 fn result_row(row: &SqliteRow) -> Result<ResultRow, LedgerError> {
     let done = row.text("state")? == "Done";
     let text: Option<String> = sqlx::Row::try_get(row, "text")?;
+    let embedded: Option<String> = sqlx::Row::try_get(row, "embedded")?;
     let outcome = match text {
+        Some(_) if done && embedded.is_some() => embedding(row)?,
         Some(text) if done => Outcome::Completed {
             text,
             finish_reason: row.text("finish_reason")?,
@@ -332,4 +344,22 @@ fn result_row(row: &SqliteRow) -> Result<ResultRow, LedgerError> {
         request_id: RequestId(row.fixed("id")?),
         outcome,
     }))
+}
+
+fn embedding(row: &SqliteRow) -> Result<Outcome, LedgerError> {
+    let line: InputLine = row.json("embedded")?;
+    let bits = row.tokens("vectors")?;
+    let dimensions = bits.len() / line.inputs.len().max(1);
+    let vectors = bits.chunks(dimensions.max(1)).map(|bits| {
+        let vector = Vector::new(bits.iter().map(|bits| f32::from_bits(*bits)).collect());
+        vector.ok_or_else(|| corrupt("answers.output", "these bits are no vectors"))
+    });
+    Ok(Outcome::Embedded {
+        vectors: vectors.collect::<Result<_, _>>()?,
+        encoding: line.encoding,
+        prompt_tokens: row.count32("prompt_tokens")?,
+        node_name: row.text("node_name")?,
+        node_address: row.parsed("address")?,
+        created: row.count("accepted_ms")? / 1000,
+    })
 }

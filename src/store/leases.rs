@@ -6,6 +6,7 @@ use super::{
     Ledger, LedgerError,
     columns::{Columns, int},
     ledger::Write,
+    queue::QueueChange,
 };
 use crate::{
     api::ids::{GridPeerId, RequestId},
@@ -120,6 +121,7 @@ impl Ledger {
         if let Some(job) = row.and_then(|row| row.try_get::<Option<String>, _>("job").transpose()).transpose()? {
             write.changed(ChangeKind::Job, &job).await?;
         }
+        write.queue_changed(QueueChange::Request(*request));
         write.commit().await
     }
 
@@ -217,5 +219,6 @@ pub(super) async fn requeue(
     if let Some(job) = row.try_get::<Option<String>, _>("job")? {
         write.changed(ChangeKind::Job, &job).await?;
     }
+    write.queue_changed(QueueChange::Request(*request));
     Ok(if fails { Requeued::Failed } else { Requeued::Queued })
 }

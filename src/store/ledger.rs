@@ -1,6 +1,11 @@
 //! Opening the ledger, and the two ways to use it: short write transactions, one at a time, and any number of readers.
 
-use std::{path::Path, sync::Arc, time::Duration};
+use std::{
+    collections::BTreeSet,
+    path::Path,
+    sync::{Arc, Mutex, PoisonError},
+    time::Duration,
+};
 
 use sqlx::{
     Sqlite, SqlitePool, Transaction,
@@ -11,6 +16,7 @@ use tokio::sync::watch;
 use super::{
     LedgerError,
     columns::{Columns, json},
+    queue::QueueChange,
 };
 use crate::protocol::internal::{ChangeKind, NetworkConfig};
 
@@ -30,6 +36,8 @@ struct Inner {
     writer: SqlitePool,
     readers: SqlitePool,
     revision: watch::Sender<u64>,
+    /// What entered or left the queue since the dispatcher asked; each thing once, so that it is bounded by the ledger.
+    queue: Mutex<BTreeSet<QueueChange>>,
 }
 
 impl Ledger {
@@ -49,7 +57,7 @@ impl Ledger {
         let newest =
             sqlx::query("SELECT COALESCE(MAX(revision), 0) AS revision FROM changes").fetch_one(&writer).await?;
         let revision = watch::Sender::new(newest.count("revision")?);
-        Ok(Ledger { inner: Arc::new(Inner { writer, readers, revision }) })
+        Ok(Ledger { inner: Arc::new(Inner { writer, readers, revision, queue: Mutex::default() }) })
     }
 
     /// The newest revision; wakes whoever waits for changes.
@@ -94,6 +102,16 @@ impl Ledger {
         write.commit().await
     }
 
+    /// What changed in the queue since the last call.
+    pub fn take_queue_changes(&self) -> BTreeSet<QueueChange> {
+        std::mem::take(&mut *self.inner.queue.lock().unwrap_or_else(PoisonError::into_inner))
+    }
+
+    /// Has the dispatcher look at something again.
+    pub fn look_again(&self, changes: impl IntoIterator<Item = QueueChange>) {
+        self.inner.queue.lock().unwrap_or_else(PoisonError::into_inner).extend(changes);
+    }
+
     pub(super) fn readers(&self) -> &SqlitePool {
         &self.inner.readers
     }
@@ -101,7 +119,7 @@ impl Ledger {
     /// Starts a write transaction. Dropping it rolls back.
     pub(super) async fn begin(&self) -> Result<Write, LedgerError> {
         let transaction = self.inner.writer.begin_with("BEGIN IMMEDIATE").await?;
-        Ok(Write { transaction, inner: self.inner.clone(), revision: 0 })
+        Ok(Write { transaction, inner: self.inner.clone(), revision: 0, queue: Vec::new() })
     }
 }
 
@@ -115,6 +133,7 @@ pub(super) struct Write {
     transaction: Transaction<'static, Sqlite>,
     inner: Arc<Inner>,
     revision: u64,
+    queue: Vec<QueueChange>,
 }
 
 impl Write {
@@ -134,8 +153,14 @@ impl Write {
         Ok(())
     }
 
+    /// Announces to the dispatcher that something may have entered or left the queue.
+    pub(super) fn queue_changed(&mut self, change: QueueChange) {
+        self.queue.push(change);
+    }
+
     pub(super) async fn commit(self) -> Result<(), LedgerError> {
         self.transaction.commit().await?;
+        self.inner.queue.lock().unwrap_or_else(PoisonError::into_inner).extend(self.queue);
         let revision = self.revision;
         self.inner.revision.send_if_modified(|newest| {
             let grows = revision > *newest;

@@ -1,4 +1,5 @@
-//! What the gateway keeps: the ledger (SQLite through sqlx) and the blob store (files named by their sha256). This room owns
+//! What the gateway keeps: the ledger (SQLite through sqlx), the blob store (files named by their sha256) and the files of
+//! jobs that leave their results here. This room owns
 //! the disk and the database, gives every write one transaction and every fact one unique key; it decides nothing about
 //! workers, audits or money, and is told the time.
 
@@ -10,7 +11,6 @@ mod columns;
 mod epochs;
 mod error;
 mod evidence;
-mod fetch;
 mod fsck;
 mod input;
 mod jobs;
@@ -18,16 +18,18 @@ mod leases;
 mod ledger;
 mod members;
 mod models;
+mod queue;
 mod receipts;
 mod requests;
+mod results;
 
+pub use crate::download::{FetchError, FetchLimits, Fetching};
 pub use audits::{AuditDecision, AuditRecord, AuditState, CanaryRecord, OwedAudit, UNDECIDABLE};
-pub use blobs::{Blobs, Fetching};
+pub use blobs::Blobs;
 pub use challenges::{ChallengeKind, ChallengeOutcome, ChallengeRecord, ChallengeTally};
 pub use epochs::{PayableReceipt, StoredEpoch};
 pub use error::LedgerError;
 pub use evidence::EvidenceRecord;
-pub use fetch::{FetchError, FetchLimits};
 pub use fsck::fsck;
 pub use input::InputWriter;
 pub use jobs::{JobCounts, JobRecord, ResultRow};
@@ -35,5 +37,7 @@ pub use leases::{After, Ending, Requeued};
 pub use ledger::Ledger;
 pub use members::MemberRecord;
 pub use models::ModelRecord;
+pub use queue::{QueueChange, QueuedRequest};
 pub use receipts::{AuditOrder, LoggedReceipt, Standing, Work};
-pub use requests::{NewRequest, QueuedRequest, RequestKind, RequestSummary};
+pub use requests::{NewRequest, RequestKind, RequestSummary};
+pub use results::{ResultFile, ResultFiles, ResultsError};

@@ -50,7 +50,7 @@ pub struct LoggedReceipt {
     pub countersignature: Vec<u8>,
     pub finish_reason: String,
     pub text: String,
-    /// All output tokens.
+    /// All output tokens; of an embedding, the bits of its vectors one after the other.
     pub output: Vec<u32>,
     /// The first of them that the client had from an earlier worker.
     pub prefix: Vec<u32>,

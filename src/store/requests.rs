@@ -6,6 +6,7 @@ use super::{
     Ledger, LedgerError,
     columns::{Columns, corrupt, int, json},
     ledger::Write,
+    queue::QueueChange,
 };
 use crate::{
     api::ids::{GridPeerId, ModelDigest, RequestId},
@@ -60,24 +61,6 @@ pub struct NewRequest {
     pub queued_ms: u64,
 }
 
-/// What the dispatcher needs to know of a waiting request. No text.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct QueuedRequest {
-    pub id: RequestId,
-    pub kind: RequestKind,
-    pub owner: String,
-    pub job: Option<String>,
-    pub model: ModelDigest,
-    /// Number that the next lease gets.
-    pub attempt: u32,
-    pub excluded: Vec<GridPeerId>,
-    pub avoid: Option<GridPeerId>,
-    pub pinned: Option<GridPeerId>,
-    pub prompt_bytes: u32,
-    pub max_tokens: u32,
-    pub queued_ms: u64,
-}
-
 /// How a request stands.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct RequestSummary {
@@ -94,27 +77,8 @@ impl Ledger {
     pub async fn add_request(&self, request: &NewRequest) -> Result<(), LedgerError> {
         let mut write = self.begin().await?;
         insert(&mut write, request).await?;
+        write.queue_changed(QueueChange::Request(request.id));
         write.commit().await
-    }
-
-    /// The oldest waiting requests of a job.
-    pub async fn queued_of_job(&self, uid: &str, limit: u32) -> Result<Vec<QueuedRequest>, LedgerError> {
-        let rows = sqlx::query("SELECT * FROM requests WHERE job = ? AND state = 'Queued' ORDER BY line LIMIT ?")
-            .bind(uid)
-            .bind(limit)
-            .fetch_all(self.readers())
-            .await?;
-        rows.iter().map(queued).collect()
-    }
-
-    /// The oldest waiting requests that belong to no job.
-    pub async fn queued_of_no_job(&self, limit: u32) -> Result<Vec<QueuedRequest>, LedgerError> {
-        let rows =
-            sqlx::query("SELECT * FROM requests WHERE job IS NULL AND state = 'Queued' ORDER BY queued_ms, id LIMIT ?")
-                .bind(limit)
-                .fetch_all(self.readers())
-                .await?;
-        rows.iter().map(queued).collect()
     }
 
     pub async fn request(&self, id: &RequestId) -> Result<Option<RequestSummary>, LedgerError> {
@@ -203,29 +167,11 @@ fn taken(line: &InputLine, message: &str) -> LedgerError {
     LedgerError::Conflict { reason: "DuplicateCustomId", message }
 }
 
-/// Upper bound of the prompt in UTF-8 bytes.
+/// Upper bound of the prompt in UTF-8 bytes; of the longest input of an embedding, since each has a context of its own.
 fn prompt_bytes(line: &InputLine) -> u32 {
+    if let Some(longest) = line.inputs.iter().map(String::len).max() {
+        return u32::try_from(longest).unwrap_or(u32::MAX);
+    }
     let messages: usize = line.messages.iter().map(|message| message.role.len() + message.content.len()).sum();
     u32::try_from(messages + line.prompt.len()).unwrap_or(u32::MAX)
-}
-
-fn queued(row: &SqliteRow) -> Result<QueuedRequest, LedgerError> {
-    Ok(QueuedRequest {
-        id: RequestId(row.fixed("id")?),
-        kind: RequestKind::of(&row.text("kind")?)?,
-        owner: row.text("owner")?,
-        job: sqlx::Row::try_get(row, "job")?,
-        model: row.parsed("model")?,
-        attempt: row.count32("attempt")?,
-        excluded: excluded(&row.text("excluded")?)?,
-        avoid: row.parsed_or_none("avoid")?,
-        pinned: row.parsed_or_none("pinned")?,
-        prompt_bytes: row.count32("prompt_bytes")?,
-        max_tokens: row.count32("max_tokens")?,
-        queued_ms: row.count("queued_ms")?,
-    })
-}
-
-fn excluded(text: &str) -> Result<Vec<GridPeerId>, LedgerError> {
-    text.split_whitespace().map(|peer| peer.parse().map_err(|error| corrupt("requests.excluded", error))).collect()
 }

@@ -71,6 +71,11 @@ pub fn compare_within(receipt: &Receipt, worker_profile: &str, replay: &Replay, 
     if worker_profile == replay.kernel_profile {
         return check_exact(receipt, replay);
     }
+    if receipt.outputTokens == 0 {
+        // The margins are those of tokens: an embedding has none to be within.
+        let message = "an embedding is compared on equal kernel profiles only";
+        return Verdict::Inconclusive(format!("{message}; these are {worker_profile} and {}", replay.kernel_profile));
+    }
     match tolerances.find(worker_profile, &replay.kernel_profile) {
         Some(tolerance) => check_margins(replay, tolerance),
         None => Verdict::Inconclusive(format!(
@@ -142,6 +147,9 @@ fn check_exact(receipt: &Receipt, replay: &Replay) -> Verdict {
             "output token {index} of {} is not the one that the model and the seed give (margin {:.3})",
             receipt.outputTokens, replay.max_margin
         ));
+    }
+    if receipt.traceRoot.as_slice() != replay.trace_root && receipt.outputTokens == 0 {
+        return Verdict::Mismatch("the vectors are not those that the model gives for these texts".into());
     }
     if receipt.traceRoot.as_slice() != replay.trace_root {
         return Verdict::Mismatch("the hidden states behind the answer are not those of the model".into());
@@ -284,6 +292,17 @@ mod tests {
         assert_eq!(with(0.3, 0.005), Verdict::Pass);
         assert!(mismatch(with(0.6, 0.005)).contains("a token is 0.600 logits worse"));
         assert!(mismatch(with(0.3, 0.02)).contains("on average"));
+    }
+
+    #[test]
+    fn an_embedding_is_judged_by_its_vectors_and_only_on_equal_kernels() {
+        let embedding = Receipt { outputTokens: 0, ..receipt() };
+        assert_eq!(compare(&embedding, PROFILE, &replay()), Verdict::Pass);
+        let other = Replay { trace_root: vec![8; 32], ..replay() };
+        assert!(mismatch(compare(&embedding, PROFILE, &other)).contains("vectors"));
+        let mut known = Tolerances::default();
+        known.insert("other/1", PROFILE, Tolerance { max_margin: 0.5, mean_margin: 0.01 });
+        assert!(inconclusive(compare_within(&embedding, "other/1", &other, &known)));
     }
 
     #[test]

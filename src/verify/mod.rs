@@ -2,6 +2,7 @@
 //! evidence. Pure: randomness and time come in as arguments.
 
 pub mod audit;
+pub mod embedding;
 pub mod evidence;
 pub mod gemm;
 pub mod merkle;

@@ -9,10 +9,11 @@ use tokio::{
 use tracing::debug;
 
 use super::{
+    embedding,
     engine::{engine_failed, not_admitted},
     leases::rejected,
     models::Models,
-    request::{self, Question},
+    request::{self, PromptText, Question},
     serving::{HEARTBEAT, prompt_tokens, seed},
 };
 use crate::{
@@ -96,8 +97,20 @@ impl Auditing {
             rejected("ModelNotReady", format!("model {} is not ready here", question.model), Duration::from_secs(2))
         })?;
         let _place = self.places.acquire().await.map_err(|error| engine_failed(error.to_string()))?;
-        let prompt = prompt_tokens(ready.engine.as_ref(), &question)?;
         let (seed, sampler) = (seed(&question), question.sampling.hash());
+        if let PromptText::Embedding(texts) = &question.prompt {
+            let again = embedding::embed(ready.engine.as_ref(), texts).await?;
+            return Ok(Replay {
+                prompt_hash: again.prompt_hash.to_vec(),
+                prompt_tokens: again.prompt_tokens,
+                trace_root: again.trace_root.to_vec(),
+                kernel_profile: ready.served.kernel_profile,
+                sampler: sampler.to_vec(),
+                seed: seed.to_vec(),
+                ..Replay::default()
+            });
+        }
+        let prompt = prompt_tokens(ready.engine.as_ref(), &question)?;
         let (prompt_hash, prompt_tokens) = (hash_tokens(&prompt), u32::try_from(prompt.len()).unwrap_or(u32::MAX));
         let request = ReplayRequest { prompt, output, sampling: question.sampling, seed };
         let found = ready.engine.replay(request).await.map_err(|error| not_admitted(&error))?;

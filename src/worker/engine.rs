@@ -8,13 +8,13 @@ use tokio::sync::mpsc;
 use super::leases::rejected;
 use crate::{
     inference::{
-        AdmissionError, Benchmark, ChatMessage, Engine, EngineConfig, GenerateEvent, GenerateRequest, ModelInfo,
-        PromptError, ReplayOutcome, ReplayRequest,
+        AdmissionError, Benchmark, ChatMessage, Encoder, Engine, EngineConfig, GenerateEvent, GenerateRequest,
+        LoadedModel, ModelInfo, PromptError, ReplayOutcome, ReplayRequest, Vectors,
     },
     protocol::wire::Refused,
 };
 
-/// One loaded model.
+/// One loaded model: either one that writes text or one that makes embeddings.
 pub trait AnswerEngine: Send + Sync + 'static {
     fn info(&self) -> &ModelInfo;
     /// Token ids of a chat under the model's own template.
@@ -30,6 +30,15 @@ pub trait AnswerEngine: Send + Sync + 'static {
     fn benchmark(&self) -> BoxFuture<'_, Result<Benchmark, AdmissionError>>;
     /// Requests that wait inside the engine.
     fn queued(&self) -> u32;
+    /// Whether it makes embeddings, and no text.
+    fn is_encoder(&self) -> bool {
+        false
+    }
+    /// Vectors of texts in their order; dropping the receiver cancels the rest. Computing them again is their audit.
+    fn embed(&self, texts: Vec<Vec<u32>>) -> Result<Vectors, AdmissionError> {
+        drop(texts);
+        Err(AdmissionError::Invalid("this model writes text; it makes no embeddings".into()))
+    }
 }
 
 /// How engines are to be loaded.
@@ -62,7 +71,10 @@ impl EngineProvider for LocalEngines {
             max_queue: settings.max_sequences,
             layers: None,
         };
-        Ok(Arc::new(Engine::load(path, config).map_err(|error| error.to_string())?))
+        Ok(match crate::inference::load(path, config).map_err(|error| error.to_string())? {
+            LoadedModel::Engine(engine) => Arc::new(engine),
+            LoadedModel::Encoder(encoder) => Arc::new(encoder),
+        })
     }
 }
 
@@ -97,6 +109,48 @@ impl AnswerEngine for Engine {
     fn queued(&self) -> u32 {
         u32::try_from(self.load_now().queued).unwrap_or(u32::MAX)
     }
+}
+
+impl AnswerEngine for Encoder {
+    fn info(&self) -> &ModelInfo {
+        Encoder::info(self)
+    }
+
+    fn render_chat(&self, _: &[ChatMessage]) -> Result<Vec<u32>, PromptError> {
+        Err(PromptError::NoTemplate)
+    }
+
+    fn tokenize(&self, text: &str) -> Result<Vec<u32>, PromptError> {
+        Encoder::tokenize(self, text)
+    }
+
+    fn generate(&self, _: GenerateRequest) -> BoxFuture<'_, Result<mpsc::Receiver<GenerateEvent>, AdmissionError>> {
+        std::future::ready(Err(writes_no_text())).boxed()
+    }
+
+    fn replay(&self, _: ReplayRequest) -> BoxFuture<'_, Result<ReplayOutcome, AdmissionError>> {
+        std::future::ready(Err(writes_no_text())).boxed()
+    }
+
+    fn benchmark(&self) -> BoxFuture<'_, Result<Benchmark, AdmissionError>> {
+        Encoder::benchmark(self).boxed()
+    }
+
+    fn queued(&self) -> u32 {
+        u32::try_from(Encoder::queued(self)).unwrap_or(u32::MAX)
+    }
+
+    fn is_encoder(&self) -> bool {
+        true
+    }
+
+    fn embed(&self, texts: Vec<Vec<u32>>) -> Result<Vectors, AdmissionError> {
+        Encoder::embed(self, texts)
+    }
+}
+
+fn writes_no_text() -> AdmissionError {
+    AdmissionError::Invalid("this model makes embeddings; it writes no text".into())
 }
 
 /// A refused request, in words for the gateway: what may work elsewhere or later, and what never will.

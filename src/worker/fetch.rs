@@ -110,7 +110,8 @@ impl BlobFolder {
         Ok(BlobFolder { folder, max_bytes })
     }
 
-    /// Where a whole, checked blob lies.
+    /// Where a whole, checked blob lies, whatever its format: the name is from when all were GGUF, and keeping it saves
+    /// everybody a second download.
     pub(super) fn path(&self, digest: &ModelDigest) -> PathBuf {
         self.folder.join(format!("{digest}.gguf"))
     }
@@ -141,16 +142,22 @@ impl BlobFolder {
         source: &dyn BlobSource,
         progress: &(dyn Fn(u64) + Send + Sync),
     ) -> Result<PathBuf, FetchError> {
-        let path = self.path(&wanted.digest);
-        if let Some((hash, _)) = hash_file(&path).await.map_err(disk(&path))? {
-            if ModelDigest(hash.finalize().into()) == wanted.digest {
-                return Ok(path);
-            }
-            // Rotten on disk: as good as absent.
+        if !self.holds(&wanted.digest).await? {
+            self.fetch(wanted, source, progress).await?;
+        }
+        Ok(self.path(&wanted.digest))
+    }
+
+    /// Whether a blob is on disk, whole and with the right digest. A rotten one is removed.
+    pub(super) async fn holds(&self, digest: &ModelDigest) -> Result<bool, FetchError> {
+        let path = self.path(digest);
+        let Some((hash, _)) = hash_file(&path).await.map_err(disk(&path))? else { return Ok(false) };
+        let intact = ModelDigest(hash.finalize().into()) == *digest;
+        if !intact {
+            // As good as absent.
             fs::remove_file(&path).await.map_err(disk(&path))?;
         }
-        self.fetch(wanted, source, progress).await?;
-        Ok(path)
+        Ok(intact)
     }
 
     async fn fetch(

@@ -5,8 +5,10 @@
 mod advert;
 mod assignment;
 mod audit;
+pub mod batch;
 mod challenges;
 mod claims;
+mod embedding;
 mod engine;
 mod fetch;
 mod hardware;

@@ -335,6 +335,9 @@ fn failure(reason: &str, message: String) -> Failure {
 
 /// Generates a little and replays it: an engine whose replay differs from its own answer would fail every audit.
 async fn self_test(engine: &dyn AnswerEngine) -> Result<(), String> {
+    if engine.is_encoder() {
+        return self_test_encoder(engine).await;
+    }
     let (text, max_tokens) = SELF_TEST;
     let (sampling, seed) = (SamplerParams::GREEDY, [0; 32]);
     let prompt = engine.tokenize(text).map_err(|error| error.to_string())?;
@@ -355,4 +358,21 @@ async fn self_test(engine: &dyn AnswerEngine) -> Result<(), String> {
         return Err("replaying its own answer gave another trace: this machine cannot compute exactly".into());
     }
     Ok(())
+}
+
+/// As [`self_test`]: a text beside another must give the same bits as alone.
+async fn self_test_encoder(engine: &dyn AnswerEngine) -> Result<(), String> {
+    let text = engine.tokenize(SELF_TEST.0).map_err(|error| error.to_string())?;
+    let longer = [text.as_slice(), &text].concat();
+    let alone = first_vector(engine, vec![text.clone()]).await?;
+    let beside = first_vector(engine, vec![text, longer]).await?;
+    if alone.iter().map(|x| x.to_bits()).ne(beside.iter().map(|x| x.to_bits())) {
+        return Err("computing its own vector again gave another one: this machine cannot compute exactly".into());
+    }
+    Ok(())
+}
+
+async fn first_vector(engine: &dyn AnswerEngine, texts: Vec<Vec<u32>>) -> Result<Vec<f32>, String> {
+    let mut vectors = engine.embed(texts).map_err(|error| error.to_string())?;
+    vectors.recv().await.ok_or("the engine ended without a vector")?
 }

@@ -4,7 +4,10 @@ use super::leases::{LeaseId, Terms, rejected};
 use crate::{
     api::ids::{GridPeerId, ModelDigest, RequestId},
     inference::ChatMessage,
-    protocol::wire::{self, Refused},
+    protocol::{
+        internal::MAX_INPUTS,
+        wire::{self, Refused},
+    },
     verify::sampler::SamplerParams,
 };
 
@@ -34,6 +37,7 @@ pub(super) struct Question {
 pub(super) enum PromptText {
     Chat(Vec<ChatMessage>),
     Completion(String),
+    Embedding(Vec<String>),
 }
 
 /// Reads an offer: under which terms a slot is held.
@@ -66,7 +70,7 @@ pub(super) fn question(start: wire::Start) -> Result<Question, Refused> {
         request: RequestId(fixed("request_id", &start.request_id)?),
         attempt: start.attempt,
         model: ModelDigest(fixed("model", &start.model)?),
-        prompt: prompt(start.messages, start.prompt)?,
+        prompt: prompt(start.messages, start.prompt, start.inputs)?,
         prefix: start.prefix,
         max_tokens,
         sampling: sampler(&sampling)?,
@@ -88,7 +92,10 @@ impl Question {
     }
 }
 
-fn prompt(messages: Vec<wire::ChatMessage>, prompt: String) -> Result<PromptText, Refused> {
+fn prompt(messages: Vec<wire::ChatMessage>, prompt: String, inputs: Vec<String>) -> Result<PromptText, Refused> {
+    if !inputs.is_empty() {
+        return embedding(&messages, &prompt, inputs);
+    }
     match (messages.is_empty(), prompt.is_empty()) {
         (true, _) => Ok(PromptText::Completion(prompt)),
         (false, true) => {
@@ -97,6 +104,16 @@ fn prompt(messages: Vec<wire::ChatMessage>, prompt: String) -> Result<PromptText
         }
         (false, false) => Err(malformed("either messages or a prompt, not both")),
     }
+}
+
+fn embedding(messages: &[wire::ChatMessage], prompt: &str, inputs: Vec<String>) -> Result<PromptText, Refused> {
+    if !messages.is_empty() || !prompt.is_empty() {
+        return Err(malformed("an embedding has inputs only, no messages and no prompt"));
+    }
+    if inputs.len() > MAX_INPUTS || inputs.iter().any(String::is_empty) {
+        return Err(malformed(format!("an embedding has 1 to {MAX_INPUTS} inputs, none of them empty")));
+    }
+    Ok(PromptText::Embedding(inputs))
 }
 
 fn sampler(sampling: &wire::Sampling) -> Result<SamplerParams, Refused> {
@@ -154,6 +171,11 @@ mod tests {
         assert!(reason(wire::Start { stop: vec![String::new()], ..start("x") }).contains("stop"));
         let both = vec![wire::ChatMessage { role: "user".into(), content: "x".into() }];
         assert!(reason(wire::Start { messages: both, ..start("x") }).contains("not both"));
+        let inputs = |inputs: &[&str]| inputs.iter().map(|text| text.to_string()).collect::<Vec<_>>();
+        assert!(question(wire::Start { inputs: inputs(&["a", "b"]), ..start("") }).is_ok());
+        assert!(reason(wire::Start { inputs: inputs(&["a"]), ..start("x") }).contains("inputs only"));
+        assert!(reason(wire::Start { inputs: inputs(&["a", ""]), ..start("") }).contains("empty"));
+        assert!(reason(wire::Start { inputs: inputs(&["a"; 257]), ..start("") }).contains("256"));
         for (temperature, top_p) in [(f32::NAN, 1.0), (-1.0, 1.0), (1.0, 0.0), (1.0, f32::NAN)] {
             let sampling = Some(wire::Sampling { temperature, top_p, top_k: 0 });
             assert!(question(wire::Start { sampling, ..start("x") }).is_err());

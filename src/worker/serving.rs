@@ -11,6 +11,7 @@ use tracing::{debug, info, warn};
 use super::{
     advert::now_ms,
     claims::{Claim, Claims},
+    embedding::{self, Embedded},
     engine::{AnswerEngine, engine_failed, not_admitted},
     hooks::AnswerWith,
     leases::{HOLD, Leases, Slot, rejected},
@@ -20,14 +21,15 @@ use super::{
 use crate::{
     api::ids::GridPeerId,
     grid::{FrameError, FrameReceiver, FrameSender, InferServer},
-    inference::{FinishReason, GenerateEvent, GenerateRequest},
+    inference::{FinishReason, GenerateEvent, GenerateRequest, Vectors},
     protocol::{
         identity::NodeKey,
         internal::NodeRole,
         names::NetworkId,
         receipt::{self, Receipt, hash_tokens},
+        vector::Vector,
         wire::{
-            Accept, Finished, Heartbeat, InferCommand, InferEvent, Offer, OfferReply, Refused, Start, Token,
+            self, Accept, Finished, Heartbeat, InferCommand, InferEvent, Offer, OfferReply, Refused, Start, Token,
             infer_command::Kind as Command, infer_event::Kind as Event, offer_reply,
         },
     },
@@ -145,6 +147,9 @@ impl Serving {
         let question = request::question(start)?;
         let slot = self.leases.start(&lease, &question.terms(gateway), std::time::Instant::now())?;
         let engine = self.engine(&question, shown.as_ref())?;
+        if let PromptText::Embedding(texts) = &question.prompt {
+            return self.embed(engine.as_ref(), &question, texts, slot, sender, receiver).await;
+        }
         self.generate(engine.as_ref(), question, slot, sender, receiver).await
     }
 
@@ -164,29 +169,15 @@ impl Serving {
         sender: &mut Sender,
         receiver: &mut Receiver,
     ) -> Result<(Receipt, [u8; 65]), Stopped> {
-        let started_at = now_ms();
+        let mut receipt = blank_receipt(&question);
         let prompt = prompt_tokens(engine, &question)?;
-        let (seed, sampler) = (seed(&question), question.sampling.hash());
-        let mut receipt = Receipt {
-            requestId: question.request.0.into(),
-            attempt: question.attempt,
-            model: question.model.0.into(),
-            promptHash: hash_tokens(&prompt).into(),
-            outputHash: Default::default(),
-            promptTokens: 0,
-            outputTokens: 0,
-            sampler: sampler.into(),
-            seed: seed.into(),
-            traceRoot: Default::default(),
-            startedAt: started_at,
-            finishedAt: 0,
-        };
+        receipt.promptHash = hash_tokens(&prompt).into();
         let request = GenerateRequest {
             prompt,
             prefix: question.prefix,
             max_tokens: question.max_tokens,
             sampling: question.sampling,
-            seed,
+            seed: receipt.seed.0,
             stop: question.stop,
         };
         let events = engine.generate(request).await.map_err(|error| not_admitted(&error))?;
@@ -196,10 +187,42 @@ impl Serving {
         receipt.promptTokens = answer.prompt_tokens;
         receipt.outputTokens = u32::try_from(answer.output.len()).unwrap_or(u32::MAX);
         receipt.traceRoot = answer.trace_root.into();
+        self.finish(receipt, answer.finish, sender).await
+    }
+
+    /// As `generate`, for vectors.
+    async fn embed(
+        &self,
+        engine: &dyn AnswerEngine,
+        question: &Question,
+        texts: &[String],
+        slot: Slot,
+        sender: &mut Sender,
+        receiver: &mut Receiver,
+    ) -> Result<(Receipt, [u8; 65]), Stopped> {
+        let mut receipt = blank_receipt(question);
+        let (inputs, vectors) = embedding::start(engine, texts)?;
+        let vectors = relay_vectors(vectors, inputs.count, sender, receiver).await?;
+        drop(slot);
+        let answer = Embedded::of(&inputs, &vectors);
+        receipt.promptHash = answer.prompt_hash.into();
+        receipt.outputHash = answer.output_hash.into();
+        receipt.promptTokens = answer.prompt_tokens;
+        receipt.traceRoot = answer.trace_root.into();
+        self.finish(receipt, "stop", sender).await
+    }
+
+    /// Signs and sends the receipt.
+    async fn finish(
+        &self,
+        mut receipt: Receipt,
+        finish_reason: &'static str,
+        sender: &mut Sender,
+    ) -> Result<(Receipt, [u8; 65]), Stopped> {
         receipt.finishedAt = now_ms();
         let signature = receipt::sign(&receipt, &self.network, &self.key)
             .map_err(|error| rejected("SigningFailed", error.to_string(), Duration::ZERO))?;
-        let finished = Finished { finish_reason: answer.finish.into(), receipt: Some(receipt.to_wire(&signature)) };
+        let finished = Finished { finish_reason: finish_reason.into(), receipt: Some(receipt.to_wire(&signature)) };
         send(sender, Event::Finished(finished)).await?;
         Ok((receipt, signature))
     }
@@ -238,13 +261,8 @@ async fn relay(
     loop {
         tokio::select! {
             biased;
-            command = receiver.next() => return Err(match command? {
-                Some(InferCommand { kind: Some(Command::Cancel(_)) }) => {
-                    rejected("Cancelled", "cancelled by the gateway", Duration::ZERO).into()
-                }
-                // Returning drops the events, which stops the engine.
-                _ => Stopped::Abandoned("closed by the gateway"),
-            }),
+            // Returning drops the events, which stops the engine.
+            command = receiver.next() => return Err(interrupted(command?)),
             event = events.recv() => match event {
                 Some(GenerateEvent::Token { index, id, text }) => {
                     tokens = index + 1;
@@ -267,10 +285,71 @@ async fn relay(
     }
 }
 
+/// Passes vectors on as they come; as [`relay`].
+async fn relay_vectors(
+    mut coming: Vectors,
+    count: usize,
+    sender: &mut Sender,
+    receiver: &mut Receiver,
+) -> Result<Vec<Vector>, Stopped> {
+    let mut heartbeat = interval_at(Instant::now() + HEARTBEAT, HEARTBEAT);
+    heartbeat.set_missed_tick_behavior(MissedTickBehavior::Delay);
+    let mut vectors: Vec<Vector> = Vec::with_capacity(count);
+    while vectors.len() < count {
+        tokio::select! {
+            biased;
+            command = receiver.next() => return Err(interrupted(command?)),
+            vector = embedding::next(&mut coming) => {
+                let vector = vector?;
+                let index = u32::try_from(vectors.len()).unwrap_or(u32::MAX);
+                send(sender, Event::Vector(wire::Vector { index, values: vector.to_bytes() })).await?;
+                vectors.push(vector);
+                heartbeat.reset();
+            }
+            _ = heartbeat.tick() => {
+                let tokens = u32::try_from(vectors.len()).unwrap_or(u32::MAX);
+                send(sender, Event::Heartbeat(Heartbeat { tokens })).await?;
+            }
+        }
+    }
+    Ok(vectors)
+}
+
+/// Why the gateway spoke while an answer was made.
+fn interrupted(command: Option<InferCommand>) -> Stopped {
+    match command {
+        Some(InferCommand { kind: Some(Command::Cancel(_)) }) => {
+            rejected("Cancelled", "cancelled by the gateway", Duration::ZERO).into()
+        }
+        _ => Stopped::Abandoned("closed by the gateway"),
+    }
+}
+
+/// A receipt that says what was asked and nothing yet about the answer.
+fn blank_receipt(question: &Question) -> Receipt {
+    Receipt {
+        requestId: question.request.0.into(),
+        attempt: question.attempt,
+        model: question.model.0.into(),
+        promptHash: Default::default(),
+        outputHash: Default::default(),
+        promptTokens: 0,
+        outputTokens: 0,
+        sampler: question.sampling.hash().into(),
+        seed: seed(question).into(),
+        traceRoot: Default::default(),
+        startedAt: now_ms(),
+        finishedAt: 0,
+    }
+}
+
 pub(super) fn prompt_tokens(engine: &dyn AnswerEngine, question: &Question) -> Result<Vec<u32>, Refused> {
     let ids = match &question.prompt {
         PromptText::Chat(messages) => engine.render_chat(messages),
         PromptText::Completion(text) => engine.tokenize(text),
+        PromptText::Embedding(_) => {
+            return Err(rejected("MalformedRequest", "an embedding has no single prompt", Duration::ZERO));
+        }
     };
     ids.map_err(|error| rejected("PromptRefused", error.to_string(), Duration::ZERO))
 }

@@ -24,6 +24,11 @@ const usage = `cluster: a real Kubernetes on this machine
                           pack programs of this machine into an image archive
   node stop|start|cut|heal NAME
                           lose a node, boot it again, take its network away, give it back
+  devices start|stop NODE [--count N]
+                          give a node fake GPUs (2), or take them away: extended resource example.com/gpu and
+                          DeviceClass gpu.example.com
+  devices lose|remove|restore NODE [DEVICE...]
+                          make devices unhealthy, make them vanish, or make them well again; all where none is named
   nat NAME, nat-down NAME make or remove a home network behind a NAT router
   build                   build what the verbs above need
 
@@ -46,6 +51,7 @@ type flags struct {
 	*flag.FlagSet
 	state, out, ref string
 	nodes, port     int
+	count           int
 	binaries        list
 }
 
@@ -63,6 +69,8 @@ func command(args []string) error {
 		f.IntVar(&f.nodes, "nodes", 3, "")
 	case "control-plane":
 		f.IntVar(&f.port, "port", 0, "")
+	case "devices":
+		f.IntVar(&f.count, "count", 2, "")
 	case "image":
 		f.StringVar(&f.out, "out", "", "")
 		f.StringVar(&f.ref, "ref", "", "")
@@ -120,7 +128,7 @@ func dispatch(verb string, words []string, f flags, o grid.Options) error {
 	want := map[string]int{"load": 1, "node": 2, "nat": 1, "nat-down": 1}[verb]
 	if verb == "image" {
 		f.binaries = append(f.binaries, words...)
-	} else if len(words) != want {
+	} else if verb != "devices" && len(words) != want {
 		return fmt.Errorf("%s takes %d words, not %d; see 'cluster help'", verb, want, len(words))
 	}
 	switch verb {
@@ -147,6 +155,8 @@ func dispatch(verb string, words []string, f flags, o grid.Options) error {
 		return grid.Pack(o, f.out, f.ref, f.binaries)
 	case "node":
 		return grid.Node(o, words[0], words[1])
+	case "devices":
+		return grid.Devices(o, words, f.count)
 	case "nat":
 		return grid.NAT(o, words[0])
 	case "nat-down":

@@ -1,5 +1,7 @@
 #!/usr/bin/env python3
-"""`make up`, `make demo`, `make down`: the local grid and the story it tells."""
+"""`make up`, `make demo`, `make down`: the grid and the story it tells, on a local cluster or on the one that KUBECONFIG names.
+
+With KUBECONFIG, IMAGE names the image as the cluster's nodes pull it, and HOST_ADDRESS the address of this machine that its pods reach."""
 
 import argparse
 import pathlib
@@ -7,7 +9,7 @@ import sys
 
 sys.path.insert(0, str(pathlib.Path(__file__).parent))
 
-from grid import environment, story
+from grid import environment, place, story
 from grid.report import StepFailed, die, elapsed, say
 
 NEXT = """
@@ -28,11 +30,14 @@ def main():
     verb = parser.parse_args().verb
     try:
         if verb == "down":
-            environment.down()
+            environment.down(story.OBJECTS)
             return
         if verb == "image":
             say(f"image {environment.IMAGE} is in {environment.pack_image()}")
             return
+        environment.use(place.choose())
+        if not environment.PLACE.local:
+            environment.enter(story.OBJECTS, story.NAMESPACES)
         environment.up()
         if verb == "demo":
             story.tell()

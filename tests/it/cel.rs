@@ -387,8 +387,47 @@ async fn inference_job_rules() {
         json!({"temperature": "0.7", "topP": "0.95", "maxTokens": 1, "stop": ["x"]}),
     )])
     .await;
-    kind.refuses(&[("/spec/workload/input", json!({"format": "Lines"}))], "exactly one of inline, configMap, url")
+    kind.refuses(&[("/spec/workload/input", json!({"format": "Lines"}))], "exactly one of inline, configMap, url, s3")
         .await;
+    let s3 = |uri: &str| json!({"s3": {"uri": uri, "endpoint": "http://s3:8333", "secretRef": {"name": "bucket"}}});
+    kind.takes(&[("/spec/workload/input", s3("s3://bucket/folder/input.jsonl"))]).await;
+    kind.takes(&[("/spec/workload/input", json!({"s3": {"uri": "s3://bucket/x"}, "sha256": "ab".repeat(32)}))]).await;
+    for uri in ["s3://bucket", "s3://bucket/", "s3://bucket/folder/"] {
+        kind.refuses(&[("/spec/workload/input", s3(uri))], "names one object").await;
+    }
+    for uri in ["s3://B/x", "https://bucket/x", "s3://bucket/x?y", "s3://bucket/x y"] {
+        kind.refuses(&[("/spec/workload/input", s3(uri))], "uri").await;
+    }
+    for endpoint in ["s3:8333", "http://user:password@s3", "http://s3/path", "ftp://s3"] {
+        let input = json!({"s3": {"uri": "s3://bucket/x", "endpoint": endpoint}});
+        kind.refuses(&[("/spec/workload/input", input)], "endpoint").await;
+    }
+    let both = json!({"s3": {"uri": "s3://bucket/x"}, "inline": "a"});
+    kind.refuses(&[("/spec/workload/input", both)], "exactly one of inline").await;
+    kind.takes(&[("/spec/workload/output", s3("s3://bucket"))]).await;
+    kind.takes(&[("/spec/workload/output", s3("s3://bucket/folder/"))]).await;
+    kind.takes(&[("/spec/workload/output", json!({"store": {}}))]).await;
+    kind.refuses(&[("/spec/workload/output", json!({"store": {}, "configMap": {"name": "c"}}))], "exactly one place")
+        .await;
+    kind.refuses(&[("/spec/workload/output", json!({"configMap": {"name": "a/b"}}))], "name").await;
+    kind.refuses(
+        &[("/spec/workload/output", json!({"s3": {"uri": "s3://b-b", "secretRef": {"name": "../x"}}}))],
+        "name",
+    )
+    .await;
+    kind.takes(&[("/spec/verification", json!({"mode": "Full"}))]).await;
+    kind.takes(&[("/spec/verification", json!({"samplePercent": 10}))]).await;
+    kind.refuses(&[("/spec/verification", json!({"mode": "Full", "samplePercent": 10}))], "mode Full").await;
+    kind.refuses(&[("/spec/verification", json!({"mode": "Never"}))], "mode").await;
+    let placement = json!({"regions": ["eu"], "nodeSelector": {"tier": "gold"}, "requireTrust": "Managed"});
+    kind.takes(&[("/spec/placement", placement)]).await;
+    kind.refuses(&[("/spec/placement", json!({"requireTrust": "Probation"}))], "requireTrust").await;
+    kind.refuses(&[("/spec/placement", json!({"regions": vec!["x"; 17]}))], "regions").await;
+    kind.refuses(&[("/spec/placement", json!({"regions": ["eu", "eu"]}))], "regions").await;
+    kind.takes(&[("/spec/managedBy", json!("kueue.x-k8s.io/multikueue"))]).await;
+    kind.refuses(&[("/spec/managedBy", json!("somebody"))], "managedBy").await;
+    kind.refuses(&[("/spec/startDeadlineSeconds", json!(0))], "startDeadlineSeconds").await;
+    kind.refuses(&[("/spec/ttlSecondsAfterFinished", json!(-1))], "ttlSecondsAfterFinished").await;
     kind.refuses(
         &[("/spec/workload/input", json!({"inline": "a", "configMap": {"name": "c", "key": "k"}}))],
         "exactly one of inline",
@@ -402,7 +441,18 @@ async fn inference_job_rules() {
     .await;
     kind.refuses(&[("/spec/workload/input/inline", json!("x".repeat(131_073)))], "inline").await;
     kind.refuses(&[("/spec/workload/output", json!({}))], "exactly one place").await;
-    kind.refuses(&[("/spec/placement", json!({"target": "Local"}))], "Local is not served yet").await;
+    let local = json!({"target": "Local", "local": {
+        "accelerators": {"extendedResource": {"name": "nvidia.com/gpu"}}, "resources": {"cpu": 2, "memory": "4Gi"},
+        "nodeSelector": {"zone": "a"}, "tolerations": [{"operator": "Exists"}], "runtimeClassName": "nvidia",
+        "priorityClassName": "low", "imagePullSecrets": ["pull"], "modelVolume": {"claimName": "models"},
+    }});
+    kind.takes(&[("/spec/placement", json!({"target": "Local"}))]).await;
+    kind.takes(&[("/spec/placement", local.clone())]).await;
+    kind.refuses(&[("/spec/placement", json!({"target": "Grid", "local": {}}))], "placement.local is for target Local")
+        .await;
+    kind.refuses(&[("/spec/placement", json!({"target": "Local", "local": {"accelerators": {}}}))], "exactly one of")
+        .await;
+    kind.refuses(&[("/spec/workload/shardSize", json!(501))], "shardSize").await;
     kind.refuses(&[("/spec/placement", json!({"target": "Moon"}))], "target").await;
     kind.refuses(&[("/spec/workload/endpoint", json!("/v1/embeddings"))], "endpoint").await;
     kind.refuses(&[("/spec/workload/generation", json!({"temperature": "2.5"}))], "temperature").await;
@@ -417,8 +467,19 @@ async fn inference_job_rules() {
             vec![("/spec/suspend", json!(true))],
             vec![("/spec/cancel", json!(true))],
             vec![("/spec/parallelism", json!(2))],
+            vec![("/spec/startDeadlineSeconds", json!(60))],
+            vec![("/spec/activeDeadlineSeconds", json!(60))],
+            vec![("/spec/ttlSecondsAfterFinished", json!(60))],
+            vec![("/spec/maxFailedRequests", json!(1))],
         ],
-        &[(vec![("/spec/workload/modelRef/name", json!("other"))], "workload never changes")],
+        &[
+            (vec![("/spec/workload/modelRef/name", json!("other"))], "workload never changes"),
+            (vec![("/spec/placement", json!({"regions": ["eu"]}))], "placement never changes"),
+            (vec![("/spec/placement", local.clone())], "placement never changes"),
+            (vec![("/spec/retry", json!({"maxAttempts": 5}))], "retry never changes"),
+            (vec![("/spec/verification", json!({"mode": "Full"}))], "verification never changes"),
+            (vec![("/spec/managedBy", json!("kueue.x-k8s.io/multikueue"))], "managedBy never changes"),
+        ],
     )
     .await;
     let cancelled = Kind {

@@ -2,10 +2,12 @@
 
 use std::{fs, path::PathBuf, time::Duration};
 
-use k8s_openapi::apiextensions_apiserver::pkg::apis::apiextensions::v1::CustomResourceDefinition;
+use k8s_openapi::{
+    api::core::v1::Namespace, apiextensions_apiserver::pkg::apis::apiextensions::v1::CustomResourceDefinition,
+};
 use kube::{
     Api, Client, Config,
-    api::{ApiResource, DynamicObject, Patch, PatchParams},
+    api::{ApiResource, DynamicObject, ObjectMeta, Patch, PatchParams},
     config::{KubeConfigOptions, Kubeconfig},
     runtime::wait::{await_condition, conditions::is_crd_established},
 };
@@ -30,6 +32,16 @@ async fn install_crds(client: &Client, examples: &[(String, DynamicObject)]) {
         api.patch(&name, &PatchParams::apply("tests").force(), &Patch::Apply(&crd)).await.unwrap();
         let established = await_condition(api.clone(), &name, is_crd_established());
         tokio::time::timeout(Duration::from_secs(30), established).await.unwrap().unwrap();
+    }
+}
+
+/// The namespaces that the examples are in: a dry run wants them, too.
+async fn make_namespaces(client: &Client, examples: &[(String, DynamicObject)]) {
+    let api: Api<Namespace> = Api::all(client.clone());
+    for name in examples.iter().filter_map(|(_, object)| object.metadata.namespace.clone()) {
+        let metadata = ObjectMeta { name: Some(name.clone()), ..ObjectMeta::default() };
+        let namespace = Namespace { metadata, ..Namespace::default() };
+        api.patch(&name, &PatchParams::apply("tests").force(), &Patch::Apply(&namespace)).await.unwrap();
     }
 }
 
@@ -65,6 +77,7 @@ async fn the_api_server_takes_every_example_without_an_unknown_field() {
     let found = examples();
     assert!(found.len() >= 5, "{}", found.len());
     install_crds(&client, &found).await;
+    make_namespaces(&client, &found).await;
     for (file, object) in found {
         let api: Api<DynamicObject> = match &object.metadata.namespace {
             Some(name) => {

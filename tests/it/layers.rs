@@ -16,11 +16,12 @@ fn allowed() -> BTreeMap<&'static str, &'static [&'static str]> {
         ("inference", &["api", "protocol", "verify"]),
         ("chain", &["api", "reward"]),
         ("grid", &["api", "protocol"]),
-        ("store", &["api", "protocol", "reward", "verify"]),
+        ("download", &["api"]),
+        ("store", &["api", "download", "protocol", "reward", "verify"]),
         ("telemetry", &[]),
         ("operator", &["api", "chain", "protocol", "reward", "telemetry"]),
         ("gateway", &["api", "grid", "protocol", "reward", "schedule", "store", "telemetry", "verify"]),
-        ("worker", &["api", "chain", "grid", "inference", "protocol", "schedule", "telemetry", "verify"]),
+        ("worker", &["api", "chain", "download", "grid", "inference", "protocol", "schedule", "telemetry", "verify"]),
         ("cli", &["api", "chain", "protocol", "reward", "telemetry"]),
     ]
     .into()

@@ -19,6 +19,8 @@ mod cli;
 mod crds;
 mod docs;
 #[cfg(feature = "inference")]
+mod encoder;
+#[cfg(feature = "inference")]
 mod engine;
 #[cfg(feature = "inference")]
 mod engine_exact;
@@ -30,20 +32,32 @@ mod engine_oracle;
 mod engine_speed;
 #[cfg(feature = "kubernetes")]
 mod examples;
+#[cfg(feature = "operator")]
+mod faults;
 #[cfg(feature = "gateway")]
 mod gateway;
 mod grid;
 mod layers;
+#[cfg(feature = "operator")]
+mod operator_buckets;
+#[cfg(feature = "operator")]
+mod operator_epochs;
+#[cfg(feature = "operator")]
+mod operator_flat;
 #[cfg(feature = "operator")]
 mod operator_frame;
 #[cfg(feature = "operator")]
 mod operator_grid;
 #[cfg(feature = "operator")]
 mod operator_jobs;
+#[cfg(all(feature = "operator", feature = "worker"))]
+mod operator_local;
 #[cfg(feature = "operator")]
 mod operator_nodes;
 #[cfg(feature = "operator")]
 mod operator_pools;
+#[cfg(feature = "operator")]
+mod operator_tenants;
 #[cfg(feature = "chain")]
 mod reward_tree;
 #[cfg(feature = "gateway")]

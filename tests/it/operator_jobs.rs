@@ -3,7 +3,7 @@
 use k8s_openapi::api::core::v1::ConfigMap;
 use kube::{
     Api, Client, ResourceExt,
-    api::{DeleteParams, Patch, PatchParams},
+    api::{DeleteParams, ListParams, Patch, PatchParams},
 };
 use serde_json::{Value, json};
 use sha2::{Digest, Sha256};
@@ -13,7 +13,7 @@ use xdc_grid::{
         grid_model::GridModel,
         inference_job::{InferenceJob, InferenceJobStatus, JobPhase, condition},
     },
-    protocol::internal::ChangeKind,
+    protocol::internal::{ChangeKind, PlacementFilter, Trust},
 };
 
 use crate::support::{
@@ -22,25 +22,25 @@ use crate::support::{
 };
 
 /// A test's own namespace in the shared world.
-struct Place {
-    world: &'static World,
-    client: Client,
-    namespace: String,
+pub struct Place {
+    pub world: &'static World,
+    pub client: Client,
+    pub namespace: String,
 }
 
 impl Place {
-    async fn new(name: &str) -> Self {
+    pub async fn new(name: &str) -> Self {
         let world = world().await;
         let client = client().await;
         namespace(&client, name).await;
         Place { world, client, namespace: name.into() }
     }
 
-    fn jobs(&self) -> Api<InferenceJob> {
+    pub fn jobs(&self) -> Api<InferenceJob> {
         Api::namespaced(self.client.clone(), &self.namespace)
     }
 
-    async fn job(&self, name: &str, input: Value, more: Value) -> InferenceJob {
+    pub async fn job(&self, name: &str, input: Value, more: Value) -> InferenceJob {
         let mut spec = json!({"workload": {
             "modelRef": {"name": MODEL}, "input": input, "generation": {"maxTokens": 8, "temperature": "0", "seed": 7},
             "output": {"configMap": {"name": format!("{name}-results")}},
@@ -50,7 +50,12 @@ impl Place {
     }
 
     /// Waits until the job's status satisfies `wanted`.
-    async fn until(&self, name: &str, what: &str, wanted: impl Fn(&InferenceJobStatus) -> bool) -> InferenceJobStatus {
+    pub async fn until(
+        &self,
+        name: &str,
+        what: &str,
+        wanted: impl Fn(&InferenceJobStatus) -> bool,
+    ) -> InferenceJobStatus {
         let jobs = self.jobs();
         let last = std::cell::RefCell::new(None);
         let ask = async || {
@@ -69,24 +74,24 @@ impl Place {
         asked.await.unwrap_or_else(|_| panic!("{name} is not {what}: {:#?}", last.borrow()))
     }
 
-    async fn until_true(&self, name: &str, type_: &'static str) -> InferenceJobStatus {
+    pub async fn until_true(&self, name: &str, type_: &'static str) -> InferenceJobStatus {
         self.until(name, type_, |status| {
             find(&status.conditions, type_).is_some_and(|found| found.status == Truth::True)
         })
         .await
     }
 
-    async fn until_reason(&self, name: &str, type_: &'static str, reason: &'static str) -> InferenceJobStatus {
+    pub async fn until_reason(&self, name: &str, type_: &'static str, reason: &'static str) -> InferenceJobStatus {
         self.until(name, reason, |status| find(&status.conditions, type_).is_some_and(|found| found.reason == reason))
             .await
     }
 
-    async fn output(&self, name: &str) -> std::collections::BTreeMap<String, String> {
+    pub async fn output(&self, name: &str) -> std::collections::BTreeMap<String, String> {
         let maps: Api<ConfigMap> = Api::namespaced(self.client.clone(), &self.namespace);
         maps.get(&format!("{name}-results")).await.unwrap().data.unwrap()
     }
 
-    async fn change(&self, name: &str, spec: Value) {
+    pub async fn change(&self, name: &str, spec: Value) {
         let patch = json!({"spec": spec});
         self.jobs().patch(name, &PatchParams::default(), &Patch::Merge(&patch)).await.unwrap();
     }
@@ -103,11 +108,11 @@ fn merge(into: &mut Value, from: Value) {
     }
 }
 
-fn lines(prompts: &[&str]) -> Value {
+pub fn lines(prompts: &[&str]) -> Value {
     json!({"format": "Lines", "inline": prompts.join("\n")})
 }
 
-fn records(jsonl: &str) -> Vec<Value> {
+pub fn records(jsonl: &str) -> Vec<Value> {
     jsonl.lines().map(|line| serde_json::from_str(line).unwrap()).collect()
 }
 
@@ -135,7 +140,11 @@ async fn a_job_runs_to_complete_and_leaves_its_results_with_a_manifest() {
         results[0]["response"]["body"]["choices"][0]["message"]["content"],
         "answer to What is the capital of France?"
     );
-    assert!(event_reasons(&place.client, &place.namespace, "hello").await.contains(&"Completed".to_owned()));
+    eventually("the Event", async || {
+        let reasons = event_reasons(&place.client, &place.namespace, "hello").await;
+        reasons.contains(&"Completed".to_owned()).then_some(())
+    })
+    .await;
 }
 
 #[tokio::test]
@@ -284,6 +293,82 @@ async fn a_job_past_its_deadline_ends_with_what_it_has() {
 }
 
 #[tokio::test]
+async fn a_job_that_does_not_start_in_time_ends_but_time_in_suspension_does_not_count() {
+    let place = Place::new("start-deadline").await;
+    let _quiet = place.world.quiet.read().await;
+    // Nothing is started for a job whose model is not there.
+    let late = json!({"workload": {"modelRef": {"name": "never"}}, "startDeadlineSeconds": 1});
+    place.job("late", lines(&["a"]), late).await;
+    place.until_reason("late", condition::ACCEPTED, "ModelNotFound").await;
+    let held = place.job("held-9", lines(&["a", "b"]), json!({"suspend": true, "startDeadlineSeconds": 2})).await;
+    place.until_true("held-9", condition::SUSPENDED).await;
+    place.until_true("late", condition::FAILED).await;
+    place.until_reason("late", condition::FAILED, "StartDeadlineExceeded").await;
+    let created = held.creation_timestamp().unwrap().0;
+    eventually("its deadline would have passed", async || {
+        (jiff::Timestamp::now().as_second() > created.as_second() + 3).then_some(())
+    })
+    .await;
+    place.change("held-9", json!({"suspend": false})).await;
+    let status = place.until_true("held-9", condition::RUNNING).await;
+    assert_eq!(find(&status.conditions, condition::SUSPENDED).unwrap().reason, "Resumed");
+    place.world.gateway.release("held-9");
+    place.until_true("held-9", condition::COMPLETE).await;
+}
+
+#[tokio::test]
+async fn what_a_job_asks_of_nodes_and_checks_goes_to_the_gateway() {
+    let place = Place::new("placement").await;
+    let _quiet = place.world.quiet.read().await;
+    let asks = json!({
+        "placement": {"regions": ["eu"], "nodeSelector": {"tier": "gold"}, "requireTrust": "Managed"},
+        "verification": {"mode": "Full"}, "retry": {"maxAttempts": 5},
+    });
+    let job = place.job("picky", lines(&["a"]), asks).await;
+    place.until_true("picky", condition::COMPLETE).await;
+    let spec = place.world.gateway.spec(&job.uid().unwrap()).unwrap();
+    let placement = PlacementFilter {
+        regions: vec!["eu".into()],
+        require_trust: Some(Trust::Managed),
+        node_labels: [("tier".to_owned(), "gold".to_owned())].into(),
+    };
+    assert_eq!((spec.placement, spec.sample_percent, spec.max_attempts), (placement, Some(100), 5));
+}
+
+#[tokio::test]
+async fn parallelism_changes_while_the_job_runs() {
+    let place = Place::new("parallelism").await;
+    let _quiet = place.world.quiet.read().await;
+    let job = place.job("held-10", lines(&["a", "b"]), json!({"parallelism": 1})).await;
+    let uid = job.uid().unwrap();
+    place.until_true("held-10", condition::RUNNING).await;
+    place.change("held-10", json!({"parallelism": 4})).await;
+    let gateway = &place.world.gateway;
+    eventually("the gateway knows", async || (gateway.control(&uid)?.parallelism == 4).then_some(())).await;
+    place.change("held-10", json!({"parallelism": null})).await;
+    eventually("the gateway knows", async || (gateway.control(&uid)?.parallelism == 0).then_some(())).await;
+    gateway.release("held-10");
+    place.until_true("held-10", condition::COMPLETE).await;
+}
+
+#[tokio::test]
+async fn jobs_are_found_by_model_and_phase() {
+    let place = Place::new("fields").await;
+    let _quiet = place.world.quiet.read().await;
+    place.job("done", lines(&["a"]), json!({})).await;
+    place.job("waits", lines(&["a"]), json!({"workload": {"modelRef": {"name": "never"}}})).await;
+    place.until_true("done", condition::COMPLETE).await;
+    place.until_reason("waits", condition::ACCEPTED, "ModelNotFound").await;
+    let named = async |selector: &str| -> Vec<String> {
+        let found = place.jobs().list(&ListParams::default().fields(selector)).await.unwrap();
+        found.items.iter().map(ResourceExt::name_any).collect()
+    };
+    assert_eq!(named("status.phase=Complete").await, ["done"]);
+    assert_eq!(named("status.phase=Pending").await, ["waits"]);
+    assert_eq!(named("spec.workload.modelRef.name=never").await, ["waits"]);
+}
+
+#[tokio::test]
 async fn a_reconcile_in_which_nothing_changed_writes_nothing() {
     let place = Place::new("no-op").await;
     let _quiet = place.world.quiet.read().await;
@@ -353,4 +438,54 @@ async fn a_job_of_the_same_name_replaces_the_results_of_the_one_before() {
     place.job("again", lines(&["second"]), json!({})).await;
     place.until_true("again", condition::COMPLETE).await;
     assert!(place.output("again").await["results.jsonl"].contains("answer to second"));
+}
+
+#[tokio::test]
+async fn an_embedding_job_leaves_vectors_in_openais_form() {
+    let place = Place::new("embed").await;
+    let _quiet = place.world.quiet.read().await;
+    let mut encoder = model("encoder", "http://models/encoder.tar", 0x45);
+    encoder["spec"]["format"] = json!("Safetensors");
+    create::<GridModel>(&place.client, encoder).await;
+    let embed = json!({"workload": {"endpoint": "/v1/embeddings", "modelRef": {"name": "encoder"}}});
+    let line = |id: &str, body: Value| {
+        json!({"custom_id": id, "method": "POST", "url": "/v1/embeddings", "body": body}).to_string()
+    };
+    let input = [
+        line("a", json!({"model": "encoder", "input": ["x", "three"]})),
+        line("b", json!({"model": "encoder", "input": "xx", "encoding_format": "base64"})),
+        line("c", json!({"model": "encoder", "input": "x", "dimensions": 8})),
+    ];
+    place.job("vectors", json!({"inline": input.join("\n")}), embed.clone()).await;
+    place.until_true("vectors", condition::COMPLETE).await;
+    let output = place.output("vectors").await;
+    let results = records(&output["results.jsonl"]);
+    let body = &results[0]["response"]["body"];
+    assert_eq!(body["data"][1], json!({"object": "embedding", "index": 1, "embedding": [0.1, 5.0]}));
+    assert_eq!(body["usage"], json!({"prompt_tokens": 10, "total_tokens": 10}));
+    assert_eq!(results[1]["response"]["body"]["data"][0]["embedding"], "zczMPQAAAEA=");
+    let errors = records(&output["errors.jsonl"]);
+    assert_eq!(
+        (errors[0]["custom_id"].as_str(), errors[0]["error"]["code"].as_str()),
+        (Some("c"), Some("UnknownField"))
+    );
+    let manifest: Value = serde_json::from_str(&output["manifest.json"]).unwrap();
+    assert_eq!(manifest["endpoint"], "/v1/embeddings");
+
+    place.job("plain", lines(&["one", "three"]), embed).await;
+    place.until_true("plain", condition::COMPLETE).await;
+    let results = records(&place.output("plain").await["results.jsonl"]);
+    assert_eq!(results[1]["response"]["body"]["data"][0]["embedding"], json!([0.1, 5.0]));
+}
+
+#[tokio::test]
+async fn a_job_for_an_endpoint_that_its_model_does_not_serve_fails_at_once() {
+    let place = Place::new("endpoints").await;
+    let _quiet = place.world.quiet.read().await;
+    let embed = json!({"workload": {"endpoint": "/v1/embeddings"}});
+    place.job("decoder", lines(&["x"]), embed).await;
+    let status = place.until_reason("decoder", condition::ACCEPTED, "EndpointNotServed").await;
+    let accepted = find(&status.conditions, condition::ACCEPTED).unwrap();
+    assert!(accepted.message.contains("/v1/chat/completions"), "{}", accepted.message);
+    place.until_true("decoder", condition::FAILED).await;
 }

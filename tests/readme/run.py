@@ -1,9 +1,9 @@
 #!/usr/bin/env python3
-"""Runs commands of README.md as they stand, on the local grid: tests/readme/run.py [TAG…]
+"""Runs commands of README.md and docs/user-guide/ as they stand, on the local grid: tests/readme/run.py [TAG…]
 
 Needs a grid that `make up` or `make demo` brought up. A block is tagged by the comment above it. What a reader has to replace by his own is
 replaced by that of the local grid (endpoints, contract, model URL, names); nothing else is. Without TAG: all blocks in the order of a
-reader, but those that make or remove the grid itself. Ends with `N passed, N failed`."""
+reader, README.md first, but those that make or remove the grid itself. Ends with `N passed, N failed`."""
 
 import json
 import os
@@ -17,16 +17,21 @@ import time
 
 ROOT = pathlib.Path(__file__).resolve().parents[2]
 STATE = ROOT / ".cluster"
-# In a reader's order. `demo` and `test` are what runs this; `contract` has run before the network could be made.
-TAGS = ["look-around", "openai", "install", "contract", "grid", "job", "keygen", "external-node", "register", "run-worker", "claim"]
+PAGES = ["README.md", "docs/user-guide/admin.md", "docs/user-guide/jobs.md", "docs/user-guide/machine-owner.md"]
+# Of README.md, in a reader's order. `demo` and `test` are what runs this; `contract` has run before the network could be made.
+README_TAGS = ["look-around", "openai", "install", "contract", "grid", "job", "keygen", "external-node", "register", "run-worker", "claim"]
 PAYOUT = "0x00000000000000000000000000000000000dddd4"
 MINUTES = 6
 
 
 def blocks():
-    """Commands by tag."""
-    text = (ROOT / "README.md").read_text()
-    return dict(re.findall(r"<!-- test: ([\w-]+) -->\n```sh\n(.*?)```", text, re.DOTALL))
+    """Pages and commands by tag, in the order of the pages."""
+    found = {}
+    for page in PAGES:
+        for tag, command in re.findall(r"<!-- test: ([\w-]+) -->\n```sh\n(.*?)```", (ROOT / page).read_text(), re.DOTALL):
+            assert tag not in found, f"two blocks are tagged {tag}"
+            found[tag] = (page, command)
+    return found
 
 
 def environment():
@@ -128,24 +133,25 @@ class Reader:
 
     def leave(self):
         """Takes away what the blocks made, so that the next tests find the grid of before."""
-        for what in ("inferencejob/hello", "gridnode/home-1", "gridnode/cpu-1", "configmap/hello-results"):
+        for what in ("inferencejob/hello", "inferencejob/capitals", "gridnode/home-1", "gridnode/cpu-1", "configmap/hello-results", "configmap/capitals-results"):
             run(f"kubectl delete {what} -n default --ignore-not-found --wait=false", self.env, self.folder)
 
 
 def main():
     known = blocks()
-    wanted = sys.argv[1:] or TAGS
+    wanted = sys.argv[1:] or README_TAGS + [tag for tag, (page, _) in known.items() if page != "README.md"]
     unknown = [tag for tag in wanted if tag not in known]
     if unknown:
-        sys.exit(f"README.md has no block {', '.join(unknown)}; it has {', '.join(known)}")
+        sys.exit(f"there is no block {', '.join(unknown)}; there are {', '.join(known)}")
     passed = failed = 0
     with tempfile.TemporaryDirectory() as folder:
         reader = Reader(folder)
         for tag in wanted:
+            page, command = known[tag]
             begun = time.monotonic()
-            fault = reader.follow(tag, known[tag])
+            fault = reader.follow(tag, command)
             passed, failed = passed + (not fault), failed + bool(fault)
-            print(f"{'FAILED' if fault else 'ok'} README: {tag} ({time.monotonic() - begun:.0f} s){': ' + fault if fault else ''}", flush=True)
+            print(f"{'FAILED' if fault else 'ok'} {page}: {tag} ({time.monotonic() - begun:.0f} s){': ' + fault if fault else ''}", flush=True)
         reader.leave()
     print(f"{passed} passed, {failed} failed")
     sys.exit(bool(failed))

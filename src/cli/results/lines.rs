@@ -24,9 +24,17 @@ pub fn read_lines(jsonl: &str) -> Result<Vec<Value>, String> {
         .collect()
 }
 
-/// An answer line: `response.body` is a chat completion or a completion.
+/// An answer line: `response.body` is a chat completion, a completion or a list of embeddings.
 pub fn answer(line: &Value) -> AnswerLine {
     let body = line.pointer("/response/body").unwrap_or(&Value::Null);
+    if let Some(data) = body.get("data").and_then(Value::as_array) {
+        return AnswerLine {
+            custom_id: text(line.get("custom_id")),
+            text: embeddings(data),
+            ending: "stop".into(),
+            output_tokens: 0,
+        };
+    }
     let choice = body.pointer("/choices/0").unwrap_or(&Value::Null);
     let content = choice.pointer("/message/content").or_else(|| choice.get("text"));
     AnswerLine {
@@ -34,6 +42,22 @@ pub fn answer(line: &Value) -> AnswerLine {
         text: text(content),
         ending: text(choice.get("finish_reason")),
         output_tokens: body.pointer("/usage/completion_tokens").and_then(Value::as_u64).unwrap_or_default(),
+    }
+}
+
+/// Nobody reads hundreds of numbers: how many there are, and the first of them.
+fn embeddings(data: &[Value]) -> String {
+    let first = data.first().and_then(|first| first.get("embedding"));
+    let shown = match first.and_then(Value::as_array) {
+        Some(numbers) => {
+            let few: Vec<String> = numbers.iter().take(4).map(Value::to_string).collect();
+            format!("{} numbers: {}, …", numbers.len(), few.join(", "))
+        }
+        None => "base64".to_owned(),
+    };
+    match data.len() {
+        1 => format!("embedding of {shown}"),
+        n => format!("{n} embeddings, the first of {shown}"),
     }
 }
 
@@ -68,6 +92,15 @@ mod tests {
         let completion =
             json!({"custom_id": "b", "response": {"body": {"choices": [{"text": "x", "finish_reason": "length"}]}}});
         assert_eq!((answer(&completion).text.as_str(), answer(&completion).ending.as_str()), ("x", "length"));
+    }
+
+    #[test]
+    fn embeddings_are_counted_and_not_printed() {
+        let line = |data: Value| json!({"custom_id": "a", "response": {"body": {"object": "list", "data": data}}});
+        let numbers = json!([{"embedding": [0.5, 1.5, 2.5, 3.5, 4.5]}]);
+        assert_eq!(answer(&line(numbers)).text, "embedding of 5 numbers: 0.5, 1.5, 2.5, 3.5, …");
+        let packed = json!([{"embedding": "AACAPw=="}, {"embedding": "AACAPw=="}]);
+        assert_eq!(answer(&line(packed)).text, "2 embeddings, the first of base64");
     }
 
     #[test]

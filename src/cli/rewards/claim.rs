@@ -14,12 +14,18 @@ use crate::{
     },
     cli::{
         CliError, Exit,
-        output::{self, Format},
+        output::{self, Format, note},
         session::Session,
     },
 };
 
 #[derive(Debug, clap::Args)]
+#[command(after_help = "Examples:
+  kubectl grid rewards claim cpu-1 --key-file wallet.key
+  # A node of another cluster, by its address
+  kubectl grid rewards claim 0xADDRESS --network main --key-file wallet.key
+
+Exit codes: 0 paid, 1 error or nothing to claim, 2 reported, but its window is not over.")]
 pub struct ClaimArgs {
     /// GridNode, or the chain address of one.
     pub node: String,
@@ -32,7 +38,7 @@ pub struct ClaimArgs {
     /// Seconds until the claim must be final.
     #[arg(long, default_value_t = 180, value_parser = clap::value_parser!(u64).range(1..=3600))]
     pub timeout_seconds: u64,
-    /// How to print the result.
+    /// How to print the result; `name` is the transaction's hash alone.
     #[arg(short, long, value_enum, default_value_t)]
     pub output: Format,
 }
@@ -59,15 +65,12 @@ pub async fn run(session: &Session, args: &ClaimArgs, out: &mut dyn Write) -> Re
     let (ledger, name, address) = one(session, args).await?;
     let entitlement = ledger.entitlement(address).await?;
     if entitlement.claimable() == Wei(0) {
-        eprintln!("{name} has nothing to claim: {}", why_nothing(&entitlement));
+        note(format_args!("{name} has nothing to claim: {}", why_nothing(&entitlement)));
         // In its window: it is a question of time.
         return Ok(if entitlement.pending > Wei(0) { Exit::NotYet } else { Exit::Failed });
     }
     let result = claim(&ledger, name, address, &key, args).await?;
-    match args.output {
-        Format::Json => output::json(out, &result)?,
-        Format::Table => print(&result, out)?,
-    }
+    output::print(out, args.output, &result, || vec![result.transaction.clone()], |out| print(&result, out))?;
     Ok(Exit::Done)
 }
 
@@ -104,7 +107,7 @@ async fn claim(
     let payout = chain.payout_of(address).await.map_err(chain_error)?;
     let payout_before_wei = chain.rpc().balance(payout).await.map_err(chain_error)?;
     let pace = Pace { timeout: Duration::from_secs(args.timeout_seconds), ..Pace::default() };
-    eprintln!("claiming for {node} from {}; waits until it is final", key.address());
+    note(format_args!("claiming for {node} from {}; waits until it is final", key.address()));
     let inclusion: Inclusion =
         execute(chain.rpc(), chain.chain_id(), key, chain.claim_intent(&proof), pace).await.map_err(chain_error)?;
     let payout_after_wei = chain.rpc().balance(payout).await.map_err(chain_error)?;

@@ -1,14 +1,21 @@
 //! From reports and the contract's state to what a node is owed. Pure.
 
-use alloy::primitives::{B256, keccak256};
+use alloy::{
+    primitives::{B256, keccak256},
+    sol_types::SolCall,
+};
 
 use crate::{
     api::{
         contribution_report::ContributionReport,
         ids::{NodeAddress, Wei},
     },
+    chain::{OutboxRecord, bindings::GridComputingRewards},
     reward::{RewardLeaf, RewardTree, TreeDomain, unpack_leaves},
 };
+
+/// A record of the largest report, unpacked: its calldata in hexadecimal, once more for each attempt.
+const MAX_RECORD: usize = 64 << 20;
 
 /// A node's money, all of it cumulative.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -35,6 +42,15 @@ pub fn checked_tree(domain: TreeDomain, root: B256, packed: &[u8]) -> Result<Rew
         return Err(format!("they hash to {}, not to the root {root}", tree.root()));
     }
     Ok(tree)
+}
+
+/// The packed leaves in the calldata of a report's transaction, as the report keeps it; none for one that sent no leaves.
+pub fn leaves_of_submission(report: &ContributionReport) -> Option<Vec<u8>> {
+    let packed = &report.status.as_ref()?.submit.as_ref()?.record.0;
+    let json = zstd::bulk::decompress(packed, MAX_RECORD).ok()?;
+    let record: OutboxRecord = serde_json::from_slice(&json).ok()?;
+    let call = GridComputingRewards::submitEpochCall::abi_decode(&record.intent.call.data).ok()?;
+    Some(call.leaves.to_vec()).filter(|leaves| !leaves.is_empty())
 }
 
 /// The reports with that root, newest first. An epoch that changed nothing repeats the root of an earlier one, and may come
@@ -64,7 +80,10 @@ pub fn matches_hash(packed: &[u8], data_hash: &str) -> bool {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::reward::pack_leaves;
+    use crate::{
+        chain::{Intent, IntentKind, TxCall},
+        reward::pack_leaves,
+    };
 
     fn domain() -> TreeDomain {
         TreeDomain { chain_id: 51, contract: NodeAddress([9; 20]) }
@@ -84,6 +103,40 @@ mod tests {
             matches_hash(&packed, &keccak256(&packed).to_string())
                 && !matches_hash(&more, &keccak256(&packed).to_string())
         );
+    }
+
+    #[test]
+    fn leaves_are_found_in_the_transaction_when_their_config_map_is_gone() {
+        let leaf = RewardLeaf { node: NodeAddress([1; 20]), cumulative: Wei(5) };
+        let tree = RewardTree::build(domain(), [leaf]).unwrap();
+        let call = GridComputingRewards::submitEpochCall {
+            epoch: 0,
+            root: tree.root(),
+            cumulativeTotal: 5,
+            dataHash: keccak256(tree.packed()),
+            leaves: tree.packed().into(),
+        };
+        let intent = Intent {
+            kind: IntentKind::SubmitEpoch,
+            key: "epoch/main/0".into(),
+            call: TxCall { to: None, value: Wei(0), data: call.abi_encode().into() },
+        };
+        let record = OutboxRecord::plan(intent, NodeAddress([2; 20]), 51);
+        let record = zstd::bulk::compress(&serde_json::to_vec(&record).unwrap(), 3).unwrap();
+        let mut report: ContributionReport = serde_json::from_value(serde_json::json!({
+            "apiVersion": "xdcgrid.io/v1alpha1", "kind": "ContributionReport", "metadata": {"name": "main-0"},
+            "spec": {
+                "networkRef": {"name": "main"}, "epoch": 0, "root": tree.root().to_string(), "cumulativeWei": "5",
+                "allocatedWei": "5", "allocated": "0.0000", "leaves": {"configMap": "gone", "dataHash": ""},
+                "totals": {"nodes": 1, "requests": 1, "promptTokens": 1, "outputTokens": 1, "units": "1"},
+                "reporter": NodeAddress([2; 20]), "auditSecret": ""
+            },
+            "status": {"submit": {"state": "Finalized", "record": k8s_openapi::ByteString(record)}}
+        }))
+        .unwrap();
+        assert_eq!(leaves_of_submission(&report), Some(tree.packed()));
+        report.status = None;
+        assert_eq!(leaves_of_submission(&report), None);
     }
 
     #[test]

@@ -149,7 +149,11 @@ async fn tree_of_report(
     root: B256,
 ) -> Result<RewardTree, CliError> {
     let name = &report.spec.leaves.config_map;
-    let packed = leaves(session, &source.grid_namespace, name).await?;
+    let packed = match leaves(session, &source.grid_namespace, name).await {
+        Ok(packed) => packed,
+        // What went to the chain is in the report itself, too.
+        Err(error) => entitlement::leaves_of_submission(report).ok_or(error)?,
+    };
     let damaged = |why: String| CliError::Other(format!("the leaves in the ConfigMap {name:?} cannot be used: {why}"));
     if !entitlement::matches_hash(&packed, &report.spec.leaves.data_hash) {
         return Err(damaged("they are not the ones that the report names".into()));

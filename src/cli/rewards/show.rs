@@ -17,18 +17,25 @@ use crate::{
     },
     cli::{
         CliError, Exit,
-        output::{self, Format},
+        output::{self, Format, note},
         session::Session,
     },
 };
 
 #[derive(Debug, clap::Args)]
+#[command(after_help = "Examples:
+  kubectl grid rewards show
+  kubectl grid rewards show cpu-1 -o json
+  # With an endpoint of your own instead of the network's
+  kubectl grid rewards show --rpc-url https://erpc.apothem.network
+
+Exit codes: 0 done, 1 error.")]
 pub struct ShowArgs {
     /// GridNode, or the chain address of one (default: all).
     pub node: Option<String>,
     #[command(flatten)]
     pub source: SourceOptions,
-    /// How to print it; amounts in `json` are in wei.
+    /// How to print it; amounts in `json` and `yaml` are in wei.
     #[arg(short, long, value_enum, default_value_t)]
     pub output: Format,
 }
@@ -55,14 +62,15 @@ pub async fn run(session: &Session, args: &ShowArgs, out: &mut dyn Write) -> Res
             rows.push(row(&ledger.name, name, address, entitlement));
         }
     }
-    match args.output {
-        Format::Json => output::json(out, &rows)?,
-        Format::Table if rows.is_empty() => eprintln!("nobody earned anything yet"),
-        Format::Table => {
-            let header = ["node", "network", "address", "earned", "pending", "claimed", "claimable"];
-            output::table(out, &header, rows.iter().map(cells).collect())?;
+    let names = || rows.iter().map(|row| row.node.clone()).collect();
+    output::print(out, args.output, &rows, names, |out| {
+        if rows.is_empty() {
+            note(format_args!("nobody earned anything yet"));
+            return Ok(());
         }
-    }
+        let header = ["node", "network", "address", "earned", "pending", "claimed", "claimable"];
+        output::table(out, &header, rows.iter().map(cells).collect())
+    })?;
     Ok(Exit::Done)
 }
 

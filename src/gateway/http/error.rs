@@ -46,6 +46,7 @@ impl From<GatewayError> for ApiFailure {
             GatewayError::Invalid { reason, .. } => Self::new(StatusCode::BAD_REQUEST, reason, message),
             GatewayError::Conflict { reason, .. } => Self::new(StatusCode::CONFLICT, reason, message),
             GatewayError::TooLarge { reason, .. } => Self::new(StatusCode::PAYLOAD_TOO_LARGE, reason, message),
+            GatewayError::Full { reason, .. } => Self::new(StatusCode::INSUFFICIENT_STORAGE, reason, message),
             GatewayError::TooEarly { reason, .. } => Self::new(StatusCode::TOO_EARLY, reason, message),
             GatewayError::Ledger(_) | GatewayError::Key(_) | GatewayError::Io { .. } => {
                 tracing::error!("{message}");

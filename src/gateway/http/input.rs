@@ -14,7 +14,7 @@ use tokio::io::{AsyncBufReadExt, AsyncSeekExt, AsyncWriteExt, BufReader};
 use super::error::ApiFailure;
 use crate::{
     gateway::{Gateway, GatewayError},
-    protocol::internal::{Endpoint, InputLine, JobReport, JobSpec},
+    protocol::internal::{Endpoint, InputLine, JobReport, JobSpec, MAX_INPUTS},
 };
 
 /// Largest input of a job, in bytes.
@@ -134,6 +134,21 @@ fn parse(bytes: &[u8], spec: &JobSpec) -> Result<InputLine, String> {
 fn check(line: &InputLine, spec: &JobSpec) -> Result<(), String> {
     if line.custom_id.is_empty() || line.custom_id.len() > 512 {
         return Err("customId must have 1 to 512 bytes".into());
+    }
+    if spec.endpoint == Endpoint::Embeddings {
+        if !line.messages.is_empty() || !line.prompt.is_empty() {
+            return Err("an embedding request has inputs, no messages and no prompt".into());
+        }
+        if line.inputs.len() > MAX_INPUTS || line.inputs.is_empty() || line.inputs.iter().any(String::is_empty) {
+            return Err(format!("an embedding request needs 1 to {MAX_INPUTS} inputs, none of them empty"));
+        }
+        if line.max_tokens != 1 {
+            return Err("maxTokens of an embedding request must be 1".into());
+        }
+        return check_sampling(line);
+    }
+    if !line.inputs.is_empty() {
+        return Err("only an embedding request has inputs".into());
     }
     match (spec.endpoint, line.messages.is_empty(), line.prompt.is_empty()) {
         (Endpoint::ChatCompletions, true, _) => return Err("a chat request needs at least one message".into()),

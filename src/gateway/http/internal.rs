@@ -16,13 +16,14 @@ use super::{
     auth::{self, Tokens},
     changes,
     error::{ApiFailure, Body},
-    input,
+    files, input,
 };
 use crate::{
     api::ids::{EpochNumber, GridPeerId, ModelDigest, ParseIdError},
     gateway::Gateway,
     protocol::internal::{
-        GatewayInfo, JobControl, JobReport, JobSpec, Member, ModelReport, ModelSource, NetworkConfig, NodeReport,
+        GatewayInfo, JobControl, JobReport, JobSpec, MAX_PLACEMENT_ITEMS, MAX_PLACEMENT_TEXT, Member, ModelReport,
+        ModelSource, NetworkConfig, NodeReport,
     },
 };
 
@@ -44,6 +45,7 @@ pub fn router(gateway: Arc<Gateway>, tokens: Tokens) -> Router {
         .route("/jobs/{uid}", put(put_job).patch(patch_job).get(job).delete(delete_job))
         .route("/jobs/{uid}/input", put(input::put).layer(DefaultBodyLimit::disable()))
         .route("/jobs/{uid}/results", get(changes::results))
+        .route("/jobs/{uid}/files/{name}", files::route())
         .route("/changes", get(follow))
         .route("/epochs/{epoch}/close", post(close_epoch))
         .fallback(unknown_path)
@@ -66,6 +68,13 @@ async fn put_network(State(gateway): Shared, Body(config): Body<NetworkConfig>) 
         let message = "epochSeconds must be at least 1, and samplePercent at most 100";
         return Err(ApiFailure::invalid("InvalidNetwork", message));
     }
+    let weights = &config.namespace_weights;
+    let sound = |(name, weight): (&String, &u32)| name.len() <= 63 && (1..=1000).contains(weight);
+    if weights.len() > 256 || !weights.iter().all(sound) {
+        let message =
+            "namespaceWeights has at most 256 namespaces of at most 63 bytes, each with a weight of 1 to 1000";
+        return Err(ApiFailure::invalid("InvalidNetwork", message));
+    }
     gateway.put_network(config).await?;
     Ok(Json(gateway.info().await))
 }
@@ -83,6 +92,12 @@ async fn put_member(
             "InvalidMember",
             "a member has a name of at most 253 bytes and at most 64 models",
         ));
+    }
+    let long = |(key, value): (&String, &String)| key.len().max(value.len()) > MAX_PLACEMENT_TEXT;
+    if member.labels.len() > MAX_PLACEMENT_ITEMS || member.labels.iter().any(long) {
+        let message =
+            format!("a member has at most {MAX_PLACEMENT_ITEMS} labels of at most {MAX_PLACEMENT_TEXT} bytes");
+        return Err(ApiFailure::invalid("InvalidMember", message));
     }
     gateway.put_member(member).await?;
     Ok(StatusCode::NO_CONTENT)

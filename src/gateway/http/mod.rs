@@ -4,9 +4,11 @@
 mod auth;
 mod changes;
 mod error;
+mod files;
 mod input;
 mod internal;
 mod openai;
+mod openai_embeddings;
 mod openai_error;
 mod openai_request;
 mod openai_stream;

@@ -15,14 +15,15 @@ use tokio::time::timeout;
 
 use super::{
     auth::{self, Tokens},
+    files, openai_embeddings,
     openai_error::OpenAiError,
-    openai_request::{OpenAiRequest, parse},
+    openai_request::parse,
     openai_stream::{self, Shape},
 };
 use crate::{
     api::ids::RequestId,
     gateway::{Gateway, online::OnlineEvent},
-    protocol::internal::{Endpoint, ModelState},
+    protocol::internal::{Endpoint, InputLine, ModelState},
     store::{ModelRecord, NewRequest, RequestKind},
 };
 
@@ -31,18 +32,20 @@ const MAX_BODY: usize = 900 << 10;
 /// Workers that one online request may fail on.
 const ATTEMPTS: u32 = 3;
 
-/// The routes below `/v1`. Without tokens whoever reaches them is served.
+/// The routes below `/v1`, and the files of jobs. Without tokens whoever reaches the former is served; the latter have keys of
+/// their own.
 pub fn router(gateway: Arc<Gateway>, tokens: Option<Tokens>) -> Router {
     let routes = Router::new()
         .route("/chat/completions", post(chat))
         .route("/completions", post(complete))
+        .route("/embeddings", post(embed))
         .route("/models", get(models))
         .route("/models/{id}", get(model))
         .fallback(async || OpenAiError::not_found())
         .layer(DefaultBodyLimit::max(MAX_BODY))
         .layer(middleware::from_fn_with_state(tokens, auth::openai))
-        .with_state(gateway);
-    Router::new().nest("/v1", routes)
+        .with_state(gateway.clone());
+    Router::new().nest("/v1", routes).merge(files::public(gateway))
 }
 
 async fn chat(State(gateway): State<Arc<Gateway>>, body: Bytes) -> Response {
@@ -53,31 +56,58 @@ async fn complete(State(gateway): State<Arc<Gateway>>, body: Bytes) -> Response 
     answer(gateway, Endpoint::Completions, body).await
 }
 
+async fn embed(State(gateway): State<Arc<Gateway>>, body: Bytes) -> Response {
+    let outcome = openai_embeddings::answer(&gateway, &body).await;
+    counted(&gateway, outcome)
+}
+
 async fn answer(gateway: Arc<Gateway>, endpoint: Endpoint, body: Bytes) -> Response {
-    let metrics = gateway.metrics.clone();
-    let response = match try_answer(gateway, endpoint, body).await {
-        Ok(response) => response,
-        Err(error) => error.into_response(),
-    };
-    metrics.http_requests.with_label_values(&["openai", response.status().as_str()]).inc();
+    let outcome = try_answer(gateway.clone(), endpoint, body).await;
+    counted(&gateway, outcome)
+}
+
+fn counted(gateway: &Gateway, outcome: Result<Response, OpenAiError>) -> Response {
+    let response = outcome.unwrap_or_else(OpenAiError::into_response);
+    gateway.metrics.http_requests.with_label_values(&["openai", response.status().as_str()]).inc();
     response
 }
 
 async fn try_answer(gateway: Arc<Gateway>, endpoint: Endpoint, body: Bytes) -> Result<Response, OpenAiError> {
     let request = parse(&body, endpoint, gateway.settings.max_tokens)?;
-    let model = find(&gateway, &request.model).await?;
-    if !gateway.servers(&model.source.digest).iter().any(|worker| worker.schedulable && !worker.quarantined) {
-        let name = &model.source.name;
-        return Err(OpenAiError::no_worker(format!("no worker serves the model {name} at the moment")));
-    }
+    let model = served(&gateway, &request.model, endpoint).await?;
     let shape = Shape::new(endpoint, &model.source.name, request.include_usage, gateway.clock.now_ms() / 1000);
     let stream = request.stream;
-    let mut waiting = submit(&gateway, endpoint, &model, request).await?;
-    waiting.leased().await?;
+    let waiting = leased(&gateway, endpoint, &model, request.line).await?;
     match stream {
         true => Ok(openai_stream::stream(waiting, shape)),
         false => Ok(Json(openai_stream::collect(waiting, shape).await?).into_response()),
     }
+}
+
+/// The model that a request names, if it answers such requests and somebody serves it now.
+pub(super) async fn served(gateway: &Gateway, name: &str, endpoint: Endpoint) -> Result<ModelRecord, OpenAiError> {
+    let model = find(gateway, name).await?;
+    let name = &model.source.name;
+    if !model.source.format.serves(endpoint) {
+        let does = if endpoint == Endpoint::Embeddings { "makes no embeddings" } else { "makes embeddings only" };
+        return Err(OpenAiError::invalid("model", format!("the model {name} {does}")));
+    }
+    if !gateway.servers(&model.source.digest).iter().any(|worker| worker.schedulable && !worker.quarantined) {
+        return Err(OpenAiError::no_worker(format!("no worker serves the model {name} at the moment")));
+    }
+    Ok(model)
+}
+
+/// Queues a request and waits until a worker took it.
+pub(super) async fn leased(
+    gateway: &Arc<Gateway>,
+    endpoint: Endpoint,
+    model: &ModelRecord,
+    line: InputLine,
+) -> Result<Waiting, OpenAiError> {
+    let mut waiting = submit(gateway, endpoint, model, line).await?;
+    waiting.leased().await?;
+    Ok(waiting)
 }
 
 async fn find(gateway: &Gateway, name: &str) -> Result<ModelRecord, OpenAiError> {
@@ -119,7 +149,7 @@ async fn submit(
     gateway: &Arc<Gateway>,
     endpoint: Endpoint,
     model: &ModelRecord,
-    request: OpenAiRequest,
+    line: InputLine,
 ) -> Result<Waiting, OpenAiError> {
     let id = RequestId(rand::random());
     let events = gateway.online.add(id).ok_or_else(|| OpenAiError::busy(gateway.settings.online_wait.as_secs()))?;
@@ -132,7 +162,7 @@ async fn submit(
         job: None,
         model: model.source.digest,
         endpoint,
-        line: request.line,
+        line,
         beacon: rand::random(),
         sample_percent: None,
         max_attempts: ATTEMPTS,
@@ -173,7 +203,7 @@ impl Waiting {
                 Err(OpenAiError::failed(&reason, message))
             }
             Ok(Some(event)) => {
-                self.over |= matches!(event, OnlineEvent::Finished { .. });
+                self.over |= matches!(event, OnlineEvent::Finished { .. } | OnlineEvent::Embedded { .. });
                 Ok(event)
             }
         }

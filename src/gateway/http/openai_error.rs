@@ -7,7 +7,7 @@ use axum::{
 };
 use serde::Serialize;
 
-use crate::gateway::lease::is_about_the_request;
+use crate::gateway::reasons::is_about_the_request;
 
 /// `{"error": {"message", "type", "param", "code"}}` with its status.
 #[derive(Debug, Clone, PartialEq, Eq)]

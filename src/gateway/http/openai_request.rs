@@ -4,7 +4,7 @@
 use serde_json::{Map, Value};
 
 use super::{input::check_sampling, openai_error::OpenAiError};
-use crate::protocol::internal::{Endpoint, InputLine, Message};
+use crate::protocol::internal::{Encoding, Endpoint, InputLine, Message};
 
 const MAX_MESSAGES: usize = 1024;
 
@@ -17,20 +17,17 @@ pub(super) struct OpenAiRequest {
     pub include_usage: bool,
 }
 
-type Parsed<T> = Result<T, OpenAiError>;
+pub(super) type Parsed<T> = Result<T, OpenAiError>;
 
 /// Parses the body of `endpoint`. `most_tokens`: the largest answer, and that of a request that names no limit.
 pub(super) fn parse(body: &[u8], endpoint: Endpoint, most_tokens: u32) -> Parsed<OpenAiRequest> {
-    let value: Value = serde_json::from_slice(body)
-        .map_err(|error| OpenAiError::unreadable(format!("the body is not JSON: {error}")))?;
-    let Value::Object(mut fields) = value else { return Err(OpenAiError::unreadable("the body is not a JSON object")) };
-    // OpenAI's clients send null for what is not set.
-    fields.retain(|_, value| !value.is_null());
-    let fields = &mut fields;
+    let fields = &mut object(body)?;
     let model = take_string(fields, "model")?.ok_or_else(|| missing("model"))?;
     let (messages, prompt) = match endpoint {
         Endpoint::ChatCompletions => (messages(fields)?, String::new()),
         Endpoint::Completions => (Vec::new(), prompt(fields)?),
+        // Theirs is another body: `openai_embeddings`.
+        Endpoint::Embeddings => return Err(OpenAiError::not_found()),
     };
     let stream = take_flag(fields, "stream")?.unwrap_or(false);
     let line = InputLine {
@@ -45,6 +42,8 @@ pub(super) fn parse(body: &[u8], endpoint: Endpoint, most_tokens: u32) -> Parsed
             .map_or(Ok(0), |top_k| u32::try_from(top_k).map_err(|_| range("top_k")))?,
         seed: take_integer(fields, "seed")?.map_or_else(rand::random, |seed| seed as u64),
         stop: stop(fields)?,
+        inputs: Vec::new(),
+        encoding: Encoding::default(),
     };
     let include_usage = stream_options(fields, stream)?;
     neutral(fields, endpoint)?;
@@ -53,6 +52,15 @@ pub(super) fn parse(body: &[u8], endpoint: Endpoint, most_tokens: u32) -> Parsed
     }
     check_line(&line)?;
     Ok(OpenAiRequest { model, line, stream, include_usage })
+}
+
+/// The fields of a body that are set: OpenAI's clients send null for what is not.
+pub(super) fn object(body: &[u8]) -> Parsed<Map<String, Value>> {
+    let value: Value = serde_json::from_slice(body)
+        .map_err(|error| OpenAiError::unreadable(format!("the body is not JSON: {error}")))?;
+    let Value::Object(mut fields) = value else { return Err(OpenAiError::unreadable("the body is not a JSON object")) };
+    fields.retain(|_, value| !value.is_null());
+    Ok(fields)
 }
 
 fn check_line(line: &InputLine) -> Parsed<()> {
@@ -200,7 +208,7 @@ fn neutral(fields: &mut Map<String, Value>, endpoint: Endpoint) -> Parsed<()> {
     Ok(())
 }
 
-fn take_string(fields: &mut Map<String, Value>, field: &str) -> Parsed<Option<String>> {
+pub(super) fn take_string(fields: &mut Map<String, Value>, field: &str) -> Parsed<Option<String>> {
     match fields.remove(field) {
         None => Ok(None),
         Some(Value::String(text)) => Ok(Some(text)),
@@ -232,7 +240,7 @@ fn take_integer(fields: &mut Map<String, Value>, field: &str) -> Parsed<Option<i
     }
 }
 
-fn missing(field: &str) -> OpenAiError {
+pub(super) fn missing(field: &str) -> OpenAiError {
     OpenAiError::invalid(field, format!("{field} is missing"))
 }
 
@@ -240,7 +248,7 @@ fn range(field: &str) -> OpenAiError {
     OpenAiError::invalid(field, format!("{field} is out of range"))
 }
 
-fn unsupported(field: &str) -> OpenAiError {
+pub(super) fn unsupported(field: &str) -> OpenAiError {
     let field: String = field.chars().take(100).collect();
     OpenAiError::invalid(&field, format!("{field} is not supported by this gateway, or not with that value"))
 }

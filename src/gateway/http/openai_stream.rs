@@ -31,7 +31,8 @@ impl Shape {
         let (prefix, object) = match (self.endpoint, chunk) {
             (Endpoint::ChatCompletions, true) => ("chatcmpl", "chat.completion.chunk"),
             (Endpoint::ChatCompletions, false) => ("chatcmpl", "chat.completion"),
-            (Endpoint::Completions, _) => ("cmpl", "text_completion"),
+            // Embeddings have an answer of their own (`openai_embeddings`) and never come here.
+            (Endpoint::Completions | Endpoint::Embeddings, _) => ("cmpl", "text_completion"),
         };
         json!({
             "id": format!("{prefix}-{id}"),
@@ -48,7 +49,7 @@ impl Shape {
                 let message = json!({"role": "assistant", "content": text, "refusal": null});
                 json!({"index": 0, "message": message, "logprobs": null, "finish_reason": finish_reason})
             }
-            Endpoint::Completions => {
+            Endpoint::Completions | Endpoint::Embeddings => {
                 json!({"index": 0, "text": text, "logprobs": null, "finish_reason": finish_reason})
             }
         };
@@ -69,7 +70,7 @@ impl Shape {
                 }
                 json!({"index": 0, "delta": delta, "logprobs": null, "finish_reason": finish_reason})
             }
-            Endpoint::Completions => {
+            Endpoint::Completions | Endpoint::Embeddings => {
                 json!({"index": 0, "text": text.unwrap_or(""), "logprobs": null, "finish_reason": finish_reason})
             }
         };
@@ -99,7 +100,8 @@ pub(super) async fn collect(mut waiting: Waiting, shape: Shape) -> Result<Value,
             OnlineEvent::Finished { finish_reason, prompt_tokens, output_tokens } => {
                 return Ok(shape.whole(&id(&waiting), &text, &finish_reason, usage(prompt_tokens, output_tokens)));
             }
-            OnlineEvent::Leased | OnlineEvent::Failed { .. } => {}
+            OnlineEvent::Leased | OnlineEvent::Progress | OnlineEvent::Embedded { .. } | OnlineEvent::Failed { .. } => {
+            }
         }
     }
 }
@@ -146,7 +148,12 @@ impl Streaming {
                     events.push(Event::default().data("[DONE]"));
                     return (events, None);
                 }
-                Ok(OnlineEvent::Leased | OnlineEvent::Failed { .. }) => {}
+                Ok(
+                    OnlineEvent::Leased
+                    | OnlineEvent::Progress
+                    | OnlineEvent::Embedded { .. }
+                    | OnlineEvent::Failed { .. },
+                ) => {}
                 Err(error) => return (vec![data(&json!(error.envelope()))], None),
             }
         }

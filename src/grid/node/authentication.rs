@@ -151,9 +151,13 @@ impl Node {
     /// Both sides are convinced.
     fn authenticated(&mut self, peer: PeerId, connection: ConnectionId, software: String) {
         let Some(state) = self.peers.connected.get_mut(&peer) else { return };
-        if state.standing < Standing::Authenticated {
-            self.metrics.peers.inc();
+        // It may come back over another transport before its old connection is known to be dead.
+        let transport = state.connections.get(&connection).map_or("other", |connection| connection.transport);
+        let role = self.identity.role.counterpart();
+        if let Some(before) = state.counted.replace(transport) {
+            self.metrics.peer_went(role, before);
         }
+        self.metrics.peer_came(role, transport);
         state.standing = Standing::Authenticated;
         self.close_others(&peer, connection);
         if self.is_worker() {
@@ -172,11 +176,12 @@ impl Node {
         self.refuse(peer, Protocol::Auth.part(), refusal);
         let Some(state) = self.peers.connected.get_mut(&peer) else { return };
         let before = std::mem::replace(&mut state.standing, Standing::Stranger);
+        let counted = state.counted.take();
         let farewell = Instant::now() + FAREWELL;
         state.connections.values_mut().for_each(|connection| connection.deadline = farewell);
         state.refused = true;
         // It was a member and is none any more.
-        self.gone(&peer, before, "refused".into());
+        self.gone(&peer, before, counted, "refused".into());
     }
 
     /// Dialer: the gateway does not want us, now.

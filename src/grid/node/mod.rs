@@ -34,7 +34,7 @@ use super::{
     exchange::{Answer, AssignExchange, ChallengeExchange, InfoExchange, JobExchange, Pending},
     handle::{AuditServer, BlobServer, Command, InferServer},
     identity::{grid_id, libp2p_id},
-    metrics::Metrics,
+    metrics::{self, Metrics},
     peers::{Peers, Standing},
     refusal::{Reason, Refusal},
     service::{GridEvent, Membership, Service},
@@ -189,7 +189,8 @@ impl Node {
                 self.emit(GridEvent::ListenAddress(address));
             }
             SwarmEvent::ConnectionEstablished { peer_id, connection_id, endpoint, .. } => {
-                self.peers.opened(peer_id, grid_id(&peer_id), connection_id, Instant::now());
+                let transport = metrics::transport(endpoint.get_remote_address());
+                self.peers.opened(peer_id, grid_id(&peer_id), connection_id, transport, Instant::now());
                 self.metrics.connections.inc();
                 if endpoint.is_dialer() {
                     self.metrics.dial("connected");
@@ -199,7 +200,12 @@ impl Node {
             SwarmEvent::ConnectionClosed { peer_id, connection_id, cause, .. } => {
                 self.metrics.connections.dec();
                 if self.peers.closed(&peer_id, connection_id).is_some_and(|peer| {
-                    self.gone(&peer_id, peer.standing, cause.map_or("closed".into(), |cause| cause.to_string()));
+                    self.gone(
+                        &peer_id,
+                        peer.standing,
+                        peer.counted,
+                        cause.map_or("closed".into(), |cause| cause.to_string()),
+                    );
                     true
                 }) {
                     self.dialer.failed(&peer_id, Duration::ZERO, rand::random(), Instant::now());
@@ -261,11 +267,13 @@ impl Node {
     }
 
     /// The last connection of a peer is gone.
-    fn gone(&mut self, peer: &PeerId, standing: Standing, reason: String) {
+    fn gone(&mut self, peer: &PeerId, standing: Standing, counted: Option<&'static str>, reason: String) {
         if standing < Standing::Authenticated {
             return;
         }
-        self.metrics.peers.dec();
+        if let Some(transport) = counted {
+            self.metrics.peer_went(self.identity.role.counterpart(), transport);
+        }
         if let Some(peer) = grid_id(peer) {
             info!(%peer, %reason, "peer gone");
             self.emit(GridEvent::PeerGone { peer, reason });

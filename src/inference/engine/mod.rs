@@ -57,12 +57,12 @@ pub(crate) struct Shared {
 #[derive(Default)]
 pub(crate) struct LoadCounters {
     /// Requests that were taken and have not ended.
-    taken: AtomicUsize,
+    pub(crate) taken: AtomicUsize,
     running: AtomicUsize,
     /// Tokens that the taken requests may still need.
     outstanding: AtomicU64,
     /// Tokens a second over the last steps.
-    speed: AtomicU64,
+    pub(crate) speed: AtomicU64,
 }
 
 /// A place of a request; given back when dropped.
@@ -72,14 +72,14 @@ pub(crate) struct Ticket {
 }
 
 impl Ticket {
-    fn take(counters: &Arc<LoadCounters>, places: usize, tokens: u64) -> Option<Self> {
+    pub(crate) fn take(counters: &Arc<LoadCounters>, places: usize, tokens: u64) -> Option<Self> {
         counters.taken.fetch_update(Relaxed, Relaxed, |taken| (taken < places).then_some(taken + 1)).ok()?;
         counters.outstanding.fetch_add(tokens, Relaxed);
         Some(Self { counters: counters.clone(), tokens })
     }
 
     /// Notes that `done` of the tokens are computed.
-    fn progress(&mut self, done: u64) {
+    pub(crate) fn progress(&mut self, done: u64) {
         let done = done.min(self.tokens);
         self.tokens -= done;
         self.counters.outstanding.fetch_sub(done, Relaxed);
@@ -220,11 +220,8 @@ impl Engine {
         Ticket::take(load, max_sequences + max_queue, tokens as u64).ok_or_else(|| self.busy())
     }
 
-    /// The time after which the waiting tokens will be about done.
     fn busy(&self) -> AdmissionError {
-        let load = &self.shared.load;
-        let seconds = load.outstanding.load(Relaxed) / load.speed.load(Relaxed).max(1);
-        AdmissionError::Busy { retry_after: Duration::from_secs(seconds.clamp(1, 60)) }
+        retry_after(&self.shared.load)
     }
 
     fn submit(&self, command: Command) -> Result<(), AdmissionError> {
@@ -233,6 +230,12 @@ impl Engine {
             TrySendError::Disconnected(_) => AdmissionError::Stopped,
         })
     }
+}
+
+/// All places are taken until about the time when the waiting tokens are done.
+pub(crate) fn retry_after(load: &LoadCounters) -> AdmissionError {
+    let seconds = load.outstanding.load(Relaxed) / load.speed.load(Relaxed).max(1);
+    AdmissionError::Busy { retry_after: Duration::from_secs(seconds.clamp(1, 60)) }
 }
 
 fn check_answer(request: &GenerateRequest) -> Result<(), AdmissionError> {

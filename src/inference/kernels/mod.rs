@@ -7,19 +7,24 @@
 //! either an array or an AVX2 register, and the instances are compared in the tests.
 
 mod attention;
+mod dense;
 mod lanes;
 mod matmul;
 mod quant;
 mod rows;
 
 pub use attention::{AttentionShape, Blocks, attend};
+pub use dense::DenseMatrix;
 pub use lanes::{Lanes, Portable};
 pub use matmul::{Activations, matmul_column};
 pub use quant::{BLOCK, COLUMNS, Q4Tile, Q8Tile, Tiles, f16_to_f32, f32_to_f16};
-pub use rows::{log_sum_exp, rms_norm, rotate_pairs, swiglu};
+pub use rows::{gelu, layer_norm, log_sum_exp, rms_norm, rotate_pairs, swiglu};
 
 /// The name of this arithmetic. It changes whenever any result may change by a bit.
 pub const KERNEL_PROFILE: &str = "cpu-q8_0-exact1";
+
+/// As [`KERNEL_PROFILE`], of models that are computed in single precision throughout.
+pub const DENSE_PROFILE: &str = "cpu-f32-exact1";
 
 /// Instruction sets that a kernel instance exists for.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]

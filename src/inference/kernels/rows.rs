@@ -25,6 +25,51 @@ pub fn rms_norm(simd: Simd, x: &[f32], weight: &[f32], eps: f32, out: &mut [f32]
 }
 
 #[inline(always)]
+fn layer_norm_generic<V: Lanes>(x: &[f32], weight: &[f32], bias: &[f32], eps: f32, out: &mut [f32]) {
+    let n = x.len() as f32;
+    let mean = V::splat(x.chunks_exact(8).fold(V::zero(), |sums, x| sums.add(V::load(x))).sum() / n);
+    for (x, out) in x.chunks_exact(8).zip(out.chunks_exact_mut(8)) {
+        V::load(x).sub(mean).store(out);
+    }
+    let factor = V::splat(1.0 / (sum_of_squares::<V>(out) / n + eps).sqrt());
+    for ((w, b), out) in weight.chunks_exact(8).zip(bias.chunks_exact(8)).zip(out.chunks_exact_mut(8)) {
+        V::load(out).mul(factor).mul(V::load(w)).add(V::load(b)).store(out);
+    }
+}
+
+/// Normalization of one row, whose length is a multiple of 8, to mean 0 and variance 1, then scaled and shifted.
+pub fn layer_norm(simd: Simd, x: &[f32], weight: &[f32], bias: &[f32], eps: f32, out: &mut [f32]) {
+    dispatch!(simd, layer_norm_generic(x: &[f32], weight: &[f32], bias: &[f32], eps: f32, out: &mut [f32]))
+}
+
+/// Abramowitz and Stegun 7.1.26: erfc(z) = (a₁t + … + a₅t⁵) · e^(-z²) with t = 1/(1 + pz), z ≥ 0, to 1.5e-7.
+const ERFC_P: f32 = 0.327_591_1;
+const ERFC: [f32; 5] = [1.061_405_4, -1.453_152, 1.421_413_7, -0.284_496_74, 0.254_829_6];
+
+#[inline(always)]
+fn gelu_generic<V: Lanes>(x: &[f32], out: &mut [f32]) {
+    let one = V::splat(1.0);
+    for (x, out) in x.chunks_exact(8).zip(out.chunks_exact_mut(8)) {
+        let x = V::load(x);
+        let magnitude = x.max(V::zero().sub(x));
+        let z = magnitude.mul(V::splat(std::f32::consts::FRAC_1_SQRT_2));
+        let t = one.div(one.add(V::splat(ERFC_P).mul(z)));
+        let mut polynomial = V::splat(ERFC[0]);
+        for a in &ERFC[1..] {
+            polynomial = polynomial.mul(t).add(V::splat(*a));
+        }
+        let erfc = polynomial.mul(t).mul(V::zero().sub(z.mul(z)).exp());
+        // x·Φ(x) without a look at the sign: what is missing from max(x, 0) is |x|·Φ(-|x|) either way.
+        x.max(V::zero()).sub(magnitude.mul(V::splat(0.5)).mul(erfc)).store(out);
+    }
+}
+
+/// `x·Φ(x)` with the normal distribution's Φ, for rows whose length is a multiple of 8.
+pub fn gelu(simd: Simd, x: &[f32], out: &mut [f32]) {
+    dispatch!(simd, gelu_generic(x: &[f32], out: &mut [f32]))
+}
+
+#[inline(always)]
 fn swiglu_generic<V: Lanes>(gate: &[f32], up: &[f32], out: &mut [f32]) {
     let one = V::splat(1.0);
     for ((gate, up), out) in gate.chunks_exact(8).zip(up.chunks_exact(8)).zip(out.chunks_exact_mut(8)) {
@@ -99,6 +144,18 @@ mod tests {
             bits(&out)
         });
         assert_eq!(gated[0], gated[1]);
+        let normal = both.map(|simd| {
+            let mut out = vec![0.0; 576];
+            layer_norm(simd, &x, &w, &x, 1e-12, &mut out);
+            bits(&out)
+        });
+        assert_eq!(normal[0], normal[1]);
+        let activated = both.map(|simd| {
+            let mut out = vec![0.0; 576];
+            gelu(simd, &wave(576, 20.0), &mut out);
+            bits(&out)
+        });
+        assert_eq!(activated[0], activated[1]);
         let sums = both.map(|simd| log_sum_exp(simd, &wave(49_155, 20.0)).to_bits());
         assert_eq!(sums[0], sums[1]);
     }
@@ -120,6 +177,26 @@ mod tests {
         let logits = wave(1_003, 5.0);
         let exact = logits.iter().map(|x| f64::from(*x).exp()).sum::<f64>().ln();
         assert!((log_sum_exp(Simd::detect(), &logits) - exact).abs() < 1e-6);
+    }
+
+    #[test]
+    fn layer_norm_and_gelu_are_right() {
+        let (x, weight, bias) = (wave(64, 3.0), wave(64, 1.0), wave(64, 0.5));
+        let mut out = vec![0.0; 64];
+        layer_norm(Simd::detect(), &x, &weight, &bias, 1e-12, &mut out);
+        let mean = x.iter().map(|x| f64::from(*x)).sum::<f64>() / 64.0;
+        let variance = x.iter().map(|x| (f64::from(*x) - mean).powi(2)).sum::<f64>() / 64.0;
+        for (i, y) in out.iter().enumerate() {
+            let exact = (f64::from(x[i]) - mean) / variance.sqrt() * f64::from(weight[i]) + f64::from(bias[i]);
+            assert!((exact - f64::from(*y)).abs() < 1e-5, "{i}");
+        }
+        let x: Vec<f32> = (-4_000..4_000).map(|i| i as f32 / 400.0).collect();
+        let mut out = vec![0.0; x.len()];
+        gelu(Simd::detect(), &x, &mut out);
+        for (x, y) in x.iter().zip(&out) {
+            let exact = f64::from(*x) * 0.5 * (1.0 + libm::erf(f64::from(*x) / std::f64::consts::SQRT_2));
+            assert!((exact - f64::from(*y)).abs() < 2e-6, "gelu({x}) = {y} but {exact}");
+        }
     }
 
     #[test]

@@ -4,8 +4,12 @@ use kube::ResourceExt;
 
 use super::dereference::Refs;
 use crate::{
-    api::{conditions::Finding, grid_model::GridModel, reasons::Reason},
-    protocol::internal::ModelSource,
+    api::{
+        conditions::Finding,
+        grid_model::{GridModel, ModelFormat},
+        reasons::Reason,
+    },
+    protocol::internal::{self, ModelSource},
 };
 
 pub fn validate(model: &GridModel, _: Refs) -> Result<ModelSource, Finding> {
@@ -16,7 +20,16 @@ pub fn validate(model: &GridModel, _: Refs) -> Result<ModelSource, Finding> {
         name: model.name_any(),
         url: spec.source.url.clone().ok_or_else(|| invalid("spec.source names no place".into()))?,
         context_length: spec.context_length.map_or(0, i32::unsigned_abs),
+        format: format(spec.format),
         cost_per_token: spec.cost_per_token.map_or(0, i64::unsigned_abs),
         replicas: spec.replicas.unsigned_abs(),
     })
+}
+
+/// What a model of a format is to the grid.
+pub fn format(format: ModelFormat) -> internal::ModelFormat {
+    match format {
+        ModelFormat::Gguf => internal::ModelFormat::Gguf,
+        ModelFormat::Safetensors => internal::ModelFormat::Safetensors,
+    }
 }

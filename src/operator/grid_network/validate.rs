@@ -1,5 +1,7 @@
 //! Pure: the findings about the chain, and what the gateway is to be told.
 
+use std::collections::BTreeMap;
+
 use kube::ResourceExt;
 
 use super::dereference::{ChainFacts, Refs};
@@ -75,7 +77,14 @@ fn config(network: &GridNetwork, facts: &ChainFacts) -> Option<NetworkConfig> {
         paused: network.spec.paused,
         external_addresses: network.spec.libp2p.external_addresses.clone(),
         sample_percent: u8::try_from(network.spec.verification.sample_percent).unwrap_or(100),
+        namespace_weights: weights(network),
     })
+}
+
+/// The schema has checked them.
+fn weights(network: &GridNetwork) -> BTreeMap<String, u32> {
+    let weights = &network.spec.scheduling.namespace_weights;
+    weights.iter().map(|(namespace, weight)| (namespace.clone(), u32::try_from(*weight).unwrap_or(1).max(1))).collect()
 }
 
 #[cfg(test)]
@@ -137,6 +146,14 @@ pub(in crate::operator) mod tests {
         let config = found.gateway.unwrap();
         assert_eq!((config.genesis, config.epoch_seconds, config.network.chain_id), (1000, 60, 51));
         assert!(found.chain.is_true() && found.reporter.is_true());
+    }
+
+    #[test]
+    fn weights_of_namespaces_reach_the_gateway() {
+        let mut network = network();
+        network.spec.scheduling.namespace_weights = [("team-a".to_owned(), 3)].into();
+        let told = validate(&network, &refs(true)).gateway.unwrap();
+        assert_eq!(told.namespace_weights, [("team-a".to_owned(), 3)].into());
     }
 
     #[test]

@@ -6,6 +6,7 @@ pub mod availability;
 pub mod build;
 pub mod dereference;
 pub mod drain;
+pub mod emptying;
 pub mod identity;
 pub mod registration;
 pub mod status;
@@ -94,7 +95,7 @@ fn owner(labels: &std::collections::BTreeMap<String, String>) -> Option<ObjectRe
     labels.get(build::NODE_LABEL).map(|name| ObjectRef::new(name))
 }
 
-async fn reconcile(node: Arc<GridNode>, context: Arc<Context>) -> Result<Action, Error> {
+pub async fn reconcile(node: Arc<GridNode>, context: Arc<Context>) -> Result<Action, Error> {
     let api: Api<GridNode> = Api::all(context.client.clone());
     // What is signed hangs on the status, so it must be the newest one and not a cached one.
     let Some(node) = api.get_opt(&node.name_any()).await? else { return Ok(Action::await_change()) };

@@ -24,7 +24,7 @@ use crate::{
     },
     operator::grid_network::validate::identity as network_identity,
     protocol::{
-        internal::{NodeMode, NodeRole},
+        internal::{MAX_PLACEMENT_ITEMS, NodeMode, NodeRole},
         names::NetworkId,
     },
 };
@@ -36,6 +36,8 @@ pub const POOL_LABEL: &str = "xdcgrid.io/pool";
 pub struct ValidatedNode {
     pub name: String,
     pub owner: Option<OwnerReference>,
+    /// Of the GridNode: what jobs can ask for.
+    pub labels: BTreeMap<String, String>,
     pub identity: NodeIdentity,
     pub mode: NodeMode,
     pub roles: Vec<NodeRole>,
@@ -97,6 +99,8 @@ pub fn validate(node: &GridNode, refs: &Refs) -> Result<ValidatedNode, Finding> 
     Ok(ValidatedNode {
         name: node.name_any(),
         owner: node.controller_owner_ref(&()),
+        // The first ones by name; a node with more is hardly wanted by its last.
+        labels: node.labels().clone().into_iter().take(MAX_PLACEMENT_ITEMS).collect(),
         mode: mode(spec.mode),
         roles: spec.roles.iter().copied().map(role).collect(),
         models,
@@ -225,7 +229,8 @@ fn foreign(
     Ok(pairs.cloned().unwrap_or_default())
 }
 
-fn hardware(accelerators: Option<&Accelerators>) -> Result<Hardware, Finding> {
+/// What a worker computes on.
+pub(in crate::operator) fn hardware(accelerators: Option<&Accelerators>) -> Result<Hardware, Finding> {
     match accelerators {
         Some(Accelerators { extended_resource: Some(resource), dra: None, cpu_only: None }) => {
             Ok(Hardware::ExtendedResource { name: resource.name.clone(), count: resource.count })
@@ -238,7 +243,7 @@ fn hardware(accelerators: Option<&Accelerators>) -> Result<Hardware, Finding> {
     }
 }
 
-fn toleration(toleration: &TolerationSpec) -> Toleration {
+pub(in crate::operator) fn toleration(toleration: &TolerationSpec) -> Toleration {
     Toleration {
         key: toleration.key.clone(),
         operator: toleration.operator.map(|operator| format!("{operator:?}")),

@@ -12,7 +12,8 @@ use crate::api::{conditions::Finding, reasons::Reason};
 /// Whether the worker's pod is ready, and why not: the cause nearest to the root wins.
 pub fn available(worker: &Worker, hardware: Option<&Hardware>) -> Finding {
     let Some(pod) = &worker.pod else { return without_pod(worker) };
-    if is_ready(pod) {
+    // A pod may answer its probe for long on a device that is lost.
+    if is_ready(pod) && device_lost(pod).is_none() {
         return Finding::yes(Reason::WorkerReady, "the worker's pod is ready");
     }
     disrupted(pod)
@@ -104,7 +105,7 @@ fn missing_secret(worker: &Worker) -> Option<Finding> {
 }
 
 /// What the kubelet waits for.
-fn waiting(pod: &Pod) -> Option<Finding> {
+pub(in crate::operator) fn waiting(pod: &Pod) -> Option<Finding> {
     let states = containers(pod);
     let waiting = states.iter().find_map(|status| status.state.as_ref()?.waiting.clone())?;
     let message = waiting.message.unwrap_or_default();
@@ -147,7 +148,8 @@ fn crash_loop(pod: &Pod) -> Finding {
     Finding::no(Reason::CrashLoopBackOff, format!("see kubectl logs {name} --previous{ended}"))
 }
 
-fn unscheduled(pod: &Pod, hardware: Option<&Hardware>) -> Option<Finding> {
+/// Why it has no Kubernetes node.
+pub(in crate::operator) fn unscheduled(pod: &Pod, hardware: Option<&Hardware>) -> Option<Finding> {
     let found = condition(pod, "PodScheduled").filter(|condition| condition.status == "False")?;
     let words = found.message.clone().unwrap_or_default();
     let message = match hardware {
@@ -244,6 +246,9 @@ mod tests {
         assert_eq!(found(admission).reason, "DeviceLost");
         let unhealthy = "state: {running: {}}, allocatedResourcesStatus: [{name: example.com/gpu, resources: [{resourceID: gpu-0, health: Unhealthy}]}]";
         assert_eq!(found(&container(unhealthy)).message, "device gpu-0 of example.com/gpu is unhealthy");
+        let still_ready = container(unhealthy)
+            .replace("containerStatuses", "conditions: [{type: Ready, status: 'True'}], containerStatuses");
+        assert_eq!(found(&still_ready).reason, "DeviceLost");
     }
 
     #[test]

@@ -1,16 +1,18 @@
 //! IO: carries out the plan. Every step may be repeated: the gateway and the API server know it by the job's uid.
 
-use futures::StreamExt;
-use k8s_openapi::api::core::v1::ConfigMap;
-use kube::Api;
-use tokio_util::codec::{FramedRead, LinesCodec};
-
 use super::{
     MANAGER,
+    bucket::Access,
     build::{Plan, Publication, Submission},
+    collect::{self, results},
     input::source::{self, InputError, Reader, Survey},
-    output::{self, Files, Finished, Frame},
-    validate::Ending,
+    local::{self, results::Totals},
+    output::{
+        self, Destination, FilePlace, Frame,
+        place::{self, PlaceError},
+    },
+    publication::{self, Output, unwritable},
+    validate::{Ending, Place},
 };
 use crate::{
     api::{
@@ -20,15 +22,12 @@ use crate::{
     },
     operator::{
         context::Context,
-        error::{Error, is_forbidden, is_not_found},
+        error::Error,
         gateway::GatewayError,
         write::{self, api_beside},
     },
-    protocol::internal::{JobControl, JobReport, ResultLine},
+    protocol::internal::{JobControl, JobReport},
 };
-
-/// The longest line of a result: an answer of 32 768 tokens takes far less.
-const MAX_RESULT_LINE: usize = 4 << 20;
 
 /// What came of the plan.
 #[derive(Debug, Default)]
@@ -36,6 +35,8 @@ pub struct Applied {
     pub report: Option<JobReport>,
     /// Input lines that were no usable request; known once the input was read.
     pub rejected: Option<u32>,
+    /// Of the input's bytes, in hexadecimal digits; known once the input was read.
+    pub input_sha256: Option<String>,
     pub findings: Vec<(&'static str, Finding)>,
     pub output: Option<OutputStatus>,
     /// The job is over.
@@ -43,9 +44,14 @@ pub struct Applied {
 }
 
 impl Applied {
-    fn found(mut self, condition: &'static str, finding: Finding) -> Self {
+    pub(super) fn found(mut self, condition: &'static str, finding: Finding) -> Self {
         self.findings.push((condition, finding));
         self
+    }
+
+    /// The output cannot be written now.
+    pub(super) fn unpublished(self, finding: Finding) -> Self {
+        self.found(condition::OUTPUT_PUBLISHED, finding)
     }
 }
 
@@ -56,7 +62,11 @@ pub async fn apply(plan: Plan, context: &Context) -> Result<Applied, Error> {
             Ok(Applied { ending: Some(Ending::Stopped { reason, message }), ..Applied::default() })
         }
         Plan::Submit(submission) => submit(submission, context).await,
-        Plan::Steer { uid, control, report } => steer(&uid, control, report, context).await,
+        Plan::Steer { control, report, place: Place::Local(local), .. } => {
+            local::apply::steer(&local, control, context).await?;
+            Ok(Applied { report: Some(report), ..Applied::default() })
+        }
+        Plan::Steer { uid, control, report, place: Place::Grid } => steer(&uid, control, report, context).await,
         Plan::Publish(publication) => publish(publication, context).await,
     }
 }
@@ -70,24 +80,22 @@ async fn submit(submission: Submission, context: &Context) -> Result<Applied, Er
         Err(error) => return unreadable(error),
     };
     let rejected = u32::try_from(survey.rejections.len()).unwrap_or(u32::MAX);
-    if let Some(refused) = keep_rejections(&submission, &survey, context).await? {
-        return Ok(refused);
+    let applied =
+        Applied { rejected: Some(rejected), input_sha256: Some(hex::encode(survey.sha256)), ..Applied::default() }
+            .found(condition::ACCEPTED, Finding::yes(Reason::InputRead, counted(&survey)));
+    if let Some(finding) = prepare_output(&submission, &survey, context).await? {
+        return Ok(applied.unpublished(finding));
     }
-    let applied = Applied { rejected: Some(rejected), ..Applied::default() }
-        .found(condition::ACCEPTED, Finding::yes(Reason::InputRead, counted(&survey)));
-    let too_many = submission.max_failed.filter(|limit| rejected > *limit);
-    if let Some(limit) = too_many {
+    if let Some(limit) = submission.max_failed.filter(|limit| rejected > *limit) {
         let message = format!("{rejected} input lines are no usable requests, spec.maxFailedRequests allows {limit}");
-        return stop_unsent(
-            submission,
-            Ending::Stopped { reason: Reason::TooManyFailedRequests, message },
-            applied,
-            context,
-        )
-        .await;
+        let ending = Ending::Stopped { reason: Reason::TooManyFailedRequests, message };
+        return publish_unsent(submission, &survey, ending, applied, context).await;
     }
     if survey.usable == 0 {
-        return stop_unsent(submission, Ending::Completed, applied, context).await;
+        return publish_unsent(submission, &survey, Ending::Completed, applied, context).await;
+    }
+    if let Place::Local(local) = &submission.place {
+        return local::apply::submit(&submission, local, &survey, &reader, applied, context).await;
     }
     match hand_over(&submission, &survey, &reader, context).await {
         Ok(report) => Ok(Applied { report: Some(report), ..applied }),
@@ -95,21 +103,33 @@ async fn submit(submission: Submission, context: &Context) -> Result<Applied, Er
     }
 }
 
-/// Rejected lines are written before the grid gets the job, because the input may be gone when it ends. Also empties what an
-/// earlier job of the same name left.
-async fn keep_rejections(
-    submission: &Submission,
-    survey: &Survey,
-    context: &Context,
-) -> Result<Option<Applied>, Error> {
-    let Frame { namespace, name, uid, .. } = &submission.frame;
-    let api: Api<ConfigMap> = api_beside(context, namespace);
+/// Keeps rejected lines at the output's place before the grid gets the job, because the input may be gone when it ends. What
+/// cannot be written then is told before anything is computed. Also empties what an earlier job of the same name left in a
+/// ConfigMap; one that need not be touched is not, because every write costs.
+async fn prepare_output(submission: &Submission, survey: &Survey, context: &Context) -> Result<Option<Finding>, Error> {
+    let frame = &submission.frame;
     let lines = output::rejection_lines(&survey.rejections);
-    let files = [(output::ERRORS.to_owned(), lines)].into();
-    match write::apply(&api, MANAGER, output::config_map(&submission.output, uid, name, files)).await {
-        Ok(_) => Ok(None),
-        Err(error) => Ok(Some(unwritable(namespace, error)?)),
+    match &submission.output {
+        Destination::ConfigMap(_) if lines.is_empty() && !submission.stale_output => Ok(None),
+        Destination::ConfigMap(name) => {
+            let files = [(output::ERRORS.to_owned(), lines)].into();
+            let wanted = output::config_map(name, &frame.uid, &frame.name, files);
+            match write::apply(&api_beside(context, &frame.namespace), MANAGER, wanted).await {
+                Ok(_) => Ok(None),
+                Err(error) => unwritable(&frame.namespace, error).map(Some),
+            }
+        }
+        Destination::Files(place) => match claim_place(place, frame, lines, context).await {
+            Ok(()) => Ok(None),
+            Err(error) => error.finding().map(Some),
+        },
     }
+}
+
+async fn claim_place(place: &FilePlace, frame: &Frame, rejected: String, context: &Context) -> Result<(), PlaceError> {
+    let place = place::Place::open(place, frame, context).await?;
+    place.claim(frame).await?;
+    place.keep_rejections(frame, rejected).await
 }
 
 fn counted(survey: &Survey) -> String {
@@ -128,6 +148,7 @@ async fn hand_over(
     let uid = &submission.frame.uid;
     let mut spec = submission.spec.clone();
     spec.total_requests = survey.usable;
+    spec.rejected_lines = u32::try_from(survey.rejections.len()).unwrap_or(u32::MAX);
     if let Err(error) = context.gateway.put_job(uid, &spec).await {
         // The gateway has the uid with another spec but without input: the input changed between two tries. Nothing ran.
         match error {
@@ -170,7 +191,7 @@ fn not_taken(error: HandOverError, applied: Applied) -> Result<Applied, Error> {
 }
 
 /// An input that can become usable is waited for; the other kind ends the job.
-fn unreadable(error: InputError) -> Result<Applied, Error> {
+pub(super) fn unreadable(error: InputError) -> Result<Applied, Error> {
     if let InputError::Kube(error) = error {
         return Err(Error::Kube(error));
     }
@@ -180,19 +201,17 @@ fn unreadable(error: InputError) -> Result<Applied, Error> {
 }
 
 /// Writes the output of a job of which nothing went to the grid.
-async fn stop_unsent(
+async fn publish_unsent(
     submission: Submission,
+    survey: &Survey,
     ending: Ending,
     applied: Applied,
     context: &Context,
 ) -> Result<Applied, Error> {
-    let Submission { frame, output, source, rules, .. } = submission;
-    let rejected = match rejections(&source, &rules, &output, &frame, context).await? {
-        Ok(rejected) => rejected,
-        Err(refused) => return Ok(refused),
-    };
-    let finished = Files::new(frame.clone(), rejected).finish("")?;
-    write_output(&output, &frame, finished, ending, applied, context).await
+    let Submission { frame, output, .. } = submission;
+    let rejected = output::rejection_lines(&survey.rejections);
+    let output = Output { destination: output, frame, rejected, receipts_root: String::new() };
+    publication::write(output, futures::stream::empty(), ending, applied, context).await
 }
 
 // ------------------------------------------------------------------------------------------------ steering
@@ -220,119 +239,43 @@ async fn steer(uid: &str, control: JobControl, report: JobReport, context: &Cont
 // ------------------------------------------------------------------------------------------------ publication
 
 async fn publish(publication: Publication, context: &Context) -> Result<Applied, Error> {
-    let Publication { report, ending, source, rules, output, frame } = publication;
-    let applied = Applied { report: Some(report.clone()), ..Applied::default() };
-    let rejected = match rejections(&source, &rules, &output, &frame, context).await? {
+    let applied = Applied { report: Some(publication.report.clone()), ..Applied::default() };
+    let rejected = match publication::rejections(&publication, context).await? {
         Ok(rejected) => rejected,
-        Err(refused) => return Ok(Applied { findings: refused.findings, ..applied }),
+        Err(finding) => return Ok(applied.unpublished(finding)),
     };
-    let collected = match collect(Files::new(frame.clone(), rejected), &frame.uid, context).await {
-        Ok(collected) => collected,
-        Err(error) => return Ok(applied.found(condition::OUTPUT_PUBLISHED, error.finding())),
+    let Publication { mut report, ending, output, frame, place, .. } = publication;
+    let totals = Totals::default();
+    let receipts_root = report.receipts_root.clone();
+    let published = async {
+        let results = collect::lines(results(&place, &frame, &ending, &totals, context).await?);
+        let output = Output { destination: output, frame, rejected, receipts_root };
+        publication::write(output, results, ending, applied, context).await
     };
-    let Some(files) = collected else {
-        let message = format!(
-            "the results take more than {} bytes, which is what a ConfigMap can hold; split the input into several jobs or lower maxTokens",
-            output::MAX_BYTES
-        );
-        let ending = Ending::Stopped { reason: Reason::OutputTooLarge, message: message.clone() };
-        return Ok(Applied { ending: Some(ending), ..applied }
-            .found(condition::OUTPUT_PUBLISHED, Finding::no(Reason::OutputTooLarge, message)));
+    let mut applied = match (published.await, &place) {
+        (Ok(applied), _) => applied,
+        (Err(Error::Gateway(error)), _) => {
+            return Ok(Applied { report: Some(report), ..Applied::default() }.unpublished(error.finding()));
+        }
+        (Err(error @ Error::ShardMissing(_)), Place::Local(local)) => {
+            // Without a child the job is submitted again; the shards that are there are not computed again.
+            local::apply::remove(local, context).await?;
+            let finding = Finding::no(Reason::ShardMissing, format!("{error}; it is computed again"));
+            return Ok(Applied { report: Some(report), ..Applied::default() }.unpublished(finding));
+        }
+        (Err(error), _) => return Err(error),
     };
-    let finished = files.finish(&report.receipts_root)?;
-    write_output(&output, &frame, finished, ending, applied, context).await
+    if let Place::Local(_) = &place {
+        totals.correct(&mut report);
+        applied.report = Some(report);
+    }
+    Ok(applied)
 }
 
-/// The rejected lines as they were written at submission; read from the input again when that ConfigMap is gone.
-async fn rejections(
-    source: &source::Source,
-    rules: &super::input::parse::Rules,
-    output: &str,
-    frame: &Frame,
-    context: &Context,
-) -> Result<Result<String, Applied>, Error> {
-    let api: Api<ConfigMap> = api_beside(context, &frame.namespace);
-    let found = match api.get_opt(output).await {
-        Ok(found) => found,
-        Err(error) => return Ok(Err(unwritable(&frame.namespace, error.into())?)),
-    };
-    if let Some(kept) = output::kept_rejections(found.as_ref(), &frame.uid, &frame.name) {
-        return Ok(Ok(kept));
+pub(super) fn reader(frame: &Frame, context: &Context) -> Reader {
+    Reader {
+        config_maps: api_beside(context, &frame.namespace),
+        namespace: frame.namespace.clone(),
+        access: Access::of(context, &frame.namespace),
     }
-    match source::survey(source, rules, &reader(frame, context)).await {
-        Ok(survey) => Ok(Ok(output::rejection_lines(&survey.rejections))),
-        Err(InputError::Kube(error)) => Err(Error::Kube(error)),
-        Err(error) => {
-            let message = format!("the output ConfigMap was deleted, and the input cannot be read again: {error}");
-            Ok(Err(Applied::default().found(condition::OUTPUT_PUBLISHED, Finding::no(error.reason(), message))))
-        }
-    }
-}
-
-/// `None` when the results do not fit.
-async fn collect(mut files: Files, uid: &str, context: &Context) -> Result<Option<Files>, GatewayError> {
-    let bytes = context.gateway.results(uid).await?;
-    let reader = tokio_util::io::StreamReader::new(bytes.map(|chunk| chunk.map_err(std::io::Error::other)));
-    let mut lines = FramedRead::new(reader, LinesCodec::new_with_max_length(MAX_RESULT_LINE));
-    while let Some(line) = lines.next().await {
-        let line = line.map_err(|error| GatewayError::Unavailable(error.to_string()))?;
-        if line.trim().is_empty() {
-            continue;
-        }
-        let result: ResultLine =
-            serde_json::from_str(&line).map_err(|error| GatewayError::Malformed(error.to_string()))?;
-        if files.push(result).is_err() {
-            return Ok(None);
-        }
-    }
-    Ok(Some(files))
-}
-
-async fn write_output(
-    output: &str,
-    frame: &Frame,
-    finished: Finished,
-    ending: Ending,
-    applied: Applied,
-    context: &Context,
-) -> Result<Applied, Error> {
-    let Finished { files, results_sha256, errors_sha256, bytes, counts } = finished;
-    let api: Api<ConfigMap> = api_beside(context, &frame.namespace);
-    let wanted = output::config_map(output, &frame.uid, &frame.name, files);
-    if let Err(error) = write::apply(&api, MANAGER, wanted).await {
-        return Ok(Applied { findings: unwritable(&frame.namespace, error)?.findings, ..applied });
-    }
-    let status = OutputStatus {
-        config_map: output.to_owned(),
-        results_sha256,
-        errors_sha256,
-        bytes: i64::try_from(bytes).unwrap_or(i64::MAX),
-    };
-    let message = format!("{} results and {} errors in ConfigMap {output}", counts.completed, counts.failed);
-    Ok(Applied {
-        output: Some(status),
-        ending: Some(ending),
-        rejected: Some(u32::try_from(counts.rejected).unwrap_or(u32::MAX)),
-        ..applied
-    }
-    .found(condition::OUTPUT_PUBLISHED, Finding::yes(Reason::Published, message)))
-}
-
-/// A write that RBAC does not allow is told to the user; everything else is retried.
-fn unwritable(namespace: &str, error: Error) -> Result<Applied, Error> {
-    match error {
-        Error::Kube(error) if is_forbidden(&error) => {
-            let message = format!("the operator may not write ConfigMaps in namespace {namespace}: {error}");
-            Ok(Applied::default().found(condition::OUTPUT_PUBLISHED, Finding::no(Reason::Forbidden, message)))
-        }
-        // The namespace is being deleted, and the job with it.
-        Error::Kube(error) if is_not_found(&error) => {
-            Ok(Applied::default().found(condition::OUTPUT_PUBLISHED, Finding::no(Reason::Forbidden, error.to_string())))
-        }
-        error => Err(error),
-    }
-}
-
-fn reader(frame: &Frame, context: &Context) -> Reader {
-    Reader { config_maps: api_beside(context, &frame.namespace), namespace: frame.namespace.clone() }
 }

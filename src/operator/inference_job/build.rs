@@ -2,8 +2,8 @@
 
 use super::{
     input::{parse::Rules, source::Source},
-    output::Frame,
-    validate::{Ending, Stage, ValidatedJob},
+    output::{Destination, Frame},
+    validate::{Ending, Place, Stage, ValidatedJob},
 };
 use crate::{
     api::reasons::Reason,
@@ -17,7 +17,7 @@ pub enum Plan {
     /// Read the input and give the job to the grid.
     Submit(Submission),
     /// Tell the grid how to go on; sends nothing when the grid knows already.
-    Steer { uid: String, control: JobControl, report: JobReport },
+    Steer { uid: String, control: JobControl, report: JobReport, place: Place },
     /// Collect the results and write the output.
     Publish(Publication),
     /// Ends without output: the grid never had it.
@@ -25,14 +25,17 @@ pub enum Plan {
 }
 
 pub struct Submission {
-    /// All but the number of requests, which the input tells.
+    /// All but the numbers of requests and rejected lines, which the input tells.
     pub spec: JobSpec,
     pub control: JobControl,
     pub source: Source,
     pub rules: Rules,
-    pub output: String,
+    pub output: Destination,
+    /// What is in the output ConfigMap is to be emptied.
+    pub stale_output: bool,
     pub frame: Frame,
     pub max_failed: Option<u32>,
+    pub place: Place,
 }
 
 pub struct Publication {
@@ -40,8 +43,11 @@ pub struct Publication {
     pub ending: Ending,
     pub source: Source,
     pub rules: Rules,
-    pub output: String,
+    pub output: Destination,
+    /// How many lines of the input were rejected.
+    pub rejected: u32,
     pub frame: Frame,
+    pub place: Place,
 }
 
 pub fn build(job: &ValidatedJob) -> Plan {
@@ -51,7 +57,7 @@ pub fn build(job: &ValidatedJob) -> Plan {
         Stage::Active { report, stop } => {
             let cancelled = job.control.cancelled || stop.is_some();
             let control = JobControl { cancelled, ..job.control };
-            Plan::Steer { uid: job.uid.clone(), control, report: report.clone() }
+            Plan::Steer { uid: job.uid.clone(), control, report: report.clone(), place: job.place.clone() }
         }
         Stage::Ended { report, ending } => Plan::Publish(Publication {
             report: report.clone(),
@@ -59,7 +65,9 @@ pub fn build(job: &ValidatedJob) -> Plan {
             source: job.source.clone(),
             rules: job.rules.clone(),
             output: job.output.clone(),
+            rejected: job.rejected,
             frame: frame(job),
+            place: job.place.clone(),
         }),
         Stage::Stopped { reason, message } => Plan::Stop { reason: *reason, message: message.clone() },
     }
@@ -75,14 +83,18 @@ fn submission(job: &ValidatedJob) -> Submission {
             endpoint: job.rules.endpoint,
             max_attempts: job.max_attempts,
             total_requests: 0,
+            rejected_lines: 0,
             sample_percent: job.sample_percent,
+            placement: job.placement.clone(),
         },
         control: job.control,
         source: job.source.clone(),
         rules: job.rules.clone(),
         output: job.output.clone(),
+        stale_output: job.stale_output,
         frame: frame(job),
         max_failed: job.max_failed,
+        place: job.place.clone(),
     }
 }
 

@@ -5,20 +5,29 @@ use kube::{Api, ResourceExt};
 
 use crate::{
     api::{
-        contribution_report::ContributionReport, grid_model::GridModel, grid_network::GridNetwork, ids::EpochNumber,
-        inference_job::InferenceJob,
+        conditions,
+        contribution_report::ContributionReport,
+        grid_model::GridModel,
+        grid_network::GridNetwork,
+        ids::EpochNumber,
+        inference_job::{InferenceJob, condition},
     },
     operator::{context::Context, error::Error, gateway::GatewayError, write::api_beside},
     protocol::internal::JobReport,
 };
 
-use super::validate::is_over;
+use super::{
+    local::{self, observe::Observed},
+    validate::is_over,
+};
 
 /// What was found.
 pub struct Refs {
     pub model: Option<GridModel>,
-    /// `Ok(None)`: the gateway does not know the job.
+    /// `Ok(None)`: the gateway does not know the job, or a Local job has no child.
     pub report: Result<Option<JobReport>, GatewayError>,
+    /// The child of a Local job.
+    pub child: Option<Observed>,
     /// The output ConfigMap, whoever made it.
     pub output: Option<ConfigMap>,
     pub settlement: Settlement,
@@ -29,6 +38,8 @@ pub struct Refs {
 pub enum Settlement {
     /// The job is not over, or no network can tell.
     Unknown,
+    /// The job's status says that its work is settled, which stays so.
+    Told,
     DryRun,
     Pending(EpochNumber),
     Active(EpochNumber),
@@ -38,7 +49,7 @@ pub async fn dereference(job: &InferenceJob, context: &Context) -> Result<Refs, 
     if is_over(job) {
         // An ended job asks nothing of anybody but whether it is settled.
         let settlement = settlement(job, context).await?;
-        return Ok(Refs { model: None, report: Ok(None), output: None, settlement });
+        return Ok(Refs { model: None, report: Ok(None), child: None, output: None, settlement });
     }
     let uid = job.uid().ok_or(Error::Incomplete("a uid"))?;
     let models: Api<GridModel> = Api::all(context.client.clone());
@@ -46,9 +57,17 @@ pub async fn dereference(job: &InferenceJob, context: &Context) -> Result<Refs, 
         Some(output) => output_of(job, &output.name, context).await?,
         None => None,
     };
+    let child = match local::is_local(job) {
+        true => local::dereference::observed(job, context).await?,
+        false => None,
+    };
     Ok(Refs {
         model: models.get_opt(&job.spec.workload.model_ref.name).await?,
-        report: context.gateway.job(&uid).await,
+        report: match local::is_local(job) {
+            true => Ok(child.as_ref().map(|child| child.report.clone())),
+            false => context.gateway.job(&uid).await,
+        },
+        child,
         output,
         settlement: Settlement::Unknown,
     })
@@ -66,9 +85,14 @@ async fn output_of(job: &InferenceJob, name: &str, context: &Context) -> Result<
 
 /// The epoch of a job is the one in which it ended: receipts are accepted before, and reports go in order.
 async fn settlement(job: &InferenceJob, context: &Context) -> Result<Settlement, Error> {
-    let Some(ended) = job.status.as_ref().and_then(|status| status.completion_time.as_ref()) else {
+    if local::is_local(job) {
         return Ok(Settlement::Unknown);
-    };
+    }
+    let Some(status) = &job.status else { return Ok(Settlement::Unknown) };
+    if conditions::is_true(&status.conditions, condition::SETTLED) {
+        return Ok(Settlement::Told);
+    }
+    let Some(ended) = &status.completion_time else { return Ok(Settlement::Unknown) };
     let networks: Api<GridNetwork> = Api::all(context.client.clone());
     let networks = networks.list(&kube::api::ListParams::default()).await?;
     let Some((network, epoch)) = networks.items.iter().find_map(|network| {

@@ -1,12 +1,20 @@
-//! InferenceJob: reads the input, gives the job to the gateway, mirrors its progress, publishes its results. Talks to the API
-//! server and the gateway; keeps nothing.
+//! InferenceJob: reads the input, gives the job to the gateway (or, with target Local, to a Job of its own), mirrors its progress,
+//! publishes its results. Talks to the API server and the gateway; keeps nothing.
 
 pub mod apply;
+pub mod bucket;
 pub mod build;
+pub mod collect;
+pub mod deadlines;
 pub mod dereference;
+mod embedding;
 pub mod input;
+pub mod local;
 pub mod output;
+pub mod pace;
+pub mod publication;
 pub mod status;
+pub mod summary;
 pub mod validate;
 
 use std::{sync::Arc, time::Duration};
@@ -35,9 +43,9 @@ use crate::{
         conditions,
         contribution_report::ContributionReport,
         grid_model::GridModel,
-        inference_job::{InferenceJob, condition},
+        inference_job::{InferenceJob, InferenceJobStatus, condition},
     },
-    protocol::internal::ChangeKind,
+    protocol::internal::{ChangeKind, JobReport},
 };
 use validate::Validated;
 
@@ -49,6 +57,10 @@ const FINALIZER: &str = "xdcgrid.io/forget-text";
 const FORGET_WITHIN: Duration = Duration::from_secs(120);
 /// While something is waited for that nobody tells us about.
 const LOOK_AGAIN: Duration = Duration::from_secs(10);
+/// A timer is not trusted for longer.
+const LONGEST_WAIT: Duration = Duration::from_secs(86_400);
+/// While the gateway tells of every change.
+const QUIET: Duration = Duration::from_secs(60);
 
 pub async fn run(context: Arc<Context>, stop: CancellationToken) {
     let jobs: Api<Guarded<InferenceJob>> = Api::all(context.client.clone());
@@ -73,16 +85,27 @@ pub async fn run(context: Arc<Context>, stop: CancellationToken) {
             move |_| runner::select(&by_report, is_unsettled),
         )
         .reconcile_on(changes);
+    let controller = local::watch(controller, &context);
     runner::run(controller, context, stop, reconcile).await;
 }
 
 /// Ended with work that is not yet active on chain.
 fn is_unsettled(job: &InferenceJob) -> bool {
     let conditions = job.status.as_ref().map(|status| status.conditions.as_slice()).unwrap_or_default();
-    validate::is_over(job) && !conditions::is_true(conditions, condition::SETTLED)
+    validate::is_over(job) && !local::is_local(job) && !conditions::is_true(conditions, condition::SETTLED)
 }
 
-async fn reconcile(job: Arc<InferenceJob>, context: Arc<Context>) -> Result<Action, Error> {
+pub async fn reconcile(job: Arc<InferenceJob>, context: Arc<Context>) -> Result<Action, Error> {
+    if !validate::is_ours(&job) {
+        return Ok(Action::await_change());
+    }
+    if local::is_local(&job) {
+        // No gateway has its text, and what it made in the cluster goes with it.
+        return match &job.metadata.deletion_timestamp {
+            Some(_) => Ok(Action::await_change()),
+            None => reconcile_live(&job, &context).await,
+        };
+    }
     let api: Api<InferenceJob> = Api::namespaced(context.client.clone(), &job.namespace().unwrap_or_default());
     let outcome = finalizer::finalizer(&api, FINALIZER, job, |event| async {
         match event {
@@ -99,43 +122,46 @@ async fn reconcile_live(job: &InferenceJob, context: &Context) -> Result<Action,
     match validate::validate(job, refs, now) {
         Validated::Over(settlement) => {
             status::update(job, &status::over(job, &settlement, now), context).await?;
+            if local::is_local(job) {
+                local::apply::clean(job, context).await?;
+            }
             expire(job, context, now).await
         }
         Validated::Refused(refusal) => {
-            status::update(job, &status::refused(job, refusal, now), context).await?;
-            Ok(Action::requeue(LOOK_AGAIN))
+            let status = status::refused(job, refusal, now);
+            status::update(job, &status, context).await?;
+            Ok(Action::requeue(next_look(job, &status, None, now).min(LOOK_AGAIN)))
         }
         Validated::Job(validated) => {
             let plan = build::build(&validated);
             let applied = apply::apply(plan, context).await?;
             let status = status::of(job, &validated, &applied, now);
-            status::update(job, &status, context).await?;
-            Ok(next_look(job, &status, now))
+            let wait = status::update(job, &status, context).await?;
+            let look = next_look(job, &status, applied.report.as_ref(), now);
+            Ok(Action::requeue(wait.map_or(look, |wait| wait.min(look))))
         }
     }
 }
 
-/// The deadline is the only thing that no event announces while the gateway's stream is open.
-fn next_look(job: &InferenceJob, status: &crate::api::inference_job::InferenceJobStatus, now: Timestamp) -> Action {
-    let admitted = conditions::is_true(&status.conditions, condition::ADMITTED);
-    let deadline = job.spec.active_deadline_seconds.zip(status.start_time.as_ref()).map(|(deadline, started)| {
-        let left = started.0.as_second().saturating_add(deadline).saturating_sub(now.as_second());
-        Duration::from_secs(u64::try_from(left).unwrap_or(0)) + Duration::from_millis(100)
-    });
-    match deadline {
-        _ if !admitted => Action::requeue(LOOK_AGAIN),
-        Some(left) => Action::requeue(left.min(Duration::from_secs(60))),
-        None => Action::requeue(Duration::from_secs(60)),
-    }
+/// Deadlines, and a place that comes back, are what no event announces while the gateway's stream is open.
+fn next_look(job: &InferenceJob, status: &InferenceJobStatus, report: Option<&JobReport>, now: Timestamp) -> Duration {
+    // A child that waits for quota tells when that changes.
+    let child = local::is_local(job) && status.model_digest.is_some();
+    let admitted = child || conditions::is_true(&status.conditions, condition::ADMITTED);
+    let unpublished = conditions::find(&status.conditions, condition::OUTPUT_PUBLISHED).is_some();
+    let look = if admitted && !unpublished { QUIET } else { LOOK_AGAIN };
+    let deadline = deadlines::next(job, status, report, now).map(|left| left + Duration::from_millis(100));
+    deadline.map_or(look, |left| left.min(look))
 }
 
 /// Deletes a job whose time to live is over.
 async fn expire(job: &InferenceJob, context: &Context, now: Timestamp) -> Result<Action, Error> {
     let ended = job.status.as_ref().and_then(|status| status.completion_time.as_ref());
-    let Some((ttl, ended)) = job.spec.ttl_seconds_after_finished.zip(ended) else { return Ok(Action::await_change()) };
+    let ttl = job.spec.ttl_seconds_after_finished.or(context.config.job_ttl());
+    let Some((ttl, ended)) = ttl.zip(ended) else { return Ok(Action::await_change()) };
     let left = ended.0.as_second().saturating_add(ttl).saturating_sub(now.as_second());
     if left > 0 {
-        return Ok(Action::requeue(Duration::from_secs(left.unsigned_abs()).min(Duration::from_secs(300))));
+        return Ok(Action::requeue(Duration::from_secs(left.unsigned_abs()).min(LONGEST_WAIT)));
     }
     let api: Api<InferenceJob> = Api::namespaced(context.client.clone(), &job.namespace().unwrap_or_default());
     // Only this very job: another one may have taken its name.
@@ -153,6 +179,7 @@ async fn expire(job: &InferenceJob, context: &Context, now: Timestamp) -> Result
 async fn forget(job: &InferenceJob, context: &Context) -> Result<Action, Error> {
     let uid = job.uid().ok_or(Error::Incomplete("a uid"))?;
     context.sent.forget(&apply::control_key(&uid));
+    context.pace.forget(&uid);
     let outcome = context.gateway.delete_job(&uid).await;
     finalizers::settle(job, outcome, FORGET_WITHIN, context).await
 }

@@ -9,7 +9,10 @@ use super::{
     MANAGER,
     apply::Applied,
     dereference::Settlement,
-    validate::{Ending, Refusal, Stage, ValidatedJob},
+    local,
+    pace::{self, Turn},
+    summary::{self, Summary},
+    validate::{Ending, Place, Refusal, Stage, ValidatedJob},
 };
 use crate::{
     api::{
@@ -49,27 +52,56 @@ impl<'a> Draft<'a> {
     fn set(&mut self, condition: &str, finding: Finding) {
         conditions::set(&mut self.status.conditions, condition, finding, self.job.metadata.generation, &self.now);
     }
+
+    fn clear(&mut self, condition: &str) {
+        conditions::clear(&mut self.status.conditions, condition);
+    }
+
+    /// Notes when the job is held back and when it goes on: deadlines count from there.
+    fn suspension(&mut self) {
+        let known = conditions::find(&self.status.conditions, condition::SUSPENDED).is_some();
+        match self.job.spec.suspend {
+            true => self.set(condition::SUSPENDED, Finding::yes(Reason::Suspended, "spec.suspend is set")),
+            false if known => self.set(condition::SUSPENDED, Finding::no(Reason::Resumed, "spec.suspend is not set")),
+            false => {}
+        }
+    }
+
+    fn summarised(mut self) -> InferenceJobStatus {
+        let Summary { reason, reconciling, stalled } = summary::of(&self.status.conditions);
+        if reason.is_some() {
+            self.status.reason = reason;
+        }
+        for (type_, finding) in [(condition::RECONCILING, reconciling), (condition::STALLED, stalled)] {
+            match finding {
+                Some(finding) => self.set(type_, finding),
+                None => self.clear(type_),
+            }
+        }
+        self.status
+    }
 }
 
 /// The status of a job that cannot go on.
 pub fn refused(job: &InferenceJob, refusal: Refusal, now: Timestamp) -> InferenceJobStatus {
     let mut draft = Draft::of(job, now);
+    draft.suspension();
     draft.set(refusal.condition, refusal.finding.clone());
     draft.status.phase.get_or_insert(JobPhase::Pending);
-    draft.status.reason = Some(refusal.finding.reason.clone());
-    if refusal.fatal {
-        end(&mut draft, &Ending::Stopped { reason: Reason::InvalidInput, message: refusal.finding.message });
+    if let Some((reason, message)) = refusal.ending {
+        end(&mut draft, &Ending::Stopped { reason, message });
     }
-    draft.status
+    draft.summarised()
 }
 
 /// The status of a job that is over: only its settlement can still change.
 pub fn over(job: &InferenceJob, settlement: &Settlement, now: Timestamp) -> InferenceJobStatus {
     let mut draft = Draft::of(job, now);
-    if draft.status.requests.is_none_or(|requests| requests.completed == 0) {
+    if local::is_local(job) || draft.status.requests.is_none_or(|requests| requests.completed == 0) {
         return draft.status;
     }
     let finding = match settlement {
+        Settlement::Told => return draft.status,
         Settlement::Unknown => Finding::unknown(Reason::NetworkNotReady, "no GridNetwork can tell"),
         Settlement::DryRun => Finding::no(Reason::DryRun, "spec.rewards.dryRun of the GridNetwork is set"),
         Settlement::Pending(epoch) => {
@@ -84,6 +116,10 @@ pub fn over(job: &InferenceJob, settlement: &Settlement, now: Timestamp) -> Infe
 /// The status of a job on its way.
 pub fn of(job: &InferenceJob, validated: &ValidatedJob, applied: &Applied, now: Timestamp) -> InferenceJobStatus {
     let mut draft = Draft::of(job, now);
+    draft.suspension();
+    if let Some(sha256) = &applied.input_sha256 {
+        draft.status.input_sha256 = Some(sha256.clone());
+    }
     if let Some(rejected) = applied.rejected {
         let rejected = i64::from(rejected);
         draft.status.rejected_lines = Some(rejected).filter(|rejected| *rejected > 0);
@@ -96,7 +132,6 @@ pub fn of(job: &InferenceJob, validated: &ValidatedJob, applied: &Applied, now: 
         Stage::Held => {
             draft.set(condition::ADMITTED, Finding::no(Reason::Suspended, "spec.suspend is set"));
             draft.status.phase = Some(JobPhase::Suspended);
-            draft.status.reason = Some(Reason::Suspended.as_str().into());
         }
         Stage::New | Stage::Active { .. } | Stage::Ended { .. } | Stage::Stopped { .. } => {
             draft.status.phase.get_or_insert(JobPhase::Pending);
@@ -105,10 +140,12 @@ pub fn of(job: &InferenceJob, validated: &ValidatedJob, applied: &Applied, now: 
     if let Some(report) = &applied.report {
         admitted(&mut draft, validated, report);
     }
+    let found = |type_: &str| applied.findings.iter().any(|(condition, _)| *condition == type_);
+    if !matches!(validated.stage, Stage::GatewayAway(_)) && !found(condition::OUTPUT_PUBLISHED) {
+        // What kept the output from being written was not found again.
+        draft.clear(condition::OUTPUT_PUBLISHED);
+    }
     for (condition, finding) in &applied.findings {
-        if finding.truth != Truth::True {
-            draft.status.reason = Some(finding.reason.clone());
-        }
         draft.set(condition, finding.clone());
     }
     if let Some(output) = &applied.output {
@@ -117,33 +154,45 @@ pub fn of(job: &InferenceJob, validated: &ValidatedJob, applied: &Applied, now: 
     if let Some(ending) = &applied.ending {
         end(&mut draft, ending);
     }
-    draft.status
+    draft.summarised()
 }
 
 /// Nothing is known: neither good nor bad news, and what was known stays.
 fn away(draft: &mut Draft<'_>, finding: Finding) {
     let admitted = conditions::is_true(&draft.status.conditions, condition::ADMITTED);
     draft.status.phase.get_or_insert(JobPhase::Pending);
-    draft.status.reason = Some(finding.reason.clone());
     draft.set(if admitted { condition::RUNNING } else { condition::ADMITTED }, finding);
 }
 
 fn admitted(draft: &mut Draft<'_>, job: &ValidatedJob, report: &JobReport) {
     draft.status.model_digest = Some(job.model.digest.to_string());
-    let started = Time(draft.now.0);
-    draft.status.start_time.get_or_insert(started);
-    if conditions::find(&draft.status.conditions, condition::ACCEPTED).is_none() {
-        draft.set(condition::ACCEPTED, Finding::yes(Reason::InputRead, "the grid has the input"));
+    let admission = admission(job, report);
+    if admission.is_true() {
+        let started = Time(draft.now.0);
+        draft.status.start_time.get_or_insert(started);
     }
-    draft.set(condition::ADMITTED, Finding::yes(Reason::Submitted, "the grid has the job and its input"));
+    if !conditions::is_true(&draft.status.conditions, condition::ACCEPTED) {
+        draft.set(condition::ACCEPTED, Finding::yes(Reason::InputRead, "the input is handed over"));
+    }
+    draft.set(condition::ADMITTED, admission);
     draft.set(condition::MODEL_READY, model_ready(job, report));
     let (phase, running) = running(report);
     draft.status.phase = Some(phase);
-    draft.status.reason = (!running.is_true()).then(|| running.reason.clone());
     draft.set(condition::RUNNING, running);
     counts(draft, report);
-    if let Some(verified) = verified(report) {
+    if let (Place::Grid, Some(verified)) = (&job.place, verified(report)) {
         draft.set(condition::VERIFIED, verified);
+    }
+}
+
+/// A job in a queue is not admitted before the queue lets it go.
+fn admission(job: &ValidatedJob, report: &JobReport) -> Finding {
+    match &job.place {
+        Place::Grid => Finding::yes(Reason::Submitted, "the grid has the job and its input"),
+        Place::Local(_) if report.reason == Reason::WaitingForQuota.as_str() => {
+            Finding::no(Reason::WaitingForQuota, report.message.clone())
+        }
+        Place::Local(local) => Finding::yes(Reason::JobCreated, format!("Job {} runs its pods", local.name)),
     }
 }
 
@@ -168,14 +217,15 @@ fn running(report: &JobReport) -> (JobPhase, Finding) {
         JobState::Created | JobState::Queued => {
             (JobPhase::Queued, because(Reason::WaitingForCapacity, "requests wait for a free worker"))
         }
-        JobState::Suspended => (JobPhase::Suspended, Finding::no(Reason::Suspended, "spec.suspend is set")),
+        JobState::Suspended => (JobPhase::Suspended, because(Reason::Suspended, "spec.suspend is set")),
         JobState::Finished => (JobPhase::Finalizing, Finding::no(Reason::AllRequestsDone, "every request is done")),
         JobState::Cancelled => (JobPhase::Finalizing, Finding::no(Reason::Cancelled, "the job was stopped")),
     }
 }
 
 fn counts(draft: &mut Draft<'_>, report: &JobReport) {
-    let rejected = draft.status.rejected_lines.unwrap_or(0);
+    let rejected = draft.status.rejected_lines.unwrap_or(0).max(report.rejected_lines.into());
+    draft.status.rejected_lines = Some(rejected).filter(|rejected| *rejected > 0);
     let requests = RequestCounts {
         total: i64::from(report.total) + rejected,
         completed: report.completed.into(),
@@ -289,17 +339,235 @@ fn clipped(text: &str, max: usize) -> String {
     text.chars().take(max).collect()
 }
 
-/// Sends a status that differs from the one that the job has.
-pub async fn update(job: &InferenceJob, status: &InferenceJobStatus, context: &Context) -> Result<(), Error> {
-    let api: Api<InferenceJob> = Api::namespaced(context.client.clone(), &job.namespace().unwrap_or_default());
+/// Sends a status that differs from the one that the job has. Bare progress is sent now and then only; the answer is how long
+/// it has to wait.
+pub async fn update(
+    job: &InferenceJob,
+    status: &InferenceJobStatus,
+    context: &Context,
+) -> Result<Option<std::time::Duration>, Error> {
+    let uid = job.uid().unwrap_or_default();
     let old = job.status.as_ref();
+    if let (Turn::Later(wait), true) = (context.pace.turn(&uid), pace::is_progress(old, status)) {
+        return Ok(Some(wait));
+    }
+    let api: Api<InferenceJob> = Api::namespaced(context.client.clone(), &job.namespace().unwrap_or_default());
+    let old_conditions = old.map(|status| summary::news(&status.conditions)).unwrap_or_default();
     let change = Change {
         old,
         new: status,
-        old_conditions: old.map(|status| status.conditions.as_slice()).unwrap_or_default(),
-        new_conditions: &status.conditions,
+        old_conditions: &old_conditions,
+        new_conditions: &summary::news(&status.conditions),
         abnormal: &[condition::FAILED],
     };
-    write::status(&api, context, MANAGER, job, change).await?;
-    Ok(())
+    if write::status(&api, context, MANAGER, job, change).await? {
+        context.pace.wrote(&uid);
+    }
+    Ok(None)
+}
+
+#[cfg(test)]
+pub(super) mod tests {
+    use serde_json::{Value, json};
+
+    use super::{super::validate::Model, *};
+    use crate::{
+        api::{
+            ids::ModelDigest,
+            inference_job::{InputFormat, OutputStatus},
+        },
+        operator::{
+            gateway::GatewayError,
+            inference_job::{
+                input::{parse::Defaults, parse::Rules, source::Source},
+                output::Destination,
+            },
+        },
+        protocol::internal::{Endpoint, JobControl, PlacementFilter},
+    };
+
+    pub fn report(state: JobState) -> JobReport {
+        JobReport {
+            state,
+            reason: String::new(),
+            message: String::new(),
+            total: 2,
+            rejected_lines: 0,
+            completed: 0,
+            failed: 0,
+            running: 0,
+            prompt_tokens: 0,
+            output_tokens: 0,
+            nodes: Vec::new(),
+            audits_owed: 0,
+            audits_passed: 0,
+            audits_failed: 0,
+            started_at_ms: 0,
+            finished_at_ms: 0,
+            receipts_root: String::new(),
+            last_failures: Vec::new(),
+            waiting: None,
+        }
+    }
+
+    fn at(second: i64) -> Timestamp {
+        Timestamp::from_second(second).unwrap()
+    }
+
+    fn job(more: Value) -> InferenceJob {
+        let mut spec = json!({"workload": {
+            "modelRef": {"name": "m"}, "input": {"inline": "a"}, "output": {"configMap": {"name": "out"}},
+        }});
+        spec.as_object_mut().unwrap().extend(more.as_object().unwrap().clone());
+        serde_json::from_value(json!({
+            "apiVersion": "xdcgrid.io/v1alpha1", "kind": "InferenceJob",
+            "metadata": {"name": "j", "namespace": "ns", "uid": "u", "generation": 1}, "spec": spec,
+        }))
+        .unwrap()
+    }
+
+    fn validated(stage: Stage) -> ValidatedJob {
+        let defaults = Defaults {
+            max_tokens: 1,
+            temperature: 0.0,
+            top_p: 1.0,
+            top_k: 0,
+            seed: 0,
+            stop: Vec::new(),
+            system_message: None,
+        };
+        let rules =
+            Rules { format: InputFormat::Lines, endpoint: Endpoint::ChatCompletions, model: "m".into(), defaults };
+        ValidatedJob {
+            uid: "u".into(),
+            namespace: "ns".into(),
+            name: "j".into(),
+            model: Model { digest: ModelDigest([1; 32]), ready: Finding::unknown(Reason::ModelFetching, "on its way") },
+            source: Source::Inline("a".into()),
+            rules,
+            output: Destination::ConfigMap("out".into()),
+            stale_output: false,
+            rejected: 0,
+            max_attempts: 1,
+            max_failed: None,
+            sample_percent: None,
+            placement: PlacementFilter::default(),
+            control: JobControl::default(),
+            stage,
+            place: Place::Grid,
+        }
+    }
+
+    fn active(report: &JobReport) -> ValidatedJob {
+        validated(Stage::Active { report: report.clone(), stop: None })
+    }
+
+    fn with(report: JobReport) -> Applied {
+        Applied { report: Some(report), ..Applied::default() }
+    }
+
+    /// Reason of a condition that is true.
+    fn told<'a>(status: &'a InferenceJobStatus, type_: &str) -> Option<&'a str> {
+        let found = conditions::find(&status.conditions, type_)?;
+        (found.status == Truth::True).then_some(found.reason.as_str())
+    }
+
+    #[test]
+    fn a_job_on_its_way_reconciles_and_says_the_most_useful_reason() {
+        let waiting = JobReport { reason: "NoWorkerForModel".into(), ..report(JobState::Queued) };
+        let status = of(&job(json!({})), &active(&waiting), &with(waiting.clone()), at(1));
+        assert_eq!(status.reason.as_deref(), Some("NoWorkerForModel"));
+        assert_eq!(told(&status, condition::RECONCILING), Some("NoWorkerForModel"));
+        assert_eq!(told(&status, condition::STALLED), None);
+        let running = JobReport { running: 1, ..report(JobState::Running) };
+        let status = of(&job(json!({})), &active(&running), &with(running.clone()), at(1));
+        assert_eq!((status.reason.as_deref(), status.phase), (Some("RequestsRunning"), Some(JobPhase::Running)));
+    }
+
+    #[test]
+    fn a_job_that_needs_somebody_is_stalled_until_they_acted() {
+        let refusal = Refusal {
+            condition: condition::ACCEPTED,
+            finding: Finding::no(Reason::ModelNotFound, "no model"),
+            ending: None,
+        };
+        let mut job = job(json!({}));
+        let status = refused(&job, refusal, at(1));
+        assert_eq!(
+            (told(&status, condition::STALLED), status.reason.as_deref()),
+            (Some("ModelNotFound"), Some("ModelNotFound"))
+        );
+        assert_eq!(told(&status, condition::RECONCILING), None);
+        job.status = Some(status);
+        let running = JobReport { running: 1, ..report(JobState::Running) };
+        let status = of(&job, &active(&running), &with(running.clone()), at(2));
+        assert_eq!(told(&status, condition::STALLED), None);
+        assert_eq!(told(&status, condition::ACCEPTED), Some("InputRead"));
+    }
+
+    #[test]
+    fn an_output_that_can_be_written_again_is_no_trouble_any_more() {
+        let mut job = job(json!({}));
+        let done = JobReport { completed: 2, ..report(JobState::Finished) };
+        let ended = validated(Stage::Ended { report: done.clone(), ending: Ending::Completed });
+        let away = with(done.clone()).unpublished(Finding::unknown(Reason::OutputUnreachable, "no answer"));
+        let status = of(&job, &ended, &away, at(1));
+        assert_eq!((status.reason.as_deref(), status.phase), (Some("OutputUnreachable"), Some(JobPhase::Finalizing)));
+        job.status = Some(status.clone());
+        assert_eq!(of(&job, &ended, &away, at(9)), status, "the same news again changes nothing");
+        let applied = Applied {
+            output: Some(OutputStatus::default()),
+            ending: Some(Ending::Completed),
+            ..with(done).unpublished(Finding::yes(Reason::Published, "there"))
+        };
+        let status = of(&job, &ended, &applied, at(2));
+        assert_eq!((told(&status, condition::COMPLETE), status.phase), (Some("Completed"), Some(JobPhase::Complete)));
+        for summary in [condition::RECONCILING, condition::STALLED] {
+            assert_eq!(told(&status, summary), None, "{summary}");
+        }
+    }
+
+    #[test]
+    fn a_job_that_failed_is_stalled_for_tools_that_know_nothing_of_jobs() {
+        let stopped = Ending::Stopped { reason: Reason::DeadlineExceeded, message: "late".into() };
+        let applied = Applied { ending: Some(stopped), ..Applied::default() };
+        let stage = Stage::Stopped { reason: Reason::DeadlineExceeded, message: "late".into() };
+        let status = of(&job(json!({})), &validated(stage), &applied, at(1));
+        assert_eq!(told(&status, condition::FAILED), Some("DeadlineExceeded"));
+        assert_eq!(told(&status, condition::STALLED), Some("DeadlineExceeded"));
+    }
+
+    #[test]
+    fn a_gateway_that_is_away_is_unknown_and_keeps_what_was_known() {
+        let mut job = job(json!({}));
+        let running = JobReport { running: 1, completed: 1, ..report(JobState::Running) };
+        job.status = Some(of(&job, &active(&running), &with(running.clone()), at(1)));
+        let away = validated(Stage::GatewayAway(GatewayError::Unavailable("refused".into())));
+        let status = of(&job, &away, &Applied::default(), at(2));
+        let found = conditions::find(&status.conditions, condition::RUNNING).unwrap();
+        assert_eq!((found.status, found.reason.as_str()), (Truth::Unknown, "GatewayUnavailable"));
+        assert_eq!((status.phase, status.progress.as_deref()), (Some(JobPhase::Running), Some("1/2")));
+        assert_eq!(status.reason.as_deref(), Some("GatewayUnavailable"));
+    }
+
+    #[test]
+    fn a_suspension_leaves_the_time_when_it_ended() {
+        let mut job = job(json!({"suspend": true}));
+        let held = of(&job, &validated(Stage::Held), &Applied::default(), at(1));
+        assert_eq!((told(&held, condition::SUSPENDED), held.phase), (Some("Suspended"), Some(JobPhase::Suspended)));
+        job.status = Some(held);
+        job.spec.suspend = false;
+        let queued = report(JobState::Queued);
+        let status = of(&job, &active(&queued), &with(queued.clone()), at(7));
+        let found = conditions::find(&status.conditions, condition::SUSPENDED).unwrap();
+        assert_eq!((found.status, found.last_transition_time.0), (Truth::False, at(7)));
+    }
+
+    #[test]
+    fn rejected_lines_count_as_failed_whoever_remembers_them() {
+        let counted = JobReport { rejected_lines: 3, failed: 1, ..report(JobState::Running) };
+        let status = of(&job(json!({})), &active(&counted), &with(counted.clone()), at(1));
+        assert_eq!(status.requests, Some(RequestCounts { total: 5, completed: 0, failed: 4 }));
+        assert_eq!(status.rejected_lines, Some(3));
+    }
 }

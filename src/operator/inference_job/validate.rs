@@ -4,23 +4,29 @@ use jiff::Timestamp;
 use kube::ResourceExt;
 
 use super::{
+    bucket::Location,
+    deadlines,
     dereference::{Refs, Settlement},
     input::{
         parse::{Defaults, Rules},
         source::Source,
     },
-    output::{self, Claim},
+    local::{self, validate::LocalJob},
+    output::{self, Claim, Destination, FilePlace},
 };
 use crate::{
     api::{
-        conditions::{Finding, Truth, is_true},
-        grid_model,
+        conditions::{Finding, is_true},
+        grid_model::{self, ModelFormat},
         ids::ModelDigest,
-        inference_job::{EndpointSpec, GenerationSpec, InferenceJob, InputSpec, condition},
+        inference_job::{
+            EndpointSpec, GenerationSpec, InferenceJob, InputSpec, JobVerification, OURS, OutputSpec, Placement,
+            TrustLevel, VerificationMode, condition,
+        },
         reasons::Reason,
     },
-    operator::gateway::GatewayError,
-    protocol::internal::{Endpoint, JobControl, JobReport, JobState},
+    operator::{gateway::GatewayError, grid_model::validate::format as grid_model_format},
+    protocol::internal::{Endpoint, JobControl, JobReport, JobState, PlacementFilter, Trust},
 };
 
 /// A job whose every value is known to be sound.
@@ -31,13 +37,25 @@ pub struct ValidatedJob {
     pub model: Model,
     pub source: Source,
     pub rules: Rules,
-    /// Name of the output ConfigMap.
-    pub output: String,
+    pub output: Destination,
+    /// The output ConfigMap holds the results of an earlier job of the same name.
+    pub stale_output: bool,
+    /// Lines of the input that are known to be no usable requests.
+    pub rejected: u32,
     pub max_attempts: u32,
     pub max_failed: Option<u32>,
     pub sample_percent: Option<u8>,
+    pub placement: PlacementFilter,
     pub control: JobControl,
+    pub place: Place,
     pub stage: Stage,
+}
+
+/// Who computes it.
+#[derive(Debug, Clone)]
+pub enum Place {
+    Grid,
+    Local(Box<LocalJob>),
 }
 
 /// The model that is asked for.
@@ -76,8 +94,8 @@ pub enum Ending {
 pub struct Refusal {
     pub condition: &'static str,
     pub finding: Finding,
-    /// No later event can make it go on.
-    pub fatal: bool,
+    /// How the job ends, when no later event can make it go on, or when it had its time.
+    pub ending: Option<(Reason, String)>,
 }
 
 /// A job, as far as it was understood.
@@ -86,6 +104,11 @@ pub enum Validated {
     Over(Settlement),
     Refused(Refusal),
     Job(Box<ValidatedJob>),
+}
+
+/// False for a job that somebody else looks after.
+pub fn is_ours(job: &InferenceJob) -> bool {
+    job.spec.managed_by.as_deref().is_none_or(|manager| manager == OURS)
 }
 
 /// True once a job has a terminal condition.
@@ -98,29 +121,40 @@ pub fn validate(job: &InferenceJob, refs: Refs, now: Timestamp) -> Validated {
     if is_over(job) {
         return Validated::Over(refs.settlement);
     }
+    // A job that the grid never had can be stopped whatever else is the matter with it.
+    let unsent = refs.report.as_ref().is_ok_and(|report| report.as_ref().is_none_or(is_unsent));
+    let stop = if unsent { stop(job, None, now) } else { None };
     match checked(job, refs, now) {
         Ok(job) => Validated::Job(Box::new(job)),
-        Err(refusal) => Validated::Refused(refusal),
+        Err(refusal) => Validated::Refused(Refusal { ending: refusal.ending.or(stop), ..refusal }),
     }
+}
+
+fn is_unsent(report: &JobReport) -> bool {
+    report.state == JobState::Created
 }
 
 fn checked(job: &InferenceJob, refs: Refs, now: Timestamp) -> Result<ValidatedJob, Refusal> {
     let workload = &job.spec.workload;
     let name = job.name_any();
     let namespace = job.namespace().unwrap_or_default();
-    let output = workload.output.config_map.as_ref().ok_or_else(|| invalid("spec.workload.output names no place"))?;
+    let output = destination(&workload.output)?;
     let model = model(job, &refs)?;
+    let place = place(job, &refs)?;
     let uid = job.uid().unwrap_or_default();
-    if let Some(found) = &refs.output
-        && let Claim::Foreign(owner) = output::claim(found, &uid, &name)
-    {
-        let message =
-            format!("ConfigMap {:?} belongs to {owner}; delete it, or name another one in a new job", output.name);
-        return Err(refuse(condition::OUTPUT_PUBLISHED, Reason::OutputConflict, message, false));
-    }
+    let claim = refs.output.as_ref().map(|found| output::claim(found, &uid, &name));
     let control = control(job);
+    let rejected = rejected(job, refs.report.as_ref().ok().and_then(Option::as_ref));
+    let broken = refs.child.and_then(|child| child.broken);
+    let stage = stage(job, refs.report, control.suspended, broken, now);
+    if let (Some(Claim::Foreign(owner)), Stage::New | Stage::Held | Stage::Ended { .. }) = (&claim, &stage) {
+        let message = format!("{} belongs to {owner}; delete it, or name another one in a new job", output.shown());
+        return Err(refuse(condition::OUTPUT_PUBLISHED, Reason::OutputConflict, message));
+    }
     Ok(ValidatedJob {
-        stage: stage(job, refs.report, control.suspended, now),
+        rejected,
+        stage,
+        place,
         source: source(&workload.input)?,
         rules: Rules {
             format: workload.input.format,
@@ -128,14 +162,12 @@ fn checked(job: &InferenceJob, refs: Refs, now: Timestamp) -> Result<ValidatedJo
             model: workload.model_ref.name.clone(),
             defaults: defaults(&workload.generation)?,
         },
-        output: output.name.clone(),
+        output,
+        stale_output: claim == Some(Claim::Stale),
         max_attempts: job.spec.retry.max_attempts.unsigned_abs(),
         max_failed: job.spec.max_failed_requests.map(i32::unsigned_abs),
-        sample_percent: job
-            .spec
-            .verification
-            .as_ref()
-            .and_then(|verification| u8::try_from(verification.sample_percent).ok()),
+        sample_percent: job.spec.verification.as_ref().and_then(sample_percent),
+        placement: placement(&job.spec.placement),
         uid,
         namespace,
         name,
@@ -156,14 +188,15 @@ fn stage(
     job: &InferenceJob,
     report: Result<Option<JobReport>, GatewayError>,
     suspended: bool,
+    broken: Option<(Reason, String)>,
     now: Timestamp,
 ) -> Stage {
     let report = match report {
         Ok(report) => report,
         Err(error) => return Stage::GatewayAway(error),
     };
-    let submitted = report.filter(|report| report.state != JobState::Created);
-    let stop = stop(job, submitted.as_ref(), now);
+    let submitted = report.filter(|report| !is_unsent(report));
+    let stop = broken.or_else(|| stop(job, submitted.as_ref(), now));
     match (submitted, stop) {
         (None, Some((reason, message))) => Stage::Stopped { reason, message },
         (None, None) if suspended => Stage::Held,
@@ -185,24 +218,64 @@ fn stage(
     }
 }
 
+fn place(job: &InferenceJob, refs: &Refs) -> Result<Place, Refusal> {
+    if !local::is_local(job) {
+        return Ok(Place::Grid);
+    }
+    let seen = refs.child.as_ref().map(|child| child.seen);
+    let local = local::validate::validate(job, refs.model.as_ref(), seen);
+    local.map(|local| Place::Local(Box::new(local))).map_err(|finding| invalid(finding.message))
+}
+
 /// Why a job is to be stopped, if it is.
 pub fn stop(job: &InferenceJob, report: Option<&JobReport>, now: Timestamp) -> Option<(Reason, String)> {
     if job.spec.cancel {
         return Some((Reason::Cancelled, "spec.cancel is set".into()));
     }
-    let status = job.status.as_ref();
     if let Some(limit) = job.spec.max_failed_requests {
-        let rejected = status.and_then(|status| status.rejected_lines).unwrap_or(0);
-        let failed = rejected + report.map_or(0, |report| i64::from(report.failed));
+        let failed = i64::from(rejected(job, report)) + report.map_or(0, |report| i64::from(report.failed));
         if failed > i64::from(limit) {
             let message = format!("{failed} requests failed, spec.maxFailedRequests allows {limit}");
             return Some((Reason::TooManyFailedRequests, message));
         }
     }
-    let deadline = job.spec.active_deadline_seconds?;
-    let started = status?.start_time.as_ref()?.0.as_second();
-    (now.as_second() >= started.saturating_add(deadline))
-        .then(|| (Reason::DeadlineExceeded, format!("it did not end within {deadline} s")))
+    deadlines::passed(job, report, now)
+}
+
+/// Input lines that were no usable requests, as far as anybody knows.
+fn rejected(job: &InferenceJob, report: Option<&JobReport>) -> u32 {
+    let seen = job.status.as_ref().and_then(|status| status.rejected_lines).unwrap_or(0);
+    u32::try_from(seen).unwrap_or(0).max(report.map_or(0, |report| report.rejected_lines))
+}
+
+fn sample_percent(verification: &JobVerification) -> Option<u8> {
+    match verification.mode {
+        VerificationMode::Full => Some(100),
+        VerificationMode::SpotCheck => verification.sample_percent.and_then(|percent| u8::try_from(percent).ok()),
+    }
+}
+
+fn placement(placement: &Placement) -> PlacementFilter {
+    PlacementFilter {
+        regions: placement.regions.clone(),
+        require_trust: placement.require_trust.map(|level| match level {
+            TrustLevel::Approved => Trust::Approved,
+            TrustLevel::Managed => Trust::Managed,
+        }),
+        node_labels: placement.node_selector.clone(),
+    }
+}
+
+fn destination(output: &OutputSpec) -> Result<Destination, Refusal> {
+    match (&output.config_map, &output.s3, &output.store) {
+        (Some(map), None, None) => Ok(Destination::ConfigMap(map.name.clone())),
+        (None, Some(s3), None) => {
+            let location = Location::folder(s3).map_err(|why| invalid(format!("workload.output.s3: {why}")))?;
+            Ok(Destination::Files(FilePlace::Bucket(location)))
+        }
+        (None, None, Some(_)) => Ok(Destination::Files(FilePlace::Store)),
+        _ => Err(invalid("workload.output must name exactly one place (configMap, s3 or store)")),
+    }
 }
 
 fn model(job: &InferenceJob, refs: &Refs) -> Result<Model, Refusal> {
@@ -214,11 +287,25 @@ fn model(job: &InferenceJob, refs: &Refs) -> Result<Model, Refusal> {
         (None, Some(model)) => model.spec.sha256.as_str(),
         (None, None) => {
             let message = format!("there is no GridModel {name:?}; kubectl get gridmodels lists those that there are");
-            return Err(refuse(condition::ACCEPTED, Reason::ModelNotFound, message, false));
+            return Err(refuse(condition::ACCEPTED, Reason::ModelNotFound, message));
         }
     };
+    if let (None, Some(model)) = (taken, &refs.model)
+        && !grid_model_format(model.spec.format).serves(endpoint(job.spec.workload.endpoint))
+    {
+        let serves = match model.spec.format {
+            ModelFormat::Gguf => "GGUF serves /v1/chat/completions and /v1/completions",
+            ModelFormat::Safetensors => "Safetensors serves /v1/embeddings",
+        };
+        let message = format!("GridModel {name:?} of format {serves} only");
+        return Err(hopeless(Reason::EndpointNotServed, message));
+    }
     let digest = digest.parse().map_err(|error| invalid(format!("GridModel {name:?}: {error}")))?;
-    Ok(Model { digest, ready: readiness(name, refs.model.as_ref()) })
+    let ready = match local::is_local(job) {
+        true => Finding::unknown(Reason::ModelFetching, "each pod fetches the file itself and checks its sha256"),
+        false => readiness(name, refs.model.as_ref()),
+    };
+    Ok(Model { digest, ready })
 }
 
 fn readiness(name: &str, model: Option<&grid_model::GridModel>) -> Finding {
@@ -236,23 +323,33 @@ fn readiness(name: &str, model: Option<&grid_model::GridModel>) -> Finding {
 }
 
 fn source(input: &InputSpec) -> Result<Source, Refusal> {
-    match (&input.inline, &input.config_map, &input.url) {
-        (Some(text), None, None) => Ok(Source::Inline(text.clone())),
-        (None, Some(at), None) => Ok(Source::ConfigMap { name: at.name.clone(), key: at.key.clone() }),
-        (None, None, Some(url)) => {
-            let mut sha256 = [0; 32];
-            hex::decode_to_slice(input.sha256.as_deref().unwrap_or_default(), &mut sha256)
-                .map_err(|_| invalid("input.sha256 must have 64 hexadecimal digits"))?;
+    let sha256 = input.sha256.as_deref().map(digest).transpose()?;
+    match (&input.inline, &input.config_map, &input.url, &input.s3) {
+        (Some(text), None, None, None) => Ok(Source::Inline(text.clone())),
+        (None, Some(at), None, None) => Ok(Source::ConfigMap { name: at.name.clone(), key: at.key.clone() }),
+        (None, None, Some(url), None) => {
+            let sha256 = sha256.ok_or_else(|| invalid("input.url needs input.sha256"))?;
             Ok(Source::Url { url: url.clone(), sha256 })
         }
-        _ => Err(invalid("input must have exactly one of inline, configMap, url")),
+        (None, None, None, Some(s3)) => {
+            let location = Location::object(s3).map_err(|why| invalid(format!("workload.input.s3: {why}")))?;
+            Ok(Source::Bucket { location, sha256 })
+        }
+        _ => Err(invalid("input must have exactly one of inline, configMap, url, s3")),
     }
+}
+
+fn digest(text: &str) -> Result<[u8; 32], Refusal> {
+    let mut sha256 = [0; 32];
+    hex::decode_to_slice(text, &mut sha256).map_err(|_| invalid("input.sha256 must have 64 hexadecimal digits"))?;
+    Ok(sha256)
 }
 
 fn endpoint(endpoint: EndpointSpec) -> Endpoint {
     match endpoint {
         EndpointSpec::ChatCompletions => Endpoint::ChatCompletions,
         EndpointSpec::Completions => Endpoint::Completions,
+        EndpointSpec::Embeddings => Endpoint::Embeddings,
     }
 }
 
@@ -272,13 +369,122 @@ fn defaults(generation: &GenerationSpec) -> Result<Defaults, Refusal> {
 }
 
 fn invalid(message: impl Into<String>) -> Refusal {
-    refuse(condition::ACCEPTED, Reason::InvalidInput, message, true)
+    hopeless(Reason::InvalidInput, message)
 }
 
-fn refuse(condition: &'static str, reason: Reason, message: impl Into<String>, fatal: bool) -> Refusal {
-    Refusal {
-        condition,
-        finding: Finding { truth: Truth::False, reason: reason.as_str().into(), message: message.into() },
-        fatal,
+fn hopeless(reason: Reason, message: impl Into<String>) -> Refusal {
+    let refusal = refuse(condition::ACCEPTED, reason, message);
+    Refusal { ending: Some((reason, refusal.finding.message.clone())), ..refusal }
+}
+
+fn refuse(condition: &'static str, reason: Reason, message: impl Into<String>) -> Refusal {
+    Refusal { condition, finding: Finding::no(reason, message), ending: None }
+}
+
+#[cfg(test)]
+mod tests {
+    use serde_json::{Value, json};
+
+    use super::*;
+
+    fn at(second: i64) -> Timestamp {
+        Timestamp::from_second(second).unwrap()
+    }
+
+    /// Created at second 100; `workload` and `more` replace what they name.
+    fn job(workload: Value, more: Value) -> InferenceJob {
+        let mut spec = json!({"workload": {
+            "modelRef": {"name": "m"}, "input": {"inline": "a"}, "output": {"configMap": {"name": "out"}},
+        }});
+        spec["workload"].as_object_mut().unwrap().extend(workload.as_object().unwrap().clone());
+        spec.as_object_mut().unwrap().extend(more.as_object().unwrap().clone());
+        serde_json::from_value(json!({
+            "apiVersion": "xdcgrid.io/v1alpha1", "kind": "InferenceJob", "spec": spec,
+            "metadata": {"name": "j", "namespace": "ns", "uid": "u", "creationTimestamp": "1970-01-01T00:01:40Z"},
+        }))
+        .unwrap()
+    }
+
+    fn refs(model: bool, report: Option<JobReport>) -> Refs {
+        let model = model.then(|| {
+            let spec = json!({"source": {"url": "http://x"}, "sha256": "11".repeat(32)});
+            serde_json::from_value(json!({
+                "apiVersion": "xdcgrid.io/v1alpha1", "kind": "GridModel", "metadata": {"name": "m"}, "spec": spec,
+            }))
+            .unwrap()
+        });
+        Refs { model, report: Ok(report), child: None, output: None, settlement: Settlement::Unknown }
+    }
+
+    fn valid(job: &InferenceJob) -> ValidatedJob {
+        match validate(job, refs(true, None), at(101)) {
+            Validated::Job(job) => *job,
+            Validated::Refused(refusal) => panic!("{refusal:?}"),
+            Validated::Over(_) => panic!("it is not over"),
+        }
+    }
+
+    fn refusal(job: &InferenceJob, refs: Refs, now: i64) -> Refusal {
+        match validate(job, refs, at(now)) {
+            Validated::Refused(refusal) => refusal,
+            _ => panic!("it is not refused"),
+        }
+    }
+
+    #[test]
+    fn places_of_input_and_output_are_read() {
+        let s3 = json!({"s3": {"uri": "s3://in/x", "secretRef": {"name": "b"}}, "sha256": "ab".repeat(32)});
+        let found = valid(&job(json!({"input": s3, "output": {"s3": {"uri": "s3://out/today"}}}), json!({})));
+        let Source::Bucket { location, sha256 } = found.source else { panic!("{:?}", found.source) };
+        assert_eq!((location.uri.as_str(), location.secret.as_deref()), ("s3://in/x", Some("b")));
+        assert_eq!(sha256, Some([0xab; 32]));
+        assert_eq!(found.output.shown(), "s3://out/today/");
+        let found = valid(&job(json!({"output": {"store": {}}}), json!({})));
+        assert_eq!(found.output, Destination::Files(FilePlace::Store));
+    }
+
+    #[test]
+    fn a_place_that_cannot_be_ends_the_job_with_the_field_in_the_message() {
+        for (workload, words) in [
+            (json!({"input": {"s3": {"uri": "s3://in/a/../b"}}}), "workload.input.s3"),
+            (json!({"output": {"s3": {"uri": "s3://out/a//b"}}}), "workload.output.s3"),
+            (json!({"input": {"url": "http://x"}}), "input.sha256"),
+            (json!({"output": {}}), "exactly one place"),
+        ] {
+            let refusal = refusal(&job(workload, json!({})), refs(true, None), 101);
+            let (reason, message) = refusal.ending.unwrap();
+            assert_eq!(reason, Reason::InvalidInput);
+            assert!(message.contains(words), "{message}");
+        }
+    }
+
+    #[test]
+    fn a_job_that_waits_for_its_model_can_be_cancelled_and_has_a_deadline() {
+        let waiting = job(json!({}), json!({"startDeadlineSeconds": 10}));
+        let found = refusal(&waiting, refs(false, None), 101);
+        assert_eq!((found.finding.reason.as_str(), found.ending), ("ModelNotFound", None));
+        let found = refusal(&waiting, refs(false, None), 110);
+        assert_eq!(found.ending.map(|(reason, _)| reason), Some(Reason::StartDeadlineExceeded));
+        let cancelled = job(json!({}), json!({"cancel": true}));
+        let found = refusal(&cancelled, refs(false, None), 101);
+        assert_eq!(found.ending.map(|(reason, _)| reason), Some(Reason::Cancelled));
+        let away = Refs { report: Err(GatewayError::Unavailable("x".into())), ..refs(false, None) };
+        assert_eq!(refusal(&cancelled, away, 101).ending, None, "it may be with the grid");
+    }
+
+    #[test]
+    fn another_manager_is_another_manager() {
+        let managed = |by: &str| job(json!({}), json!({"managedBy": by}));
+        assert!(is_ours(&job(json!({}), json!({}))) && is_ours(&managed(OURS)));
+        assert!(!is_ours(&managed("kueue.x-k8s.io/multikueue")));
+    }
+
+    #[test]
+    fn full_verification_is_every_answer() {
+        let percent =
+            |verification: Value| valid(&job(json!({}), json!({"verification": verification}))).sample_percent;
+        assert_eq!(percent(json!({"mode": "Full"})), Some(100));
+        assert_eq!(percent(json!({"samplePercent": 7})), Some(7));
+        assert_eq!(percent(json!({})), None);
     }
 }

@@ -1,34 +1,28 @@
-"""`make up` and `make down`: cluster, chain, contract, image and chart on this machine.
+"""`make up` and `make down`: cluster, chain, contract, image and chart on this machine, or chart alone on a cluster that the user has.
 
 Everything is idempotent: a second `up` finds what is there, and `down` removes what an interrupted one left.
 """
 
+import dataclasses
 import json
 import os
 import pathlib
 import sys
 
-from . import kube
+from . import existing, kube, place
 from .chain import Chain
 from .report import StepFailed, say, step
 from .shell import CACHE, ROOT, STATE, Daemon, run, running_daemons, succeeds, wait_for
 
-HOST = "10.84.0.1"
-NODE_ADDRESS = "10.84.0.11"
 CHAIN_ID = 51
 RPC_PORT = 8545
 MODEL_PORT = 8546
-P2P_PORT = 30401
-API_PORT = 30480
 NETWORK = "main"
 EPOCH_SECONDS = 60
 WINDOW_SECONDS = 10
-RPC_URL = f"http://{HOST}:{RPC_PORT}"
-GATEWAY_URL = f"http://{NODE_ADDRESS}:{API_PORT}"
-MODEL_URL = f"http://{HOST}:{MODEL_PORT}/smollm2-135m-instruct.gguf"
 MODEL_FILE = CACHE / "models" / "smollm2-135m-instruct.gguf"
 MODEL_SHA256 = "b179c9523d0e6a0f98a330c7562b682750a6f8c8c15e5bc70ea373728110db53"
-IMAGE = "localhost/xdc-grid:dev"
+IMAGE = place.LOCAL_IMAGE
 
 # The well-known accounts of every anvil chain: public, worth nothing anywhere else.
 ACCOUNTS = {
@@ -38,6 +32,19 @@ ACCOUNTS = {
     "cheat": ("0x90f79bf6eb2c4f870365e785982e1f101e93b906", "7c852118294e51e653712a81e05800f419141751be58f605c371e15141b007a6"),
     "anyone": ("0x15d34aaf54267db7d7c367839aaf71a00a2c6a65", "47e179ec197488593b187f80a00eb0da91f1b9d0b13f8733639f19c30a34926a"),
 }
+
+
+def use(chosen):
+    """Makes `chosen` the place of everything below."""
+    global PLACE, HOST, NODE_ADDRESS, P2P_PORT, RPC_URL, GATEWAY_URL, MODEL_URL
+    PLACE, HOST, NODE_ADDRESS, P2P_PORT = chosen, chosen.host, chosen.node_address, chosen.p2p_port
+    RPC_URL = f"http://{HOST}:{RPC_PORT}"
+    MODEL_URL = f"http://{HOST}:{MODEL_PORT}/smollm2-135m-instruct.gguf"
+    GATEWAY_URL = f"http://{NODE_ADDRESS}:{chosen.api_port}"
+    kube.KUBECONFIG = chosen.kubeconfig
+
+
+use(place.recorded())
 
 
 def target():
@@ -74,28 +81,40 @@ def up():
     STATE.mkdir(exist_ok=True)
     for account in ACCOUNTS:
         key_file(account)
-    with step("Kubernetes 1.37 with three nodes", ["tests/cluster/README.md", f"ls {STATE}/log"]):
-        cluster("up", "--nodes", 3)
-        kube.kubectl("wait", "--for=condition=Ready", "nodes", "--all", "--timeout=60s")
-        kube.kubectl("-n", "kube-system", "rollout", "status", "deployment/coredns", "--timeout=60s")
+    if PLACE.local:
+        with step("Kubernetes 1.37 with three nodes", ["tests/cluster/README.md", f"ls {STATE}/log"]):
+            cluster("up", "--nodes", 3)
+            kube.kubectl("wait", "--for=condition=Ready", "nodes", "--all", "--timeout=60s")
+            kube.kubectl("-n", "kube-system", "rollout", "status", "deployment/coredns", "--timeout=60s")
     with step("chain 51 and its reward contract", [f"less {STATE}/log/anvil.log"]):
         start_chain()
         deploy_contract()
-    with step("image with the three server binaries, loaded into every node"):
-        load_image()
+    if PLACE.local:
+        with step("image with the three server binaries, loaded into every node"):
+            load_image()
     with step("Helm chart: CRDs, operator, gateway", [f"kubectl --kubeconfig {kube.KUBECONFIG} -n xdc-grid get pods,events"], component_logs()):
         install_chart()
-    with step("GridNetwork names chain and contract", [f"kubectl --kubeconfig {kube.KUBECONFIG} describe gnet {NETWORK}"], component_logs()):
+    with step("GridNetwork names chain and contract", network_hints(), component_logs()):
         create_network()
     write_env()
 
 
-def down():
-    """Removes all of it. Only processes and interfaces that `up` made."""
-    with step("removing cluster, chain and workers"):
+def enter(objects, namespaces):
+    """The first step on a cluster that the user has. See `existing.enter`."""
+    STATE.mkdir(exist_ok=True)
+    with step(f"your cluster: KUBECONFIG={PLACE.given}, image {PLACE.image}, chain and models on {HOST}"):
+        use(existing.enter(PLACE, objects, namespaces))
+
+
+def down(objects=()):
+    """Removes all of it: processes and interfaces that `up` made, and on a cluster that the user has, `objects` and the release."""
+    if not PLACE.local:
+        with step(f"removing from your cluster ({PLACE.given}) what the demo made there"):
+            existing.leave(PLACE, objects, NETWORK)
+    with step("removing cluster, chain and workers" if PLACE.local else "removing chain and workers"):
         for daemon in running_daemons():
             daemon.stop()
-        if (STATE).exists():
+        if PLACE.local and STATE.exists():
             cluster("down", check=False)
         run("rm", "-rf", STATE)
 
@@ -148,9 +167,13 @@ def install_chart():
     kube.apply({"apiVersion": "v1", "kind": "Namespace", "metadata": {"name": kube.SYSTEM}})
     secret = {"apiVersion": "v1", "kind": "Secret", "metadata": {"name": "reporter", "namespace": kube.SYSTEM}}
     kube.apply(secret | {"stringData": {"key": ACCOUNTS["reporter"][1]}})
-    values = ROOT / "tests" / "e2e" / "values.yaml"
+    values = ROOT / "tests" / "e2e" / "values.yaml" if PLACE.local else existing.chart_values(PLACE)
     run("helm", "--kubeconfig", kube.KUBECONFIG, "upgrade", "--install", "xdc-grid", ROOT / "charts" / "xdc-grid",
-        "--namespace", kube.SYSTEM, "--values", values, "--wait", "--timeout", "120s")
+        "--namespace", kube.SYSTEM, "--values", values, "--wait", "--timeout", "120s" if PLACE.local else "300s")
+    if not PLACE.local:
+        address, p2p, api = existing.gateway()
+        use(dataclasses.replace(PLACE, node_address=address, p2p_port=p2p, api_port=api))
+        PLACE.save()
 
 
 def create_network():
@@ -164,6 +187,13 @@ def create_network():
         "verification": {"samplePercent": 50},
     }))
     kube.wait_condition("gridnetwork", NETWORK, "Ready", timeout=60)
+
+
+def network_hints():
+    hints = [f"kubectl --kubeconfig {kube.KUBECONFIG} describe gnet {NETWORK}"]
+    if PLACE.local:
+        return hints
+    return [*hints, f"if the chain cannot be reached: pods must reach {HOST}; HOST_ADDRESS names another address of this machine (after `make down`)"]
 
 
 def component_logs():

@@ -5,7 +5,8 @@ import signal
 import subprocess
 
 from . import environment as env
-from . import kube, story
+from . import kube, person, story
+from .embeddings import test_embeddings_of_a_job_and_of_the_openai_client  # noqa: F401
 from .shell import CACHE, ROOT, Daemon, run, wait_for
 
 # Long enough to break something in its middle, also on a fast machine.
@@ -149,6 +150,91 @@ def test_bad_batch_lines_become_errors_and_the_rest_runs():
     assert "other" in found and "another-model" in found["other"]["message"], found
 
 
+def test_results_in_the_store_are_read_with_kubectl_grid_and_go_with_the_job():
+    kube.apply(kube.manifest("InferenceJob", "stored", {
+        "workload": {
+            "modelRef": {"name": story.MODEL}, "input": {"format": "Lines", "inline": "What is the capital of France?"},
+            "generation": {"maxTokens": 16, "temperature": "0", "systemMessage": story.SYSTEM_MESSAGE}, "output": {"store": {}},
+        },
+    }, namespace=story.TEAM))
+    story.watch_job("stored")
+    for way in ([], ["--gateway", env.GATEWAY_URL]):
+        printed = story.grid("results", "stored", "-n", story.TEAM, "-o", "json", *way)
+        assert "Paris" in json.loads(printed)[0]["response"]["body"]["choices"][0]["message"]["content"], printed
+    store = status("stored")["output"]["store"]
+    url = f"{env.GATEWAY_URL}{store['path']}manifest.json"
+    code = ["curl", "--silent", "--output", "/dev/null", "--write-out", "%{http_code}", url]
+    assert run(*code) == "401", "nobody reads them without the key"
+    key = ["-H", f"X-Grid-Read-Key: {store['readKey']}"]
+    assert run(*code, *key) == "200"
+    kube.kubectl("-n", story.TEAM, "delete", "ij", "stored", "--timeout=60s")
+    assert run(*code, *key) == "404"
+
+
+LOCAL = """What is the capital of France?
+Name three primary colours.
+How many days has a week?
+What is the opposite of hot?
+Which planet do we live on?
+What do bees make?"""
+
+
+def local_job(name, prompts, **placement):
+    kube.apply({"apiVersion": "v1", "kind": "Namespace", "metadata": {"name": story.TEAM}})
+    kube.apply(kube.manifest("InferenceJob", name, {
+        "workload": {
+            "modelRef": {"name": story.MODEL}, "endpoint": "/v1/chat/completions", "shardSize": 3,
+            "input": {"format": "Lines", "inline": prompts},
+            "generation": {"maxTokens": 24, "temperature": "0", "systemMessage": story.SYSTEM_MESSAGE},
+            "output": {"configMap": {"name": f"{name}-results"}},
+        },
+        "placement": {"target": "Local"} | placement,
+        "parallelism": 2,
+    }, namespace=story.TEAM))
+    return kube.get("inferencejob", name, story.TEAM)["metadata"]["uid"]
+
+
+def children(uid, kind="jobs"):
+    return kube.get_all(kind, story.TEAM, f"xdcgrid.io/job-uid={uid}")
+
+
+def test_a_local_job_gives_the_answers_of_the_grid_from_pods_of_its_own_namespace():
+    uid = local_job("here", LOCAL)
+    job = story.watch_job("here")
+    assert job["status"]["requests"] == {"total": 6, "completed": 6, "failed": 0}, job["status"]["requests"]
+    assert all(entry["nodeName"].startswith("node-") for entry in job["status"]["assignments"]), job["status"]["assignments"]
+    child, = children(uid)
+    assert child["spec"]["completionMode"] == "Indexed" and child["spec"]["completions"] == 2, child["spec"]
+    wait_for("text and access to be gone", lambda: not children(uid, "configmaps,roles,serviceaccounts"), 60)
+    here = story.results("here")
+    assert "Paris" in here["line-1"], here["line-1"]
+    story.create_job("there", LOCAL, workload={
+        "modelRef": {"name": story.MODEL}, "endpoint": "/v1/chat/completions",
+        "input": {"format": "Lines", "inline": LOCAL},
+        "generation": {"maxTokens": 24, "temperature": "0", "systemMessage": story.SYSTEM_MESSAGE},
+        "output": {"configMap": {"name": "there-results"}},
+    })
+    story.watch_job("there")
+    assert here == story.results("there"), "greedy answers differ between Local and Grid"
+
+
+def test_a_local_job_whose_pod_is_killed_loses_no_request():
+    uid = local_job("killed-pod", LOCAL)
+    running = wait_for("a pod to run", lambda: [pod for pod in children(uid, "pods") if pod["status"]["phase"] == "Running"], 120)
+    kube.kubectl("-n", story.TEAM, "delete", "pod", running[0]["metadata"]["name"], "--grace-period=1")
+    job = story.watch_job("killed-pod")
+    assert job["status"]["requests"] == {"total": 6, "completed": 6, "failed": 0}, job["status"]["requests"]
+    assert len(story.results("killed-pod")) == 6
+
+
+def test_a_local_job_that_fits_no_node_says_so_and_is_cancelled():
+    local_job("too-big", LOCAL, local={"resources": {"cpu": 64, "memory": "1Gi"}})
+    wait_for("Unschedulable", lambda: any(c.get("reason") == "Unschedulable" for c in status("too-big")["conditions"]), 60)
+    kube.kubectl("-n", story.TEAM, "patch", "ij", "too-big", "--type=merge", "-p", '{"spec": {"cancel": true}}')
+    kube.wait_condition("inferencejob", "too-big", "Failed", story.TEAM, timeout=90)
+    assert {error["code"] for error in story.errors("too-big").values()} == {"Cancelled"}
+
+
 def test_an_unknown_field_is_refused():
     try:
         kube.kubectl("apply", "--server-side", "--validate=strict", "-f", "-", stdin=json.dumps(
@@ -190,4 +276,4 @@ def test_the_commands_of_the_readme_work():
     print(run("python3", ROOT / "tests" / "readme" / "run.py", timeout=900), end="", flush=True)
 
 
-ALL = [value for name, value in list(globals().items()) if name.startswith("test_")]
+ALL = [value for name, value in list(globals().items()) if name.startswith("test_")] + person.ALL

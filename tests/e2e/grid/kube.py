@@ -1,11 +1,11 @@
-"""kubectl, against the local cluster's kubeconfig or the one that the caller set."""
+"""kubectl, against the cluster that the grid is on."""
 
 import json
-import os
 
-from .shell import STATE, run, wait_for
+from . import place
+from .shell import run, wait_for
 
-KUBECONFIG = os.environ.get("GRID_KUBECONFIG", str(STATE / "kubeconfig"))
+KUBECONFIG = place.recorded().kubeconfig  # `environment.use` sets another
 SYSTEM = "xdc-grid"
 
 

@@ -1,9 +1,12 @@
 """One line when a step starts, one when it is done, and on failure what failed and where to look further."""
 
+import collections
 import contextlib
 import subprocess
 import sys
 import time
+
+from .chain import xdc
 
 STARTED = time.monotonic()
 
@@ -31,6 +34,27 @@ def step(title, look_further=(), logs=()):
             say(f"  look further: {command}")
         raise StepFailed(title) from error
     say(f"✔ {title} ({time.monotonic() - begun:.1f} s)")
+
+
+def work_by_node(lines):
+    """Answers, prompt and output tokens by the node that each line of results.jsonl names."""
+    work = collections.defaultdict(collections.Counter)
+    for line in lines:
+        body = line["response"]["body"]
+        work[body["xdc_grid"]["node"]].update(answers=1, prompt=body["usage"]["prompt_tokens"], output=body["usage"]["completion_tokens"])
+    return work
+
+
+def earnings_table(work, rewards):
+    """Lines of a table: what each node did for the job, and what it earned and can claim over all its work. Wei in, XDC out."""
+    total = sum(int(row["earnedWei"]) for row in rewards.values()) or 1
+    rows = [("node", "answers", "prompt", "output", "earned", "share", "claimable")]
+    for name in sorted(rewards | work):
+        done, row = work.get(name, {}), rewards.get(name, {"earnedWei": 0, "claimableWei": 0})
+        earned, claimable = int(row["earnedWei"]), int(row["claimableWei"])
+        rows.append((name, done.get("answers", 0), done.get("prompt", 0), done.get("output", 0), xdc(earned), f"{earned / total:.1%}", xdc(claimable)))
+    widths = [max(len(str(cell)) for cell in column) for column in zip(*rows)]
+    return [f"{row[0]:{widths[0]}}  " + "  ".join(f"{cell:>{width}}" for cell, width in zip(row[1:], widths[1:])) for row in rows]
 
 
 def describe(error):

@@ -7,7 +7,7 @@ import re
 import signal
 
 from . import environment as env
-from . import kube
+from . import kube, report
 from .chain import xdc
 from .report import say, step
 from .shell import ROOT, STATE, Daemon, run, succeeds, wait_for
@@ -28,6 +28,13 @@ PAYOUT = {
 STAKE = 10**18
 # Without one, this small model takes a short question for a text to continue.
 SYSTEM_MESSAGE = "You are a helpful assistant."
+# What the story makes on the cluster, in the order of its removal. (kind, name, namespace)
+OBJECTS = [
+    ("inferencejob", JOB, TEAM), ("configmap", f"{JOB}-results", TEAM),
+    *(("gridnode", name, None) for name in (*MANAGED, EXTERNAL, CHEAT)),
+    ("gridmodel", MODEL, None), ("gridnetwork", env.NETWORK, None),
+]
+NAMESPACES = (TEAM, kube.SYSTEM)
 PROMPTS = ROOT / "tests" / "e2e" / "prompts.txt"
 
 
@@ -66,18 +73,20 @@ def create_model():
 
 
 def create_managed_node(name):
+    # On the local cluster each has a machine of its own; of another cluster's nodes nothing is known.
+    machine = {"nodeSelector": {"kubernetes.io/hostname": f"node-{MANAGED.index(name) + 1}"}} if env.PLACE.local else {}
     kube.apply(kube.manifest("GridNode", name, {
         "networkRef": {"name": env.NETWORK}, "mode": "Managed", "approved": True, "models": [MODEL],
         "roles": ["Compute", "Verify", "Storage"],
         "accelerators": {"cpuOnly": {}},
-        "nodeSelector": {"kubernetes.io/hostname": f"node-{MANAGED.index(name) + 1}"},
         "resources": {"cpu": "1", "memory": "1Gi"},
         "rewards": {"payoutAddress": PAYOUT[name], "stakeWei": str(STAKE)},
-    }))
+    } | machine))
 
 
 def create_external_node(name, owner, cheating=False):
-    """A home machine: a network namespace behind masquerade, its own key, its own stake, dialling out."""
+    """A home machine: a network namespace behind masquerade (this machine, beside a cluster of the user's), its own key, its own stake,
+    dialling out."""
     folder = STATE / "home" / name
     folder.mkdir(parents=True, exist_ok=True)
     key = folder / "node.key"
@@ -89,7 +98,8 @@ def create_external_node(name, owner, cheating=False):
         "peerID": peer_id,
         "rewards": {"payoutAddress": PAYOUT[name], "stakeWei": str(STAKE)},
     }))
-    env.cluster("nat", name)
+    if env.PLACE.local:
+        env.cluster("nat", name)
     start_external_worker(name, cheating)
     register(name, owner, key)
 
@@ -99,10 +109,11 @@ def start_external_worker(name, cheating=False):
     address = next(address for address in gateway["addresses"] if env.NODE_ADDRESS in address)
     folder = STATE / "home" / name
     program = [env.target() / "examples" / "grid-cheater", "--honest-answers", 2] if cheating else [env.binary("grid-worker"), "run"]
+    home = ["nsenter", f"--net=/var/run/netns/xg-nat-{name}", "--"] if env.PLACE.local else []
     Daemon(f"worker-{name}").start(
-        "nsenter", f"--net=/var/run/netns/xg-nat-{name}", "--", *program,
+        *home, *program,
         "--key-file", folder / "node.key", "--data-dir", folder / "data", "--gateway", address,
-        "--chain-id", env.CHAIN_ID, "--contract", env.contract(), "--http-address", "127.0.0.1:8088",
+        "--chain-id", env.CHAIN_ID, "--contract", env.contract(), "--http-address", "127.0.0.1:8088" if home else "127.0.0.1:0",
         "--threads", 1, env=os.environ | {"GRID_LOG": "info"},
     )
 
@@ -162,13 +173,17 @@ def watch_job(name, timeout=300):
 
 
 def results(name):
-    """Answers by custom_id, after checking the manifest's digests."""
+    """Answers by custom_id."""
+    return {line["custom_id"]: line["response"]["body"]["choices"][0]["message"]["content"] for line in result_lines(name)}
+
+
+def result_lines(name):
+    """Lines of results.jsonl, after checking the manifest's digests."""
     data = kube.get("configmap", f"{name}-results", TEAM)["data"]
     listed = json.loads(data["manifest.json"])
     for part in ("results.jsonl", "errors.jsonl"):
         assert hashlib.sha256(data[part].encode()).hexdigest() == listed["sha256"][part], f"{part} is not what the manifest says"
-    lines = [json.loads(line) for line in data["results.jsonl"].splitlines()]
-    return {line["custom_id"]: line["response"]["body"]["choices"][0]["message"]["content"] for line in lines}
+    return [json.loads(line) for line in data["results.jsonl"].splitlines()]
 
 
 def errors(name):
@@ -212,19 +227,17 @@ def claim(name):
 def summarise():
     """Who did and earned what, and what it cost on chain."""
     job = kube.get("inferencejob", JOB, TEAM)["status"]
-    answers = {entry["nodeName"]: entry["requests"] for entry in job["assignments"]}
+    work = report.work_by_node(result_lines(JOB))
     say(f"    {job['tokens']['prompt']} prompt and {job['tokens']['output']} output tokens in {job['requests']['completed']} answers")
-    rows = rewards()
-    total = sum(int(row["earnedWei"]) for row in rows.values())
-    say(f"    {'node':10} {'answers':>8} {'earned':>18} {'share':>7} {'claimable':>18}")
-    for name, row in rows.items():
-        earned = int(row["earnedWei"])
-        say(f"    {name:10} {answers.get(name, 0):>8} {xdc(earned):>18} {earned / total:>7.1%} {xdc(int(row['claimableWei'])):>18}")
-    for report in kube.get_all("contributionreports"):
-        sent = report["status"].get("submit", {})
+    counted = {kind: sum(done[kind] for done in work.values()) for kind in ("prompt", "output")}
+    assert counted == {kind: job["tokens"][kind] for kind in counted}, f"the job counts {job['tokens']}, its results {counted}"
+    for line in report.earnings_table(work, rewards()):
+        say(f"    {line}")
+    for written in kube.get_all("contributionreports"):
+        sent = written["status"].get("submit", {})
         if sent.get("transactionHash"):
             gas = env.chain().gas_on_xdc(sent["transactionHash"])
-            say(f"    report {report['metadata']['name']}: {report['spec']['allocated']} XDC allocated, gas {sent['gasUsed']} ({gas} on XDC's schedule)")
+            say(f"    report {written['metadata']['name']}: {written['spec']['allocated']} XDC allocated, gas {sent['gasUsed']} ({gas} on XDC's schedule)")
 
 
 def node_logs():

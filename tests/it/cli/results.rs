@@ -58,7 +58,7 @@ fn published(extra: Vec<Value>) -> FakeApi {
 
 async fn results(api: &FakeApi, errors: bool, output: Format) -> (Result<Exit, String>, String) {
     let mut out = Vec::new();
-    let args = ResultsArgs { job: "hello".into(), errors, output };
+    let args = ResultsArgs { job: "hello".into(), errors, gateway: None, output };
     let exit = run(&api.session("team-a"), &args, &mut out).await.map_err(|error| error.to_string());
     (exit, String::from_utf8(out).unwrap())
 }

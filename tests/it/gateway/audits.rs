@@ -179,7 +179,7 @@ async fn a_cheating_stranger_never_gets_past_its_canaries() {
     let node = h.node(&cheat).await;
     assert_eq!((node.capability.verified, node.capability.reason.as_str()), (false, "ProbationPending"));
     h.job("job-1", &["one two three"]).await;
-    assert_eq!(h.report("job-1").await.reason, "NoWorkerForModel");
+    assert_eq!(h.report("job-1").await.reason, "NoMatchingNode");
 }
 
 async fn xdc_cheat(h: &Harness) -> std::sync::Arc<super::workers::FakeWorker> {

@@ -1,6 +1,7 @@
 //! A gateway on a temporary directory, with scripted workers and its HTTP servers on loopback.
 
 use std::{
+    collections::BTreeMap,
     sync::{
         Arc,
         atomic::{AtomicI64, Ordering},
@@ -21,8 +22,9 @@ use xdc_grid::{
     protocol::{
         identity::NodeKey,
         internal::{
-            Endpoint, InputLine, JobReport, JobSpec, JobState, Member, Message, ModelReport, ModelSource, ModelState,
-            NetworkConfig, NodeMode, NodeReport, NodeRole, Outcome, ResultLine,
+            Encoding, Endpoint, InputLine, JobReport, JobSpec, JobState, Member, Message, ModelFormat, ModelReport,
+            ModelSource, ModelState, NetworkConfig, NodeMode, NodeReport, NodeRole, Outcome, PlacementFilter,
+            ResultLine,
         },
         names::NetworkId,
     },
@@ -35,6 +37,7 @@ use super::workers::{FakeGrid, FakeWorker};
 
 pub const TOKEN: &str = "internal-token";
 pub const MODEL_BYTES: &[u8] = b"not really a model, but bytes with a digest";
+pub const ENCODER_BYTES: &[u8] = b"not really an encoder, but other bytes with a digest";
 pub const EPOCH_SECONDS: u64 = 3600;
 
 /// A running gateway and everything around it.
@@ -65,11 +68,16 @@ pub fn network() -> NetworkConfig {
         paused: false,
         external_addresses: vec!["/dns4/gateway.example/tcp/4001".into()],
         sample_percent: 0,
+        namespace_weights: BTreeMap::new(),
     }
 }
 
 pub fn model_digest() -> ModelDigest {
     ModelDigest(Sha256::digest(MODEL_BYTES).into())
+}
+
+pub fn encoder_digest() -> ModelDigest {
+    ModelDigest(Sha256::digest(ENCODER_BYTES).into())
 }
 
 pub fn settings() -> Settings {
@@ -79,6 +87,7 @@ pub fn settings() -> Settings {
             idle: Duration::from_millis(300),
             tries: 3,
             pause: Duration::from_millis(20),
+            ..FetchLimits::default()
         },
         heartbeat_limit: Duration::from_secs(1),
         audit_timeout: Duration::from_secs(20),
@@ -130,18 +139,29 @@ impl Harness {
 
     /// The model is in the blob store and ready, as after a fetch.
     pub async fn have_model(&self) {
-        std::fs::write(self.folder.path().join("blobs").join(model_digest().to_string()), MODEL_BYTES).unwrap();
+        self.have("tiny", ModelFormat::Gguf, MODEL_BYTES).await;
+    }
+
+    /// As `have_model`, an encoder called `embedder`.
+    pub async fn have_encoder(&self) {
+        self.have("embedder", ModelFormat::Safetensors, ENCODER_BYTES).await;
+    }
+
+    async fn have(&self, name: &str, format: ModelFormat, bytes: &[u8]) {
+        let digest = ModelDigest(Sha256::digest(bytes).into());
+        std::fs::write(self.folder.path().join("blobs").join(digest.to_string()), bytes).unwrap();
         let source = ModelSource {
-            digest: model_digest(),
-            name: "tiny".into(),
+            digest,
+            name: name.into(),
             url: "http://127.0.0.1:9/never-asked".into(),
             context_length: 0,
+            format,
             cost_per_token: 3,
             replicas: 1,
         };
         self.gateway.put_model(&source).await.unwrap();
         self.until("the model is ready", async || {
-            let report: ModelReport = self.get(&format!("/models/{}", model_digest())).await;
+            let report: ModelReport = self.get(&format!("/models/{digest}")).await;
             report.state == ModelState::Ready
         })
         .await;
@@ -172,6 +192,7 @@ impl Harness {
             max_requests: None,
             registered: true,
             models: vec![model_digest()],
+            labels: BTreeMap::new(),
         }
     }
 
@@ -180,6 +201,20 @@ impl Harness {
         worker.holds.lock().unwrap().insert(model_digest(), MODEL_BYTES.to_vec());
         self.gateway.put_member(Self::member(worker, name, roles, mode)).await.unwrap();
         self.connect(worker).await;
+    }
+
+    /// A member that serves the encoder only. `have_encoder` comes first.
+    pub async fn encoding_worker(&self, name: &str, roles: &[NodeRole], mode: NodeMode, slots: u32) -> Arc<FakeWorker> {
+        let worker = FakeWorker::new(&network_id(), slots);
+        *worker.serves.lock().unwrap() = vec![encoder_digest()];
+        worker.holds.lock().unwrap().insert(encoder_digest(), ENCODER_BYTES.to_vec());
+        let member = Member { models: vec![encoder_digest()], ..Self::member(&worker, name, roles, mode) };
+        self.gateway.put_member(member).await.unwrap();
+        self.connect(&worker).await;
+        if mode == NodeMode::Managed {
+            self.until("the worker is proven", async || self.node(&worker).await.capability.verified).await;
+        }
+        worker
     }
 
     pub async fn connect(&self, worker: &Arc<FakeWorker>) {
@@ -245,6 +280,7 @@ impl Harness {
     pub async fn texts(&self, uid: &str) -> Vec<String> {
         let text = |line: ResultLine| match line.outcome {
             Outcome::Completed { text, .. } => text,
+            Outcome::Embedded { vectors, .. } => format!("{} vectors", vectors.len()),
             Outcome::Failed { reason, message } => format!("{reason}: {message}"),
         };
         self.results(uid).await.into_iter().map(text).collect()
@@ -312,7 +348,9 @@ pub fn spec(total_requests: u32) -> JobSpec {
         endpoint: Endpoint::ChatCompletions,
         max_attempts: 3,
         total_requests,
+        rejected_lines: 0,
         sample_percent: None,
+        placement: PlacementFilter::default(),
     }
 }
 
@@ -328,6 +366,8 @@ pub fn line(index: u32, prompt: &str) -> InputLine {
         top_k: 0,
         seed: 7,
         stop: Vec::new(),
+        inputs: Vec::new(),
+        encoding: Encoding::Float,
     }
 }
 

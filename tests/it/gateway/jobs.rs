@@ -135,7 +135,7 @@ async fn a_busy_worker_is_asked_again_and_nothing_counts_as_a_try() {
     let worker = h.worker("a", COMPUTE).await;
     worker.set(Script::Reject(refused("Busy", 100)));
     h.job_with("job-1", &["one two three"], |spec| spec.max_attempts = 1).await;
-    h.until("it was offered", async || h.report("job-1").await.reason == "NoWorkerForModel").await;
+    h.until("it was offered", async || h.report("job-1").await.reason == "WaitingForCapacity").await;
     worker.set(Script::Honest);
     assert_eq!(h.finished("job-1").await.completed, 1);
 }
@@ -223,6 +223,80 @@ async fn parallelism_bounds_what_runs_at_once() {
 }
 
 #[tokio::test]
+async fn parallelism_changes_while_a_job_runs() {
+    let h = Harness::start().await;
+    let worker = h.worker_of("a", COMPUTE, NodeMode::Managed, 8).await;
+    let brake = worker.brake();
+    h.request(Method::PUT, "/jobs/job-1").json(&super::harness::spec(6)).send().await.unwrap();
+    let steer = async |parallelism: u32| {
+        let control = JobControl { parallelism, ..JobControl::default() };
+        h.request(Method::PATCH, "/jobs/job-1").json(&control).send().await.unwrap();
+    };
+    steer(1).await;
+    let input = super::harness::input(&["a b", "c d", "e f", "g h", "i j", "k l"]);
+    h.request(Method::PUT, "/jobs/job-1/input").body(input).send().await.unwrap();
+    h.until("one runs", async || h.report("job-1").await.running == 1).await;
+    steer(4).await;
+    h.until("four run", async || h.report("job-1").await.running == 4).await;
+    // A lower number takes nothing away: what runs ends, and nothing new starts before there is room.
+    steer(1).await;
+    assert_eq!(h.report("job-1").await.running, 4);
+    brake.add_permits(6);
+    h.until("two more ended", async || h.report("job-1").await.completed >= 2).await;
+    assert!(worker.starts.lock().unwrap().len() <= 5, "at most one new one beside those that ran");
+    steer(0).await;
+    brake.add_permits(100);
+    assert_eq!(h.finished("job-1").await.completed, 6);
+    h.assert_whole().await;
+}
+
+#[tokio::test]
+async fn a_suspended_job_keeps_what_is_done_over_a_restart_and_goes_on() {
+    let h = Harness::start().await;
+    let worker = h.worker_of("a", COMPUTE, NodeMode::Managed, 1).await;
+    let brake = worker.brake();
+    brake.add_permits(3);
+    h.job("job-1", &["one two three", "four five six"]).await;
+    h.until("one is done", async || h.report("job-1").await.completed == 1).await;
+    let suspended = JobControl { suspended: true, ..JobControl::default() };
+    h.request(Method::PATCH, "/jobs/job-1").json(&suspended).send().await.unwrap();
+    brake.add_permits(100);
+    let h = h.restart().await;
+    let report = h.report("job-1").await;
+    assert_eq!((report.state, report.completed >= 1), (JobState::Suspended, true));
+    let done = report.completed;
+    h.worker("b", COMPUTE).await;
+    h.request(Method::PATCH, "/jobs/job-1").json(&JobControl::default()).send().await.unwrap();
+    let report = h.finished("job-1").await;
+    assert_eq!((report.completed, report.failed), (2, 0));
+    assert!(report.nodes.iter().map(|node| node.requests).sum::<u32>() == 2 && done <= 2, "{report:?}");
+    h.assert_whole().await;
+}
+
+#[tokio::test]
+async fn a_deadline_is_a_cancellation_and_what_was_answered_stays() {
+    let h = Harness::start().await;
+    let worker = h.worker_of("a", COMPUTE, NodeMode::Managed, 1).await;
+    let brake = worker.brake();
+    brake.add_permits(3);
+    h.job("job-1", &["one two three", "four five six"]).await;
+    h.until("one is done, one runs", async || {
+        let report = h.report("job-1").await;
+        report.completed == 1 && report.running == 1
+    })
+    .await;
+    // What the operator sends when spec.activeDeadlineSeconds has passed.
+    let stopped = JobControl { cancelled: true, ..JobControl::default() };
+    h.request(Method::PATCH, "/jobs/job-1").json(&stopped).send().await.unwrap();
+    let report = h.finished("job-1").await;
+    assert_eq!((report.state, report.completed, report.failed), (JobState::Cancelled, 1, 1));
+    assert_eq!(h.texts("job-1").await[0], " one two three");
+    // It cannot be taken back.
+    h.request(Method::PATCH, "/jobs/job-1").json(&JobControl::default()).send().await.unwrap();
+    assert_eq!(h.report("job-1").await.state, JobState::Cancelled);
+}
+
+#[tokio::test]
 async fn an_unproven_cordoned_or_removed_worker_gets_no_work() {
     let h = Harness::start().await;
     let worker = h.worker("a", COMPUTE).await;
@@ -231,7 +305,7 @@ async fn an_unproven_cordoned_or_removed_worker_gets_no_work() {
     h.gateway.put_member(member.clone()).await.unwrap();
     h.job("job-1", &["one two three"]).await;
     let report = h.report("job-1").await;
-    assert_eq!(report.reason, "NoWorkerForModel", "{report:?}");
+    assert_eq!(report.reason, "NoMatchingNode", "{report:?}");
     member.schedulable = true;
     h.gateway.put_member(member).await.unwrap();
     h.finished("job-1").await;

@@ -1,7 +1,9 @@
 //! The gateway with scripted workers, or with real ones over libp2p; its HTTP APIs over real sockets.
 
 mod audits;
+mod embeddings;
 mod epochs;
+mod files;
 mod harness;
 mod internal_api;
 mod jobs;
@@ -9,4 +11,5 @@ mod members;
 mod models;
 mod openai;
 mod restart;
+mod scheduling;
 mod workers;

@@ -19,7 +19,7 @@ use reqwest::Method;
 use sha2::{Digest, Sha256};
 use xdc_grid::{
     api::ids::ModelDigest,
-    protocol::internal::{ApiError, ModelReport, ModelSource, ModelState},
+    protocol::internal::{ApiError, ModelFormat, ModelReport, ModelSource, ModelState},
 };
 
 use super::harness::{Harness, settings};
@@ -68,7 +68,15 @@ async fn breaking(headers: HeaderMap, tries: Arc<AtomicU32>) -> Response {
 }
 
 async fn fetched(h: &Harness, url: String, digest: ModelDigest) -> ModelReport {
-    let source = ModelSource { digest, name: "m".into(), url, context_length: 0, cost_per_token: 0, replicas: 1 };
+    let source = ModelSource {
+        digest,
+        name: "m".into(),
+        url,
+        context_length: 0,
+        format: ModelFormat::Gguf,
+        cost_per_token: 0,
+        replicas: 1,
+    };
     let response = h.request(Method::PUT, &format!("/models/{digest}")).json(&source).send().await.unwrap();
     assert_eq!(response.status(), 200);
     let path = format!("/models/{digest}");
@@ -141,7 +149,15 @@ async fn a_source_that_is_no_web_address_is_refused() {
     let h = Harness::start().await;
     let digest = digest();
     let url = "file:///etc/passwd".into();
-    let source = ModelSource { digest, name: "m".into(), url, context_length: 0, cost_per_token: 0, replicas: 1 };
+    let source = ModelSource {
+        digest,
+        name: "m".into(),
+        url,
+        context_length: 0,
+        format: ModelFormat::Gguf,
+        cost_per_token: 0,
+        replicas: 1,
+    };
     let response = h.request(Method::PUT, &format!("/models/{digest}")).json(&source).send().await.unwrap();
     assert_eq!(response.status(), 400);
     assert_eq!(response.json::<ApiError>().await.unwrap().reason, "InvalidModel");

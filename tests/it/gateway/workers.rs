@@ -17,15 +17,17 @@ use xdc_grid::{
     protocol::{
         identity::NodeKey,
         names::NetworkId,
-        receipt::{Receipt, hash_tokens, sign},
+        receipt::{Receipt, hash_inputs, hash_tokens, hash_vectors, sign},
+        vector::Vector,
         wire::{
-            Accept, Ack, Assign, AuditEvent, AuditRequest, ChallengeReply, ChallengeRequest, Finished, GemmCommit,
-            GemmTile, GemmTiles, Heartbeat, InferCommand, InferEvent, NodeInfo, Offer, OfferReply, Refused, Replay,
-            ServedModel, Start, StorageProof, Token, audit_event, challenge_reply, challenge_request, infer_command,
-            infer_event, offer_reply,
+            self, Accept, Ack, Assign, AuditEvent, AuditRequest, ChallengeReply, ChallengeRequest, Finished,
+            GemmCommit, GemmTile, GemmTiles, Heartbeat, InferCommand, InferEvent, NodeInfo, Offer, OfferReply, Refused,
+            Replay, ServedModel, Start, StorageProof, Token, audit_event, challenge_reply, challenge_request,
+            infer_command, infer_event, offer_reply,
         },
     },
     verify::{
+        embedding,
         gemm::{GemmParams, GemmProof, prove},
         sampler::{SamplerParams, seed},
         storage::{StorageAnswer, leaf_range},
@@ -48,6 +50,8 @@ pub enum Script {
     Cheat,
     /// Signs a receipt that counts one token too many.
     Overcount,
+    /// Sends other vectors than its receipt stands for.
+    Swap,
     /// Rejects every offer.
     Reject(Refused),
     /// Fails on the stream.
@@ -140,6 +144,10 @@ impl FakeWorker {
             let _ = send(infer_event::Kind::Error(refused)).await;
             return;
         }
+        if !start.inputs.is_empty() {
+            self.embed(&start, &script, &mut commands, &events).await;
+            return;
+        }
         let mut answer = honest_answer(&start);
         if script == Script::Cheat {
             answer[0] = (answer[0].0 + 1, " Rome".into());
@@ -186,6 +194,44 @@ impl FakeWorker {
         let full = made.len() >= start.max_tokens as usize;
         let finish_reason = if full { "length" } else { "stop" }.to_owned();
         let _ = send(infer_event::Kind::Finished(Finished { finish_reason, receipt: Some(receipt) })).await;
+        if let Some(InferCommand { kind: Some(infer_command::Kind::Ack(ack)) }) = commands.recv().await {
+            self.acks.lock().unwrap().push(ack);
+        }
+    }
+
+    /// Answers an embedding request.
+    async fn embed(
+        &self,
+        start: &Start,
+        script: &Script,
+        commands: &mut mpsc::Receiver<InferCommand>,
+        events: &mpsc::Sender<InferEvent>,
+    ) {
+        let mut vectors = honest_vectors(start);
+        if *script == Script::Cheat {
+            vectors[0] = nudged(&vectors[0]);
+        }
+        for (index, vector) in vectors.iter().enumerate() {
+            if matches!(script, Script::DieAfter(n) if index >= *n) {
+                return;
+            }
+            let shown = if *script == Script::Swap { nudged(vector) } else { vector.clone() };
+            let vector = wire::Vector { index: index as u32, values: shown.to_bytes() };
+            if events.send(InferEvent { kind: Some(infer_event::Kind::Vector(vector)) }).await.is_err() {
+                return;
+            }
+        }
+        let receipt = Receipt {
+            promptHash: hash_inputs(&input_ids(start)).into(),
+            outputHash: hash_vectors(&vectors).into(),
+            promptTokens: input_ids(start).iter().map(Vec::len).sum::<usize>() as u32,
+            outputTokens: 0,
+            traceRoot: embedding::root(&vectors).into(),
+            ..Receipt::from_wire(&self.receipt(start, &[], false)).unwrap()
+        };
+        let receipt = receipt.to_wire(&sign(&receipt, &self.network, &self.key).unwrap());
+        let finished = Finished { finish_reason: "stop".into(), receipt: Some(receipt) };
+        let _ = events.send(InferEvent { kind: Some(infer_event::Kind::Finished(finished)) }).await;
         if let Some(InferCommand { kind: Some(infer_command::Kind::Ack(ack)) }) = commands.recv().await {
             self.acks.lock().unwrap().push(ack);
         }
@@ -267,6 +313,18 @@ impl FakeWorker {
 
     fn replay(&self, request: &AuditRequest) -> Replay {
         let start = request.start.as_ref().unwrap();
+        if !start.inputs.is_empty() {
+            let inputs = input_ids(start);
+            return Replay {
+                prompt_hash: hash_inputs(&inputs).to_vec(),
+                prompt_tokens: inputs.iter().map(Vec::len).sum::<usize>() as u32,
+                trace_root: embedding::root(&honest_vectors(start)).to_vec(),
+                kernel_profile: self.profile.lock().unwrap().clone(),
+                sampler: sampler_hash(start).to_vec(),
+                seed: seed_of(start).to_vec(),
+                ..Replay::default()
+            };
+        }
         let honest: Vec<u32> = honest_answer(start).iter().map(|(id, _)| *id).collect();
         let mismatch = honest.iter().zip(&request.output).position(|(right, given)| right != given);
         let prompt = prompt_ids(start);
@@ -293,6 +351,26 @@ fn honest_answer(start: &Start) -> Vec<(u32, String)> {
     };
     let id = |word: &String| u32::from_le_bytes(blake3::hash(word.as_bytes()).as_bytes()[..4].try_into().unwrap()) >> 1;
     words.into_iter().take(start.max_tokens as usize).map(|word| (id(&word), word)).collect()
+}
+
+/// The vectors that the scripted encoder gives: four bytes of a hash of each text.
+pub fn honest_vectors(start: &Start) -> Vec<Vector> {
+    let vector = |text: &String| {
+        let bytes = *blake3::hash(text.as_bytes()).as_bytes();
+        Vector::new(bytes.iter().take(4).map(|byte| f32::from(*byte) / 256.0 - 0.5).collect()).unwrap()
+    };
+    start.inputs.iter().map(vector).collect()
+}
+
+/// The same but for one bit.
+fn nudged(vector: &Vector) -> Vector {
+    let mut values = vector.values().to_vec();
+    values[0] = f32::from_bits(values[0].to_bits() ^ 1);
+    Vector::new(values).unwrap()
+}
+
+fn input_ids(start: &Start) -> Vec<Vec<u32>> {
+    start.inputs.iter().map(|text| text.bytes().map(u32::from).collect()).collect()
 }
 
 fn prompt_text(start: &Start) -> String {

@@ -1,6 +1,6 @@
 //! The ledger alone: its unique keys, what survives a crash, and that `fsck` sees what is broken.
 
-use std::path::Path;
+use std::{collections::BTreeMap, path::Path};
 
 use prost::Message as _;
 use sqlx::{Connection, SqliteConnection};
@@ -8,7 +8,10 @@ use xdc_grid::{
     api::ids::{ModelDigest, NodeAddress, RequestId},
     protocol::{
         identity::NodeKey,
-        internal::{Endpoint, InputLine, JobControl, JobSpec, Member, Message, NetworkConfig, NodeMode},
+        internal::{
+            Encoding, Endpoint, InputLine, JobControl, JobSpec, Member, Message, NetworkConfig, NodeMode,
+            PlacementFilter,
+        },
         names::NetworkId,
         receipt::{Receipt, hash_tokens, sign},
     },
@@ -37,6 +40,7 @@ fn network() -> NetworkConfig {
         paused: false,
         external_addresses: vec![],
         sample_percent: 0,
+        namespace_weights: BTreeMap::new(),
     }
 }
 
@@ -51,6 +55,7 @@ fn member(key: &NodeKey, name: &str) -> Member {
         max_requests: None,
         registered: true,
         models: vec![MODEL],
+        labels: BTreeMap::new(),
     }
 }
 
@@ -63,7 +68,9 @@ fn spec(total_requests: u32) -> JobSpec {
         endpoint: Endpoint::ChatCompletions,
         max_attempts: 2,
         total_requests,
+        rejected_lines: 0,
         sample_percent: None,
+        placement: PlacementFilter::default(),
     }
 }
 
@@ -79,6 +86,8 @@ fn line(index: u32) -> InputLine {
         top_k: 0,
         seed: 1,
         stop: vec![],
+        inputs: vec![],
+        encoding: Encoding::Float,
     }
 }
 
@@ -237,7 +246,7 @@ async fn a_crash_with_open_leases_loses_nothing() {
     assert_eq!(f.ledger.recover(100).await.unwrap(), 1);
     let counts = f.ledger.job_counts(JOB).await.unwrap();
     assert_eq!((counts.queued, counts.leased, counts.done), (2, 0, 1));
-    let queued = f.ledger.queued_of_job(JOB, 10).await.unwrap();
+    let queued = f.ledger.queued_of_job(JOB, None, 10).await.unwrap();
     assert_eq!(queued.iter().map(|request| request.attempt).collect::<Vec<_>>(), [2, 1]);
     assert_eq!(f.ledger.recover(100).await.unwrap(), 0);
     assert_eq!(f.whole().await, Vec::<String>::new());
@@ -282,7 +291,7 @@ async fn a_failed_audit_sends_the_request_elsewhere_and_its_receipt_is_never_pay
         .unwrap();
     let twice = decide(&f.ledger, receipt.hash, AuditState::Passed, EvidenceRecord::default()).await;
     assert!(matches!(twice, Err(LedgerError::Stale { .. })), "decided once");
-    let queued = f.ledger.queued_of_job(JOB, 1).await.unwrap().remove(0);
+    let queued = f.ledger.queued_of_job(JOB, None, 1).await.unwrap().remove(0);
     assert_eq!((queued.attempt, queued.excluded), (2, vec![f.node.peer_id()]));
     assert!(f.ledger.payable_receipts(4).await.unwrap().is_empty());
     assert_eq!(f.ledger.evidence(&f.node.address()).await.unwrap().failed, 1);

@@ -39,8 +39,9 @@ struct State {
     genesis: u64,
     head: u64,
     nonces: BTreeMap<Address, u64>,
-    parked: BTreeMap<(Address, u64), TxEnvelope>,
     receipts: BTreeMap<B256, TxReceipt>,
+    /// Sent before those with a lower nonce, and waiting for them.
+    pool_of_transactions: BTreeMap<(Address, u64), TxEnvelope>,
     nodes: BTreeMap<Address, Node>,
     next_epoch: u64,
     pending: Option<(B256, u128)>,
@@ -58,8 +59,8 @@ impl FakeChain {
             genesis: now(),
             head: 10,
             nonces: BTreeMap::new(),
-            parked: BTreeMap::new(),
             receipts: BTreeMap::new(),
+            pool_of_transactions: BTreeMap::new(),
             nodes: BTreeMap::new(),
             next_epoch: 0,
             pending: None,
@@ -91,6 +92,16 @@ impl FakeChain {
     /// Epoch numbers in the order in which they were reported.
     pub fn submitted(&self) -> Vec<u64> {
         self.lock().submitted.clone()
+    }
+
+    /// Transactions that all accounts together got into blocks.
+    pub fn transactions(&self) -> u64 {
+        self.lock().nonces.values().sum()
+    }
+
+    /// Nodes with a stake.
+    pub fn nodes(&self) -> usize {
+        self.lock().nodes.len()
     }
 
     pub fn live_total(&self) -> u128 {
@@ -184,6 +195,27 @@ impl State {
         Ok(())
     }
 
+    /// Takes into blocks whatever of an account is next in line.
+    fn mine(&mut self, from: Address) {
+        while let Some(envelope) =
+            self.pool_of_transactions.remove(&(from, self.nonces.get(&from).copied().unwrap_or(0)))
+        {
+            *self.nonces.entry(from).or_default() += 1;
+            let succeeded = self.execute(from, envelope.value().to(), envelope.input(), true).is_ok();
+            self.head += 1;
+            let (hash, block) = (*envelope.tx_hash(), self.block(self.head));
+            let receipt = TxReceipt {
+                hash,
+                block_number: block.number,
+                block_hash: block.hash,
+                succeeded,
+                gas_used: 90_000,
+                contract: None,
+            };
+            self.receipts.insert(hash, receipt);
+        }
+    }
+
     fn view(&self, data: &[u8]) -> Result<Bytes, ChainError> {
         fn of<C: SolCall>(value: &C::Return) -> Result<Bytes, ChainError> {
             Ok(C::abi_encode_returns(value).into())
@@ -234,28 +266,6 @@ impl State {
         }
     }
 
-    /// The transaction that is next for an account, taken from the pool.
-    fn next_of(&mut self, from: Address) -> Option<TxEnvelope> {
-        let nonce = *self.nonces.entry(from).or_default();
-        self.parked.remove(&(from, nonce))
-    }
-
-    fn mine(&mut self, from: Address, envelope: &TxEnvelope) {
-        *self.nonces.entry(from).or_default() += 1;
-        let succeeded = self.execute(from, envelope.value().to(), envelope.input(), true).is_ok();
-        self.head += 1;
-        let (hash, block) = (*envelope.tx_hash(), self.block(self.head));
-        let receipt = TxReceipt {
-            hash,
-            block_number: block.number,
-            block_hash: block.hash,
-            succeeded,
-            gas_used: 90_000,
-            contract: None,
-        };
-        self.receipts.insert(hash, receipt);
-    }
-
     fn block(&self, number: u64) -> BlockRef {
         BlockRef { number, hash: B256::from(U256::from(number)), timestamp: now(), base_fee: None }
     }
@@ -302,21 +312,20 @@ impl ChainRpc for FakeChain {
         let envelope = TxEnvelope::decode_2718(&mut &raw[..]).unwrap();
         let from = envelope.recover_signer().unwrap();
         self.answer(|state| {
-            if envelope.nonce() < *state.nonces.entry(from).or_default() {
+            if envelope.nonce() < state.nonces.get(&from).copied().unwrap_or(0) {
                 return Ok(SendOutcome::NonceTooLow);
             }
-            // One that comes before its predecessor waits in the pool for it, as on any chain.
-            state.parked.insert((from, envelope.nonce()), envelope);
-            while let Some(next) = state.next_of(from) {
-                state.mine(from, &next);
-            }
+            state.pool_of_transactions.insert((from, envelope.nonce()), envelope);
+            state.mine(from);
             Ok(SendOutcome::Accepted)
         })
     }
 
     fn knows(&self, hash: B256) -> RpcFuture<'_, bool> {
-        let parked = move |state: &State| state.parked.values().any(|envelope| *envelope.tx_hash() == hash);
-        self.answer(move |state| Ok(state.receipts.contains_key(&hash) || parked(state)))
+        self.answer(|state| {
+            let pooled = state.pool_of_transactions.values().any(|envelope| *envelope.tx_hash() == hash);
+            Ok(pooled || state.receipts.contains_key(&hash))
+        })
     }
 
     fn receipt(&self, hash: B256) -> RpcFuture<'_, Option<TxReceipt>> {

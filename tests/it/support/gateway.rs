@@ -25,8 +25,11 @@ use xdc_grid::{
             JobControl, JobNode, JobReport, JobSpec, JobState, Member, ModelReport, ModelSource, ModelState,
             NetworkConfig, NodeModel, NodeReport, NodeTotals, Outcome, RequestFailure, ResultLine,
         },
+        vector::Vector,
     },
 };
+
+use super::faults::Fault;
 
 /// A prompt with this word fails.
 pub const FAIL: &str = "FAIL";
@@ -57,7 +60,14 @@ struct Script {
     models: BTreeMap<String, ModelSource>,
     files: BTreeMap<String, String>,
     asked: BTreeMap<String, u32>,
-    submissions: u32,
+    submissions: BTreeMap<String, u32>,
+    /// Inputs that were taken; the same again is not.
+    accepted: u32,
+    /// Results in the store, by job and name.
+    kept: BTreeMap<(String, String), Bytes>,
+    store_is_full: bool,
+    calls: usize,
+    fault: Option<(usize, Fault)>,
 }
 
 struct Job {
@@ -92,6 +102,41 @@ impl FakeGateway {
         }
     }
 
+    /// What happens to the `n`-th call from now on: lost, answered into the void, or refused.
+    pub fn fail_at(&self, n: usize, fault: Fault) {
+        let mut script = self.lock();
+        (script.calls, script.fault) = (0, Some((n, fault)));
+    }
+
+    fn next_fault(&self) -> Option<Fault> {
+        let mut script = self.lock();
+        script.calls += 1;
+        let (at, fault) = script.fault?;
+        (at + 1 == script.calls).then_some(fault)
+    }
+
+    /// Everything that it was told and still knows, for a comparison.
+    pub fn told(&self) -> Vec<String> {
+        let script = self.lock();
+        let members = script.members.values().map(|member| serde_json::to_string(member).unwrap());
+        let models = script.models.values().map(|model| serde_json::to_string(model).unwrap());
+        let jobs = script.jobs.iter().map(|(uid, job)| {
+            format!("{uid} {} {} {:?}", serde_json::to_string(&job.spec).unwrap(), job.lines.len(), job.control)
+        });
+        let network = script.network.iter().map(|network| serde_json::to_string(network).unwrap());
+        members.chain(models).chain(jobs).chain(network).collect()
+    }
+
+    /// Calls since `fail_at`, the change stream apart.
+    pub fn calls(&self) -> usize {
+        self.lock().calls
+    }
+
+    /// How often it was given the input of a job that had none.
+    pub fn all_submissions(&self) -> u32 {
+        self.lock().accepted
+    }
+
     /// Lets a held job finish.
     pub fn release(&self, name: &str) {
         let uid = {
@@ -114,6 +159,27 @@ impl FakeGateway {
     /// How often a job was asked about.
     pub fn asked(&self, uid: &str) -> u32 {
         self.lock().asked.get(uid).copied().unwrap_or(0)
+    }
+
+    /// How often a job's input came.
+    pub fn submissions(&self, uid: &str) -> u32 {
+        self.lock().submissions.get(uid).copied().unwrap_or(0)
+    }
+
+    /// Files of a job in the store.
+    pub fn kept(&self, uid: &str) -> BTreeMap<String, String> {
+        let script = self.lock();
+        let of_job = script.kept.iter().filter(|((owner, _), _)| owner == uid);
+        of_job.map(|((_, name), bytes)| (name.clone(), String::from_utf8(bytes.to_vec()).unwrap())).collect()
+    }
+
+    pub fn set_store_is_full(&self, full: bool) {
+        self.lock().store_is_full = full;
+    }
+
+    /// The spec that a job came with.
+    pub fn spec(&self, uid: &str) -> Option<JobSpec> {
+        self.lock().jobs.get(uid).map(|job| job.spec.clone())
     }
 
     pub fn control(&self, uid: &str) -> Option<JobControl> {
@@ -175,6 +241,7 @@ fn internal(gateway: FakeGateway) -> Router<FakeGateway> {
         .route("/jobs/{uid}", get(job).put(put_job).patch(patch_job).delete(delete_job))
         .route("/jobs/{uid}/input", put(put_input))
         .route("/jobs/{uid}/results", get(results))
+        .route("/jobs/{uid}/files/{name}", get(kept_file).put(keep_file))
         .route("/changes", get(changes))
         .route("/epochs/{epoch}/close", post(close))
         .layer(DefaultBodyLimit::disable())
@@ -186,7 +253,16 @@ async fn guard(State(gateway): Shared, request: axum::extract::Request, next: ax
     if gateway.lock().away {
         return StatusCode::BAD_GATEWAY.into_response();
     }
-    next.run(request).await
+    let streams = request.uri().path().ends_with("/changes");
+    match if streams { None } else { gateway.next_fault() } {
+        None => next.run(request).await,
+        Some(Fault::LoseAnswer) => {
+            next.run(request).await;
+            StatusCode::BAD_GATEWAY.into_response()
+        }
+        Some(Fault::Refuse(status)) => refuse(StatusCode::from_u16(status).unwrap(), "Injected", "injected"),
+        Some(_) => StatusCode::BAD_GATEWAY.into_response(),
+    }
 }
 
 fn refuse(status: StatusCode, reason: &str, message: &str) -> Response {
@@ -278,6 +354,7 @@ fn node_report(member: &Member, proven: bool) -> NodeReport {
             gemm_units: if proven { 1234 } else { 0 },
             storage_verified: proven,
             proven_bytes: if proven { 2 << 30 } else { 0 },
+            ..Capability::default()
         },
         evidence: EvidenceReport { audits_passed: 3, ..EvidenceReport::default() },
         current_epoch: Contribution::default(),
@@ -344,14 +421,25 @@ async fn put_input(State(gateway): Shared, Path(uid): Path<String>, body: Bytes)
         .collect();
     let answer = {
         let mut script = gateway.lock();
-        script.submissions += 1;
+        *script.submissions.entry(uid.clone()).or_default() += 1;
         let Some(job) = script.jobs.get_mut(&uid) else {
             return refuse(StatusCode::NOT_FOUND, "JobUnknown", "no such job");
         };
         assert_eq!(job.spec.total_requests as usize, lines.len(), "the input has as many lines as the job said");
+        if job.state != JobState::Created {
+            // The same again changes nothing; another input under the same job would be a fault of the operator.
+            assert_eq!(
+                serde_json::to_string(&job.lines).unwrap(),
+                serde_json::to_string(&lines).unwrap(),
+                "one job, one input"
+            );
+            return Json(report(job)).into_response();
+        }
         job.lines = lines;
         job.state = JobState::Queued;
-        report(job)
+        let answer = report(job);
+        script.accepted += 1;
+        answer
     };
     gateway.changed(ChangeKind::Job, &uid);
     Json(answer).into_response()
@@ -406,6 +494,7 @@ async fn job(State(gateway): Shared, Path(uid): Path<String>) -> Response {
 async fn delete_job(State(gateway): Shared, Path(uid): Path<String>) -> StatusCode {
     let mut script = gateway.lock();
     script.jobs.remove(&uid);
+    script.kept.retain(|(owner, _), _| *owner != uid);
     script.forgotten.insert(uid);
     StatusCode::NO_CONTENT
 }
@@ -436,6 +525,7 @@ fn report(job: &Job) -> JobReport {
         reason: String::new(),
         message: String::new(),
         total: job.spec.total_requests,
+        rejected_lines: job.spec.rejected_lines,
         completed: completed.len() as u32,
         failed: failed.len() as u32,
         running: 0,
@@ -457,6 +547,7 @@ fn report(job: &Job) -> JobReport {
                 message: "told to".into(),
             })
             .collect(),
+        waiting: None,
     }
 }
 
@@ -470,7 +561,18 @@ async fn results(State(gateway): Shared, Path(uid): Path<String>) -> Response {
 
 fn result(uid: &str, line: &InputLine) -> ResultLine {
     let text = prompt(line);
-    let outcome = if text.contains(FAIL) {
+    let outcome = if !line.inputs.is_empty() {
+        // A vector that says how long its text is.
+        let vector = |text: &String| Vector::new(vec![0.1, text.len() as f32]).unwrap();
+        Outcome::Embedded {
+            vectors: line.inputs.iter().map(vector).collect(),
+            encoding: line.encoding,
+            prompt_tokens: 10,
+            node_name: "node-a".into(),
+            node_address: NodeAddress([7; 20]),
+            created: 1,
+        }
+    } else if text.contains(FAIL) {
         Outcome::Failed { reason: "WorkerFailed".into(), message: "told to".into() }
     } else {
         Outcome::Completed {
@@ -488,6 +590,24 @@ fn result(uid: &str, line: &InputLine) -> ResultLine {
         custom_id: line.custom_id.clone(),
         request_id: RequestId::of_job_line(uid, &line.custom_id),
         outcome,
+    }
+}
+
+type JobFile = Path<(String, String)>;
+
+async fn keep_file(State(gateway): Shared, Path(key): JobFile, bytes: Bytes) -> Response {
+    let mut script = gateway.lock();
+    if script.store_is_full {
+        return refuse(StatusCode::INSUFFICIENT_STORAGE, "StoreFull", "results take all the room that there is");
+    }
+    script.kept.insert(key, bytes);
+    Json(json!({"readKey": "5e".repeat(32)})).into_response()
+}
+
+async fn kept_file(State(gateway): Shared, Path(key): JobFile) -> Response {
+    match gateway.lock().kept.get(&key) {
+        Some(bytes) => bytes.clone().into_response(),
+        None => refuse(StatusCode::NOT_FOUND, "FileUnknown", "no such file"),
     }
 }
 

@@ -1,7 +1,11 @@
 //! What the controller tests stand on: a real API server, a scripted gateway, a simulated chain, and one operator over them.
 
 pub mod chain;
+pub mod faults;
 pub mod gateway;
+pub mod plane;
+pub mod rbac;
+pub mod s3;
 pub mod world;
 pub mod writes;
 
@@ -17,6 +21,7 @@ pub async fn client() -> Client {
     Client::try_from(config().await).unwrap()
 }
 
+/// Its configuration.
 pub async fn config() -> Config {
     xdc_grid::telemetry::install_crypto_provider();
     let path = std::env::var("KUBECONFIG_CONTROL_PLANE").expect(

@@ -24,7 +24,7 @@ use xdc_grid::{
     operator::{chains::Chains, config::OperatorConfig, run::run_with},
 };
 
-use super::{chain::FakeChain, client, gateway::FakeGateway, writes::Writes};
+use super::{chain::FakeChain, client, gateway::FakeGateway, rbac, writes::Writes};
 
 /// Namespace of the operator.
 pub const SYSTEM: &str = "xdc-grid";
@@ -68,19 +68,24 @@ fn start() -> World {
             let client = client().await;
             install_crds(&client).await;
             prepare(&client).await;
+            rbac::bind_operator(&client).await;
             let (gateway, gateway_url) = FakeGateway::start().await;
             let chain = FakeChain::new();
             let config = Cli::parse_from([
                 "it",
                 "--worker-image=localhost/xdc-grid:test",
+                "--local-jobs",
                 "--http-address=127.0.0.1:0",
                 "--lease-seconds=3",
                 "--chain-poll-seconds=1",
+                // The gateway and the buckets of these tests are on the loopback; metadata services stay out of reach.
+                "--job-denied-networks=169.254.0.0/16",
+                "--results-service=xdc-grid/gateway-api:8080",
                 &format!("--namespace={SYSTEM}"),
                 &format!("--gateway-url={gateway_url}"),
             ]);
             let writes = Writes::default();
-            let counted = writes.counting(super::config().await);
+            let counted = writes.counting(rbac::operator_config().await);
             let running = run_with(counted, config.config, chains(&chain), CancellationToken::new());
             ready.send(World { gateway, gateway_url, chain, writes, quiet: RwLock::new(()) }).unwrap();
             running.await.expect("the operator runs until the tests are over");

@@ -266,6 +266,7 @@ pub async fn finish(stream: &mut InferClient) -> Answer {
                 return Answer { tokens, text, heartbeats, finish, receipt, signature, acknowledged: false };
             }
             infer_event::Kind::Error(refused) => panic!("refused: {refused:?}"),
+            infer_event::Kind::Vector(_) => panic!("a vector where tokens were due"),
         }
     }
 }

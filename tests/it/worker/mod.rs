@@ -1,10 +1,12 @@
 //! The worker process against a minimal gateway, with real sockets: first with an engine that only repeats its prompt, then
 //! with the real model.
 
+mod batch;
 mod cheat;
+mod embeddings;
 mod gateway;
 mod models;
-mod parrot;
+pub mod parrot;
 mod real;
 mod serving;
 mod verification;

@@ -31,7 +31,7 @@ async fn an_assigned_model_is_fetched_checked_measured_and_advertised() {
     assert_eq!((info.storage_bytes, info.slots, info.region.as_str()), (3_000_000, 2, "test"));
     assert!(info.pending.is_empty() && !info.processor.is_empty() && info.memory_bytes > 0);
     eventually("it is ready", async || worker.get("/ready").await.0 == 200).await;
-    assert!(worker.get("/metrics").await.1.contains("grid_peers 1"));
+    assert!(worker.get("/metrics").await.1.contains(r#"grid_peers{role="gateway",transport="#));
     advert(&mut gateway, |info| !info.models.is_empty()).await;
     let kept = worker.data.join("models").join(format!("{}.gguf", blob.digest));
     assert_eq!(std::fs::read(kept).unwrap(), *blob.bytes);

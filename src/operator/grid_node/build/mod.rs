@@ -8,18 +8,15 @@ use k8s_openapi::{
     api::{
         apps::v1::{StatefulSet, StatefulSetSpec, StatefulSetUpdateStrategy},
         core::v1::{PersistentVolumeClaim, PersistentVolumeClaimSpec, PodTemplateSpec, VolumeResourceRequirements},
-        resource::v1::{
-            DeviceClaim, DeviceRequest, ExactDeviceRequest, ResourceClaimSpec, ResourceClaimTemplate,
-            ResourceClaimTemplateSpec,
-        },
+        resource::v1::{ResourceClaimTemplate, ResourceClaimTemplateSpec},
     },
     apimachinery::pkg::apis::meta::v1::{LabelSelector, ObjectMeta},
 };
 
-use super::validate::{Hardware, POOL_LABEL, ValidatedNode, WorkerSpec};
+use super::validate::{POOL_LABEL, ValidatedNode, WorkerSpec};
 use crate::{
     api::grid_node::{StorageSpec, UpdatePolicy},
-    operator::config::OperatorConfig,
+    operator::{config::OperatorConfig, pods},
     protocol::internal::Member,
 };
 
@@ -30,7 +27,6 @@ pub const COMPONENT_LABEL: &str = "app.kubernetes.io/component";
 /// Value of that label on workers.
 pub const WORKER: &str = "worker";
 const DATA: &str = "data";
-const DEVICES: &str = "devices";
 
 /// What there is to be for a node.
 pub struct NodeResources {
@@ -89,6 +85,7 @@ fn member(node: &ValidatedNode, intake: Intake) -> Member {
         max_requests: node.max_requests,
         registered: node.registered,
         models: node.models.clone(),
+        labels: node.labels.clone(),
     }
 }
 
@@ -159,25 +156,10 @@ fn claim(storage: &StorageSpec) -> PersistentVolumeClaim {
 }
 
 fn claim_template(node: &ValidatedNode, worker: &WorkerSpec) -> Option<ResourceClaimTemplate> {
-    let Hardware::Dra { device_class, count } = &worker.accelerators else { return None };
-    let request = DeviceRequest {
-        name: DEVICES.into(),
-        exactly: Some(ExactDeviceRequest {
-            device_class_name: device_class.clone(),
-            allocation_mode: Some("ExactCount".into()),
-            count: Some(i64::from(*count)),
-            ..ExactDeviceRequest::default()
-        }),
-        ..DeviceRequest::default()
-    };
+    let spec = pods::claim_spec(&worker.accelerators)?;
     Some(ResourceClaimTemplate {
         metadata: metadata(node, worker_name(&node.name)),
-        spec: ResourceClaimTemplateSpec {
-            spec: ResourceClaimSpec {
-                devices: Some(DeviceClaim { requests: Some(vec![request]), ..DeviceClaim::default() }),
-            },
-            ..ResourceClaimTemplateSpec::default()
-        },
+        spec: ResourceClaimTemplateSpec { spec, ..ResourceClaimTemplateSpec::default() },
     })
 }
 

@@ -1,31 +1,27 @@
 //! Pure: the pod of a worker, by the restricted pod security standard.
 
-use std::collections::BTreeMap;
-
 use k8s_openapi::{
     api::core::v1::{
-        Capabilities, Container, ContainerPort, EmptyDirVolumeSource, HTTPGetAction, KeyToPath, LocalObjectReference,
-        PodResourceClaim, PodSecurityContext, PodSpec, Probe, ResourceClaim, ResourceRequirements, SeccompProfile,
-        SecretVolumeSource, SecurityContext, TopologySpreadConstraint, Volume, VolumeMount,
+        Container, ContainerPort, HTTPGetAction, KeyToPath, LocalObjectReference, PodSpec, Probe, SecretVolumeSource,
+        TopologySpreadConstraint, Volume, VolumeMount,
     },
-    apimachinery::pkg::{api::resource::Quantity, apis::meta::v1::LabelSelector, util::intstr::IntOrString},
+    apimachinery::pkg::{apis::meta::v1::LabelSelector, util::intstr::IntOrString},
 };
 
-use super::{COMPONENT_LABEL, DATA, DEVICES, WORKER, key_secret_name, worker_name};
+use super::{COMPONENT_LABEL, DATA, WORKER, key_secret_name, worker_name};
 use crate::{
     api::grid_node::TopologySpread,
     operator::{
         config::OperatorConfig,
         grid_node::{
             identity::KEY_FILE,
-            validate::{Hardware, POOL_LABEL, ValidatedNode, WorkerSpec},
+            validate::{POOL_LABEL, ValidatedNode, WorkerSpec},
         },
+        pods,
     },
     protocol::internal::NodeRole,
 };
 
-/// User and group of the image.
-const USER: i64 = 65532;
 const HTTP_PORT: i32 = 8080;
 const KEY_FOLDER: &str = "/etc/xdc-grid/key";
 const DATA_FOLDER: &str = "/var/lib/xdc-grid";
@@ -45,23 +41,8 @@ pub(super) fn pod(node: &ValidatedNode, worker: &WorkerSpec, gateway: &str, conf
         ),
         // A running answer may be finished; a lease that is lost is worked again elsewhere.
         termination_grace_period_seconds: Some(30),
-        security_context: Some(PodSecurityContext {
-            run_as_non_root: Some(true),
-            run_as_user: Some(USER),
-            run_as_group: Some(USER),
-            fs_group: Some(USER),
-            fs_group_change_policy: Some("OnRootMismatch".into()),
-            seccomp_profile: Some(SeccompProfile { type_: "RuntimeDefault".into(), ..SeccompProfile::default() }),
-            ..PodSecurityContext::default()
-        }),
-        resource_claims: match &worker.accelerators {
-            Hardware::Dra { .. } => Some(vec![PodResourceClaim {
-                name: DEVICES.into(),
-                resource_claim_template_name: Some(worker_name(&node.name)),
-                ..PodResourceClaim::default()
-            }]),
-            Hardware::ExtendedResource { .. } | Hardware::CpuOnly => None,
-        },
+        security_context: Some(pods::pod_security()),
+        resource_claims: pods::device_claims(&worker.accelerators, &worker_name(&node.name)),
         containers: vec![container(node, worker, gateway, config)],
         volumes: Some(volumes(node, worker)),
         ..PodSpec::default()
@@ -105,13 +86,8 @@ fn container(node: &ValidatedNode, worker: &WorkerSpec, gateway: &str, config: &
             container_port: HTTP_PORT,
             ..ContainerPort::default()
         }]),
-        resources: Some(resources(worker)),
-        security_context: Some(SecurityContext {
-            allow_privilege_escalation: Some(false),
-            read_only_root_filesystem: Some(true),
-            capabilities: Some(Capabilities { drop: Some(vec!["ALL".into()]), ..Capabilities::default() }),
-            ..SecurityContext::default()
-        }),
+        resources: Some(pods::resources(&worker.accelerators, &worker.resources)),
+        security_context: Some(pods::container_security()),
         volume_mounts: Some(vec![
             mount(KEY, KEY_FOLDER, true),
             mount(DATA, DATA_FOLDER, false),
@@ -150,21 +126,6 @@ fn role(role: &NodeRole) -> &'static str {
     }
 }
 
-/// Requests and limits alike: what is measured today must be there tomorrow.
-fn resources(worker: &WorkerSpec) -> ResourceRequirements {
-    let mut amounts: BTreeMap<String, Quantity> =
-        [("cpu".to_owned(), worker.resources.cpu.clone()), ("memory".to_owned(), worker.resources.memory.clone())]
-            .into();
-    if let Hardware::ExtendedResource { name, count } = &worker.accelerators {
-        amounts.insert(name.clone(), Quantity(count.to_string()));
-    }
-    let claims = match &worker.accelerators {
-        Hardware::Dra { .. } => Some(vec![ResourceClaim { name: DEVICES.into(), ..ResourceClaim::default() }]),
-        Hardware::ExtendedResource { .. } | Hardware::CpuOnly => None,
-    };
-    ResourceRequirements { requests: Some(amounts.clone()), limits: Some(amounts), claims }
-}
-
 fn probe(path: &str, period: i32, failures: i32) -> Probe {
     Probe {
         http_get: Some(HTTPGetAction {
@@ -191,14 +152,6 @@ fn volumes(node: &ValidatedNode, worker: &WorkerSpec) -> Vec<Volume> {
         }),
         ..Volume::default()
     };
-    let scratch = |name: &str, limit: &str| Volume {
-        name: name.into(),
-        empty_dir: Some(EmptyDirVolumeSource {
-            size_limit: Some(Quantity(limit.into())),
-            ..EmptyDirVolumeSource::default()
-        }),
-        ..Volume::default()
-    };
-    let data = worker.storage.is_none().then(|| scratch(DATA, "20Gi"));
-    [key, scratch("tmp", "64Mi")].into_iter().chain(data).collect()
+    let data = worker.storage.is_none().then(|| pods::scratch(DATA, "20Gi"));
+    [key, pods::scratch("tmp", "64Mi")].into_iter().chain(data).collect()
 }

@@ -203,7 +203,10 @@ fn capability(refs: &Refs) -> Finding {
             Truth::False,
             &report.capability.reason,
             Reason::NotChallenged,
-            "its compute is not proven yet",
+            match report.capability.message.as_str() {
+                "" => "its compute is not proven yet",
+                message => message,
+            },
         ),
         _ => unknown_to_gateway(refs),
     }

@@ -13,6 +13,7 @@ use super::{
     apply::Applied,
     availability::Openness,
     dereference::{Refs, Worker},
+    emptying,
     registration::Moved,
     update::Step,
     validate::ValidatedNode,
@@ -102,6 +103,7 @@ pub fn of(seen: &Observed<'_>, now: Timestamp) -> GridNodeStatus {
     }
     draft.status.columns = Some(shown::columns(&draft.status));
     findings::findings(&mut draft, seen);
+    draft.abnormal(condition::DRAINING, emptying::of(seen.node, &seen.refs.report));
     draft.status
 }
 

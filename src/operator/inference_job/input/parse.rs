@@ -5,10 +5,13 @@ use std::collections::HashSet;
 use serde::{Deserialize, Deserializer};
 use serde_json::{Map, Value};
 
-use super::lines::{Line, LineContent};
+use super::{
+    embedding,
+    lines::{Line, LineContent},
+};
 use crate::{
     api::{inference_job::InputFormat, reasons::Reason},
-    protocol::internal::{Endpoint, InputLine, Message},
+    protocol::internal::{Encoding, Endpoint, InputLine, Message},
 };
 
 const MAX_CUSTOM_ID: usize = 256;
@@ -57,7 +60,7 @@ pub struct LineParser {
 }
 
 /// Reason and message of a line that is turned down.
-type Refusal = (Reason, String);
+pub(super) type Refusal = (Reason, String);
 
 impl LineParser {
     pub fn new(rules: Rules) -> Self {
@@ -114,6 +117,9 @@ fn plain(rules: &Rules, index: u32, bytes: &[u8]) -> Result<InputLine, Refusal> 
             request.messages = system.chain([message("user", prompt)]).collect();
         }
         Endpoint::Completions => request.prompt = prompt,
+        Endpoint::Embeddings => {
+            return Ok(InputLine::embedding(index, numbered(index), vec![prompt], Encoding::Float));
+        }
     }
     Ok(request)
 }
@@ -131,6 +137,8 @@ fn defaults(rules: &Rules, index: u32, custom_id: String) -> InputLine {
         top_k,
         seed,
         stop,
+        inputs: Vec::new(),
+        encoding: Encoding::default(),
     }
 }
 
@@ -140,7 +148,7 @@ struct BatchLine {
     custom_id: Option<String>,
     method: Option<String>,
     url: Option<String>,
-    body: Option<Body>,
+    body: Option<Value>,
     #[serde(flatten)]
     unknown: Map<String, Value>,
 }
@@ -223,21 +231,16 @@ fn batch(rules: &Rules, index: u32, bytes: &[u8]) -> Result<InputLine, Refusal> 
         ));
     }
     let body = line.body.ok_or_else(|| invalid("body is missing"))?;
+    if rules.endpoint == Endpoint::Embeddings {
+        return embedding::request(rules, index, custom_id, body);
+    }
+    let body = serde_json::from_value(body).map_err(|error| invalid(error.to_string()))?;
     request(rules, index, custom_id, body)
 }
 
 fn request(rules: &Rules, index: u32, custom_id: String, body: Body) -> Result<InputLine, Refusal> {
     known_fields(&body.unknown, "body.")?;
-    match body.model.as_deref() {
-        Some(model) if model == rules.model => {}
-        Some(model) => {
-            return Err((
-                Reason::OtherModel,
-                format!("the job is for model {:?}, the line for {model:?}", rules.model),
-            ));
-        }
-        None => return Err(invalid("body.model is missing")),
-    }
+    known_model(rules, body.model.as_deref())?;
     if body.n.is_some_and(|n| n != 1) {
         return Err(invalid("body.n must be 1"));
     }
@@ -252,6 +255,8 @@ fn request(rules: &Rules, index: u32, custom_id: String, body: Body) -> Result<I
             request.prompt =
                 body.prompt.filter(|prompt| !prompt.is_empty()).ok_or_else(|| invalid("body.prompt is missing"))?;
         }
+        // Theirs is another body: `embedding`.
+        Endpoint::Embeddings => return Err(invalid("body has no input")),
     }
     Ok(request)
 }
@@ -319,7 +324,17 @@ fn text_of(part: Part) -> Result<String, Refusal> {
     }
 }
 
-fn known_fields(unknown: &Map<String, Value>, prefix: &str) -> Result<(), Refusal> {
+pub(super) fn known_model(rules: &Rules, model: Option<&str>) -> Result<(), Refusal> {
+    match model {
+        Some(model) if model == rules.model => Ok(()),
+        Some(model) => {
+            Err((Reason::OtherModel, format!("the job is for model {:?}, the line for {model:?}", rules.model)))
+        }
+        None => Err(invalid("body.model is missing")),
+    }
+}
+
+pub(super) fn known_fields(unknown: &Map<String, Value>, prefix: &str) -> Result<(), Refusal> {
     // A null says as much as nothing.
     match unknown.iter().find(|(_, value)| !value.is_null()) {
         Some((name, _)) => Err((Reason::UnknownField, format!("{prefix}{name} is not served"))),
@@ -327,7 +342,7 @@ fn known_fields(unknown: &Map<String, Value>, prefix: &str) -> Result<(), Refusa
     }
 }
 
-fn invalid(message: impl Into<String>) -> Refusal {
+pub(super) fn invalid(message: impl Into<String>) -> Refusal {
     (Reason::InvalidRequest, message.into())
 }
 
@@ -335,6 +350,7 @@ pub fn path_of(endpoint: Endpoint) -> &'static str {
     match endpoint {
         Endpoint::ChatCompletions => "/v1/chat/completions",
         Endpoint::Completions => "/v1/completions",
+        Endpoint::Embeddings => "/v1/embeddings",
     }
 }
 

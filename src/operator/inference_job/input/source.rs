@@ -1,8 +1,6 @@
 //! Where the bytes of an input come from. An input is read twice: once to count and check it, once to send it on. So nothing
 //! runs before the whole input is known to be right, and a 200 MB input takes no memory.
 
-use std::time::Duration;
-
 use bytes::Bytes;
 use futures::{Stream, StreamExt, TryStreamExt, stream::BoxStream};
 use k8s_openapi::api::core::v1::ConfigMap;
@@ -15,11 +13,14 @@ use super::{
 };
 use crate::{
     api::reasons::Reason,
-    operator::{error::is_forbidden, gateway::ndjson},
+    operator::{
+        dial::{cause, refusal},
+        error::is_forbidden,
+        gateway::ndjson,
+        inference_job::bucket::{Access, BucketError, Location},
+    },
     protocol::internal::InputLine,
 };
-
-const FETCH_TIMEOUT: Duration = Duration::from_secs(600);
 
 /// Exactly one place.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -27,6 +28,7 @@ pub enum Source {
     Inline(String),
     ConfigMap { name: String, key: String },
     Url { url: String, sha256: [u8; 32] },
+    Bucket { location: Location, sha256: Option<[u8; 32]> },
 }
 
 /// Why an input cannot be used. The text is fit for a condition.
@@ -38,6 +40,15 @@ pub enum InputError {
     TooLarge(#[from] TooLarge),
     #[error("API server: {0}")]
     Kube(Box<kube::Error>),
+}
+
+impl From<BucketError> for InputError {
+    fn from(error: BucketError) -> Self {
+        match error {
+            BucketError::Kube(error) => InputError::Kube(error),
+            error => InputError::refused(error.input_reason(), error.to_string()),
+        }
+    }
 }
 
 impl InputError {
@@ -53,9 +64,19 @@ impl InputError {
         }
     }
 
-    /// Whether the input can become usable without a new job: the ConfigMap may appear, the server may come back.
+    /// Whether the input can become usable without a new job: the ConfigMap may appear, the server may come back, an admin may
+    /// grant what was refused.
     pub fn may_heal(&self) -> bool {
-        matches!(self.reason(), Reason::InputNotFound | Reason::InputUnreachable | Reason::Forbidden)
+        matches!(
+            self.reason(),
+            Reason::InputNotFound
+                | Reason::InputUnreachable
+                | Reason::InputForbidden
+                | Reason::SecretNotFound
+                | Reason::SecretForbidden
+                | Reason::AddressRefused
+                | Reason::Forbidden
+        )
     }
 }
 
@@ -126,10 +147,11 @@ enum Item {
     End([u8; 32]),
 }
 
-/// Opens sources. ConfigMaps are read in the job's namespace only.
+/// Opens sources. ConfigMaps and Secrets are read in the job's namespace only.
 pub struct Reader {
     pub config_maps: Api<ConfigMap>,
     pub namespace: String,
+    pub access: Access,
 }
 
 type Chunks = BoxStream<'static, Result<Bytes, InputError>>;
@@ -142,6 +164,7 @@ impl Reader {
     ) -> Result<impl Stream<Item = Result<Item, InputError>> + Send + use<>, InputError> {
         let expected = match source {
             Source::Url { sha256, .. } => Some(*sha256),
+            Source::Bucket { sha256, .. } => *sha256,
             Source::Inline(_) | Source::ConfigMap { .. } => None,
         };
         let chunks = self.open(source).await?;
@@ -163,8 +186,23 @@ impl Reader {
         match source {
             Source::Inline(text) => Ok(whole(text.clone().into_bytes())),
             Source::ConfigMap { name, key } => self.config_map(name, key).await.map(whole),
-            Source::Url { url, .. } => fetch(url).await,
+            Source::Url { url, .. } => self.fetch(url).await,
+            Source::Bucket { location, .. } => {
+                Ok(self.access.open(location).await?.stream().await?.map_err(InputError::from).boxed())
+            }
         }
+    }
+
+    async fn fetch(&self, url: &str) -> Result<Chunks, InputError> {
+        let denied = self.access.denied();
+        let parsed: reqwest::Url =
+            url.parse().map_err(|error| InputError::refused(Reason::InvalidInput, format!("{url:?}: {error}")))?;
+        denied
+            .check_url(&parsed)
+            .map_err(|refused| InputError::refused(Reason::AddressRefused, refused.to_string()))?;
+        let client = denied.client().map_err(unreachable)?;
+        let response = client.get(parsed).send().await.and_then(reqwest::Response::error_for_status);
+        Ok(response.map_err(unreachable)?.bytes_stream().map_err(unreachable).boxed())
     }
 
     async fn config_map(&self, name: &str, key: &str) -> Result<Vec<u8>, InputError> {
@@ -184,21 +222,18 @@ impl Reader {
     }
 }
 
-fn whole(bytes: Vec<u8>) -> Chunks {
-    futures::stream::once(std::future::ready(Ok(Bytes::from(bytes)))).boxed()
+fn unreachable(error: reqwest::Error) -> InputError {
+    if let Some(refused) = refusal(&error) {
+        return InputError::refused(Reason::AddressRefused, refused.to_string());
+    }
+    match error.status() {
+        Some(status) => InputError::refused(Reason::InputUnreachable, format!("the URL answers HTTP {status}")),
+        None => InputError::refused(Reason::InputUnreachable, format!("the URL cannot be fetched: {}", cause(&error))),
+    }
 }
 
-async fn fetch(url: &str) -> Result<Chunks, InputError> {
-    let unreachable =
-        |error: reqwest::Error| InputError::refused(Reason::InputUnreachable, format!("{}", error.without_url()));
-    let client = reqwest::Client::builder()
-        .connect_timeout(Duration::from_secs(10))
-        .timeout(FETCH_TIMEOUT)
-        .redirect(reqwest::redirect::Policy::limited(5))
-        .build()
-        .map_err(unreachable)?;
-    let response = client.get(url).send().await.and_then(reqwest::Response::error_for_status).map_err(unreachable)?;
-    Ok(response.bytes_stream().map_err(unreachable).boxed())
+fn whole(bytes: Vec<u8>) -> Chunks {
+    futures::stream::once(std::future::ready(Ok(Bytes::from(bytes)))).boxed()
 }
 
 /// State of reading one input; gone after its end or first error.

@@ -33,6 +33,7 @@ type instance struct {
 	EtcdPort  int
 	PeerPort  int
 	NATs      map[string]int    `json:",omitempty"`
+	Devices   map[string]int    `json:",omitempty"` // fake GPUs by node
 	MadeDirs  []string          `json:",omitempty"` // folders outside our own that were not there before
 	OldSysctl map[string]string `json:",omitempty"`
 }
@@ -44,6 +45,7 @@ type Cluster struct {
 	procs   proc.Table
 	say     *Progress
 	bin     programs
+	builder tools.Builder // of programs that few clusters need
 	quiet   bool
 	api     *kube.Client
 	started map[string]time.Time // what this command started, and when

@@ -180,7 +180,7 @@ func (c *Cluster) ctr(n node, args ...string) []string {
 	return append([]string{filepath.Join(c.bin.containerd, "ctr"), "-a", n.socket(), "-n", "k8s.io"}, args...)
 }
 
-// ensureKubelet starts a node's kubelet and kube-proxy.
+// ensureKubelet starts a node's kubelet, kube-proxy and fake GPUs.
 func (c *Cluster) ensureKubelet(n node) error {
 	config, resolv := c.path(n.name(), "kubelet.yaml"), c.path("resolv.conf")
 	if err := writeFile(config, fmt.Appendf(nil, `apiVersion: kubelet.config.k8s.io/v1beta1
@@ -209,6 +209,9 @@ imageGCHighThresholdPercent: 100
 		"--config", config, "--kubeconfig", kubeconfig, "--hostname-override", n.name(),
 		"--root-dir", "/var/lib/kubelet", "--node-ip", n.ip().String(),
 	); err != nil {
+		return err
+	}
+	if err := c.ensureDevices(n); err != nil {
 		return err
 	}
 	proxy := c.componentKubeconfig("kube-proxy")

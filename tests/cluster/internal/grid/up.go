@@ -43,7 +43,7 @@ func Up(o Options, count int) error {
 	before := i.Nodes
 	i.Nodes = max(before, count) // until the surplus is gone
 	c := i.open(o.Say)
-	c.bin = bin
+	c.bin, c.builder = bin, o.builder()
 	begin := time.Now()
 	running := c.runs()
 	c.quiet = running
@@ -146,6 +146,7 @@ func (c *Cluster) shrink(count int) error {
 			return err
 		}
 		c.Nodes--
+		delete(c.Devices, n.name())
 		if err := c.save(); err != nil {
 			return err
 		}
@@ -171,6 +172,9 @@ func (c *Cluster) expected() []string {
 	}
 	for _, n := range c.nodes() {
 		names = append(names, n.holder(), n.name()+"-containerd", n.name()+"-kubelet", n.name()+"-kube-proxy")
+		if c.Devices[n.name()] > 0 {
+			names = append(names, n.devices())
+		}
 	}
 	return names
 }
@@ -214,7 +218,7 @@ func withGrid(o Options, do func(*Cluster) error) error {
 		return err
 	}
 	c := i.open(o.Say)
-	c.bin = bin
+	c.bin, c.builder = bin, o.builder()
 	return do(c)
 }
 

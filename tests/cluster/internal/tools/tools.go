@@ -46,6 +46,9 @@ var Containerd = Tool{
 // CoreDNS is the cluster's name server.
 var CoreDNS = Tool{Name: "coredns", Dir: "coredns", Packages: []string{"."}, Minutes: "1 min", Flags: []string{"-ldflags=-s -w"}}
 
+// Devices is the device plugin and DRA driver of GPUs that do not exist; it is built when a node is given some.
+var Devices = Tool{Name: "devices", Dir: "devices", Packages: []string{"."}, Minutes: "1 min", Flags: []string{"-ldflags=-s -w"}}
+
 // Pause is the program of a pod's sandbox; the cluster's own module holds it.
 var Pause = Tool{Name: "pause", Dir: "pause", Packages: []string{"."}, Minutes: "1 s", Flags: []string{"-ldflags=-s -w"}}
 

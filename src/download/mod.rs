@@ -1,19 +1,49 @@
-//! Fetching a blob once, by URL: hashed while it streams, continued where a connection broke, and kept only if the digest is
-//! the one that was promised.
+//! Downloads of model files by URL: hashed while they stream, continued where a connection broke, and kept only if the digest
+//! is the one that was promised. Touches the network and the two files that it is given; knows nothing of ledgers and jobs.
 
-use std::{io, time::Duration};
+use std::{
+    io,
+    path::{Path, PathBuf},
+    sync::{
+        Arc,
+        atomic::{AtomicU64, Ordering},
+    },
+    time::Duration,
+};
 
 use reqwest::{Client, Response, StatusCode, header};
 use sha2::{Digest, Sha256};
 use tokio::{fs::File, io::AsyncWriteExt};
 
-use super::blobs::{Blobs, Fetching};
 use crate::api::ids::ModelDigest;
+
+/// Bytes fetched so far of a file on its way in.
+#[derive(Debug, Clone, Default)]
+pub struct Fetching(Arc<AtomicU64>);
+
+impl Fetching {
+    pub fn bytes(&self) -> u64 {
+        self.0.load(Ordering::Relaxed)
+    }
+
+    pub fn set(&self, bytes: u64) {
+        self.0.store(bytes, Ordering::Relaxed);
+    }
+}
+
+/// Where a file goes: `partial` while it comes, `whole` once it is verified. Both on one file system.
+#[derive(Debug, Clone)]
+pub struct Target {
+    pub whole: PathBuf,
+    pub partial: PathBuf,
+}
 
 /// Bounds of one fetch.
 #[derive(Debug, Clone, Copy)]
 pub struct FetchLimits {
     pub max_bytes: u64,
+    /// The option that sets `max_bytes`, for people.
+    pub option: &'static str,
     /// A source that sends nothing for this long is given up for this try.
     pub idle: Duration,
     /// Connections made in all.
@@ -24,7 +54,13 @@ pub struct FetchLimits {
 
 impl Default for FetchLimits {
     fn default() -> Self {
-        FetchLimits { max_bytes: 64 << 30, idle: Duration::from_secs(30), tries: 8, pause: Duration::from_secs(1) }
+        FetchLimits {
+            max_bytes: 64 << 30,
+            option: "--max-blob-bytes",
+            idle: Duration::from_secs(30),
+            tries: 8,
+            pause: Duration::from_secs(1),
+        }
     }
 }
 
@@ -33,11 +69,11 @@ impl Default for FetchLimits {
 pub enum FetchError {
     #[error("{url} gives a file with sha256 {actual}, the model names {expected}; nothing was kept")]
     DigestMismatch { url: String, expected: ModelDigest, actual: ModelDigest },
-    #[error("{url} gives a file of {bytes} bytes or more, this gateway takes at most {limit} (--max-blob-bytes)")]
-    TooLarge { url: String, bytes: u64, limit: u64 },
+    #[error("{url} gives a file of {bytes} bytes or more, at most {limit} are taken here ({option})")]
+    TooLarge { url: String, bytes: u64, limit: u64, option: &'static str },
     #[error("cannot fetch {url}: {message}")]
     Unreachable { url: String, message: String },
-    #[error("cannot keep the blob: {0}")]
+    #[error("cannot keep the file: {0}")]
     Disk(#[from] io::Error),
 }
 
@@ -66,62 +102,63 @@ impl From<io::Error> for Broken {
     }
 }
 
-impl Blobs {
-    /// Fetches `digest` from `url` and returns its size in bytes. At once when it is here already.
-    pub async fn fetch(
-        &self,
-        url: &str,
-        digest: &ModelDigest,
-        limits: &FetchLimits,
-        progress: &Fetching,
-    ) -> Result<u64, FetchError> {
-        if let Some(bytes) = self.size(digest).await {
-            progress.set(bytes);
-            return Ok(bytes);
-        }
-        let outcome = self.fetch_partial(url, digest, limits, progress).await;
-        match &outcome {
-            Ok(_) => tokio::fs::rename(self.partial(digest), self.path(digest)).await?,
-            // Bytes of a source that cannot be trusted or used are not worth keeping.
-            Err(FetchError::DigestMismatch { .. } | FetchError::TooLarge { .. }) => self.remove(digest).await?,
-            Err(_) => {}
-        }
-        outcome
+/// Fetches `digest` from `url` into `target` and returns its size in bytes. What an earlier try left is continued.
+pub async fn fetch(
+    url: &str,
+    digest: &ModelDigest,
+    target: &Target,
+    limits: &FetchLimits,
+    progress: &Fetching,
+) -> Result<u64, FetchError> {
+    let outcome = fetch_partial(url, digest, &target.partial, limits, progress).await;
+    match &outcome {
+        Ok(_) => tokio::fs::rename(&target.partial, &target.whole).await?,
+        // Bytes of a source that cannot be trusted or used are not worth keeping.
+        Err(FetchError::DigestMismatch { .. } | FetchError::TooLarge { .. }) => remove(&target.partial).await?,
+        Err(_) => {}
     }
+    outcome
+}
 
-    async fn fetch_partial(
-        &self,
-        url: &str,
-        digest: &ModelDigest,
-        limits: &FetchLimits,
-        progress: &Fetching,
-    ) -> Result<u64, FetchError> {
-        let unreachable = |message: String| FetchError::Unreachable { url: url.to_owned(), message };
-        let client = Client::builder()
-            .connect_timeout(Duration::from_secs(10))
-            .read_timeout(limits.idle)
-            .redirect(reqwest::redirect::Policy::limited(5))
-            .build()
-            .map_err(|error| unreachable(describe(&error)))?;
-        let mut partial = Partial::open(self, digest).await?;
-        let mut pause = limits.pause;
-        for left in (0..limits.tries.max(1)).rev() {
-            match partial.continue_from(&client, url, limits, progress).await {
-                Ok(()) => return partial.finish(url, digest).await,
-                Err(Broken::Final(error)) => return Err(error),
-                Err(Broken::Retry(message)) if left == 0 => return Err(unreachable(message)),
-                Err(Broken::Retry(message)) => {
-                    tracing::info!(%digest, bytes = partial.bytes, "fetching goes on after: {message}");
-                    tokio::time::sleep(pause).await;
-                    pause = (pause * 2).min(Duration::from_secs(30));
-                }
+async fn fetch_partial(
+    url: &str,
+    digest: &ModelDigest,
+    path: &Path,
+    limits: &FetchLimits,
+    progress: &Fetching,
+) -> Result<u64, FetchError> {
+    let unreachable = |message: String| FetchError::Unreachable { url: url.to_owned(), message };
+    let client = Client::builder()
+        .connect_timeout(Duration::from_secs(10))
+        .read_timeout(limits.idle)
+        .redirect(reqwest::redirect::Policy::limited(5))
+        .build()
+        .map_err(|error| unreachable(describe(&error)))?;
+    let mut partial = Partial::open(path).await?;
+    let mut pause = limits.pause;
+    for left in (0..limits.tries.max(1)).rev() {
+        match partial.continue_from(&client, url, limits, progress).await {
+            Ok(()) => return partial.finish(url, digest).await,
+            Err(Broken::Final(error)) => return Err(error),
+            Err(Broken::Retry(message)) if left == 0 => return Err(unreachable(message)),
+            Err(Broken::Retry(message)) => {
+                tracing::info!(%digest, bytes = partial.bytes, "fetching goes on after: {message}");
+                tokio::time::sleep(pause).await;
+                pause = (pause * 2).min(Duration::from_secs(30));
             }
         }
-        Err(unreachable("no try was allowed".into()))
+    }
+    Err(unreachable("no try was allowed".into()))
+}
+
+async fn remove(path: &Path) -> io::Result<()> {
+    match tokio::fs::remove_file(path).await {
+        Err(error) if error.kind() != io::ErrorKind::NotFound => Err(error),
+        _ => Ok(()),
     }
 }
 
-/// A blob on its way in: the file, and the hash over what is in it.
+/// A file on its way in: the file, and the hash over what is in it.
 struct Partial {
     file: File,
     hasher: Sha256,
@@ -130,10 +167,9 @@ struct Partial {
 
 impl Partial {
     /// Takes up what an earlier try left.
-    async fn open(blobs: &Blobs, digest: &ModelDigest) -> io::Result<Self> {
-        let path = blobs.partial(digest);
+    async fn open(path: &Path) -> io::Result<Self> {
         let (hasher, bytes) = tokio::task::spawn_blocking({
-            let path = path.clone();
+            let path = path.to_owned();
             move || -> io::Result<(Sha256, u64)> {
                 let mut hasher = Sha256::new();
                 let mut file =
@@ -168,7 +204,8 @@ impl Partial {
         }
         let mut response = request.send().await.map_err(|error| Broken::Retry(describe(&error)))?;
         self.accept(&response, url).await?;
-        let too_large = |bytes| FetchError::TooLarge { url: url.to_owned(), bytes, limit: limits.max_bytes };
+        let too_large =
+            |bytes| FetchError::TooLarge { url: url.to_owned(), bytes, limit: limits.max_bytes, option: limits.option };
         let announced = self.bytes.saturating_add(response.content_length().unwrap_or(0));
         if announced > limits.max_bytes {
             return Err(Broken::Final(too_large(announced)));

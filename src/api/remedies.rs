@@ -1,0 +1,350 @@
+//! What to do about a reason code, and how useful it is to know it first. One table for the codes of `reasons.rs`, for those that
+//! the gateway and the workers give, and for those that Kubernetes gives about a worker's pod. `docs/reasons.md` has the same
+//! lines; a test keeps both equal.
+//!
+//! `<name>` and `<namespace>` stand for the object at hand; `kubectl grid why` fills them in.
+
+use serde::Serialize;
+
+/// Kinds of causes in the order in which it helps to hear of them: what only a person can mend comes first, what mends itself last.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize)]
+pub enum Tier {
+    /// Something that was written down is wrong or missing; it stays so until somebody changes it.
+    Misconfigured,
+    /// A rule or a decision of a person or of the grid says no.
+    Refused,
+    /// Something outside does not answer, or does not work; it is tried again.
+    Unavailable,
+    /// Nothing that exists can take the work.
+    NoMatchingNode,
+    /// What could take the work is busy or not ready yet.
+    WaitingForCapacity,
+    /// A queue or quota holds it back.
+    WaitingForQuota,
+    /// It goes on.
+    Running,
+    /// The work is done; results or reports are on their way.
+    Publishing,
+    /// Nothing is wrong.
+    Fine,
+}
+
+impl Tier {
+    /// For people.
+    pub const fn words(self) -> &'static str {
+        match self {
+            Tier::Misconfigured => "misconfigured",
+            Tier::Refused => "refused",
+            Tier::Unavailable => "unavailable",
+            Tier::NoMatchingNode => "no matching node",
+            Tier::WaitingForCapacity => "waiting for capacity",
+            Tier::WaitingForQuota => "waiting for quota",
+            Tier::Running => "running",
+            Tier::Publishing => "publishing",
+            Tier::Fine => "fine",
+        }
+    }
+}
+
+/// What to do about one code.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Remedy {
+    pub code: &'static str,
+    pub tier: Tier,
+    /// Sentences; commands in back quotes.
+    pub text: &'static str,
+}
+
+/// The line of a code; none for a code that nobody wrote down.
+pub fn of(code: &str) -> Option<&'static Remedy> {
+    REMEDIES.iter().find(|remedy| remedy.code == code)
+}
+
+macro_rules! remedies {
+    ($($tier:ident { $($code:ident: $text:literal,)* })*) => {
+        /// Every code that has a line.
+        pub const REMEDIES: &[Remedy] = &[
+            $($(Remedy { code: stringify!($code), tier: Tier::$tier, text: $text },)*)*
+        ];
+    };
+}
+
+remedies! {
+    Misconfigured {
+        // References and specs.
+        NetworkNotFound: "Name an existing network in spec.networkRef (`kubectl get gridnetworks`), or create this one.",
+        ModelNotFound: "Correct spec.workload.modelRef.name in a new job (`kubectl get gridmodels`), or create the GridModel; the job then goes on by itself.",
+        InvalidObject: "The message names the field. Correct it with `kubectl edit`; an object of an older version may need to be made anew.",
+        InvalidInput: "The message names the line or the field. The workload of a job never changes: correct it and submit a new job.",
+        InputNotFound: "Create the ConfigMap with that key in <namespace>; the job looks again every few seconds.",
+        InputUnreachable: "Check the URL from inside the cluster; NetworkPolicies of the chart (`networkPolicy`) may forbid it. It is tried again.",
+        InputDigestMismatch: "Put the file's own sha256 (`sha256sum FILE`) into a new job, or restore the file.",
+        InputTooLarge: "Split the input into several jobs.",
+        OutputTooLarge: "Split the input into several jobs, lower maxTokens, or name an output that holds more than a ConfigMap.",
+        OutputConflict: "Delete the ConfigMap that the message names, or name another one in a new job.",
+        InvalidJson: "Correct the line; every line of an OpenAI batch is one JSON object.",
+        InvalidText: "Save the input as UTF-8.",
+        LineTooLong: "Shorten the line to less than 1 MiB.",
+        InvalidCustomId: "Give every line a custom_id of 1 to 256 characters.",
+        DuplicateCustomId: "Give every line a custom_id of its own.",
+        OtherModel: "Drop `model` from the line, or put the line into a job for that model.",
+        OtherEndpoint: "Drop `url` from the line, or put the line into a job for that endpoint.",
+        UnknownField: "Drop the field that the message names.",
+        InvalidRequest: "Correct the value that the message names.",
+        InputForbidden: "Correct the credentials in the Secret that the input names, or let them read the object.",
+        SecretNotFound: "Create the Secret in <namespace>, with the keys that the message names.",
+        OutputForbidden: "Correct the credentials in the Secret that the output names, or let them write there; results are kept until then.",
+        EndpointNotServed: "Name a model of the right kind in a new job: embeddings need an embedding model, completions a text model.",
+        ModelUnusable: "Use a smaller model, give the pods more memory (placement.local.resources), or another format of it.",
+        NameTaken: "Delete the object that the message names, or submit the job under another name.",
+        JobFailed: "The message has Kubernetes' words about the Job; `kubectl grid logs <name> -n <namespace>` has those of its pods.",
+        ShardFailed: "See `kubectl grid logs <name> -n <namespace>` and errors.jsonl; submit the failed requests again.",
+        WrongNamespace: "Make the GridNodePool in the operator's namespace.",
+        // Chain.
+        WrongChainId: "Correct spec.chain.rpcEndpoints of the GridNetwork, or make a new GridNetwork for the other chain.",
+        ContractWithoutCode: "Check address and chain; `kubectl grid contract deploy` makes a contract. The address of a GridNetwork never changes: make a new one.",
+        ContractUnreadable: "The address belongs to another contract; make a new GridNetwork with the address of a GridComputingRewards.",
+        EpochSecondsMismatch: "Remove spec.rewards.epochSeconds from the GridNetwork: the contract decides.",
+        ReporterSecretMissing: "Create it in the operator's namespace: `kubectl -n xdc-grid create secret generic reporter --from-file=privateKey=reporter.key`.",
+        ReporterKeyInvalid: "Write the key as 64 hexadecimal digits, without quotes, into the Secret.",
+        ReporterWithoutRole: "Let the contract's admin grant REPORTER_ROLE to the reporter's account, which the GridNetwork's status names.",
+        ReporterWithoutFunds: "Send XDC to the reporter's account, which the GridNetwork's status names; it pays stakes and gas.",
+        ReporterChanged: "Put the old reporter key back until its transactions are final, or delete the report to have it planned anew.",
+        TransactionReverted: "The message has the contract's error. Mend its cause and change the node (any field of spec.rewards) to have it tried again.",
+        GatewayServesAnotherNetwork: "A gateway belongs to one network for life: install another release of the chart, with a volume of its own, for this network.",
+        // Nodes and their pods.
+        ImagePullBackOff: "Check image and tag (`operator.workerImage` or `image` of the chart), the registry, and the image pull secrets (`global.imagePullSecrets`).",
+        ImagePullFailed: "Check image and tag (`operator.workerImage` or `image` of the chart), the registry, and the image pull secrets of the GridNode.",
+        PodRefused: "The message says why the pod may not be created: a quota, an unknown class, or a policy of the namespace.",
+        MissingSecret: "Create the Secret that the message names, in the operator's namespace.",
+        VolumeNotMounted: "The message names the volume or the device: a StorageClass without volumes, a disk that another machine holds, a device that cannot be prepared.",
+        DeviceLost: "Look at the Kubernetes node: `kubectl describe node`; its driver or the device is at fault. The pod is made again.",
+        PayoutFixed: "The contract goes on paying the old address. To be paid elsewhere, delete the node and make a new one.",
+        NoModels: "Name models in spec.models of the GridNode.",
+        Unschedulable: "The scheduler's message says what no Kubernetes node has: add a node, free the resource, or change spec.nodeSelector, spec.tolerations or spec.resources.",
+        CrashLoopBackOff: "Read why it ended: `kubectl grid logs` or `kubectl logs --previous` of the pod.",
+        OOMKilled: "Raise spec.resources.memory of the GridNode: it must hold the model, its cache and about 256 MiB.",
+        CreateContainerConfigError: "Create the Secret or ConfigMap that the message names.",
+        FailedMount: "The message names the volume: a Secret that is missing, or a disk that another machine still holds.",
+        FailedCreate: "The message says why the pod may not be created: a quota, an admission policy or a pod security level of the namespace.",
+        NodeKeyInvalid: "Restore the Secret `worker-<name>-key` from your copy; without one delete the GridNode, and it gets a new identity.",
+        RegistrationDiffers: "The owner registers again with the payout and stake that spec.rewards names, or the admin takes what is registered into spec.rewards.",
+        NotRegistered: "A Managed node is registered by the operator once its compute is proven. For an External node its owner runs `grid-worker register`.",
+        ModelNotListed: "Add the model to spec.models of a GridNode: `kubectl edit gridnode <name>`.",
+        // Models.
+        ModelDigestMismatch: "The file at spec.source is not the one that spec.sha256 names: correct the source, or make a new GridModel with the file's own sha256.",
+        ModelTooLarge: "Raise the gateway's limit (`GRID_MAX_BLOB_BYTES` in `gateway.extraEnv`) and its volume, or use a smaller model.",
+        ModelFailed: "The message has the gateway's words.",
+        ModelLoadFailed: "The worker cannot load the file: it may need more memory, or another format or architecture than this version serves.",
+        MemoryExceeded: "Raise spec.resources.memory of the GridNode, or serve fewer or smaller models on it.",
+        StorageFull: "Give the node a larger spec.storage, or let it serve fewer models.",
+        ContextExceeded: "Shorten the prompt or lower maxTokens: both together must fit the model's context.",
+        ContextTooShort: "Shorten the prompt or lower maxTokens, or serve the model with a longer context on some node.",
+        PromptRefused: "The model's chat template does not take these messages; the message says why.",
+        ReportImpossible: "The message says why; ask the authors when it is the number of nodes.",
+        LeavesMissing: "Restore the ConfigMap from a backup, or rebuild the leaves from the calldata of the report's transaction.",
+        NoNodes: "Create a GridNode (docs/examples/node-managed-cpu.yaml).",
+    }
+    Refused {
+        SecretForbidden: "The message has the command that lets the operator read Secrets in <namespace>; an admin of it runs it.",
+        AddressRefused: "Jobs may not reach that address; use another one, or ask the admin (`--job-denied-networks` of the operator).",
+        LocalJobsDisabled: "An admin allows them with the chart's value `localJobs.enabled`; or use placement.target Grid in a new job.",
+        StartDeadlineExceeded: "Nothing was started in time. See what nodes there are (`kubectl grid nodes`), and submit a new job with a longer spec.startDeadlineSeconds.",
+        OutsideWindow: "Wait until a window of spec.availability opens; status.availability says when.",
+        PeerRefused: "The message has the gateway's words: the worker must have this network's chain id, contract and salt, the key of spec.peerID, and a version that fits.",
+        NotApproved: "An admin approves it: `kubectl patch gridnode <name> --type=merge -p '{\"spec\":{\"approved\":true}}'`.",
+        Cordoned: "When it is to work again: `kubectl grid uncordon <name>`.",
+        Suspended: "When it is to go on: `kubectl patch inferencejob <name> -n <namespace> --type=merge -p '{\"spec\":{\"suspend\":false}}'`.",
+        Cancelled: "Nothing more happens to it; what was answered is published. Submit a new job to try again.",
+        DeadlineExceeded: "What was answered is published. Submit the rest as a new job, with a longer deadline or more parallelism.",
+        TooManyFailedRequests: "Look at `kubectl grid results <name> -n <namespace> --errors`, mend the cause, and submit a new job or raise spec.maxFailedRequests.",
+        EvidenceAgainstNode: "Audits found answers that its model does not give. Compare its model files and software with a good node; a new identity starts with no record.",
+        Quarantined: "See `kubectl grid why` of the node.",
+        Forbidden: "The message has the command that lets the operator do it; an admin of <namespace> runs it.",
+        NetworkPaused: "When the grid is to work again: `kubectl patch gridnetwork <name> --type=merge -p '{\"spec\":{\"paused\":false}}'`.",
+        GatewayRefused: "The message has the gateway's words.",
+        SubmissionConflict: "Delete the job and submit it again under a new name.",
+        DryRun: "To report for real, set spec.rewards.dryRun of the GridNetwork to false.",
+        RootMismatch: "Somebody else reported this epoch with the reporter's role. Stop the operator, compare both reports, revoke the key.",
+        LedgerMismatch: "Compare the last ContributionReport with the contract; restore missing reports from a backup before anything else.",
+        EpochDropped: "Find out why the guardian dropped it; delete the report to have the epoch planned anew.",
+        DrainDeadlineExceeded: "Work that was cut off is given to other nodes. Look at the contract: the node may still be registered there.",
+        CleanupDeadlineExceeded: "The gateway forgets the text when its retention ends.",
+        AuditFailed: "The answers that failed earn nothing; results were kept as they came. `kubectl grid why` of the node says what becomes of it.",
+        NodeQuarantined: "See `kubectl grid why` of the node.",
+        Evicted: "Kubernetes took the pod away because its machine ran out of something; the message says of what. It comes back by itself.",
+        Preempted: "A pod with a higher priority took its place. Give the node a priorityClassName, or wait until there is room.",
+        PreemptionByScheduler: "A pod with a higher priority took its place. Give the node a priorityClassName, or wait until there is room.",
+        ComputeChallengeFailed: "The node gave a wrong or late answer to a compute challenge. It is challenged again; if it fails again, its hardware or software is at fault.",
+    }
+    Unavailable {
+        NotObserved: "The operator has not looked at it yet. Is it running? `kubectl -n xdc-grid get pods -l app.kubernetes.io/component=operator`.",
+        OutputUnreachable: "Check the bucket's endpoint from inside the cluster. Results are kept and written when it answers; nothing is computed again.",
+        StoreFull: "Make room in the gateway's volume (delete old jobs with output store) or enlarge it; results are kept until then.",
+        OperatorNotRunning: "Start the operator: `kubectl -n xdc-grid describe deployment -l app.kubernetes.io/component=operator`.",
+        GatewayUnavailable: "Look at the gateway: `kubectl -n xdc-grid get pods -l app.kubernetes.io/component=gateway`. Nothing is lost while it is away.",
+        GatewayUnreachable: "The worker cannot reach the gateway: check its address, the network and NetworkPolicies. It keeps trying.",
+        GatewayRestarted: "It goes on by itself.",
+        NetworkNotReady: "See `kubectl grid why gnet/<name>`.",
+        RpcUnreachable: "Check spec.chain.rpcEndpoints and the way to them (`networkPolicy.chain` of the chart); name a second endpoint. Nothing is decided while the chain is away.",
+        RpcBehind: "The endpoint is behind the chain: wait, or name a second endpoint in spec.chain.rpcEndpoints. Nothing is decided until one catches up.",
+        ModelUnreachable: "Check spec.source of the GridModel from inside the cluster; `networkPolicy.models` of the chart may forbid it. It is tried again.",
+        NotConnected: "Is the worker running, and may it reach the gateway's address? The worker's log says why a connection fails.",
+        NeverConnected: "Is the worker running, with this network's gateway, chain id and contract? The worker's log says why a connection fails.",
+        NotAMember: "The peer id that dialled is not that of a GridNode of this network: compare `grid-worker keygen` with spec.peerID.",
+        WrongNetwork: "Start the worker with this network's chain id, contract and salt.",
+        UnsupportedVersion: "Bring worker and gateway to the same version.",
+        AuthTimeout: "The machine or its network is too slow just now; it dials again.",
+        BadSignature: "The worker's key is not the one of its peer id; check --key-file.",
+        ConnectionLost: "It dials again by itself; lost work is given to others.",
+        HeartbeatLost: "Work is given to others; when it happens often, look at the node's load and network.",
+        LeaseExpired: "The request is given to another node.",
+        EngineFailed: "The request is given to another node; the worker's log has the error.",
+        WorkerFailed: "The request is given to another node; the worker's log has the error.",
+        WorkerGone: "The request is given to another node.",
+        NodeLost: "The Kubernetes node is gone; the pod starts elsewhere once it is removed from the cluster.",
+        Terminating: "It is being deleted; a finalizer waits for what the message says.",
+        BenchmarkFailed: "The worker's log says why it could not measure itself; it tries again.",
+    }
+    NoMatchingNode {
+        NoWorkerForModel: "A node must list the model in spec.models and be Ready; the lines below say what each one lacks.",
+        NoMatchingGridNode: "Loosen spec.placement in a new job, or add a node that fits it.",
+        NoMatchingNode: "Loosen spec.placement (regions, nodeSelector, requireTrust) in a new job, or add or uncordon a node that fits it.",
+        NoNodeHasModel: "Add it to a node: `kubectl patch gridnode NODE --type=json -p '[{\"op\":\"add\",\"path\":\"/spec/models/-\",\"value\":\"<name>\"}]'`.",
+        ModelNotServed: "Add the model to spec.models of a GridNode.",
+        NoVerifier: "Give a node that you run the role Verify (spec.roles).",
+    }
+    WaitingForCapacity {
+        WaitingForCapacity: "Wait, add GridNodes, or raise spec.parallelism if the job limits itself.",
+        NodesBusy: "Wait, or add GridNodes.",
+        ModelsLoading: "Wait; models are fetched, loaded and measured.",
+        NodesNotReady: "See `kubectl grid nodes` and `kubectl grid why` of each.",
+        ScalingUp: "Wait; new nodes are made, measured and challenged first.",
+        ScalingDown: "Wait; each node finishes its work first.",
+        ShardMissing: "Wait; the shard is computed again.",
+        UpdateWaitsForIdle: "Wait; the worker is replaced as soon as it has nothing to do. `spec.updatePolicy: Immediate` does not wait.",
+        UpdateWaitsForTurn: "Wait; only some workers are replaced at once.",
+        KernelProfileUnshared: "Give a node of the same hardware and software the role Verify, so that this node's answers can be checked.",
+        NoFreeSlot: "Wait, or add GridNodes.",
+        RateLimited: "Wait; it is tried again.",
+        WorkerStarting: "Wait; a model takes a while to load. If it lasts, read the worker's log.",
+        ContainerCreating: "Wait; images and volumes take a while.",
+        PodInitializing: "Wait.",
+        SchedulingGated: "Whoever put the scheduling gate on the pod removes it.",
+        Error: "Read why it ended: `kubectl logs --previous` of the pod.",
+        ModelFetching: "Wait; `kubectl get gridmodels` shows the size.",
+        ModelNotReady: "See `kubectl grid why gm/<name>`.",
+        Fetching: "Wait; the node is fetching the model.",
+        Loading: "Wait; the node is loading the model.",
+        Measuring: "Wait; the node is measuring itself.",
+        TooFewCopies: "Add nodes with the role Storage that list the model, or lower spec.replicas.",
+        NotChallenged: "Wait; a challenge comes within minutes of the first connection.",
+        ComputeChallengePending: "Wait; a challenge comes within minutes of the first connection.",
+        ProbationPending: "Wait; a new External node answers a few test requests first.",
+        WaitingForCapability: "Wait; registration follows the first challenge that is passed.",
+        RegistrationPending: "Wait; a transaction takes from seconds to minutes to be final.",
+        Exiting: "Wait; the stake can be taken out after the unbonding time. To take part again, register again after that.",
+        DrainInProgress: "Wait; it ends at spec.drain.deadlineSeconds at the latest.",
+    }
+    WaitingForQuota {
+        WaitingForQuota: "Wait for your queue's turn, or ask its admin for more quota.",
+        QueuedByKueue: "Kueue holds the job back: `kubectl -n <namespace> get workloads,localqueues` says for which quota it waits.",
+        FairShare: "Other namespaces are due first; the job gets its turn.",
+    }
+    Running {
+        RequestsRunning: "Nothing to do: `kubectl grid top` shows how it goes on.",
+        Progressing: "Nothing to do: the operator is at work on it.",
+        AuditsPending: "Nothing to do: audits are decided within minutes.",
+    }
+    Publishing {
+        AllRequestsDone: "Nothing to do: results are being published. If it lasts, the line below says why.",
+        LastContributionOutstanding: "Nothing to do: the work of its last epoch is reported and paid all the same.",
+        SettlementPending: "Nothing to do: the epoch has to end, be reported, and pass its window.",
+        ReportPending: "Nothing to do: the report is on its way to the chain.",
+        ReportsBehind: "See `kubectl get contributionreports` and `kubectl grid why gnet/<name>`: the chain may be away, or the reporter without funds.",
+        WindowOpen: "Nothing to do: the contract's window has to pass.",
+    }
+    Fine {
+        Ready: "Nothing to do.",
+        Resumed: "Nothing to do.",
+        JobCreated: "Nothing to do.",
+        ModelsLoaded: "Nothing to do.",
+        PoolComplete: "Nothing to do.",
+        ChainReachable: "Nothing to do.",
+        ReporterReady: "Nothing to do.",
+        GatewayConfigured: "Nothing to do.",
+        WorkerReady: "Nothing to do.",
+        RunByOwner: "Nothing to do: its owner looks after the worker.",
+        Connected: "Nothing to do.",
+        Registered: "Nothing to do.",
+        NoRewardsConfigured: "To have the node paid, set spec.rewards.",
+        ChallengePassed: "Nothing to do.",
+        NothingToStore: "Nothing to do.",
+        ReportsCurrent: "Nothing to do.",
+        DigestVerified: "Nothing to do.",
+        EnoughCopies: "Nothing to do.",
+        ModelServed: "Nothing to do.",
+        InputRead: "Nothing to do.",
+        Submitted: "Nothing to do.",
+        AuditsPassed: "Nothing to do.",
+        NothingAudited: "Nothing to do; spec.verification.samplePercent raises the share that is checked.",
+        Published: "Nothing to do: `kubectl grid results <name> -n <namespace>`.",
+        EpochActive: "Nothing to do: nodes can claim.",
+        Completed: "Nothing to do: `kubectl grid results <name> -n <namespace>`.",
+        ReportFinal: "Nothing to do.",
+        RewardsActive: "Nothing to do: nodes can claim.",
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::collections::BTreeSet;
+
+    use super::*;
+    use crate::api::reasons::Reason;
+
+    const HEAD: &str = "| Code | Kind of cause | What to do |\n|---|---|---|\n";
+
+    fn table() -> String {
+        let row = |remedy: &Remedy| {
+            // A bar would end the cell.
+            format!("| `{}` | {} | {} |\n", remedy.code, remedy.tier.words(), remedy.text.replace('|', "\\|"))
+        };
+        REMEDIES.iter().map(row).collect()
+    }
+
+    #[test]
+    fn every_reason_says_what_to_do() {
+        let missing: Vec<_> =
+            Reason::ALL.iter().map(|(reason, _)| reason.as_str()).filter(|code| of(code).is_none()).collect();
+        assert!(missing.is_empty(), "no line in src/api/remedies.rs for {missing:?}");
+    }
+
+    #[test]
+    fn no_code_has_two_lines() {
+        let codes: BTreeSet<_> = REMEDIES.iter().map(|remedy| remedy.code).collect();
+        assert_eq!(codes.len(), REMEDIES.len());
+    }
+
+    #[test]
+    fn the_documentation_says_the_same() {
+        let path = concat!(env!("CARGO_MANIFEST_DIR"), "/docs/reasons.md");
+        let text = std::fs::read_to_string(path).unwrap();
+        let (before, rest) = text.split_once(HEAD).expect("docs/reasons.md has the table of remedies");
+        let (found, after) = rest.split_once("\n\n").map_or((rest.trim_end(), ""), |(found, after)| (found, after));
+        if std::env::var_os("UPDATE_DOCS").is_some() {
+            let after = if after.is_empty() { String::new() } else { format!("\n{after}") };
+            std::fs::write(path, format!("{before}{HEAD}{}{after}", table())).unwrap();
+            return;
+        }
+        assert_eq!(format!("{found}\n"), table(), "run this test once with UPDATE_DOCS=1");
+    }
+
+    #[test]
+    fn commands_are_closed_by_a_back_quote() {
+        for remedy in REMEDIES {
+            assert_eq!(remedy.text.matches('`').count() % 2, 0, "{}", remedy.code);
+            assert!(remedy.text.ends_with('.'), "{}", remedy.code);
+        }
+    }
+}

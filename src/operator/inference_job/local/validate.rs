@@ -1,0 +1,134 @@
+//! Pure: what a Local job asks of Kubernetes, checked.
+
+use std::collections::BTreeMap;
+
+use k8s_openapi::{api::core::v1::Toleration, apimachinery::pkg::apis::meta::v1::OwnerReference};
+use kube::{Resource, ResourceExt};
+
+use super::{QUEUE_NAME, QUEUE_PREFIX, child_name, observe::Seen};
+use crate::{
+    api::{conditions::Finding, grid_model::GridModel, grid_node::WorkerResources, inference_job::InferenceJob},
+    operator::grid_node::validate::{Hardware, hardware, toleration},
+};
+
+/// Pods at once when the job says nothing.
+const PARALLELISM: u32 = 16;
+
+/// A Local job whose every value is known to be sound.
+#[derive(Debug, Clone)]
+pub struct LocalJob {
+    pub namespace: String,
+    /// Name of the child Job, and start of all other names.
+    pub name: String,
+    pub owner: Option<OwnerReference>,
+    /// Labels for the queue, as the InferenceJob has them.
+    pub queue_labels: BTreeMap<String, String>,
+    pub hardware: Hardware,
+    pub resources: WorkerResources,
+    pub node_selector: BTreeMap<String, String>,
+    pub tolerations: Vec<Toleration>,
+    pub runtime_class_name: Option<String>,
+    pub priority_class_name: Option<String>,
+    pub image_pull_secrets: Vec<String>,
+    /// Claim of the volume that keeps model files.
+    pub model_claim: Option<String>,
+    /// Absent when the GridModel is gone; then nothing new can be started.
+    pub model_url: Option<String>,
+    pub context_length: Option<u32>,
+    pub shard_size: u32,
+    /// Pods at once.
+    pub parallelism: u32,
+    /// Tries of one shard, and of one request within a try.
+    pub max_attempts: u32,
+    /// One failed request ends the job.
+    pub no_failure_allowed: bool,
+    pub suspend: bool,
+    /// What is known of the child; absent before it is made.
+    pub seen: Option<Seen>,
+}
+
+impl LocalJob {
+    /// Whether `suspend` of the child belongs to a queue.
+    pub fn is_queued(&self) -> bool {
+        self.queue_labels.contains_key(QUEUE_NAME)
+    }
+}
+
+pub fn validate(job: &InferenceJob, model: Option<&GridModel>, seen: Option<Seen>) -> Result<LocalJob, Finding> {
+    let spec = job.spec.placement.local.clone().unwrap_or_default();
+    let hardware = match &spec.accelerators {
+        Some(accelerators) => hardware(Some(accelerators))?,
+        None => Hardware::CpuOnly,
+    };
+    let queue_labels = job.labels().iter().filter(|(key, _)| key.starts_with(QUEUE_PREFIX));
+    Ok(LocalJob {
+        namespace: job.namespace().unwrap_or_default(),
+        name: child_name(&job.name_any(), &job.uid().unwrap_or_default()),
+        owner: job.controller_owner_ref(&()),
+        queue_labels: queue_labels.map(|(key, value)| (key.clone(), value.clone())).collect(),
+        hardware,
+        resources: spec.resources.unwrap_or_default(),
+        node_selector: spec.node_selector.unwrap_or_default(),
+        tolerations: spec.tolerations.iter().flatten().map(toleration).collect(),
+        runtime_class_name: spec.runtime_class_name,
+        priority_class_name: spec.priority_class_name,
+        image_pull_secrets: spec.image_pull_secrets.unwrap_or_default(),
+        model_claim: spec.model_volume.map(|volume| volume.claim_name),
+        model_url: model.and_then(|model| model.spec.source.url.clone()),
+        context_length: model.and_then(|model| model.spec.context_length).map(i32::unsigned_abs),
+        shard_size: job.spec.workload.shard_size.unsigned_abs().max(1),
+        parallelism: job.spec.parallelism.map_or(PARALLELISM, i32::unsigned_abs),
+        max_attempts: job.spec.retry.max_attempts.unsigned_abs().max(1),
+        no_failure_allowed: job.spec.max_failed_requests == Some(0),
+        suspend: job.spec.suspend,
+        seen,
+    })
+}
+
+#[cfg(test)]
+pub(in crate::operator) mod tests {
+    use super::*;
+
+    pub(in crate::operator) fn job(more: &str) -> InferenceJob {
+        serde_yaml::from_str(&format!(
+            r#"
+apiVersion: xdcgrid.io/v1alpha1
+kind: InferenceJob
+metadata: {{name: hello, namespace: team-a, uid: u1, generation: 1}}
+spec:
+  workload:
+    modelRef: {{name: m}}
+    input: {{format: Lines, inline: a}}
+    output: {{configMap: {{name: out}}}}
+  placement: {{target: Local}}
+{more}"#
+        ))
+        .unwrap()
+    }
+
+    pub(in crate::operator) fn model() -> GridModel {
+        serde_yaml::from_str(&format!(
+            "{{apiVersion: xdcgrid.io/v1alpha1, kind: GridModel, metadata: {{name: m}}, spec: {{source: {{url: 'http://models/m.gguf'}}, sha256: '{}'}}}}",
+            "11".repeat(32)
+        ))
+        .unwrap()
+    }
+
+    #[test]
+    fn a_job_that_says_nothing_computes_on_the_processor() {
+        let local = validate(&job(""), Some(&model()), None).unwrap();
+        assert_eq!((local.hardware.clone(), local.parallelism, local.shard_size), (Hardware::CpuOnly, 16, 200));
+        assert_eq!(local.model_url.as_deref(), Some("http://models/m.gguf"));
+        assert!(!local.is_queued());
+    }
+
+    #[test]
+    fn only_labels_of_the_queue_are_passed_on() {
+        let mut job = job("");
+        job.metadata.labels =
+            Some([(QUEUE_NAME.to_owned(), "q".to_owned()), ("team".to_owned(), "a".to_owned())].into());
+        let local = validate(&job, Some(&model()), None).unwrap();
+        assert!(local.is_queued());
+        assert_eq!(local.queue_labels.len(), 1);
+    }
+}
