@@ -49,7 +49,8 @@ fn help_of(argument: &Arg) -> String {
         write!(help, "{stop} Default: `{}`.", default.join(" ")).unwrap();
     }
     if let Some(variable) = argument.get_env() {
-        write!(help, " Environment: `{}`.", variable.to_string_lossy()).unwrap();
+        let stop = if help.ends_with('.') { "" } else { "." };
+        write!(help, "{stop} Environment: `{}`.", variable.to_string_lossy()).unwrap();
     }
     help
 }
