@@ -4,6 +4,7 @@ use std::sync::Arc;
 
 use futures::future::BoxFuture;
 use kube::{Api, Client, core::PartialObjectMeta};
+use tokio::task::JoinSet;
 use tokio_util::sync::CancellationToken;
 
 use super::{
@@ -102,13 +103,19 @@ async fn controllers(context: Arc<Context>, readiness: Readiness, stop: Cancella
         Box::pin(inference_job::run(context.clone(), stop.clone())),
         Box::pin(contribution_report::run(context.clone(), stop.clone())),
     ];
-    let all = futures::future::join_all(running.map(tokio::spawn));
+    // Dropping the set ends them all: without the lease nothing goes on, not even what is half done.
+    let mut running: JoinSet<()> = running.into_iter().collect();
     let changes = context.changes.clone();
     tokio::select! {
-        _ = all => {}
+        // One that ends alone has panicked; an operator without it would look healthy and not be.
+        _ = running.join_next() => {}
         () = changes.follow(&context) => {}
     }
-    if stop.is_cancelled() { Ok(()) } else { Err(RunError::ControllerEnded) }
+    if !stop.is_cancelled() {
+        return Err(RunError::ControllerEnded);
+    }
+    while running.join_next().await.is_some() {}
+    Ok(())
 }
 
 async fn wait_for_crds(context: &Context, readiness: &Readiness) {
