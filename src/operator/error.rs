@@ -13,6 +13,9 @@ pub enum Error {
     Waiting(String),
     #[error("finalizer: {0}")]
     Finalizer(String),
+    /// The finalizers were not what they were when the object was read.
+    #[error("the object's finalizers changed meanwhile: {0}")]
+    Stale(String),
     #[error("cannot serialise: {0}")]
     Serialize(#[from] serde_json::Error),
     #[error("an object without {0}")]
@@ -30,6 +33,8 @@ impl From<kube::Error> for Error {
 pub enum Class {
     /// Back off and try again.
     Transient,
+    /// Somebody wrote between our read and our write: look at what is there now. No failure, and nobody's fault.
+    Conflict,
     /// Wait until the object changes.
     Permanent,
 }
@@ -41,8 +46,10 @@ impl Error {
             // The API server found our request wrong; sending it again cannot help.
             Error::Kube(error) => match error.as_ref() {
                 kube::Error::Api(status) if matches!(status.code, 400 | 413 | 422) => Class::Permanent,
+                kube::Error::Api(status) if status.code == 409 => Class::Conflict,
                 _ => Class::Transient,
             },
+            Error::Stale(_) => Class::Conflict,
             Error::Gateway(_) | Error::Finalizer(_) | Error::Waiting(_) => Class::Transient,
             Error::Serialize(_) | Error::Incomplete(_) => Class::Permanent,
         }
@@ -61,6 +68,7 @@ impl Error {
             Error::Gateway(_) => "gateway_refused",
             Error::Waiting(_) => "waiting",
             Error::Finalizer(_) => "finalizer",
+            Error::Stale(_) => "kube_conflict",
             Error::Serialize(_) => "serialize",
             Error::Incomplete(_) => "incomplete",
         }
@@ -75,4 +83,25 @@ pub fn is_forbidden(error: &kube::Error) -> bool {
 /// True for an object that is gone.
 pub fn is_not_found(error: &kube::Error) -> bool {
     matches!(error, kube::Error::Api(status) if status.code == 404)
+}
+
+#[cfg(test)]
+mod tests {
+    use kube::core::Status;
+
+    use super::*;
+
+    fn refused(code: u16) -> Error {
+        kube::Error::Api(Box::new(Status { code, ..Status::default() })).into()
+    }
+
+    #[test]
+    fn a_conflict_is_no_failure_a_wrong_request_is_not_repeated_and_everything_else_is() {
+        assert_eq!(refused(409).class(), Class::Conflict);
+        assert_eq!(Error::Stale(String::new()).class(), Class::Conflict);
+        assert_eq!(refused(422).class(), Class::Permanent);
+        for code in [403, 410, 429, 500, 503] {
+            assert_eq!(refused(code).class(), Class::Transient, "{code}");
+        }
+    }
 }

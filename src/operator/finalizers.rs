@@ -24,8 +24,16 @@ pub fn unwrap(error: finalizer::Error<Error>) -> Result<Action, Error> {
         finalizer::Error::AddFinalizer(error) | finalizer::Error::RemoveFinalizer(error) if is_not_found(&error) => {
             Ok(Action::await_change())
         }
+        finalizer::Error::AddFinalizer(error) | finalizer::Error::RemoveFinalizer(error) if changed(&error) => {
+            Err(Error::Stale(error.to_string()))
+        }
         error => Err(Error::Finalizer(error.to_string())),
     }
+}
+
+/// The patch names the finalizers that were read; the API server finds others (422), or another write was faster (409).
+fn changed(error: &kube::Error) -> bool {
+    matches!(error, kube::Error::Api(status) if matches!(status.code, 409 | 422))
 }
 
 /// Whether an object has been waiting for its finalizers for `limit`.

@@ -76,6 +76,11 @@ impl Metrics {
         self.backing_off.set(i64::try_from(in_backoff).unwrap_or(i64::MAX));
     }
 
+    /// Read, decided, and found at the write that the object had changed meanwhile.
+    pub fn conflicted(&self, kind: &str) {
+        self.reconciles.with_label_values(&[kind, "conflict"]).inc();
+    }
+
     pub fn recovered(&self, in_backoff: usize) {
         self.backing_off.set(i64::try_from(in_backoff).unwrap_or(i64::MAX));
     }

@@ -32,6 +32,8 @@ use crate::{api::reasons::Reason, telemetry::readiness::Readiness};
 /// Looked at again even when nothing was heard: the last net under every missed event.
 const RESYNC: Duration = Duration::from_secs(300);
 const CRD_POLL: Duration = Duration::from_secs(2);
+/// A conflict that comes again and again for this long is worth a warning.
+const CONFLICTS_SEEM_STRANGE: Duration = Duration::from_secs(2);
 
 /// A kind as the controllers watch it: a malformed object is an element of the stream, not its end.
 pub type Guarded<K> = DeserializeGuard<K>;
@@ -137,9 +139,20 @@ where
             tracing::debug!(key, why, "waits");
             Err(Failed { error: Error::Waiting(why), again: Some(context.config.chain_poll()) })
         }
+        // The watch is about to bring the newer object. The pause only keeps a conflict that stays from spinning.
+        Err(error) if error.class() == Class::Conflict => {
+            let again = context.backoffs.failed(&key) / 16;
+            context.metrics.conflicted(&kind);
+            if again < CONFLICTS_SEEM_STRANGE {
+                tracing::debug!(key, %error, ?again, "the object changed meanwhile");
+            } else {
+                tracing::warn!(key, %error, ?again, "the object changes faster than it can be looked at");
+            }
+            Err(Failed { error, again: Some(again) })
+        }
         Err(error) => {
             let again = match error.class() {
-                Class::Transient => Some(context.backoffs.failed(&key)),
+                Class::Transient | Class::Conflict => Some(context.backoffs.failed(&key)),
                 Class::Permanent => None,
             };
             context.metrics.failed(&kind, error.label(), context.backoffs.len());
