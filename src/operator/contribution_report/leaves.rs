@@ -9,7 +9,11 @@ use k8s_openapi::{
     api::core::v1::ConfigMap,
     apimachinery::pkg::apis::meta::v1::{ObjectMeta, OwnerReference},
 };
-use kube::{Api, Resource, ResourceExt};
+use kube::{
+    Api, Resource, ResourceExt,
+    api::{Patch, PatchParams, PostParams},
+};
+use serde_json::json;
 
 pub use super::cache::EarningsCache;
 use super::{MANAGER, report::Report};
@@ -20,7 +24,7 @@ use crate::{
         ids::{NodeAddress, Wei},
     },
     chain::{OutboxRecord, bindings::GridComputingRewards::submitEpochCall},
-    operator::{context::Context, error::Error, write},
+    operator::{context::Context, error::Error},
     reward::{RewardLeaf, checked_leaves, decompress_leaves},
 };
 
@@ -31,14 +35,17 @@ fn api(context: &Context) -> Api<ConfigMap> {
     Api::namespaced(context.client.clone(), &context.config.namespace)
 }
 
-/// Writes leaves down under their name. Until the report exists they belong to the network.
+/// Writes leaves down under their name. Until the report exists they belong to the network. Made and never applied: whoever comes
+/// late must not take them from the report that adopted them meanwhile.
 pub async fn write(name: &str, leaves: Vec<u8>, network: &GridNetwork, context: &Context) -> Result<(), Error> {
-    if api(context).get_opt(name).await?.is_some() {
-        // The name is the hash: what is there is the same.
-        return Ok(());
-    }
     let owner = network.controller_owner_ref(&()).map(plain);
-    write::apply(&api(context), MANAGER, config_map(name, leaves, owner)).await.map(drop)
+    let parameters = PostParams { field_manager: Some(MANAGER.to_owned()), ..PostParams::default() };
+    match api(context).create(&parameters, &config_map(name, leaves, owner)).await {
+        Ok(_) => Ok(()),
+        // The name is the hash: what is there is the same.
+        Err(kube::Error::Api(status)) if status.code == 409 => Ok(()),
+        Err(error) => Err(error.into()),
+    }
 }
 
 /// Makes the report the owner of its leaves, so that they go when it goes.
@@ -48,9 +55,11 @@ pub async fn adopt(report: &ContributionReport, context: &Context) -> Result<(),
     if found.owner_references().iter().any(|owner| Some(&owner.uid) == report.uid().as_ref()) {
         return Ok(());
     }
-    let data = found.binary_data.and_then(|mut data| data.remove(KEY)).unwrap_or_default();
-    let wanted = config_map(name, data.0, report.owner_ref(&()));
-    write::apply(&api(context), MANAGER, wanted).await.map(drop)
+    let owners: Vec<_> = report.owner_ref(&()).into_iter().collect();
+    let patch = json!({"metadata": {"resourceVersion": found.resource_version(), "ownerReferences": owners}});
+    let parameters = PatchParams { field_manager: Some(MANAGER.to_owned()), ..PatchParams::default() };
+    api(context).patch(name, &parameters, &Patch::Merge(&patch)).await?;
+    Ok(())
 }
 
 /// An owner that does not block: leaves may outlive it for a moment.

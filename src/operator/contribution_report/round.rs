@@ -60,6 +60,10 @@ impl Round<'_> {
                 continue;
             }
             let said = self.take(&mut reports, index, step).await?;
+            if said.step == Step::Discard {
+                discarded = true;
+                continue;
+            }
             let Some(report) = reports.get(index) else { continue };
             again = again.min(self.pause_after(&said));
             if stuck.is_none() {
@@ -100,7 +104,7 @@ impl Round<'_> {
 
     async fn take(&self, reports: &mut [Report], index: usize, step: Step) -> Result<Said, Error> {
         let trouble = match step {
-            Step::Submit => self.submit(reports, index).await?,
+            Step::Submit => return self.submit(reports, index).await,
             Step::Activate => self.activate(reports, index).await?,
             Step::Held(_) => {
                 if let Some(report) = reports.get(index).filter(|report| report.object.status.is_none()) {
@@ -113,19 +117,25 @@ impl Round<'_> {
         Ok(Said { step, trouble })
     }
 
-    async fn submit(&self, reports: &mut [Report], index: usize) -> Result<Option<Trouble>, Error> {
-        let Some(report) = reports.get(index) else { return Ok(None) };
+    async fn submit(&self, reports: &mut [Report], index: usize) -> Result<Said, Error> {
+        let said = |step, trouble| Ok(Said { step, trouble });
+        let Some(report) = reports.get(index) else { return said(Step::Submit, None) };
         let intent = match report.submit {
             // The transaction is fixed; its content was checked when it was planned.
             Some(ref record) if report::is_under_way(Some(record)) => record.intent.clone(),
             _ => match self.content(report, reports).await? {
                 Ok(content) => self.session.chain.report_intent(&content),
-                Err(finding) => return Ok(Some(Trouble::of_person(finding))),
+                // Collected with a report of the same leaves that went before this one. Nothing was signed yet.
+                Err(finding) if finding.reason == Reason::LeavesMissing.as_str() && report.is_untouched() => {
+                    self.discard(Some(report)).await?;
+                    return said(Step::Discard, None);
+                }
+                Err(finding) => return said(Step::Submit, Some(Trouble::of_person(finding))),
             },
         };
-        let Some(report) = reports.get_mut(index) else { return Ok(None) };
+        let Some(report) = reports.get_mut(index) else { return said(Step::Submit, None) };
         let outcome = drive::advance(report, Slot::Submit, || intent, &self.session, self.context).await?;
-        Ok(outcome.err().map(|error| self.trouble(&error)))
+        said(Step::Submit, outcome.err().map(|error| self.trouble(&error)))
     }
 
     /// What the contract is sent, rebuilt from the leaves and held against what the report says.
@@ -302,14 +312,20 @@ impl Round<'_> {
     async fn discard(&self, report: Option<&Report>) -> Result<(), Error> {
         let Some(report) = report.filter(|report| report.is_untouched()) else { return Ok(()) };
         tracing::info!(report = report.name(), "was never signed and no longer fits; it is planned anew");
-        let note = "it was never signed and no longer fits the chain or the network's dryRun; it is planned anew";
+        let note =
+            "it was never signed and no longer fits the chain, the network's dryRun or its leaves; it is planned anew";
         write::publish(
             self.context,
             self.network,
             &write::warning("Discard", Reason::ReportsBehind.as_str(), format!("{}: {note}", report.name())),
         )
         .await;
-        self.delete(report).await
+        self.delete(report).await?;
+        // A nonce may be set aside for a signature that was never written down; a gap would hold up everything after it.
+        for record in [&report.submit, &report.activate].into_iter().flatten() {
+            self.session.pool.release(&record.intent.key);
+        }
+        Ok(())
     }
 
     /// Keeps the newest reports; what is older and active lives on in the calldata of its transaction.
