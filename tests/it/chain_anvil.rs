@@ -139,8 +139,13 @@ pub fn key(seed: u8) -> ChainKey {
 
 impl Grid {
     pub async fn deploy() -> Self {
+        Grid::deploy_for(key(2)).await
+    }
+
+    /// With a reporter of the caller's choice.
+    pub async fn deploy_for(reporter: ChainKey) -> Self {
         let anvil = Anvil::start().await;
-        let [admin, reporter, owner, node] = [1, 2, 3, 4].map(key);
+        let [admin, owner, node] = [1, 3, 4].map(key);
         for account in [&admin, &reporter, &owner] {
             anvil.give(account.address(), Wei(2_000 * Wei::XDC.0)).await;
         }

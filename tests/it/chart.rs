@@ -27,7 +27,8 @@ fn helm() -> PathBuf {
     installed.unwrap_or_else(|| "helm".into())
 }
 
-fn render() -> Vec<Value> {
+/// All objects of the chart with its defaults, as release `grid` in namespace `xdc-grid`.
+pub fn render() -> Vec<Value> {
     let chart = concat!(env!("CARGO_MANIFEST_DIR"), "/charts/xdc-grid");
     let output = Command::new(helm()).args(["template", "grid", chart, "--namespace", "xdc-grid"]).output();
     let output = output.expect("helm is installed by `make tools`");

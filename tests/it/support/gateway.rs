@@ -28,6 +28,8 @@ use xdc_grid::{
     },
 };
 
+use super::faults::Fault;
+
 /// A prompt with this word fails.
 pub const FAIL: &str = "FAIL";
 /// A prompt with this word is answered with 2 MB.
@@ -55,6 +57,8 @@ struct Script {
     files: BTreeMap<String, String>,
     asked: BTreeMap<String, u32>,
     submissions: u32,
+    calls: usize,
+    fault: Option<(usize, Fault)>,
 }
 
 struct Job {
@@ -87,6 +91,41 @@ impl FakeGateway {
             // Ends every open stream.
             let _ = self.changes.send(Change { revision: 0, kind: ChangeKind::Job, key: "end".into() });
         }
+    }
+
+    /// What happens to the `n`-th call from now on: lost, answered into the void, or refused.
+    pub fn fail_at(&self, n: usize, fault: Fault) {
+        let mut script = self.lock();
+        (script.calls, script.fault) = (0, Some((n, fault)));
+    }
+
+    fn next_fault(&self) -> Option<Fault> {
+        let mut script = self.lock();
+        script.calls += 1;
+        let (at, fault) = script.fault?;
+        (at + 1 == script.calls).then_some(fault)
+    }
+
+    /// Everything that it was told and still knows, for a comparison.
+    pub fn told(&self) -> Vec<String> {
+        let script = self.lock();
+        let members = script.members.values().map(|member| serde_json::to_string(member).unwrap());
+        let models = script.models.values().map(|model| serde_json::to_string(model).unwrap());
+        let jobs = script.jobs.iter().map(|(uid, job)| {
+            format!("{uid} {} {} {:?}", serde_json::to_string(&job.spec).unwrap(), job.lines.len(), job.control)
+        });
+        let network = script.network.iter().map(|network| serde_json::to_string(network).unwrap());
+        members.chain(models).chain(jobs).chain(network).collect()
+    }
+
+    /// Calls since `fail_at`, the change stream apart.
+    pub fn calls(&self) -> usize {
+        self.lock().calls
+    }
+
+    /// How often it was given the input of a job that had none.
+    pub fn submissions(&self) -> u32 {
+        self.lock().submissions
     }
 
     /// Lets a held job finish.
@@ -166,7 +205,16 @@ async fn guard(State(gateway): Shared, request: axum::extract::Request, next: ax
     if gateway.lock().away {
         return StatusCode::BAD_GATEWAY.into_response();
     }
-    next.run(request).await
+    let streams = request.uri().path().ends_with("/changes");
+    match if streams { None } else { gateway.next_fault() } {
+        None => next.run(request).await,
+        Some(Fault::LoseAnswer) => {
+            next.run(request).await;
+            StatusCode::BAD_GATEWAY.into_response()
+        }
+        Some(Fault::Refuse(status)) => refuse(StatusCode::from_u16(status).unwrap(), "Injected", "injected"),
+        Some(_) => StatusCode::BAD_GATEWAY.into_response(),
+    }
 }
 
 fn refuse(status: StatusCode, reason: &str, message: &str) -> Response {
@@ -316,14 +364,24 @@ async fn put_input(State(gateway): Shared, Path(uid): Path<String>, body: Bytes)
         .collect();
     let answer = {
         let mut script = gateway.lock();
-        script.submissions += 1;
         let Some(job) = script.jobs.get_mut(&uid) else {
             return refuse(StatusCode::NOT_FOUND, "JobUnknown", "no such job");
         };
         assert_eq!(job.spec.total_requests as usize, lines.len(), "the input has as many lines as the job said");
+        if job.state != JobState::Created {
+            // The same again changes nothing; another input under the same job would be a fault of the operator.
+            assert_eq!(
+                serde_json::to_string(&job.lines).unwrap(),
+                serde_json::to_string(&lines).unwrap(),
+                "one job, one input"
+            );
+            return Json(report(job)).into_response();
+        }
         job.lines = lines;
         job.state = JobState::Queued;
-        report(job)
+        let answer = report(job);
+        script.submissions += 1;
+        answer
     };
     gateway.changed(ChangeKind::Job, &uid);
     Json(answer).into_response()

@@ -1,7 +1,9 @@
 //! What the controller tests stand on: a real API server, a scripted gateway, a simulated chain, and one operator over them.
 
 pub mod chain;
+pub mod faults;
 pub mod gateway;
+pub mod plane;
 pub mod world;
 
 use std::time::Duration;

@@ -22,6 +22,16 @@ const (
 	loopback  = "127.0.0.1"
 )
 
+// auditPolicy records every answered request of a service account, and nothing of anybody else.
+const auditPolicy = `apiVersion: audit.k8s.io/v1
+kind: Policy
+omitStages: [RequestReceived]
+rules:
+- level: Metadata
+  userGroups: ["system:serviceaccounts"]
+- level: None
+`
+
 // host is the address that the API server is reached at.
 func (i instance) host() string {
 	if i.isGrid() {
@@ -216,6 +226,12 @@ func (c *Cluster) ensureControlPlane() error {
 		// No controllers run here: nobody would make the service accounts that pods are checked for, and the
 		// loopback address cannot be published as the kubernetes Service's endpoint.
 		args = append(args, "--disable-admission-plugins", "ServiceAccount", "--endpoint-reconciler-type", "none")
+		// What service accounts do is written down, so that a test can hold it against what they may do.
+		policy := c.path("audit-policy.yaml")
+		if err := writeFile(policy, []byte(auditPolicy), 0o644); err != nil {
+			return err
+		}
+		args = append(args, "--audit-policy-file", policy, "--audit-log-path", c.path("audit.log"))
 	}
 	if err := c.component("kube-apiserver", planePart, nil, []string{ca, c.pki().Cert("apiserver")}, args...); err != nil {
 		return err
