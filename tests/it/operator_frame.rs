@@ -5,7 +5,7 @@ use std::{
         Arc,
         atomic::{AtomicU32, Ordering},
     },
-    time::Duration,
+    time::{Duration, Instant},
 };
 
 use clap::Parser;
@@ -19,7 +19,11 @@ use xdc_grid::{
     telemetry::readiness::Readiness,
 };
 
-use crate::support::{client, world::namespace};
+use crate::support::{
+    client,
+    faults::{Fault, Faults},
+    world::namespace,
+};
 
 #[derive(Parser)]
 struct Cli {
@@ -57,6 +61,19 @@ async fn a_lease_whose_holder_died_is_taken_over() {
     dead.acquire().await;
     let heir = LeaseHolder::new(client, "lease", "orphan", "heir", Duration::from_secs(3));
     tokio::time::timeout(Duration::from_secs(10), heir.acquire()).await.expect("the lease expires");
+}
+
+#[tokio::test]
+async fn a_holder_whose_renewals_hang_stops_before_anybody_can_take_over() {
+    let client = client().await;
+    namespace(&client, "lease").await;
+    let hang = Faults::choosing(|call| call.write.is_some_and(|n| n > 0).then_some(Fault::Sleep));
+    let lasts = Duration::from_secs(3);
+    let holder = LeaseHolder::new(hang.client(&client), "lease", "hanging", "holder", lasts);
+    holder.acquire().await;
+    let acquired = Instant::now();
+    tokio::time::timeout(lasts * 2, holder.hold()).await.expect("it gives up");
+    assert!(acquired.elapsed() < lasts, "after {:?}", acquired.elapsed());
 }
 
 /// An API server that does not know the kind the first two times.
