@@ -30,10 +30,14 @@ mod engine_oracle;
 mod engine_speed;
 #[cfg(feature = "kubernetes")]
 mod examples;
+#[cfg(feature = "operator")]
+mod faults;
 #[cfg(feature = "gateway")]
 mod gateway;
 mod grid;
 mod layers;
+#[cfg(feature = "operator")]
+mod operator_epochs;
 #[cfg(feature = "operator")]
 mod operator_frame;
 #[cfg(feature = "operator")]

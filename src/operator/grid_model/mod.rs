@@ -43,7 +43,7 @@ pub async fn run(context: Arc<Context>, stop: CancellationToken) {
     runner::run(controller.reconcile_on(changes), context, stop, reconcile).await;
 }
 
-async fn reconcile(model: Arc<GridModel>, context: Arc<Context>) -> Result<Action, Error> {
+pub async fn reconcile(model: Arc<GridModel>, context: Arc<Context>) -> Result<Action, Error> {
     let api: Api<GridModel> = Api::all(context.client.clone());
     let outcome = finalizer::finalizer(&api, FINALIZER, model, |event| async {
         match event {

@@ -36,7 +36,7 @@ pub async fn run(context: Arc<Context>, stop: CancellationToken) {
     runner::run(controller.reconcile_on(changes), context, stop, reconcile).await;
 }
 
-async fn reconcile(network: Arc<GridNetwork>, context: Arc<Context>) -> Result<Action, Error> {
+pub async fn reconcile(network: Arc<GridNetwork>, context: Arc<Context>) -> Result<Action, Error> {
     let refs = dereference::dereference(&network, &context).await;
     let validated = validate::validate(&network, &refs);
     let applied = apply::apply(&validated, &context).await;

@@ -81,7 +81,7 @@ fn owner(labels: &std::collections::BTreeMap<String, String>) -> Option<ObjectRe
     labels.get(build::NODE_LABEL).map(|name| ObjectRef::new(name))
 }
 
-async fn reconcile(node: Arc<GridNode>, context: Arc<Context>) -> Result<Action, Error> {
+pub async fn reconcile(node: Arc<GridNode>, context: Arc<Context>) -> Result<Action, Error> {
     let api: Api<GridNode> = Api::all(context.client.clone());
     // What is signed hangs on the status, so it must be the newest one and not a cached one.
     let Some(node) = api.get_opt(&node.name_any()).await? else { return Ok(Action::await_change()) };

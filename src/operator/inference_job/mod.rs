@@ -82,7 +82,7 @@ fn is_unsettled(job: &InferenceJob) -> bool {
     validate::is_over(job) && !conditions::is_true(conditions, condition::SETTLED)
 }
 
-async fn reconcile(job: Arc<InferenceJob>, context: Arc<Context>) -> Result<Action, Error> {
+pub async fn reconcile(job: Arc<InferenceJob>, context: Arc<Context>) -> Result<Action, Error> {
     let api: Api<InferenceJob> = Api::namespaced(context.client.clone(), &job.namespace().unwrap_or_default());
     let outcome = finalizer::finalizer(&api, FINALIZER, job, |event| async {
         match event {

@@ -1,0 +1,243 @@
+//! What the operator's account may do, held against what it does: the API server's audit log of a whole story, and the roles
+//! of the chart. A verb that is missing fails the story; a verb that is granted and never used fails the comparison.
+
+use std::{collections::BTreeSet, fmt};
+
+use k8s_openapi::api::core::v1::ConfigMap;
+use kube::{
+    Api, ResourceExt,
+    api::{DeleteParams, ListParams, Patch, PatchParams},
+};
+use serde_json::{Value, json};
+use xdc_grid::{
+    api::{
+        conditions::is_true,
+        contribution_report::{ContributionReport, ReportState},
+        grid_model::GridModel,
+        grid_network::GridNetwork,
+        grid_node::{self, GridNode},
+        inference_job::{self, InferenceJob},
+    },
+    protocol::internal::ChangeKind,
+};
+
+use super::{
+    scene::{TEAM, job, node},
+    storms::operate,
+};
+use crate::{
+    chart,
+    support::{
+        chain::FakeChain,
+        eventually,
+        gateway::FakeGateway,
+        plane::{Island, OPERATOR},
+        world::{MODEL, NETWORK, SYSTEM, create, create_in, model, namespace, network},
+    },
+};
+
+/// Granted and not to be seen in an audit log, each with the reason.
+const NOT_SEEN: [(&str, &str); 1] = [
+    // Checked by the admission plugin OwnerReferencesPermissionEnforcement, where a cluster has it; never a request.
+    ("*/finalizers", "update"),
+];
+
+#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord)]
+struct Deed {
+    /// Everywhere, or in the operator's own namespace only.
+    everywhere: bool,
+    group: String,
+    resource: String,
+    verb: String,
+}
+
+impl fmt::Display for Deed {
+    fn fmt(&self, to: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let place = if self.everywhere { "everywhere" } else { "in its namespace" };
+        write!(to, "{} {}.{} {place}", self.verb, self.resource, self.group)
+    }
+}
+
+/// Every verb of the chart's roles for the operator.
+fn granted() -> BTreeSet<Deed> {
+    let mut granted = BTreeSet::new();
+    for role in chart::render() {
+        let role = serde_json::to_value(&role).unwrap();
+        let kind = role["kind"].as_str().unwrap_or_default();
+        if !matches!(kind, "Role" | "ClusterRole") || role["metadata"]["name"] != OPERATOR {
+            continue;
+        }
+        for rule in role["rules"].as_array().unwrap() {
+            for group in texts(&rule["apiGroups"]) {
+                for resource in texts(&rule["resources"]) {
+                    for verb in texts(&rule["verbs"]) {
+                        let everywhere = kind == "ClusterRole";
+                        granted.insert(Deed { everywhere, group: group.clone(), resource: resource.clone(), verb });
+                    }
+                }
+            }
+        }
+    }
+    granted
+}
+
+fn texts(value: &Value) -> Vec<String> {
+    value.as_array().into_iter().flatten().filter_map(Value::as_str).map(str::to_owned).collect()
+}
+
+/// What was done, and in which namespace; a server-side apply that makes an object needs `create` as well as `patch`.
+fn done(audit: &[Value]) -> BTreeSet<(Option<String>, String, String, String)> {
+    let mut done = BTreeSet::new();
+    for event in audit {
+        let object = &event["objectRef"];
+        let Some(resource) = object["resource"].as_str() else { continue };
+        let resource = match object["subresource"].as_str() {
+            Some(sub) => format!("{resource}/{sub}"),
+            None => resource.to_owned(),
+        };
+        let group = object["apiGroup"].as_str().unwrap_or_default().to_owned();
+        let namespace = object["namespace"].as_str().map(str::to_owned);
+        let verb = event["verb"].as_str().unwrap().to_owned();
+        if verb == "patch" && event["responseStatus"]["code"] == 201 {
+            done.insert((namespace.clone(), group.clone(), resource.clone(), "create".to_owned()));
+        }
+        done.insert((namespace, group, resource, verb));
+    }
+    done
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn the_operator_may_do_what_it_does_and_nothing_else() {
+    let island = Island::land().await;
+    let mark = island.audit_mark();
+    tell_the_story(&island).await;
+    let audit = island.audit_since(mark);
+    assert!(audit.len() > 100, "the audit log has {} entries", audit.len());
+
+    let refused: Vec<_> = audit.iter().filter(|event| event["responseStatus"]["code"] == 403).collect();
+    assert!(refused.is_empty(), "the chart does not grant what the operator needs: {refused:#?}");
+
+    let done = done(&audit);
+    let wide_secrets: Vec<_> = done
+        .iter()
+        .filter(|(namespace, _, resource, _)| resource == "secrets" && namespace.as_deref() != Some(SYSTEM))
+        .collect();
+    assert!(wide_secrets.is_empty(), "Secrets outside its namespace: {wide_secrets:?}");
+
+    let used = |deed: &Deed| {
+        done.iter().any(|(namespace, group, resource, verb)| {
+            (deed.everywhere || namespace.as_deref() == Some(SYSTEM))
+                && (group, resource, verb) == (&deed.group, &deed.resource, &deed.verb)
+        })
+    };
+    let excused = |deed: &Deed| {
+        NOT_SEEN.iter().any(|(resource, verb)| {
+            let fits = match resource.strip_prefix('*') {
+                Some(end) => deed.resource.ends_with(end),
+                None => deed.resource == *resource,
+            };
+            fits && deed.verb == *verb
+        })
+    };
+    let unused: Vec<_> =
+        granted().into_iter().filter(|deed| !used(deed) && !excused(deed)).map(|deed| deed.to_string()).collect();
+    assert!(unused.is_empty(), "granted and never used:\n{}", unused.join("\n"));
+}
+
+/// Everything that the operator does for anybody, once.
+async fn tell_the_story(island: &Island) {
+    let (gateway, gateway_url) = FakeGateway::start().await;
+    let chain = FakeChain::new();
+    namespace(&island.admin, TEAM).await;
+    let running = operate(island.operator().await, &gateway_url, &chain);
+    let admin = &island.admin;
+    create::<GridNetwork>(admin, network(NETWORK, "http://chain")).await;
+    create::<GridModel>(admin, model(MODEL, "http://models/smol.gguf", 0x11)).await;
+    create::<GridNode>(admin, node("on-cpu")).await;
+    let mut dra = node("on-devices");
+    dra["spec"]["accelerators"] = json!({"dra": {"deviceClassName": "gpu.example.com", "count": 1}});
+    create::<GridNode>(admin, dra).await;
+    nodes_take_part(island, &gateway, &["on-cpu", "on-devices"]).await;
+    reports_are_made(island).await;
+    jobs_run(island, &gateway).await;
+    everything_goes(island).await;
+    drop(running);
+}
+
+async fn nodes_take_part(island: &Island, gateway: &FakeGateway, names: &[&str]) {
+    let api: Api<GridNode> = Api::all(island.admin.clone());
+    for name in names {
+        eventually("the node is registered", async || {
+            let status = api.get(name).await.unwrap().status?;
+            if let Some(peer) = &status.peer_id
+                && gateway.member(peer).is_some()
+            {
+                gateway.prove(peer);
+            }
+            is_true(&status.conditions, grid_node::condition::REGISTERED).then_some(())
+        })
+        .await;
+    }
+}
+
+async fn reports_are_made(island: &Island) {
+    let api: Api<ContributionReport> = Api::all(island.admin.clone());
+    eventually("a report is active", async || {
+        let reports = api.list(&ListParams::default()).await.unwrap().items;
+        reports
+            .iter()
+            .any(|report| report.status.as_ref().is_some_and(|status| status.state == ReportState::Active))
+            .then_some(())
+    })
+    .await;
+    // A dry run is planned, and thrown away when the network sends again. The second time the same Event is told again.
+    let networks: Api<GridNetwork> = Api::all(island.admin.clone());
+    for dry in [true, false, true, false] {
+        let patch = json!({"spec": {"rewards": {"dryRun": dry}}});
+        networks.patch(NETWORK, &PatchParams::default(), &Patch::Merge(&patch)).await.unwrap();
+        eventually("the change was followed", async || {
+            let reports = api.list(&ListParams::default()).await.unwrap().items;
+            (reports.iter().any(|report| report.spec.dry_run) == dry).then_some(())
+        })
+        .await;
+    }
+}
+
+async fn jobs_run(island: &Island, gateway: &FakeGateway) {
+    let admin = &island.admin;
+    let prompts = json!({"metadata": {"name": "prompts"}, "data": {"p": "a\nb\n"}});
+    create_in::<ConfigMap>(admin, TEAM, prompts).await;
+    let mut from_map = job("from-map");
+    from_map["spec"]["workload"]["input"] = json!({"format": "Lines", "configMap": {"name": "prompts", "key": "p"}});
+    create_in::<InferenceJob>(admin, TEAM, from_map).await;
+    let jobs: Api<InferenceJob> = Api::namespaced(admin.clone(), TEAM);
+    eventually("the job is complete", async || {
+        let job = jobs.get("from-map").await.unwrap();
+        gateway.changed(ChangeKind::Job, &job.uid().unwrap());
+        is_true(&job.status?.conditions, inference_job::condition::COMPLETE).then_some(())
+    })
+    .await;
+    let mut short = job("short");
+    short["spec"]["ttlSecondsAfterFinished"] = json!(0);
+    let uid = create_in::<InferenceJob>(admin, TEAM, short).await.uid().unwrap();
+    eventually("the short job is gone", async || {
+        gateway.changed(ChangeKind::Job, &uid);
+        jobs.get_opt("short").await.unwrap().is_none().then_some(())
+    })
+    .await;
+}
+
+async fn everything_goes(island: &Island) {
+    let nodes: Api<GridNode> = Api::all(island.admin.clone());
+    let models: Api<GridModel> = Api::all(island.admin.clone());
+    for name in ["on-cpu", "on-devices"] {
+        nodes.delete(name, &DeleteParams::default()).await.unwrap();
+    }
+    models.delete(MODEL, &DeleteParams::default()).await.unwrap();
+    eventually("everything is gone", async || {
+        let left = nodes.list(&ListParams::default()).await.unwrap().items.len()
+            + models.list(&ListParams::default()).await.unwrap().items.len();
+        (left == 0).then_some(())
+    })
+    .await;
+}
