@@ -24,8 +24,6 @@ pub mod reasons;
 #[cfg(feature = "kubernetes")]
 pub mod refs;
 pub mod remedies;
-#[cfg(feature = "kubernetes")]
-pub mod tiers;
 
 /// Group of every kind.
 pub const GROUP: &str = "xdcgrid.io";

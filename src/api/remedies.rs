@@ -77,7 +77,6 @@ remedies! {
         InvalidObject: "The message names the field. Correct it with `kubectl edit`; an object of an older version may need to be made anew.",
         InvalidInput: "The message names the line or the field. The workload of a job never changes: correct it and submit a new job.",
         InputNotFound: "Create the ConfigMap with that key in <namespace>; the job looks again every few seconds.",
-        InputUnreachable: "Check the URL from inside the cluster; NetworkPolicies of the chart (`networkPolicy`) may forbid it. It is tried again.",
         InputDigestMismatch: "Put the file's own sha256 (`sha256sum FILE`) into a new job, or restore the file.",
         InputTooLarge: "Split the input into several jobs.",
         OutputTooLarge: "Split the input into several jobs, lower maxTokens, or name an output that holds more than a ConfigMap.",
@@ -179,6 +178,7 @@ remedies! {
     }
     Unavailable {
         NotObserved: "The operator has not looked at it yet. Is it running? `kubectl -n xdc-grid get pods -l app.kubernetes.io/component=operator`.",
+        InputUnreachable: "Check the URL from inside the cluster; NetworkPolicies of the chart (`networkPolicy`) may forbid it. It is tried again.",
         OutputUnreachable: "Check the bucket's endpoint from inside the cluster. Results are kept and written when it answers; nothing is computed again.",
         StoreFull: "Make room in the gateway's volume (delete old jobs with output store) or enlarge it; results are kept until then.",
         OperatorNotRunning: "Start the operator: `kubectl -n xdc-grid describe deployment -l app.kubernetes.io/component=operator`.",

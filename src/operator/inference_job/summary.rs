@@ -5,7 +5,7 @@
 use crate::api::{
     conditions::{self, Condition, Finding, Truth},
     inference_job::condition,
-    tiers::{most_useful, tier_of},
+    remedies::{self, Tier},
 };
 
 /// What holds on the way of a job, in its order.
@@ -30,13 +30,32 @@ pub fn of(list: &[Condition]) -> Summary {
     if conditions::is_true(list, condition::COMPLETE) {
         return Summary::default();
     }
-    let why = most_useful(list, &WAY).or_else(|| conditions::find(list, condition::RUNNING));
+    let why = most_useful(list).or_else(|| conditions::find(list, condition::RUNNING));
     let Some(why) = why else { return Summary::default() };
     let summary = Summary { reason: Some(why.reason.clone()), ..Summary::default() };
-    match tier_of(&why.reason).is_stalled() {
+    match needs_somebody(&why.reason) {
         true => Summary { stalled: Some(repeated(why)), ..summary },
         false => Summary { reconciling: Some(repeated(why)), ..summary },
     }
+}
+
+/// The condition that says best why the job is not further: the lowest tier among those that do not hold. `None` when all hold.
+fn most_useful(list: &[Condition]) -> Option<&Condition> {
+    // `min_by_key` keeps the first of equals: the one that comes first on the way.
+    WAY.iter()
+        .filter_map(|type_| conditions::find(list, type_))
+        .filter(|condition| condition.status != Truth::True)
+        .min_by_key(|condition| tier(&condition.reason))
+}
+
+/// A code that nobody wrote down (a newer gateway's) counts as waiting.
+fn tier(code: &str) -> Tier {
+    remedies::of(code).map_or(Tier::WaitingForCapacity, |remedy| remedy.tier)
+}
+
+/// Waiting does not help, and nobody holds it back on purpose.
+fn needs_somebody(code: &str) -> bool {
+    tier(code) <= Tier::Refused && !matches!(code, "Suspended" | "NetworkPaused" | "Cancelled")
 }
 
 fn repeated(condition: &Condition) -> Finding {
@@ -46,4 +65,73 @@ fn repeated(condition: &Condition) -> Finding {
 /// The conditions whose changes are worth an Event.
 pub fn news(list: &[Condition]) -> Vec<Condition> {
     list.iter().filter(|condition| !SUMMARIES.contains(&condition.type_.as_str())).cloned().collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use k8s_openapi::apimachinery::pkg::apis::meta::v1::Time;
+
+    use super::*;
+    use crate::api::reasons::Reason;
+
+    fn condition(type_: &str, status: Truth, reason: Reason) -> Condition {
+        Condition {
+            type_: type_.into(),
+            status,
+            observed_generation: None,
+            last_transition_time: Time(jiff::Timestamp::UNIX_EPOCH),
+            reason: reason.as_str().into(),
+            message: String::new(),
+        }
+    }
+
+    fn reason(list: &[Condition]) -> Option<String> {
+        of(list).reason
+    }
+
+    #[test]
+    fn what_a_person_can_mend_is_told_before_what_they_wait_for() {
+        let list = [
+            condition("Running", Truth::False, Reason::WaitingForCapacity),
+            condition("ModelReady", Truth::False, Reason::NoWorkerForModel),
+            condition("OutputPublished", Truth::False, Reason::OutputConflict),
+        ];
+        assert_eq!(reason(&list).as_deref(), Some("OutputConflict"));
+        assert_eq!(reason(&list[..2]).as_deref(), Some("NoWorkerForModel"));
+        assert_eq!(reason(&list[..1]).as_deref(), Some("WaitingForCapacity"));
+        let running = [condition("Running", Truth::True, Reason::RequestsRunning)];
+        assert_eq!(reason(&running).as_deref(), Some("RequestsRunning"));
+    }
+
+    #[test]
+    fn of_two_alike_the_earlier_on_the_way_is_told() {
+        let list = [
+            condition("OutputPublished", Truth::False, Reason::OutputConflict),
+            condition("Accepted", Truth::False, Reason::InputNotFound),
+        ];
+        assert_eq!(reason(&list).as_deref(), Some("InputNotFound"));
+    }
+
+    #[test]
+    fn reasons_are_told_in_the_order_of_their_tiers() {
+        let reasons = [
+            Reason::InputNotFound,
+            Reason::SecretForbidden,
+            Reason::OutputUnreachable,
+            Reason::NoWorkerForModel,
+            Reason::WaitingForCapacity,
+            Reason::WaitingForQuota,
+            Reason::RequestsRunning,
+            Reason::AllRequestsDone,
+        ];
+        let tiers = reasons.map(|reason| tier(reason.as_str()));
+        assert!(tiers.windows(2).all(|pair| pair[0] < pair[1]), "{tiers:?}");
+    }
+
+    #[test]
+    fn a_job_that_is_held_back_on_purpose_is_not_stalled() {
+        let stalled = |reason| of(&[condition("Running", Truth::False, reason)]).stalled.is_some();
+        assert!(stalled(Reason::SecretForbidden) && stalled(Reason::ModelNotFound));
+        assert!(!stalled(Reason::Suspended) && !stalled(Reason::NetworkPaused) && !stalled(Reason::InputUnreachable));
+    }
 }

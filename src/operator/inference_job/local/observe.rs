@@ -367,7 +367,7 @@ mod tests {
             reason(
                 "{phase: Pending, containerStatuses: [{name: w, image: i, imageID: '', ready: false, restartCount: 0, state: {waiting: {reason: ErrImagePull}}}]}"
             ),
-            "ImagePullBackOff"
+            "ImagePullFailed"
         );
         assert_eq!(
             reason("{phase: Pending, conditions: [{type: PodScheduled, status: 'False', reason: Unschedulable}]}"),
