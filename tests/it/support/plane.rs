@@ -125,6 +125,7 @@ fn kind(group: &str, version: &str, kind: &str, plural: &str) -> ApiResource {
 async fn clear(admin: &Client) {
     for (name, plural) in [
         ("GridNetwork", "gridnetworks"),
+        ("GridNodePool", "gridnodepools"),
         ("GridNode", "gridnodes"),
         ("GridModel", "gridmodels"),
         ("InferenceJob", "inferencejobs"),
@@ -137,6 +138,7 @@ async fn clear(admin: &Client) {
         kind("", "v1", "Secret", "secrets"),
         kind("", "v1", "Event", "events"),
         kind("apps", "v1", "StatefulSet", "statefulsets"),
+        kind("batch", "v1", "Job", "jobs"),
         kind("coordination.k8s.io", "v1", "Lease", "leases"),
     ] {
         remove_all(admin, &resource).await;
@@ -175,7 +177,8 @@ async fn install_roles(admin: &Client) {
             _ => continue,
         };
         let name = object["metadata"]["name"].as_str().unwrap().to_owned();
-        if name != OPERATOR {
+        // With the roles of parts that can be switched off.
+        if !name.starts_with(OPERATOR) {
             continue;
         }
         let api: Api<DynamicObject> = match object["metadata"]["namespace"].as_str() {
