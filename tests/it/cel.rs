@@ -362,7 +362,8 @@ async fn grid_model_rules() {
     kind.refuses(&[("/spec/source", json!({}))], "exactly one place").await;
     kind.refuses(&[("/spec/source/url", json!("file:///etc/passwd"))], "url").await;
     kind.refuses(&[("/spec/sha256", json!("AB".repeat(32)))], "sha256").await;
-    kind.refuses(&[("/spec/format", json!("Safetensors"))], "format").await;
+    kind.takes(&[("/spec/format", json!("Safetensors"))]).await;
+    kind.refuses(&[("/spec/format", json!("ONNX"))], "format").await;
     kind.refuses(&[("/spec/contextLength", json!(0))], "contextLength").await;
     kind.refuses(&[("/spec/costPerToken", json!(0))], "costPerToken").await;
     kind.refuses(&[("/spec/replicas", json!(-1))], "replicas").await;
@@ -454,7 +455,12 @@ async fn inference_job_rules() {
         .await;
     kind.refuses(&[("/spec/workload/shardSize", json!(501))], "shardSize").await;
     kind.refuses(&[("/spec/placement", json!({"target": "Moon"}))], "target").await;
-    kind.refuses(&[("/spec/workload/endpoint", json!("/v1/embeddings"))], "endpoint").await;
+    kind.takes(&[("/spec/workload/endpoint", json!("/v1/embeddings"))]).await;
+    kind.refuses(&[("/spec/workload/endpoint", json!("/v1/images"))], "endpoint").await;
+    kind.refuses(&[("/spec/placement", json!({"target": "Local", "regions": ["eu"]}))], "for target Grid").await;
+    let store = ("/spec/workload/output", json!({"store": {}}));
+    kind.takes(&[store.clone()]).await;
+    kind.refuses(&[store, ("/spec/placement", json!({"target": "Local"}))], "store").await;
     kind.refuses(&[("/spec/workload/generation", json!({"temperature": "2.5"}))], "temperature").await;
     kind.refuses(&[("/spec/workload/generation", json!({"topP": "1.5"}))], "topP").await;
     kind.refuses(&[("/spec/workload/generation", json!({"stop": ["a", "b", "c", "d", "e"]}))], "stop").await;

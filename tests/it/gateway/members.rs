@@ -51,6 +51,7 @@ async fn a_node_works_on_no_more_requests_than_its_limit_says() {
         (h.node(&small).await.running, h.node(&large).await.running) == (1, 4)
     })
     .await;
+    h.until("the ledger knows it as well", async || h.report("job-1").await.running == 5).await;
     let report = h.report("job-1").await;
     assert_eq!((report.total, report.running, report.completed), (6, 5, 0), "one waits although a slot is free");
 }

@@ -15,8 +15,9 @@ pub const ACCOUNT: &str = "xdc-grid-operator";
 /// ClusterRole for the Secrets of a namespace, as the operator's default options have it; bound to nobody here.
 pub const JOB_SECRETS: &str = "xdc-grid-job-secrets";
 
-const GROUPS: [&str; 15] = [
+const GROUPS: [&str; 16] = [
     "xdcgrid.io",
+    "rbac.authorization.k8s.io",
     "apps",
     "autoscaling",
     "batch",
