@@ -14,7 +14,7 @@ use tokio::time::timeout;
 use super::CliError;
 use crate::api::{
     conditions,
-    grid_model::{self, GridModel},
+    grid_model::{self, GridModel, ModelFormat},
     inference_job::{
         EndpointSpec, GenerationSpec, InferenceJob, InferenceJobSpec, InputFormat, InputSpec, OutputSpec, Workload,
         condition, shard_size,
@@ -76,14 +76,16 @@ async fn ask(client: &Client, options: &SelftestOptions) -> Result<String, CliEr
 async fn first_ready_model(client: &Client) -> Result<String, CliError> {
     let models = Api::<GridModel>::all(client.clone()).list(&ListParams::default()).await;
     let models = models.map_err(|error| CliError::from_kube(error, "GridModel", "", None))?;
+    // An encoder answers nobody.
     let ready = |model: &&GridModel| {
-        model
-            .status
-            .as_ref()
-            .is_some_and(|status| conditions::is_true(&status.conditions, grid_model::condition::READY))
+        let status = model.status.as_ref();
+        model.spec.format == ModelFormat::Gguf
+            && status.is_some_and(|status| conditions::is_true(&status.conditions, grid_model::condition::READY))
     };
     models.items.iter().find(ready).map(|model| model.name_any()).ok_or_else(|| {
-        CliError::Other("no GridModel is Ready, so there is nothing to ask: kubectl get gridmodels,gridnodes".into())
+        CliError::Other(
+            "no GridModel of format GGUF is Ready, so there is nothing to ask: kubectl get gridmodels,gridnodes".into(),
+        )
     })
 }
 

@@ -265,7 +265,7 @@ async fn a_node_that_leaves_keeps_its_claim_on_work_whose_epoch_is_not_over() {
     let world = world().await;
     let _quiet = world.quiet.read().await;
     let client = client().await;
-    let rewards = json!({"rewards": {"payoutAddress": "0x00000000000000000000000000000000000000cc"}, "drain": {"deadlineSeconds": 5}});
+    let rewards = json!({"rewards": {"payoutAddress": "0x00000000000000000000000000000000000000cc"}, "drain": {"deadlineSeconds": 60}});
     create::<GridNode>(&client, node("leaver", rewards)).await;
     let peer = peer(&client, "leaver").await;
     world.gateway.prove(&peer);

@@ -18,7 +18,7 @@ use crate::{
     api::{
         conditions,
         grid_network::GridNetwork,
-        grid_node::{GridNode, condition},
+        grid_node::{GridNode, GridNodeStatus, condition},
         ids::{EpochNumber, GridPeerId},
         reasons::Reason,
         refs::TransactionStatus,
@@ -41,7 +41,13 @@ const REPORT_TAKES: u64 = 60;
 enum Left {
     Nothing,
     /// A sentence for people, and the transaction to write down.
-    Wait(String, Option<TransactionStatus>),
+    Wait(String, Option<Written>),
+}
+
+/// A transaction, and where in the status it belongs. A node can be deleted while its registration is still on its way.
+pub enum Written {
+    Registration(TransactionStatus),
+    Exit(TransactionStatus),
 }
 
 pub async fn drain(node: &GridNode, context: &Context) -> Result<Action, Error> {
@@ -156,21 +162,29 @@ async fn exit(
         Err(problem) => return Ok(Left::Wait(problem.finding.message, None)),
     };
     let now = u64::try_from((context.clock)().as_second()).unwrap_or(0);
-    let earlier = node
-        .status
-        .as_ref()
-        .and_then(|status| [&status.exit, &status.registration].into_iter().flatten().find_map(unfinished));
-    if let Some(record) = earlier {
+    if let Some((record, place)) = node.status.as_ref().and_then(earlier) {
         let Moved { transaction, problem, .. } = registration::follow(&record, &session, now).await?;
         let message =
             problem.map_or_else(|| format!("the transaction is {}", record.state_name()), |finding| finding.message);
-        return Ok(Left::Wait(message, transaction));
+        return Ok(Left::Wait(message, transaction.map(place)));
     }
     match plan_exit(validated, &session, now).await {
-        Ok(Some(record)) => Ok(Left::Wait("the node leaves the contract".into(), Some(status_of(&record)?))),
+        Ok(Some(record)) => {
+            Ok(Left::Wait("the node leaves the contract".into(), Some(Written::Exit(status_of(&record)?))))
+        }
         Ok(None) => Ok(Left::Nothing),
         Err(error) => Ok(Left::Wait(finding(&error).message, None)),
     }
+}
+
+/// Puts a transaction where it belongs.
+type Place = fn(TransactionStatus) -> Written;
+
+/// The transaction that is on its way, and where it was written down.
+fn earlier(status: &GridNodeStatus) -> Option<(OutboxRecord, Place)> {
+    let exit = status.exit.as_ref().and_then(unfinished).map(|record| (record, Written::Exit as Place));
+    let registration = || status.registration.as_ref().and_then(unfinished);
+    exit.or_else(|| registration().map(|record| (record, Written::Registration as Place)))
 }
 
 fn unfinished(status: &TransactionStatus) -> Option<OutboxRecord> {

@@ -46,6 +46,8 @@ impl Process {
                 format!("--gateway-url={}", stage.gateway_url),
             ])
             .env("KUBECONFIG", &kubeconfig)
+            // The end of the log is to be its last words.
+            .env("RUST_BACKTRACE", "0")
             .stdin(Stdio::null())
             .stderr(out.try_clone().unwrap())
             .stdout(out);
@@ -93,7 +95,8 @@ async fn until(stage: &Stage, what: &str, mut done: impl AsyncFnMut() -> bool) {
         assert!(Instant::now() < deadline, "not within two minutes: {what}: {:#?}", stage.reports().await);
         stage.step().await;
         stage.gateway.changed(ChangeKind::Epoch, NETWORK);
-        tokio::time::sleep(Duration::from_millis(50)).await;
+        // Every block is a second of the chain's time, and an epoch has only six hundred.
+        tokio::time::sleep(Duration::from_millis(250)).await;
     }
 }
 

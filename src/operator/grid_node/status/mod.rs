@@ -13,6 +13,7 @@ use super::{
     apply::Applied,
     availability::Openness,
     dereference::{Refs, Worker},
+    drain::Written,
     emptying,
     registration::Moved,
     update::Step,
@@ -23,7 +24,6 @@ use crate::{
         conditions::{self, Condition, Finding, Truth},
         grid_node::{GridNode, GridNodeStatus, condition},
         reasons::Reason,
-        refs::TransactionStatus,
     },
     operator::{
         context::Context,
@@ -108,10 +108,12 @@ pub fn of(seen: &Observed<'_>, now: Timestamp) -> GridNodeStatus {
 }
 
 /// The status of a node that is being emptied.
-pub fn draining(node: &GridNode, message: &str, exit: Option<&TransactionStatus>, now: Timestamp) -> GridNodeStatus {
+pub fn draining(node: &GridNode, message: &str, written: Option<&Written>, now: Timestamp) -> GridNodeStatus {
     let mut draft = Draft::of(node, now);
-    if let Some(exit) = exit {
-        draft.status.exit = Some(exit.clone());
+    match written {
+        Some(Written::Exit(transaction)) => draft.status.exit = Some(transaction.clone()),
+        Some(Written::Registration(transaction)) => draft.status.registration = Some(transaction.clone()),
+        None => {}
     }
     let draining = || Finding::yes(Reason::DrainInProgress, message);
     draft.set(condition::DRAINING, draining());
