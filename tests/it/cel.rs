@@ -459,7 +459,7 @@ async fn inference_job_rules() {
     kind.refuses(&[("/spec/workload/endpoint", json!("/v1/images"))], "endpoint").await;
     kind.refuses(&[("/spec/placement", json!({"target": "Local", "regions": ["eu"]}))], "for target Grid").await;
     let store = ("/spec/workload/output", json!({"store": {}}));
-    kind.takes(&[store.clone()]).await;
+    kind.takes(std::slice::from_ref(&store)).await;
     kind.refuses(&[store, ("/spec/placement", json!({"target": "Local"}))], "store").await;
     kind.refuses(&[("/spec/workload/generation", json!({"temperature": "2.5"}))], "temperature").await;
     kind.refuses(&[("/spec/workload/generation", json!({"topP": "1.5"}))], "topP").await;
