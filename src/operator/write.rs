@@ -12,7 +12,10 @@ use serde::{Serialize, de::DeserializeOwned};
 use serde_json::{Value, json};
 
 use super::{context::Context, error::Error};
-use crate::api::conditions::{Condition, Truth};
+use crate::api::{
+    conditions::{Condition, Truth},
+    reasons::Reason,
+};
 
 /// Hash of what was applied. Part of the object itself, so that a field that is no longer wanted is noticed as well.
 pub const APPLIED: &str = "xdcgrid.io/applied";
@@ -116,7 +119,9 @@ fn events(old: &[Condition], new: &[Condition], abnormal: &[&str]) -> Vec<Event>
         let previous = before(condition);
         let changed = previous.as_ref().map(|other| other.status) != Some(condition.status);
         let worse_news = previous.as_ref().is_some_and(|other| other.reason != condition.reason);
-        let good = (condition.status == Truth::True) != abnormal.contains(&condition.type_.as_str());
+        // A job stops running because it is done.
+        let done = condition.reason == Reason::AllRequestsDone.as_str();
+        let good = done || (condition.status == Truth::True) != abnormal.contains(&condition.type_.as_str());
         // A condition that starts as False only says that work has not been done yet.
         let started_false = previous.is_none() && condition.status == Truth::False;
         if condition.status == Truth::Unknown || started_false || !(changed || (worse_news && !good)) {
