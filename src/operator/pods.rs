@@ -6,7 +6,7 @@ use k8s_openapi::{
     api::{
         core::v1::{
             Capabilities, EmptyDirVolumeSource, PodResourceClaim, PodSecurityContext, ResourceClaim,
-            ResourceRequirements, SeccompProfile, SecurityContext, Volume,
+            ResourceRequirements, SeccompProfile, SecurityContext, Volume, VolumeMount,
         },
         resource::v1::{DeviceClaim, DeviceRequest, ExactDeviceRequest, ResourceClaimSpec},
     },
@@ -95,5 +95,15 @@ pub fn scratch(name: &str, limit: &str) -> Volume {
             ..EmptyDirVolumeSource::default()
         }),
         ..Volume::default()
+    }
+}
+
+/// A volume's place in a container.
+pub fn mount(name: &str, path: &str, read_only: bool) -> VolumeMount {
+    VolumeMount {
+        name: name.into(),
+        mount_path: path.into(),
+        read_only: Some(read_only).filter(|read_only| *read_only),
+        ..VolumeMount::default()
     }
 }

@@ -1,6 +1,7 @@
 //! What crosses a process boundary: wire messages, protocol names, node identity, receipts, and the internal API between
 //! operator and gateway, and the shards of Local jobs. Pure; the only rooms that may depend on a message layout are the ones that send or read it.
 
+pub mod embeddings;
 pub mod identity;
 pub mod internal;
 pub mod names;

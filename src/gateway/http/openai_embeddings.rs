@@ -6,7 +6,6 @@ use axum::{
     Json,
     response::{IntoResponse, Response},
 };
-use serde::Serialize;
 use serde_json::{Map, Value};
 
 use super::{
@@ -17,8 +16,8 @@ use super::{
 use crate::{
     gateway::{Gateway, online::OnlineEvent},
     protocol::{
+        embeddings::EmbeddingList,
         internal::{Encoding, Endpoint, InputLine, MAX_INPUTS},
-        vector::Vector,
     },
 };
 
@@ -29,50 +28,9 @@ pub(super) async fn answer(gateway: &Arc<Gateway>, body: &[u8]) -> Result<Respon
     let mut waiting = openai::leased(gateway, Endpoint::Embeddings, &model, line).await?;
     loop {
         if let OnlineEvent::Embedded { vectors, prompt_tokens } = waiting.next().await? {
-            return Ok(Json(list(&model.source.name, &vectors, encoding, prompt_tokens)).into_response());
+            return Ok(Json(EmbeddingList::new(&model.source.name, &vectors, encoding, prompt_tokens)).into_response());
         }
     }
-}
-
-/// OpenAI's list of embeddings. Written without a detour over JSON values: those hold numbers in double precision, and every
-/// number would have twice the digits.
-#[derive(Serialize)]
-struct List<'a> {
-    object: &'static str,
-    data: Vec<Embedding<'a>>,
-    model: &'a str,
-    usage: Usage,
-}
-
-#[derive(Serialize)]
-struct Embedding<'a> {
-    object: &'static str,
-    index: usize,
-    embedding: Written<'a>,
-}
-
-#[derive(Serialize)]
-#[serde(untagged)]
-enum Written<'a> {
-    Float(&'a [f32]),
-    Base64(String),
-}
-
-#[derive(Serialize)]
-struct Usage {
-    prompt_tokens: u32,
-    total_tokens: u32,
-}
-
-fn list<'a>(model: &'a str, vectors: &'a [Vector], encoding: Encoding, prompt_tokens: u32) -> List<'a> {
-    let written = |vector: &'a Vector| match encoding {
-        Encoding::Float => Written::Float(vector.values()),
-        Encoding::Base64 => Written::Base64(vector.to_base64()),
-    };
-    let items = vectors.iter().enumerate();
-    let data = items.map(|(index, vector)| Embedding { object: "embedding", index, embedding: written(vector) });
-    let usage = Usage { prompt_tokens, total_tokens: prompt_tokens };
-    List { object: "list", data: data.collect(), model, usage }
 }
 
 fn parse(body: &[u8]) -> Parsed<(String, InputLine)> {
@@ -118,6 +76,7 @@ mod tests {
     use serde_json::json;
 
     use super::*;
+    use crate::protocol::vector::Vector;
 
     fn read(body: Value) -> Parsed<(String, InputLine)> {
         parse(body.to_string().as_bytes())
@@ -158,7 +117,7 @@ mod tests {
     #[test]
     fn numbers_are_written_so_that_the_same_bits_come_back() {
         let vector = Vector::new(vec![0.1, 1.0 / 3.0, -1e-7]).unwrap();
-        let list = list("m", std::slice::from_ref(&vector), Encoding::Float, 3);
+        let list = EmbeddingList::new("m", std::slice::from_ref(&vector), Encoding::Float, 3);
         let text = serde_json::to_string(&list).unwrap();
         assert!(text.contains("[0.1,0.33333334,"), "{text}");
         let back: Value = serde_json::from_str(&text).unwrap();

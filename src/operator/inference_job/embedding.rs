@@ -3,36 +3,14 @@
 use serde::Serialize;
 
 use super::output::Origin;
-use crate::protocol::{internal::Encoding, vector::Vector};
+use crate::protocol::{embeddings::EmbeddingList, internal::Encoding, vector::Vector};
 
 #[derive(Serialize)]
 pub(super) struct Body<'a> {
-    object: &'static str,
-    data: Vec<Embedding<'a>>,
-    model: &'a str,
-    usage: Usage,
+    #[serde(flatten)]
+    list: EmbeddingList<'a>,
     /// Who answered: nothing of OpenAI's, and clients ignore it.
     xdc_grid: Origin,
-}
-
-#[derive(Serialize)]
-struct Embedding<'a> {
-    object: &'static str,
-    index: usize,
-    embedding: Written<'a>,
-}
-
-#[derive(Serialize)]
-#[serde(untagged)]
-enum Written<'a> {
-    Float(&'a [f32]),
-    Base64(String),
-}
-
-#[derive(Serialize)]
-struct Usage {
-    prompt_tokens: u32,
-    total_tokens: u32,
 }
 
 pub(super) fn body<'a>(
@@ -42,22 +20,7 @@ pub(super) fn body<'a>(
     prompt_tokens: u32,
     origin: Origin,
 ) -> Body<'a> {
-    let written = |vector: &'a Vector| match encoding {
-        Encoding::Float => Written::Float(vector.values()),
-        Encoding::Base64 => Written::Base64(vector.to_base64()),
-    };
-    let data = vectors.iter().enumerate().map(|(index, vector)| Embedding {
-        object: "embedding",
-        index,
-        embedding: written(vector),
-    });
-    Body {
-        object: "list",
-        data: data.collect(),
-        model,
-        usage: Usage { prompt_tokens, total_tokens: prompt_tokens },
-        xdc_grid: origin,
-    }
+    Body { list: EmbeddingList::new(model, vectors, encoding, prompt_tokens), xdc_grid: origin }
 }
 
 #[cfg(test)]

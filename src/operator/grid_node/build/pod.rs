@@ -3,7 +3,7 @@
 use k8s_openapi::{
     api::core::v1::{
         Container, ContainerPort, HTTPGetAction, KeyToPath, LocalObjectReference, PodSpec, Probe, SecretVolumeSource,
-        TopologySpreadConstraint, Volume, VolumeMount,
+        TopologySpreadConstraint, Volume,
     },
     apimachinery::pkg::{apis::meta::v1::LabelSelector, util::intstr::IntOrString},
 };
@@ -69,12 +69,6 @@ fn spread(one: &TopologySpread, worker: &WorkerSpec) -> TopologySpreadConstraint
 }
 
 fn container(node: &ValidatedNode, worker: &WorkerSpec, gateway: &str, config: &OperatorConfig) -> Container {
-    let mount = |name: &str, path: &str, read_only: bool| VolumeMount {
-        name: name.into(),
-        mount_path: path.into(),
-        read_only: Some(read_only).filter(|read_only| *read_only),
-        ..VolumeMount::default()
-    };
     Container {
         name: "worker".into(),
         image: Some(config.worker_image.clone()),
@@ -89,9 +83,9 @@ fn container(node: &ValidatedNode, worker: &WorkerSpec, gateway: &str, config: &
         resources: Some(pods::resources(&worker.accelerators, &worker.resources)),
         security_context: Some(pods::container_security()),
         volume_mounts: Some(vec![
-            mount(KEY, KEY_FOLDER, true),
-            mount(DATA, DATA_FOLDER, false),
-            mount("tmp", "/tmp", false),
+            pods::mount(KEY, KEY_FOLDER, true),
+            pods::mount(DATA, DATA_FOLDER, false),
+            pods::mount("tmp", "/tmp", false),
         ]),
         // A model takes minutes to come over the grid and to be measured; that is not a failure.
         startup_probe: Some(probe("/health", 1, 60)),

@@ -11,7 +11,7 @@ use k8s_openapi::{
         core::v1::{
             ConfigMapProjection, Container, EnvVar, EnvVarSource, KeyToPath, LocalObjectReference, ObjectFieldSelector,
             PersistentVolumeClaimVolumeSource, PodSpec, PodTemplateSpec, ProjectedVolumeSource,
-            ServiceAccountTokenProjection, Volume, VolumeMount, VolumeProjection,
+            ServiceAccountTokenProjection, Volume, VolumeProjection,
         },
         resource::v1::{ResourceClaimTemplate, ResourceClaimTemplateSpec},
     },
@@ -169,12 +169,6 @@ fn pod(local: &LocalJob, frame: &Frame, url: &str, config: &OperatorConfig) -> P
 }
 
 fn container(local: &LocalJob, frame: &Frame, url: &str, config: &OperatorConfig) -> Container {
-    let mount = |name: &str, path: &str, read_only: bool| VolumeMount {
-        name: name.into(),
-        mount_path: path.into(),
-        read_only: Some(read_only).filter(|read_only| *read_only),
-        ..VolumeMount::default()
-    };
     Container {
         name: CONTAINER.into(),
         image: Some(config.worker_image.clone()),
@@ -196,9 +190,9 @@ fn container(local: &LocalJob, frame: &Frame, url: &str, config: &OperatorConfig
         security_context: Some(pods::container_security()),
         termination_message_path: Some(REPORT_FILE.into()),
         volume_mounts: Some(vec![
-            mount(CREDENTIALS, CREDENTIALS_FOLDER, true),
-            mount(DATA, DATA_FOLDER, false),
-            mount("tmp", "/tmp", false),
+            pods::mount(CREDENTIALS, CREDENTIALS_FOLDER, true),
+            pods::mount(DATA, DATA_FOLDER, false),
+            pods::mount("tmp", "/tmp", false),
         ]),
         ..Container::default()
     }
