@@ -108,6 +108,16 @@ impl FakeGateway {
         (script.calls, script.fault) = (0, Some((n, fault)));
     }
 
+    /// From now on nothing happens to calls.
+    pub fn fail_no_more(&self) {
+        self.lock().fault = None;
+    }
+
+    /// As if it had lost what it was last told about a node.
+    pub fn forget_member(&self, peer: &str) {
+        self.lock().members.remove(peer);
+    }
+
     fn next_fault(&self) -> Option<Fault> {
         let mut script = self.lock();
         script.calls += 1;

@@ -5,6 +5,7 @@ pub mod faults;
 pub mod gateway;
 pub mod plane;
 pub mod rbac;
+pub mod rpc;
 pub mod s3;
 pub mod world;
 pub mod writes;
