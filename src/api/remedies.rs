@@ -249,6 +249,9 @@ remedies! {
     WaitingForQuota {
         WaitingForQuota: "Wait for your queue's turn, or ask its admin for more quota.",
         QueuedByKueue: "Kueue holds the job back: `kubectl -n <namespace> get workloads,localqueues` says for which quota it waits.",
+        QuotaNotReserved: "Wait until others in that queue are done, or ask the admin of the ClusterQueue for more quota: `kubectl describe clusterqueue`.",
+        AdmissionChecksPending: "Wait; `kubectl -n <namespace> describe workload <name>` lists the checks and their states.",
+        WorkloadDeactivated: "Activate it again: `kubectl -n <namespace> patch workload <name> --type merge -p '{\"spec\":{\"active\":true}}'`; its conditions say who stopped it.",
         FairShare: "Other namespaces are due first; the job gets its turn.",
     }
     Running {

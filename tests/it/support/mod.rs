@@ -3,6 +3,7 @@
 pub mod chain;
 pub mod faults;
 pub mod gateway;
+pub mod kueue;
 pub mod plane;
 pub mod rbac;
 pub mod rpc;
