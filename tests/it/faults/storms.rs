@@ -51,16 +51,23 @@ impl Drop for Running {
 }
 
 pub fn operate(client: Client, gateway_url: &str, chain: &FakeChain) -> Running {
-    let config = Cli::parse_from([
+    operate_with(client, gateway_url, chain, &[])
+}
+
+pub fn operate_with(client: Client, gateway_url: &str, chain: &FakeChain, more: &[&str]) -> Running {
+    let namespace = format!("--namespace={SYSTEM}");
+    let (lease, gateway) = (format!("--lease-name={OPERATOR}"), format!("--gateway-url={gateway_url}"));
+    let always = [
         "it",
         "--worker-image=localhost/xdc-grid:test",
         "--http-address=127.0.0.1:0",
         "--lease-seconds=20",
         "--chain-poll-seconds=1",
-        &format!("--lease-name={OPERATOR}"),
-        &format!("--namespace={SYSTEM}"),
-        &format!("--gateway-url={gateway_url}"),
-    ]);
+        &lease,
+        &namespace,
+        &gateway,
+    ];
+    let config = Cli::parse_from(always.iter().chain(more));
     let chain = chain.clone();
     let chains = Chains::new(Arc::new(move |_, _| Ok(Arc::new(chain.clone()) as Arc<dyn ChainRpc>)));
     let running = run_with(client, config.config, chains, CancellationToken::new());
