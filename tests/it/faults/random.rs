@@ -151,7 +151,7 @@ impl Run {
             lines.extend(at_api.chain(at_chain).map(|hit| format!("process {number}: {hit}")));
         }
         lines.extend(self.at_gateway().map(|(call, fault)| format!("gateway: {fault:?} at call {call}, if it came so far")));
-        lines.push(format!("unseen: {:?}; looks at an old version: {}", self.happened.lock().unwrap(), self.stale()));
+        lines.push(format!("unseen: {:?}; looks with a cache that may be behind: {}", self.happened.lock().unwrap(), self.stale()));
         lines.push(format!("again: GRID_FAULT_SEED={} GRID_FAULT_RUN={}", self.seed, self.number));
         lines.join("\n  ")
     }
@@ -236,7 +236,7 @@ async fn random_faults_at_random_calls_end_as_if_nothing_had_happened() {
     futures::future::join_all(lanes).await;
     let of = |count: &AtomicUsize| count.load(Ordering::SeqCst);
     println!(
-        "{} runs in {:.0?}: {} faults, {} of which ended a process, {} looks at an old version, {} changes unseen, {} runs untouched",
+        "{} runs in {:.0?}: {} faults, {} of which ended a process, {} looks with a cache that may be behind, {} changes unseen, {} runs untouched",
         of(&tally.runs),
         began.elapsed(),
         of(&tally.faults),

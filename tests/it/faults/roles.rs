@@ -309,7 +309,7 @@ async fn a_local_job_comes_and_goes(admin: &Client) {
         let patch = Patch::Merge(json!({"spec": spec}));
         jobs.patch("local", &PatchParams::default(), &patch).await.unwrap();
     };
-    let first = eventually("the child", child).await;
+    let first = eventually("the child", async || child().await).await;
     kueue::workload(admin, &first, "team", &[("QuotaReserved", "False", "insufficient unused quota")]).await;
     eventually("the job says what it waits for", async || {
         let status = jobs.get("local").await.unwrap().status?;
@@ -321,7 +321,7 @@ async fn a_local_job_comes_and_goes(admin: &Client) {
     change(json!({"suspend": true})).await;
     eventually("the place is given back", async || child().await.is_none().then_some(())).await;
     change(json!({"suspend": false})).await;
-    let second = eventually("a second child", child).await;
+    let second = eventually("a second child", async || child().await).await;
     let let_go = Patch::Merge(json!({"spec": {"suspend": false}}));
     children.patch(&second.name_any(), &PatchParams::default(), &let_go).await.unwrap();
     change(json!({"cancel": true})).await;
