@@ -143,7 +143,8 @@ mod tests {
 
     #[test]
     fn a_workload_without_quota_says_in_which_queue_and_in_kueues_words() {
-        let waits = condition("QuotaReserved", "False", "insufficient unused quota for cpu in flavor default, 1 more needed");
+        let waits =
+            condition("QuotaReserved", "False", "insufficient unused quota for cpu in flavor default, 1 more needed");
         let waiting = workload("podSets: [{name: main}]", &format!("{{conditions: [{waits}]}}"));
         let (wait, message) = waits_for(&waiting, Some(&queue())).unwrap();
         assert_eq!(wait, Wait::Quota);
@@ -154,13 +155,17 @@ mod tests {
         let (_, message) = waits_for(&waiting, None).unwrap();
         assert!(message.starts_with("waiting for quota in LocalQueue team: insufficient"), "{message}");
         let (wait, message) = waits_for(&workload("active: true", "{}"), None).unwrap();
-        assert_eq!((wait, message.as_str()), (Wait::Quota, "waiting for quota in LocalQueue team: Kueue has not yet looked at it"));
+        assert_eq!(
+            (wait, message.as_str()),
+            (Wait::Quota, "waiting for quota in LocalQueue team: Kueue has not yet looked at it")
+        );
     }
 
     #[test]
     fn checks_and_deactivation_are_told_apart_from_quota_and_an_admitted_one_waits_for_nothing() {
         let reserved = condition("QuotaReserved", "True", "Quota reserved in ClusterQueue gpus");
-        let checking = format!("{{conditions: [{reserved}], admission: {{clusterQueue: gpus, podSetAssignments: []}}}}");
+        let checking =
+            format!("{{conditions: [{reserved}], admission: {{clusterQueue: gpus, podSetAssignments: []}}}}");
         let (wait, message) = waits_for(&workload("active: true", &checking), None).unwrap();
         assert_eq!(wait, Wait::Checks);
         assert!(message.starts_with("quota in ClusterQueue gpus is reserved"), "{message}");

@@ -120,8 +120,7 @@ async fn a_kind_that_is_not_installed_is_waited_for_and_named() {
             }
         }
     };
-    let (text, ()) =
-        tokio::time::timeout(PATIENCE, async { tokio::join!(named, waiting) }).await.unwrap();
+    let (text, ()) = tokio::time::timeout(PATIENCE, async { tokio::join!(named, waiting) }).await.unwrap();
     assert!(text.contains("GridModel is not installed"), "{text}");
     assert_eq!((readiness.missing(), asked.load(Ordering::SeqCst)), (None, 3));
 }

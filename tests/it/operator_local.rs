@@ -94,7 +94,12 @@ impl Team {
         self.api::<InferenceJob>().patch(name, &PatchParams::default(), &Patch::Merge(&patch)).await.unwrap();
     }
 
-    pub async fn until(&self, name: &str, what: &str, wanted: impl Fn(&InferenceJobStatus) -> bool) -> InferenceJobStatus {
+    pub async fn until(
+        &self,
+        name: &str,
+        what: &str,
+        wanted: impl Fn(&InferenceJobStatus) -> bool,
+    ) -> InferenceJobStatus {
         let jobs = self.api::<InferenceJob>();
         eventually(&format!("{name}: {what}"), async || jobs.get(name).await.unwrap().status.filter(&wanted)).await
     }

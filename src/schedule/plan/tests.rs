@@ -36,9 +36,8 @@ fn jobs(owners: &[&str], count: u32) -> Queue {
 
 /// As the plan may give it: the filters, and never to the worker to be avoided while there is another.
 fn may_start(worker: &Worker, all: &[Worker], spec: &Backlog, work: &Work) -> bool {
-    let other = |other: &Worker| {
-        other.id != worker.id && !work.exclude.contains(&other.id) && fits(other, &spec.needs).is_ok()
-    };
+    let other =
+        |other: &Worker| other.id != worker.id && !work.exclude.contains(&other.id) && fits(other, &spec.needs).is_ok();
     let avoided = work.avoid.as_ref() == Some(&worker.id) && all.iter().any(other);
     eligible(worker, &spec.needs, work).is_ok() && !avoided
 }

@@ -231,7 +231,8 @@ async fn why_of_a_job_in_a_queue_goes_down_to_what_kueue_says_about_it() {
 async fn why_of_a_pool_goes_down_to_its_nodes() {
     let place = Place::new("cli-pool").await;
     let _quiet = place.world.quiet.read().await;
-    let spec = json!({"networkRef": {"name": NETWORK}, "mode": "Managed", "accelerators": {"cpuOnly": {}}, "models": [MODEL]});
+    let spec =
+        json!({"networkRef": {"name": NETWORK}, "mode": "Managed", "accelerators": {"cpuOnly": {}}, "models": [MODEL]});
     let pool = json!({"metadata": {"name": "cli-pool"}, "spec": {"replicas": 2, "template": {"spec": spec}}});
     create_in::<GridNodePool>(&place.client, SYSTEM, pool.clone()).await;
     let pools: Api<GridNodePool> = Api::namespaced(place.client.clone(), SYSTEM);

@@ -150,8 +150,14 @@ impl Run {
             let at_chain = chain.told().into_iter().map(|hit| format!("chain, {hit}"));
             lines.extend(at_api.chain(at_chain).map(|hit| format!("process {number}: {hit}")));
         }
-        lines.extend(self.at_gateway().map(|(call, fault)| format!("gateway: {fault:?} at call {call}, if it came so far")));
-        lines.push(format!("unseen: {:?}; looks with a cache that may be behind: {}", self.happened.lock().unwrap(), self.stale()));
+        lines.extend(
+            self.at_gateway().map(|(call, fault)| format!("gateway: {fault:?} at call {call}, if it came so far")),
+        );
+        lines.push(format!(
+            "unseen: {:?}; looks with a cache that may be behind: {}",
+            self.happened.lock().unwrap(),
+            self.stale()
+        ));
         lines.push(format!("again: GRID_FAULT_SEED={} GRID_FAULT_RUN={}", self.seed, self.number));
         lines.join("\n  ")
     }
@@ -182,7 +188,12 @@ async fn undisturbed(scene: &Scene, kind: Kind, name: &str) -> Outcome {
     let process = || scene.life(fate.take().expect("a process without faults does not die"));
     scene.gateway.fail_at(usize::MAX, Fault::LoseRequest);
     let outcome = Box::pin(live_and_die(scene, kind, name, process)).await;
-    println!("{kind:?}: {} calls of the API server, {} of the chain, {} of the gateway", api.calls(), chain.calls(), scene.gateway.calls());
+    println!(
+        "{kind:?}: {} calls of the API server, {} of the chain, {} of the gateway",
+        api.calls(),
+        chain.calls(),
+        scene.gateway.calls()
+    );
     scene.gateway.fail_no_more();
     outcome
 }

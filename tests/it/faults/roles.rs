@@ -166,8 +166,7 @@ async fn what_local_jobs_need_is_all_that_they_add() {
     let mark = island.audit_mark();
     let (_gateway, gateway_url) = FakeGateway::start().await;
     namespace(&island.admin, TEAM).await;
-    let running =
-        operate_with(island.operator().await, &gateway_url, &FakeChain::new(), &["--local-jobs", "--kueue"]);
+    let running = operate_with(island.operator().await, &gateway_url, &FakeChain::new(), &["--local-jobs", "--kueue"]);
     a_local_job_comes_and_goes(&island.admin).await;
     drop(running);
     let role = format!("{OPERATOR}-local-jobs");

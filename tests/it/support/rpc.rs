@@ -30,9 +30,7 @@ impl FaultyRpc {
         act: impl Fn() -> RpcFuture<'a, T> + Send + Sync + 'a,
     ) -> RpcFuture<'a, T> {
         let is_write = method == "eth_sendRawTransaction";
-        Box::pin(
-            async move { self.faults.around(Call::named(method), is_write, act, broken, refused).await },
-        )
+        Box::pin(async move { self.faults.around(Call::named(method), is_write, act, broken, refused).await })
     }
 }
 
