@@ -186,7 +186,7 @@ async fn undisturbed(scene: &Scene, kind: Kind, name: &str) -> Outcome {
     let (api, chain) = (fate.api.clone(), fate.chain.clone());
     let mut fate = Some(fate);
     let process = || scene.life(fate.take().expect("a process without faults does not die"));
-    scene.gateway.fail_at(usize::MAX, Fault::LoseRequest);
+    scene.gateway.fail_at(usize::MAX - 1, Fault::LoseRequest);
     let outcome = Box::pin(live_and_die(scene, kind, name, process)).await;
     println!(
         "{kind:?}: {} calls of the API server, {} of the chain, {} of the gateway",
