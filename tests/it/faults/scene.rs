@@ -69,9 +69,13 @@ struct Cli {
     config: OperatorConfig,
 }
 
-/// A gateway and a chain, beside others on the same API server.
+/// A network with a gateway, a chain and a reporter of its own, beside others on the same API server.
 pub struct Scene {
     pub island: Arc<Island>,
+    /// Of its nodes.
+    network: String,
+    /// Secret with the key that registers them: the nonces of one account belong together.
+    reporter: String,
     pub gateway: FakeGateway,
     gateway_url: String,
     pub chain: FakeChain,
@@ -84,7 +88,6 @@ impl Scene {
     pub async fn set() -> Self {
         let island = Arc::new(Island::land().await);
         namespace(&island.admin, TEAM).await;
-        create::<GridNetwork>(&island.admin, network(NETWORK, "http://chain")).await;
         create::<GridModel>(&island.admin, model(MODEL, "http://models/smol.gguf", 0x11)).await;
         let operator = island.operator().await;
         Scene::on(island, operator, FakeChain::new(), 0).await
@@ -97,9 +100,15 @@ impl Scene {
 
     async fn on(island: Arc<Island>, operator: Client, chain: FakeChain, number: u8) -> Self {
         let (gateway, gateway_url) = FakeGateway::start().await;
-        let scene = Scene { island, gateway, gateway_url, chain, operator, digest: 0x77_u8.wrapping_add(number) };
-        let life = scene.life(Fate::none());
-        assert!(scene.settle(&life, Kind::Network, NETWORK).await && scene.settle(&life, Kind::Model, MODEL).await);
+        let (network, reporter) = (format!("{NETWORK}-{number}"), format!("reporter-{number}"));
+        let key = hex::encode(blake3::hash(reporter.as_bytes()).as_bytes());
+        let secret = json!({"metadata": {"name": reporter}, "stringData": {"key": key}});
+        create_in::<Secret>(&island.admin, SYSTEM, secret).await;
+        let digest = 0x77_u8.wrapping_add(number);
+        let scene = Scene { island, network, reporter, gateway, gateway_url, chain, operator, digest };
+        let (life, network) = (scene.life(Fate::none()), scene.network.clone());
+        scene.create(Kind::Network, &network).await;
+        assert!(scene.settle(&life, Kind::Network, &network).await && scene.settle(&life, Kind::Model, MODEL).await);
         scene
     }
 
@@ -124,9 +133,17 @@ impl Scene {
     pub async fn create(&self, kind: Kind, name: &str) {
         let admin = &self.island.admin;
         match kind {
-            Kind::Network => drop(create::<GridNetwork>(admin, network(name, "http://chain")).await),
+            Kind::Network => {
+                let mut wanted = network(name, "http://chain");
+                wanted["spec"]["chain"]["reporterSecretRef"]["name"] = json!(self.reporter);
+                drop(create::<GridNetwork>(admin, wanted).await);
+            }
             Kind::Model => drop(create::<GridModel>(admin, model(name, "http://models/other.gguf", self.digest)).await),
-            Kind::Node => drop(create::<GridNode>(admin, node(name)).await),
+            Kind::Node => {
+                let mut wanted = node(name);
+                wanted["spec"]["networkRef"]["name"] = json!(self.network);
+                drop(create::<GridNode>(admin, wanted).await);
+            }
             Kind::Job => drop(create_in::<InferenceJob>(admin, TEAM, job(name)).await),
         }
     }
