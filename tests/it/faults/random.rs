@@ -33,10 +33,10 @@ const ENOUGH: usize = 10;
 /// Calls at the API server, at the chain and at the gateway in which a life of this kind has something to lose.
 fn calls(kind: Kind) -> [usize; 3] {
     match kind {
-        Kind::Network => [12, 20, 3],
-        Kind::Model => [14, 1, 3],
-        Kind::Node => [90, 60, 16],
-        Kind::Job => [40, 1, 10],
+        Kind::Network => [10, 20, 3],
+        Kind::Model => [9, 1, 3],
+        Kind::Node => [115, 55, 16],
+        Kind::Job => [24, 1, 9],
     }
 }
 

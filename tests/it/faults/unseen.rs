@@ -16,7 +16,7 @@ use crate::support::world::SYSTEM;
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Unseen {
     /// Somebody edits what means nothing to the operator; writes with the old version are in conflict.
-    Labelled,
+    Annotated,
     /// Somebody changes the spec and changes it back.
     ThereAndBack,
     /// The same, but the operator looks in between.
@@ -34,8 +34,8 @@ impl Unseen {
     pub fn to(kind: Kind) -> &'static [Unseen] {
         use Unseen::*;
         match kind {
-            Kind::Network | Kind::Model | Kind::Job => &[Labelled, ThereAndBack, SeenOnce],
-            Kind::Node => &[Labelled, ThereAndBack, SeenOnce, WorkerDeleted, WorkerRestarted, GatewayForgot],
+            Kind::Network | Kind::Model | Kind::Job => &[Annotated, ThereAndBack, SeenOnce],
+            Kind::Node => &[Annotated, ThereAndBack, SeenOnce, WorkerDeleted, WorkerRestarted, GatewayForgot],
         }
     }
 }
@@ -54,9 +54,9 @@ impl Scene {
     pub async fn happen(&self, unseen: Unseen, kind: Kind, name: &str, life: &Life) {
         let (there, back) = change(kind);
         match unseen {
-            Unseen::Labelled => {
-                let labels = json!({"metadata": {"labels": {"edited": "yes"}}});
-                self.patch(kind, name, labels).await;
+            Unseen::Annotated => {
+                let note = json!({"metadata": {"annotations": {"edited": "yes"}}});
+                self.patch(kind, name, note).await;
             }
             Unseen::ThereAndBack | Unseen::SeenOnce => {
                 self.patch(kind, name, json!({"spec": there})).await;

@@ -131,7 +131,9 @@ impl FakeGateway {
         let members = script.members.values().map(|member| serde_json::to_string(member).unwrap());
         let models = script.models.values().map(|model| serde_json::to_string(model).unwrap());
         let jobs = script.jobs.iter().map(|(uid, job)| {
-            format!("{uid} {} {} {:?}", serde_json::to_string(&job.spec).unwrap(), job.lines.len(), job.control)
+            // What is over can be held back and let go; nobody tells it any more.
+            let control = (job.state != JobState::Finished).then_some(job.control);
+            format!("{uid} {} {} {control:?}", serde_json::to_string(&job.spec).unwrap(), job.lines.len())
         });
         let network = script.network.iter().map(|network| serde_json::to_string(network).unwrap());
         members.chain(models).chain(jobs).chain(network).collect()
