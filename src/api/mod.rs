@@ -19,6 +19,8 @@ pub mod ids;
 #[cfg(feature = "kubernetes")]
 pub mod inference_job;
 #[cfg(feature = "kubernetes")]
+pub mod kueue;
+#[cfg(feature = "kubernetes")]
 pub mod local_placement;
 pub mod reasons;
 #[cfg(feature = "kubernetes")]

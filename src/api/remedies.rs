@@ -60,6 +60,46 @@ pub fn of(code: &str) -> Option<&'static Remedy> {
     REMEDIES.iter().find(|remedy| remedy.code == code)
 }
 
+/// Codes of the first two tiers with which things may go on without anybody's doing: what somebody decided on purpose, what the
+/// cluster may mend by itself, what is tried or challenged again, and what another object already says of itself.
+const MAY_PASS: [&str; 30] = [
+    "NotApproved",
+    "EvidenceAgainstNode",
+    "Quarantined",
+    "NodeQuarantined",
+    "Cordoned",
+    "OutsideWindow",
+    "Suspended",
+    "Cancelled",
+    "NetworkPaused",
+    "DryRun",
+    "ImagePullFailed",
+    "ImagePullBackOff",
+    "Unschedulable",
+    "VolumeNotMounted",
+    "FailedMount",
+    "OOMKilled",
+    "Evicted",
+    "Preempted",
+    "PreemptionByScheduler",
+    "DeviceLost",
+    "CrashLoopBackOff",
+    "GatewayRefused",
+    "ComputeChallengeFailed",
+    "NotRegistered",
+    "ReporterSecretMissing",
+    "ReporterKeyInvalid",
+    "ReporterWithoutFunds",
+    "WrongChainId",
+    "ContractWithoutCode",
+    "ContractUnreadable",
+];
+
+/// Whether nothing goes on until somebody acts. A code that nobody wrote down (a newer gateway's) may pass.
+pub fn needs_a_person(code: &str) -> bool {
+    of(code).is_some_and(|remedy| remedy.tier <= Tier::Refused) && !MAY_PASS.contains(&code)
+}
+
 macro_rules! remedies {
     ($($tier:ident { $($code:ident: $text:literal,)* })*) => {
         /// Every code that has a line.
@@ -249,6 +289,9 @@ remedies! {
     WaitingForQuota {
         WaitingForQuota: "Wait for your queue's turn, or ask its admin for more quota.",
         QueuedByKueue: "Kueue holds the job back: `kubectl -n <namespace> get workloads,localqueues` says for which quota it waits.",
+        QuotaNotReserved: "Wait until others in that queue are done, or ask the admin of the ClusterQueue for more quota: `kubectl describe clusterqueue`.",
+        AdmissionChecksPending: "Wait; `kubectl -n <namespace> describe workload <name>` lists the checks and their states.",
+        WorkloadDeactivated: "Activate it again: `kubectl -n <namespace> patch workload <name> --type merge -p '{\"spec\":{\"active\":true}}'`; its conditions say who stopped it.",
         FairShare: "Other namespaces are due first; the job gets its turn.",
     }
     Running {
@@ -338,6 +381,17 @@ mod tests {
             return;
         }
         assert_eq!(format!("{found}\n"), table(), "run this test once with UPDATE_DOCS=1");
+    }
+
+    #[test]
+    fn what_needs_a_person_is_told_from_what_may_pass() {
+        for code in MAY_PASS {
+            let remedy = of(code).unwrap_or_else(|| panic!("{code} has no line"));
+            assert!(remedy.tier <= Tier::Refused, "{code} may pass anyway");
+        }
+        assert!(needs_a_person("MissingSecret") && needs_a_person("PeerRefused") && needs_a_person("ModelNotFound"));
+        assert!(!needs_a_person("NotApproved"), "that is somebody's decision, and no failure");
+        assert!(!needs_a_person("WorkerStarting") && !needs_a_person("SomethingNew"));
     }
 
     #[test]

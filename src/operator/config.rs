@@ -25,6 +25,10 @@ pub struct OperatorConfig {
     /// Runs InferenceJobs with target Local: needs the right to create Jobs in the namespaces of the jobs.
     #[arg(long, env = "GRID_LOCAL_JOBS")]
     pub local_jobs: bool,
+    /// Reads Kueue's Workloads and LocalQueues, so that a Local job in a queue says what it waits for. Needs Kueue and the right to
+    /// read them in the namespaces of the jobs.
+    #[arg(long, env = "GRID_KUEUE", requires = "local_jobs")]
+    pub kueue: bool,
     /// When that image is pulled.
     #[arg(long, env = "GRID_WORKER_IMAGE_PULL_POLICY", default_value = "IfNotPresent")]
     pub worker_image_pull_policy: String,

@@ -79,10 +79,16 @@ const SENT_FOR: Duration = Duration::from_secs(120);
 const MAX_SENT: usize = 100_000;
 
 impl SentCache {
-    /// Whether `value` under `key` was sent before and recently.
+    /// Whether `value` under `key` was sent before and recently. One that was not is about to be sent, and its answer may be lost:
+    /// from here on nothing is known, or a return to the value before it would never be sent.
     pub fn is_known<T: Serialize>(&self, key: &str, value: &T) -> bool {
-        let entries = self.entries.lock().unwrap_or_else(PoisonError::into_inner);
-        entries.get(key).is_some_and(|(known, at)| Some(*known) == hash(value) && at.elapsed() < SENT_FOR)
+        let mut entries = self.entries.lock().unwrap_or_else(PoisonError::into_inner);
+        let known = |(known, at): &(blake3::Hash, Instant)| Some(*known) == hash(value) && at.elapsed() < SENT_FOR;
+        let is_known = entries.get(key).is_some_and(known);
+        if !is_known {
+            entries.remove(key);
+        }
+        is_known
     }
 
     /// Notes that `value` arrived.
@@ -119,9 +125,20 @@ mod tests {
         let cache = SentCache::default();
         cache.sent("member/a", &1);
         assert!(cache.is_known("member/a", &1));
-        assert!(!cache.is_known("member/a", &2));
         assert!(!cache.is_known("member/b", &1));
+        assert!(!cache.is_known("member/a", &2));
+        cache.sent("member/a", &2);
+        assert!(cache.is_known("member/a", &2));
         cache.clear();
+        assert!(!cache.is_known("member/a", &2));
+    }
+
+    #[test]
+    fn after_a_change_whose_answer_was_lost_the_old_value_is_sent_again() {
+        let cache = SentCache::default();
+        cache.sent("member/a", &1);
+        // 2 is sent; whether it arrived nobody knows.
+        assert!(!cache.is_known("member/a", &2));
         assert!(!cache.is_known("member/a", &1));
     }
 }

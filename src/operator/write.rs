@@ -72,7 +72,7 @@ where
         "status": status,
     });
     api.patch_status(&object.name_any(), &PatchParams::apply(manager).force(), &Patch::Apply(&body)).await?;
-    for event in events(change.old_conditions, change.new_conditions, change.abnormal) {
+    for event in events(&change) {
         publish(context, object, &event).await;
     }
     Ok(true)
@@ -86,6 +86,8 @@ pub struct Change<'a, S> {
     pub new_conditions: &'a [Condition],
     /// Condition types that are bad news when true.
     pub abnormal: &'a [&'a str],
+    /// Reasons that are no bad news, whatever the condition: it changed because things went as they should.
+    pub expected: &'a [Reason],
 }
 
 /// Publishes an Event. An Event that cannot be written is logged and no reason to stop.
@@ -112,16 +114,15 @@ pub fn warning(action: &str, reason: &str, note: impl Into<String>) -> Event {
 }
 
 /// Events are for what a person would want to see: a condition that became true or false, not one that became unknown.
-fn events(old: &[Condition], new: &[Condition], abnormal: &[&str]) -> Vec<Event> {
-    let before = |condition: &Condition| old.iter().find(|other| other.type_ == condition.type_).cloned();
+fn events<S>(change: &Change<'_, S>) -> Vec<Event> {
     let mut events = Vec::new();
-    for condition in new {
-        let previous = before(condition);
-        let changed = previous.as_ref().map(|other| other.status) != Some(condition.status);
-        let worse_news = previous.as_ref().is_some_and(|other| other.reason != condition.reason);
-        // A job stops running because it is done.
-        let done = condition.reason == Reason::AllRequestsDone.as_str();
-        let good = done || (condition.status == Truth::True) != abnormal.contains(&condition.type_.as_str());
+    for condition in change.new_conditions {
+        let previous = change.old_conditions.iter().find(|other| other.type_ == condition.type_);
+        let changed = previous.map(|other| other.status) != Some(condition.status);
+        let worse_news = previous.is_some_and(|other| other.reason != condition.reason);
+        let expected = change.expected.iter().any(|reason| reason.as_str() == condition.reason);
+        let abnormal = change.abnormal.contains(&condition.type_.as_str());
+        let good = expected || (condition.status == Truth::True) != abnormal;
         // A condition that starts as False only says that work has not been done yet.
         let started_false = previous.is_none() && condition.status == Truth::False;
         if condition.status == Truth::Unknown || started_false || !(changed || (worse_news && !good)) {
@@ -257,15 +258,26 @@ mod tests {
         }
     }
 
+    fn told(old: &[Condition], new: &[Condition], abnormal: &[&str], expected: &[Reason]) -> Vec<Event> {
+        events(&Change::<()> { old: None, new: &(), old_conditions: old, new_conditions: new, abnormal, expected })
+    }
+
     #[test]
     fn an_event_tells_of_changes_only() {
         let old = [condition("Ready", Truth::False, "A"), condition("Stalled", Truth::False, "A")];
-        let ready = condition("Ready", Truth::True, "B");
-        assert_eq!(events(&old, &[ready], &["Stalled"])[0].type_, EventType::Normal);
-        let stalled = condition("Stalled", Truth::True, "B");
-        assert_eq!(events(&old, &[stalled], &["Stalled"])[0].type_, EventType::Warning);
-        assert!(events(&old, &old, &["Stalled"]).is_empty());
-        assert!(events(&[], &[condition("Ready", Truth::False, "A")], &[]).is_empty(), "not yet is no news");
-        assert!(events(&old, &[condition("Ready", Truth::Unknown, "B")], &[]).is_empty());
+        let told = |new: &[Condition]| told(&old, new, &["Stalled"], &[]);
+        assert_eq!(told(&[condition("Ready", Truth::True, "B")])[0].type_, EventType::Normal);
+        assert_eq!(told(&[condition("Stalled", Truth::True, "B")])[0].type_, EventType::Warning);
+        assert!(told(&old).is_empty());
+        assert!(told(&[condition("Ready", Truth::Unknown, "B")]).is_empty());
+        assert!(told(&[condition("New", Truth::False, "A")]).is_empty(), "not yet is no news");
+    }
+
+    #[test]
+    fn a_condition_that_ends_as_expected_is_no_warning() {
+        let old = [condition("Running", Truth::True, "RequestsRunning")];
+        let new = [condition("Running", Truth::False, "AllRequestsDone")];
+        assert_eq!(told(&old, &new, &[], &[])[0].type_, EventType::Warning);
+        assert_eq!(told(&old, &new, &[], &[Reason::AllRequestsDone])[0].type_, EventType::Normal);
     }
 }

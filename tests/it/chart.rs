@@ -29,8 +29,18 @@ fn helm() -> PathBuf {
 
 /// All objects of the chart with its defaults, as release `grid` in namespace `xdc-grid`.
 pub fn render() -> Vec<Value> {
+    render_with(&[])
+}
+
+/// The same with these values, each as `key=value`.
+pub fn render_with(values: &[&str]) -> Vec<Value> {
     let chart = concat!(env!("CARGO_MANIFEST_DIR"), "/charts/xdc-grid");
-    let output = Command::new(helm()).args(["template", "grid", chart, "--namespace", "xdc-grid"]).output();
+    let mut command = Command::new(helm());
+    command.args(["template", "grid", chart, "--namespace", "xdc-grid"]);
+    for value in values {
+        command.args(["--set", value]);
+    }
+    let output = command.output();
     let output = output.expect("helm is installed by `make tools`");
     assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
     let documents = serde_yaml::Deserializer::from_slice(&output.stdout);

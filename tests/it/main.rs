@@ -56,6 +56,8 @@ mod operator_local;
 mod operator_nodes;
 #[cfg(feature = "operator")]
 mod operator_pools;
+#[cfg(all(feature = "operator", feature = "worker"))]
+mod operator_queue;
 #[cfg(feature = "operator")]
 mod operator_tenants;
 #[cfg(feature = "chain")]

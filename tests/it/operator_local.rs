@@ -39,7 +39,7 @@ use crate::{
 };
 
 const MODEL: &str = "a model for parrots";
-const QUEUE: &str = "kueue.x-k8s.io/queue-name";
+pub const QUEUE: &str = "kueue.x-k8s.io/queue-name";
 
 #[derive(Parser)]
 struct Cli {
@@ -48,15 +48,15 @@ struct Cli {
 }
 
 /// A test's own namespace in the shared world, and the kubelet that it plays.
-struct Team {
-    world: &'static World,
-    client: Client,
-    namespace: String,
+pub struct Team {
+    pub world: &'static World,
+    pub client: Client,
+    pub namespace: String,
     folder: TempDir,
 }
 
 impl Team {
-    async fn new(name: &str) -> Self {
+    pub async fn new(name: &str) -> Self {
         let world = world().await;
         let client = client().await;
         namespace(&client, name).await;
@@ -67,7 +67,7 @@ impl Team {
         Team { world, client, namespace: name.into(), folder: tempfile::tempdir().unwrap() }
     }
 
-    fn api<K>(&self) -> Api<K>
+    pub fn api<K>(&self) -> Api<K>
     where
         K: kube::Resource<DynamicType = (), Scope = kube::core::NamespaceResourceScope>,
     {
@@ -75,7 +75,7 @@ impl Team {
     }
 
     /// A job of these prompts with two requests a shard.
-    async fn job(&self, name: &str, prompts: &[&str], labels: Value, more: Value) -> InferenceJob {
+    pub async fn job(&self, name: &str, prompts: &[&str], labels: Value, more: Value) -> InferenceJob {
         let mut spec = json!({
             "workload": {
                 "modelRef": {"name": "parrot"}, "endpoint": "/v1/completions", "shardSize": 2,
@@ -94,12 +94,17 @@ impl Team {
         self.api::<InferenceJob>().patch(name, &PatchParams::default(), &Patch::Merge(&patch)).await.unwrap();
     }
 
-    async fn until(&self, name: &str, what: &str, wanted: impl Fn(&InferenceJobStatus) -> bool) -> InferenceJobStatus {
+    pub async fn until(
+        &self,
+        name: &str,
+        what: &str,
+        wanted: impl Fn(&InferenceJobStatus) -> bool,
+    ) -> InferenceJobStatus {
         let jobs = self.api::<InferenceJob>();
         eventually(&format!("{name}: {what}"), async || jobs.get(name).await.unwrap().status.filter(&wanted)).await
     }
 
-    async fn until_reason(&self, name: &str, type_: &str, reason: &str) -> InferenceJobStatus {
+    pub async fn until_reason(&self, name: &str, type_: &str, reason: &str) -> InferenceJobStatus {
         let wanted = |status: &InferenceJobStatus| find(&status.conditions, type_).is_some_and(|c| c.reason == reason);
         self.until(name, reason, wanted).await
     }
@@ -111,7 +116,7 @@ impl Team {
     }
 
     /// The child of a job.
-    async fn child(&self, job: &InferenceJob) -> Job {
+    pub async fn child(&self, job: &InferenceJob) -> Job {
         let of_job = ListParams::default().labels(&format!("xdcgrid.io/job-uid={}", job.uid().unwrap()));
         let jobs = self.api::<Job>();
         eventually("the child", async || {

@@ -19,13 +19,17 @@ use crate::{
         grid_model::GridModel,
         grid_network::GridNetwork,
         grid_node::GridNode,
+        grid_node_pool::GridNodePool,
         inference_job::{InferenceJob, Target},
+        kueue::{self, LocalQueue, Workload},
     },
     cli::{CliError, session::Session},
 };
 
 /// On everything that belongs to a node.
 pub const NODE_LABEL: &str = "xdcgrid.io/node";
+/// On every node of a pool: the pool's name.
+pub const POOL_LABEL: &str = "xdcgrid.io/pool";
 /// More objects of a kind are not looked at: an answer about a thousand nodes is found in the first five hundred.
 const PAGE: u32 = 500;
 
@@ -42,6 +46,9 @@ pub struct Facts {
     pub pods: Vec<Pod>,
     /// Of a Local job.
     pub jobs: Vec<Job>,
+    /// Kueue's, of those Jobs.
+    pub workloads: Vec<Workload>,
+    pub local_queues: Vec<LocalQueue>,
     /// The operator's own.
     pub deployments: Vec<Deployment>,
     pub events: Vec<Event>,
@@ -80,6 +87,17 @@ pub async fn of_node(session: &Session, system: &str, node: &GridNode) -> Result
     look.grid().await?;
     look.workers(&format!("{NODE_LABEL}={}", node.name_any())).await?;
     if node.status.as_ref().is_none_or(|status| status.conditions.is_empty()) {
+        look.operator().await?;
+    }
+    Ok(look.facts)
+}
+
+/// What a pool depends on: its nodes, and what those depend on.
+pub async fn of_pool(session: &Session, system: &str, pool: &GridNodePool) -> Result<Facts, CliError> {
+    let mut look = Look { session, system, facts: Facts::default() };
+    look.grid().await?;
+    look.workers(&format!("{POOL_LABEL}={}", pool.name_any())).await?;
+    if pool.status.as_ref().is_none_or(|status| status.conditions.is_empty()) {
         look.operator().await?;
     }
     Ok(look.facts)
@@ -143,8 +161,26 @@ impl Look<'_> {
             let pods = list(Api::<Pod>::namespaced(client.clone(), namespace), &selector).await;
             let pods = self.seen(pods, &format!("pods in {namespace}"))?.unwrap_or_default();
             self.facts.pods.extend(pods);
+            if child.labels().contains_key(kueue::QUEUE_LABEL) {
+                self.queue(&child, namespace).await?;
+            }
         }
         self.events_in(namespace, "type=Warning").await
+    }
+
+    /// What Kueue says about a Job in one of its queues.
+    async fn queue(&mut self, child: &Job, namespace: &str) -> Result<(), CliError> {
+        let client = &self.session.client;
+        let selector = format!("{}={}", kueue::JOB_UID_LABEL, child.uid().unwrap_or_default());
+        let api: Api<Workload> = Api::namespaced_with(client.clone(), namespace, &kueue::workloads());
+        let workloads = list(api, &selector).await;
+        let queues: Api<LocalQueue> = Api::namespaced_with(client.clone(), namespace, &kueue::local_queues());
+        let queues = list(queues, "").await;
+        let workloads = self.seen(workloads, &format!("Kueue's Workloads in {namespace}"))?;
+        let queues = self.seen(queues, &format!("Kueue's LocalQueues in {namespace}"))?;
+        self.facts.workloads.extend(workloads.unwrap_or_default());
+        self.facts.local_queues.extend(queues.unwrap_or_default());
+        Ok(())
     }
 
     async fn events_in(&mut self, namespace: &str, fields: &str) -> Result<(), CliError> {

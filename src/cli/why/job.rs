@@ -13,6 +13,7 @@ use crate::{
     api::{
         conditions::{self, Condition, Truth},
         inference_job::{InferenceJob, InferenceJobStatus, Target, condition},
+        kueue::{QUEUE_LABEL, Wait, waits_for},
         remedies::Tier,
     },
     cli::lookup::did_you_mean,
@@ -20,7 +21,6 @@ use crate::{
 
 /// Pods of a Local job that are explained.
 const MAX_PODS: usize = 5;
-const QUEUE_LABEL: &str = "kueue.x-k8s.io/queue-name";
 
 pub fn explain(job: &InferenceJob, facts: &Facts) -> Explanation {
     let about = about(job);
@@ -134,19 +134,33 @@ fn behind(job: &InferenceJob, first: &Cause, facts: &Facts) -> (Vec<Cause>, Stri
 
 /// The batch/v1 Job of a Local job and its pods.
 fn local(facts: &Facts) -> Vec<Cause> {
-    let mut causes: Vec<Cause> = facts.jobs.iter().filter_map(queued).collect();
+    let mut causes: Vec<Cause> = facts.jobs.iter().filter_map(|job| queued(job, facts)).collect();
     causes.extend(facts.jobs.iter().flat_map(|job| pod::events_about(&about_child(job), facts, &[])));
     let pods = facts.pods.iter().map(|pod| pod::causes(pod, facts)).filter(|causes| !causes.is_empty());
     causes.extend(pods.take(MAX_PODS).flatten());
     causes
 }
 
-/// A Job that Kueue has not let go yet.
-fn queued(job: &Job) -> Option<Cause> {
+/// A Job that Kueue has not let go yet, and what its Workload says about that.
+fn queued(job: &Job, facts: &Facts) -> Option<Cause> {
     let suspended = job.spec.as_ref().and_then(|spec| spec.suspend).unwrap_or(false);
-    let queue = job.labels().get(QUEUE_LABEL)?;
+    let queue = job.labels().get(QUEUE_LABEL).filter(|_| suspended)?;
+    let workload = facts.workloads.iter().find(|workload| {
+        workload.owner_references().iter().any(|owner| owner.kind == "Job" && owner.name == job.name_any())
+    });
+    let behind = workload.and_then(|workload| {
+        let name = &workload.spec.queue_name;
+        let (wait, words) = waits_for(workload, facts.local_queues.iter().find(|queue| queue.name_any() == *name))?;
+        let reason = match wait {
+            Wait::Quota => "QuotaNotReserved",
+            Wait::Checks => "AdmissionChecksPending",
+            Wait::Activation => "WorkloadDeactivated",
+        };
+        let about = About::new("workload", workload.name_any(), workload.namespace().unwrap_or_default());
+        Some(Cause::new(&about, reason, words))
+    });
     let message = format!("suspended until the queue {queue} admits it");
-    suspended.then(|| Cause::new(&about_child(job), "QueuedByKueue", message))
+    Some(Cause::new(&about_child(job), "QueuedByKueue", message).because(behind.into_iter().collect()))
 }
 
 fn about_child(job: &Job) -> About {

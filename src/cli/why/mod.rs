@@ -1,15 +1,17 @@
-//! `kubectl grid why`: the chain of causes behind a job that waits, a node that gets no work, a model that nobody serves, and what
-//! to do about each. `facts` reads what the person may read; everything else is pure: objects in, a tree of causes out.
+//! `kubectl grid why`: the chain of causes behind a job that waits, a node that gets no work, a pool that lacks nodes, a model that
+//! nobody serves, and what to do about each. `facts` reads what the person may read; everything else is pure: objects in, a tree of causes out.
 
 mod cause;
 mod conditions;
 mod facts;
+mod group;
 mod job;
 mod model;
 mod network;
 mod node;
 mod operator;
 mod pod;
+mod pool;
 mod show;
 mod target;
 #[cfg(test)]
@@ -25,7 +27,7 @@ use super::{
     output::{self, Format},
     session::{GridNamespace, Session},
 };
-use crate::api::{grid_model::GridModel, grid_network::GridNetwork};
+use crate::api::{grid_model::GridModel, grid_network::GridNetwork, grid_node_pool::GridNodePool};
 
 pub use cause::{Cause, Explanation, Verdict};
 pub(super) use facts::{NODE_LABEL, is_owned_by};
@@ -37,12 +39,15 @@ pub(super) use pod::when;
   kubectl grid why hello
   # Why does the node cpu-1 get no work?
   kubectl grid why gn/cpu-1
+  # Which nodes of the pool gpus are not ready, and why?
+  kubectl grid why gnp/gpus
   # The code of the most useful cause, for a script
   kubectl grid why hello -o name | head -1
 
 Exit codes: 0 complete or ready, 1 failed for good (or an error), 2 not yet.")]
 pub struct WhyArgs {
-    /// Job or node, by name; with its kind where both have that name, or for others: ij/JOB, gn/NODE, gm/MODEL, gnet/NETWORK.
+    /// Job or node, by name; with its kind where both have that name, or for others: ij/JOB, gn/NODE, gnp/POOL, gm/MODEL,
+    /// gnet/NETWORK.
     #[arg(value_name = "JOB|NODE")]
     target: Target,
     #[command(flatten)]
@@ -74,6 +79,10 @@ async fn explain(session: &Session, target: &Target, system: &str) -> Result<Exp
             let node = lookup::node(session, name).await?;
             Ok(node::explain(&node, &facts::of_node(session, system, &node).await?))
         }
+        Some(Kind::Pool) => {
+            let pool = pool_of_that_name(session, name, system).await?;
+            Ok(pool::explain(&pool, &facts::of_pool(session, system, &pool).await?))
+        }
         Some(Kind::Model) => {
             let models: Api<GridModel> = Api::all(session.client.clone());
             let model = lookup::get(&models, "GridModel", name, None).await?;
@@ -88,6 +97,15 @@ async fn explain(session: &Session, target: &Target, system: &str) -> Result<Exp
             let kind = guessed(session, name).await?;
             Box::pin(explain(session, &Target { kind: Some(kind), name: name.clone() }, system)).await
         }
+    }
+}
+
+/// Where pools work, or where somebody made one that cannot.
+async fn pool_of_that_name(session: &Session, name: &str, system: &str) -> Result<GridNodePool, CliError> {
+    let there = |namespace: &str| Api::<GridNodePool>::namespaced(session.client.clone(), namespace);
+    match there(&session.namespace).get_opt(name).await {
+        Ok(Some(pool)) => Ok(pool),
+        Ok(None) | Err(_) => lookup::get(&there(system), "GridNodePool", name, Some(system)).await,
     }
 }
 

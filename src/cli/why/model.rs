@@ -1,25 +1,18 @@
 //! Why a GridModel is not served, and which nodes could serve it. Pure.
 
-use std::collections::BTreeMap;
-
 use kube::ResourceExt;
 
 use super::{
     cause::{About, Cause, Explanation, Verdict, ordered},
     conditions::{self as found, stands_in_the_way},
     facts::Facts,
-    node, operator,
+    group, node, operator,
 };
 use crate::api::{
     conditions,
     grid_model::{GridModel, condition},
     grid_node::GridNode,
 };
-
-/// Nodes whose names are told when many have the same trouble.
-const MAX_NAMES: usize = 8;
-/// Different troubles of nodes that are told.
-const MAX_GROUPS: usize = 8;
 
 pub fn explain(model: &GridModel, facts: &Facts) -> Explanation {
     let about = about(&model.name_any());
@@ -70,43 +63,20 @@ pub fn nodes(name: &str, model: Option<&GridModel>, facts: &Facts) -> Vec<Cause>
         let message = format!("none of the {} GridNodes lists it in spec.models", facts.nodes.len());
         return vec![Cause::new(&about(name), "NoNodeHasModel", message)];
     }
-    let mut serving = Vec::new();
-    let mut groups: BTreeMap<String, Vec<Cause>> = BTreeMap::new();
+    let (mut serving, mut troubles) = (Vec::new(), Vec::new());
     for node in listed {
         let trouble = node::keeps_from_serving(node, model, facts);
         match trouble.into_iter().next() {
-            Some(cause) => groups.entry(cause.reason.clone()).or_default().push(cause),
+            Some(cause) => troubles.push(cause),
             None => serving.push(node.name_any()),
         }
     }
-    let mut causes: Vec<Cause> = groups.into_values().take(MAX_GROUPS).filter_map(grouped).collect();
+    let mut causes = group::together(troubles);
     if !serving.is_empty() {
-        let message = format!("{} serving it: {}", counted(serving.len()), some(&serving));
+        let message = format!("{} serving it: {}", group::counted(serving.len()), group::some(&serving));
         causes.push(Cause::new(&About::new("gridnodes", name, ""), "NodesBusy", message));
     }
     ordered(causes)
-}
-
-/// One cause for all nodes that have it; what is behind the first one stands for all.
-fn grouped(mut causes: Vec<Cause>) -> Option<Cause> {
-    let names: Vec<String> = causes.iter().map(|cause| cause.about.clone()).collect();
-    let first = if causes.is_empty() { return None } else { causes.swap_remove(0) };
-    if names.len() == 1 {
-        return Some(first);
-    }
-    let about = format!("{}, such as {}", counted(names.len()), first.about);
-    let message = format!("{} ({})", first.message, some(&names));
-    Some(Cause { about, message, ..first })
-}
-
-fn counted(nodes: usize) -> String {
-    if nodes == 1 { "1 node".into() } else { format!("{nodes} nodes") }
-}
-
-fn some(names: &[String]) -> String {
-    let shown: Vec<&str> = names.iter().take(MAX_NAMES).map(String::as_str).collect();
-    let more = names.len().saturating_sub(MAX_NAMES);
-    if more == 0 { shown.join(", ") } else { format!("{} and {more} more", shown.join(", ")) }
 }
 
 pub fn about(name: &str) -> About {

@@ -7,6 +7,7 @@ use std::str::FromStr;
 pub enum Kind {
     Job,
     Node,
+    Pool,
     Model,
     Network,
 }
@@ -30,11 +31,12 @@ impl FromStr for Target {
         let kind = match plain {
             "inferencejob" | "inferencejobs" | "ij" | "job" | "jobs" => Kind::Job,
             "gridnode" | "gridnodes" | "gn" | "node" | "nodes" => Kind::Node,
+            "gridnodepool" | "gridnodepools" | "gnp" | "pool" | "pools" => Kind::Pool,
             "gridmodel" | "gridmodels" | "gm" | "model" | "models" => Kind::Model,
             "gridnetwork" | "gridnetworks" | "gnet" | "network" | "networks" => Kind::Network,
             _ => {
                 return Err(format!(
-                    "{kind:?} is no kind that can be explained: ij/JOB, gn/NODE, gm/MODEL or gnet/NETWORK"
+                    "{kind:?} is no kind that can be explained: ij/JOB, gn/NODE, gnp/POOL, gm/MODEL or gnet/NETWORK"
                 ));
             }
         };
@@ -56,6 +58,8 @@ mod tests {
             ("ij/hello", Some(Kind::Job)),
             ("inferencejob.xdcgrid.io/hello", Some(Kind::Job)),
             ("GridNode/hello", Some(Kind::Node)),
+            ("gridnodepools.xdcgrid.io/hello", Some(Kind::Pool)),
+            ("gnp/hello", Some(Kind::Pool)),
             ("gm/hello", Some(Kind::Model)),
             ("gnet/hello", Some(Kind::Network)),
         ] {

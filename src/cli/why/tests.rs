@@ -7,14 +7,18 @@ use serde_json::Value;
 use super::{
     cause::{Cause, Explanation, Verdict},
     facts::Facts,
-    job, network, node,
+    job, network, node, pool,
 };
-use crate::api::{grid_network::GridNetwork, grid_node::GridNode, inference_job::InferenceJob, remedies::Tier};
+use crate::api::{
+    grid_network::GridNetwork, grid_node::GridNode, grid_node_pool::GridNodePool, inference_job::InferenceJob,
+    remedies::Tier,
+};
 
 /// What a fixture is about, its first object, and everything else in it.
 enum Subject {
     Job(Box<InferenceJob>),
     Node(Box<GridNode>),
+    Pool(Box<GridNodePool>),
 }
 
 fn parsed<T: serde::de::DeserializeOwned>(value: &Value) -> T {
@@ -37,10 +41,13 @@ fn load(name: &str) -> (Subject, Facts) {
                 }
                 facts.nodes.push(parsed(&value));
             }
+            "GridNodePool" => subject = Some(Subject::Pool(Box::new(parsed(&value)))),
             "GridModel" => facts.models.push(parsed(&value)),
             "GridNetwork" => facts.networks.push(parsed(&value)),
             "Pod" => facts.pods.push(parsed(&value)),
             "Job" => facts.jobs.push(parsed(&value)),
+            "Workload" => facts.workloads.push(parsed(&value)),
+            "LocalQueue" => facts.local_queues.push(parsed(&value)),
             "Deployment" => facts.deployments.push(parsed(&value)),
             "Event" => facts.events.push(parsed(&value)),
             other => panic!("{path}: {other}"),
@@ -53,6 +60,7 @@ fn explained(name: &str) -> Explanation {
     match load(name) {
         (Subject::Job(job), facts) => job::explain(&job, &facts),
         (Subject::Node(node), facts) => node::explain(&node, &facts),
+        (Subject::Pool(pool), facts) => pool::explain(&pool, &facts),
     }
 }
 
@@ -131,11 +139,57 @@ fn waiting_for_capacity_names_the_nodes_and_leaves_out_what_only_holds_up_the_pa
 }
 
 #[test]
-fn waiting_for_quota_names_the_queue() {
+fn waiting_for_quota_goes_down_to_the_workload_and_names_the_cluster_queue() {
     let found = explained("waiting-for-quota");
+    let expected =
+        ["inferencejob/hello WaitingForQuota", "job/hello QueuedByKueue", "workload/job-hello-1a2b3 QuotaNotReserved"];
+    assert_eq!(chain(&found.causes), expected);
+    let queued = &found.causes[0].causes[0];
+    assert!(queued.message.contains("team-queue"));
+    assert!(queued.remedy.as_ref().unwrap().contains("-n team-a get workloads"));
+    let workload = &queued.causes[0];
+    assert!(workload.message.starts_with("waiting for quota in ClusterQueue gpus: "), "{}", workload.message);
+    assert!(workload.message.ends_with("1 more needed") && workload.kind_of_cause == Tier::WaitingForQuota);
+}
+
+#[test]
+fn without_the_right_to_read_kueues_objects_the_queue_is_named_all_the_same() {
+    let (Subject::Job(job), mut facts) = load("waiting-for-quota") else { panic!("a job") };
+    facts.workloads.clear();
+    let found = job::explain(&job, &facts);
     assert_eq!(chain(&found.causes), ["inferencejob/hello WaitingForQuota", "job/hello QueuedByKueue"]);
-    assert!(found.causes[0].causes[0].message.contains("team-queue"));
-    assert!(found.causes[0].causes[0].remedy.as_ref().unwrap().contains("-n team-a get workloads"));
+}
+
+#[test]
+fn a_pool_that_lacks_nodes_goes_down_to_the_pods_of_those_that_are_not_ready() {
+    let found = explained("pool-nodes-not-ready");
+    assert_eq!(found.summary, "gridnodepool/gpus in xdc-grid: 1 of 4 nodes are ready");
+    assert_eq!((found.verdict, tops(&found)), (Verdict::NotYet, vec!["NodesNotReady"]));
+    let nodes = &found.causes[0].causes;
+    let reasons: Vec<_> = nodes.iter().map(|cause| cause.reason.as_str()).collect();
+    assert_eq!(reasons, ["ImagePullFailed", "Unschedulable"], "neither the ready node nor one of another pool");
+    assert_eq!(nodes[1].about, "2 nodes, such as gridnode/gpus-2");
+    assert_eq!(chain(&nodes[1].causes), ["pod/worker-gpus-2-0 Unschedulable"]);
+}
+
+#[test]
+fn a_pool_in_the_wrong_namespace_is_told_where_pools_work() {
+    let found = explained("pool-elsewhere");
+    assert_eq!(chain(&found.causes), ["gridnodepool/gpus WrongNamespace"]);
+    assert_eq!(found.causes.len(), 1);
+}
+
+#[test]
+fn a_pool_that_is_complete_is_done_and_says_how_many_are_leaving() {
+    let (Subject::Pool(mut pool), facts) = load("pool-nodes-not-ready") else { panic!("a pool") };
+    pool.spec.replicas = 1;
+    let status = pool.status.as_mut().unwrap();
+    status.draining_replicas = 3;
+    status.conditions.retain(|condition| condition.type_ == "Ready");
+    status.conditions[0].status = crate::api::conditions::Truth::True;
+    let found = pool::explain(&pool, &facts);
+    assert_eq!((found.verdict, found.causes.len()), (Verdict::Done, 0));
+    assert!(found.summary.ends_with("1 of 1 nodes are ready, 3 more are leaving"), "{}", found.summary);
 }
 
 #[test]

@@ -218,6 +218,7 @@ pub async fn update(report: &Report, status: &ContributionReportStatus, context:
         old_conditions: old.map(|status| status.conditions.as_slice()).unwrap_or_default(),
         new_conditions: &status.conditions,
         abnormal: &[condition::STALLED],
+        expected: &[],
     };
     write::status(&api, context, MANAGER, &report.object, change).await.map(drop)
 }

@@ -98,6 +98,7 @@ pub async fn update(model: &GridModel, status: &GridModelStatus, context: &Conte
         old_conditions: old.map(|status| status.conditions.as_slice()).unwrap_or_default(),
         new_conditions: &status.conditions,
         abnormal: &[],
+        expected: &[],
     };
     write::status(&api, context, MANAGER, model, change).await?;
     Ok(())

@@ -97,6 +97,7 @@ pub async fn update(network: &GridNetwork, status: &GridNetworkStatus, context: 
         old_conditions: old.map(|status| status.conditions.as_slice()).unwrap_or_default(),
         new_conditions: &status.conditions,
         abnormal: &[],
+        expected: &[],
     };
     write::status(&api, context, MANAGER, network, change).await?;
     Ok(())

@@ -123,6 +123,7 @@ pub async fn update(pool: &GridNodePool, status: &GridNodePoolStatus, context: &
         old_conditions: &old_conditions,
         new_conditions: &newsworthy(&status.conditions),
         abnormal: &[condition::STALLED],
+        expected: &[],
     };
     write::status(&api, context, MANAGER, pool, change).await
 }

@@ -359,6 +359,8 @@ pub async fn update(
         old_conditions: &old_conditions,
         new_conditions: &summary::news(&status.conditions),
         abnormal: &[condition::FAILED],
+        // A job stops running because it is done.
+        expected: &[Reason::AllRequestsDone],
     };
     if write::status(&api, context, MANAGER, job, change).await? {
         context.pace.wrote(&uid);

@@ -33,7 +33,7 @@ pub fn of(list: &[Condition]) -> Summary {
     let why = most_useful(list).or_else(|| conditions::find(list, condition::RUNNING));
     let Some(why) = why else { return Summary::default() };
     let summary = Summary { reason: Some(why.reason.clone()), ..Summary::default() };
-    match needs_somebody(&why.reason) {
+    match remedies::needs_a_person(&why.reason) {
         true => Summary { stalled: Some(repeated(why)), ..summary },
         false => Summary { reconciling: Some(repeated(why)), ..summary },
     }
@@ -51,11 +51,6 @@ fn most_useful(list: &[Condition]) -> Option<&Condition> {
 /// A code that nobody wrote down (a newer gateway's) counts as waiting.
 fn tier(code: &str) -> Tier {
     remedies::of(code).map_or(Tier::WaitingForCapacity, |remedy| remedy.tier)
-}
-
-/// Waiting does not help, and nobody holds it back on purpose.
-fn needs_somebody(code: &str) -> bool {
-    tier(code) <= Tier::Refused && !matches!(code, "Suspended" | "NetworkPaused" | "Cancelled")
 }
 
 fn repeated(condition: &Condition) -> Finding {

@@ -3,13 +3,17 @@
 
 use std::path::PathBuf;
 
-use k8s_openapi::api::core::v1::ConfigMap;
-use kube::{Api, Client, ResourceExt};
+use k8s_openapi::api::{batch::v1::Job, core::v1::ConfigMap};
+use kube::{
+    Api, Client, ResourceExt,
+    api::{DeleteParams, ListParams},
+};
 use serde_json::{Value, json};
 use xdc_grid::{
     api::{
         conditions::{self, Truth},
         grid_node::{self, GridNode},
+        grid_node_pool::GridNodePool,
         inference_job::{InferenceJob, condition},
     },
     protocol::identity::NodeKey,
@@ -17,8 +21,8 @@ use xdc_grid::{
 
 use super::binary::{BINARY, Ran, command, finish, shell};
 use crate::support::{
-    client, eventually,
-    world::{MODEL, NETWORK, World, create, namespace, world},
+    client, eventually, kueue,
+    world::{MODEL, NETWORK, SYSTEM, World, create, create_in, namespace, world},
 };
 
 fn kubeconfig() -> PathBuf {
@@ -202,6 +206,66 @@ async fn why_names_what_is_missing_and_what_was_meant() {
 }
 
 #[tokio::test]
+async fn why_of_a_job_in_a_queue_goes_down_to_what_kueue_says_about_it() {
+    let place = Place::new("cli-queue").await;
+    let _quiet = place.world.quiet.read().await;
+    kueue::local_queue(&place.client, &place.namespace, "team", "gpus").await;
+    let workload = json!({"modelRef": {"name": MODEL}, "endpoint": "/v1/completions",
+        "input": {"format": "Lines", "inline": "one"}, "output": {"configMap": {"name": "queued-results"}}});
+    let job = json!({"metadata": {"name": "queued", "labels": {"kueue.x-k8s.io/queue-name": "team"}},
+        "spec": {"workload": workload, "placement": {"target": "Local"}}});
+    let job = create_in::<InferenceJob>(&place.client, &place.namespace, job).await;
+    let of_job = ListParams::default().labels(&format!("xdcgrid.io/job-uid={}", job.uid().unwrap()));
+    let children: Api<Job> = Api::namespaced(place.client.clone(), &place.namespace);
+    let child = eventually("the child", async || children.list(&of_job).await.unwrap().items.pop()).await;
+    let words = "insufficient unused quota for cpu in flavor default, 1 more needed";
+    kueue::workload(&place.client, &child, "team", &[("QuotaReserved", "False", words)]).await;
+    place.until("queued", condition::ADMITTED, "WaitingForQuota").await;
+    let why = place.grid(&["why", "queued"]).await;
+    assert_eq!(why.code, 2, "{why:?}");
+    let line = format!("waiting for quota in ClusterQueue gpus: {words} [waiting for quota]");
+    assert!(why.out.contains(&format!("workload/job-{}: QuotaNotReserved: {line}", child.name_any())), "{}", why.out);
+}
+
+#[tokio::test]
+async fn why_of_a_pool_goes_down_to_its_nodes() {
+    let place = Place::new("cli-pool").await;
+    let _quiet = place.world.quiet.read().await;
+    let spec =
+        json!({"networkRef": {"name": NETWORK}, "mode": "Managed", "accelerators": {"cpuOnly": {}}, "models": [MODEL]});
+    let pool = json!({"metadata": {"name": "cli-pool"}, "spec": {"replicas": 2, "template": {"spec": spec}}});
+    create_in::<GridNodePool>(&place.client, SYSTEM, pool.clone()).await;
+    let pools: Api<GridNodePool> = Api::namespaced(place.client.clone(), SYSTEM);
+    let nodes: Api<GridNode> = Api::all(place.client.clone());
+    eventually("the pool has two nodes that are looked at", async || {
+        let status = pools.get("cli-pool").await.unwrap().status?;
+        let ready = conditions::find(&status.conditions, "Ready").cloned()?;
+        let looked_at = async |name: &str| nodes.get_opt(name).await.unwrap().and_then(|node| node.status);
+        looked_at("cli-pool-0").await?;
+        looked_at("cli-pool-1").await?;
+        (ready.reason == "NodesNotReady").then_some(())
+    })
+    .await;
+    let why = place.grid(&["why", "gnp/cli-pool", "-o", "json"]).await;
+    let found = why.json();
+    assert_eq!((why.code, &found["causes"][0]["reason"]), (2, &json!("NodesNotReady")), "{found:#}");
+    let nodes = found["causes"][0]["causes"][0]["about"].as_str().unwrap();
+    assert!(nodes.contains("gridnode/cli-pool-"), "{found:#}");
+
+    // One in a namespace where pools do nothing is found there first.
+    create_in::<GridNodePool>(&place.client, &place.namespace, pool).await;
+    let why = eventually("the operator says so", async || {
+        let why = place.grid(&["why", "gnp/cli-pool"]).await;
+        why.out.contains("WrongNamespace").then_some(why)
+    })
+    .await;
+    assert!(why.out.contains("[misconfigured]") && why.out.contains("in cli-pool: "), "{}", why.out);
+    let missing = place.grid(&["why", "gnp/cli-pol"]).await;
+    assert!(missing.code == 1 && missing.err.contains(r#"Did you mean "cli-pool"?"#), "{missing:?}");
+    pools.delete("cli-pool", &DeleteParams::default()).await.unwrap();
+}
+
+#[tokio::test]
 async fn who_may_not_read_something_is_told_so_and_gets_the_rest() {
     let place = Place::new("cli-rights").await;
     let _quiet = place.world.quiet.read().await;
@@ -216,8 +280,8 @@ async fn who_may_not_read_something_is_told_so_and_gets_the_rest() {
         "roleRef": {"apiGroup": "rbac.authorization.k8s.io", "kind": "Role", "name": "jobs"},
         "subjects": [{"apiGroup": "rbac.authorization.k8s.io", "kind": "User", "name": "viewer"}]});
     use k8s_openapi::api::rbac::v1::{Role, RoleBinding};
-    crate::support::world::create_in::<Role>(&place.client, &place.namespace, role).await;
-    crate::support::world::create_in::<RoleBinding>(&place.client, &place.namespace, binding).await;
+    create_in::<Role>(&place.client, &place.namespace, role).await;
+    create_in::<RoleBinding>(&place.client, &place.namespace, binding).await;
     let file = place.file("seen", json!({"modelRef": {"name": "no-such-model"}}));
     assert_eq!(place.grid(&["submit", "-f", &file, "--no-wait"]).await.code, 0);
     place.until("seen", condition::ACCEPTED, "ModelNotFound").await;
@@ -277,7 +341,7 @@ async fn a_node_is_listed_cordoned_drained_and_let_in_again() {
     .await;
     let why = place.grid(&["why", "cli-home", "-o", "name"]).await;
     assert!(why.out.lines().any(|line| line == "NotRegistered"), "{why:?}");
-    nodes.delete("cli-home", &kube::api::DeleteParams::default()).await.unwrap();
+    nodes.delete("cli-home", &DeleteParams::default()).await.unwrap();
 }
 
 #[tokio::test]

@@ -1,30 +1,32 @@
 //! What the operator's account may do, held against what it does: the API server's audit log of a whole story, and the roles
-//! of the chart. A verb that is missing fails the story; a verb that is granted and never used fails the comparison.
+//! of the chart, with and without Local jobs. A verb that is missing fails the story; a verb that is granted and never used fails
+//! the comparison.
 
 use std::{collections::BTreeSet, fmt};
 
-use k8s_openapi::api::core::v1::ConfigMap;
+use k8s_openapi::api::{batch::v1::Job, core::v1::ConfigMap, rbac::v1::Role};
 use kube::{
-    Api, ResourceExt,
+    Api, Client, ResourceExt,
     api::{DeleteParams, ListParams, Patch, PatchParams},
 };
 use serde_json::{Value, json};
 use xdc_grid::{
     api::{
-        conditions::is_true,
+        conditions::{find, is_true},
         contribution_report::{ContributionReport, ReportState},
         grid_model::GridModel,
         grid_network::GridNetwork,
         grid_node::{self, GridNode},
         grid_node_pool::GridNodePool,
         inference_job::{self, InferenceJob},
+        kueue::QUEUE_LABEL,
     },
     protocol::internal::ChangeKind,
 };
 
 use super::{
     scene::{TEAM, job, node},
-    storms::operate,
+    storms::{operate, operate_with},
 };
 use crate::{
     chart,
@@ -32,6 +34,7 @@ use crate::{
         chain::FakeChain,
         eventually,
         gateway::FakeGateway,
+        kueue,
         plane::{Island, OPERATOR},
         world::{MODEL, NETWORK, SYSTEM, create, create_in, model, namespace, network},
     },
@@ -63,13 +66,13 @@ impl fmt::Display for Deed {
     }
 }
 
-/// Every verb of the chart's roles for the operator.
-fn granted() -> BTreeSet<Deed> {
+/// Every verb of the role of that name.
+fn granted(documents: &[serde_yaml::Value], name: &str) -> BTreeSet<Deed> {
     let mut granted = BTreeSet::new();
-    for role in chart::render() {
-        let role = serde_json::to_value(&role).unwrap();
+    for role in documents {
+        let role = serde_json::to_value(role).unwrap();
         let kind = role["kind"].as_str().unwrap_or_default();
-        if !matches!(kind, "Role" | "ClusterRole") || role["metadata"]["name"] != OPERATOR {
+        if !matches!(kind, "Role" | "ClusterRole") || role["metadata"]["name"] != name {
             continue;
         }
         for rule in role["rules"].as_array().unwrap() {
@@ -111,18 +114,14 @@ fn done(audit: &[Value]) -> BTreeSet<(Option<String>, String, String, String)> {
     done
 }
 
-#[tokio::test(flavor = "multi_thread")]
-async fn the_operator_may_do_what_it_does_and_nothing_else() {
-    let island = Island::land().await;
-    let mark = island.audit_mark();
-    tell_the_story(&island).await;
-    let audit = island.audit_since(mark);
-    assert!(audit.len() > 100, "the audit log has {} entries", audit.len());
-
+/// Fails on what was refused, on a Secret of another namespace that was touched, and on what is granted and was not done.
+fn compare(granted: BTreeSet<Deed>, audit: &[Value], excused: &[(&str, &str)]) {
+    assert!(audit.len() > 50, "the audit log has {} entries", audit.len());
+    assert!(!granted.is_empty(), "the chart has no such role");
     let refused: Vec<_> = audit.iter().filter(|event| event["responseStatus"]["code"] == 403).collect();
     assert!(refused.is_empty(), "the chart does not grant what the operator needs: {refused:#?}");
 
-    let done = done(&audit);
+    let done = done(audit);
     let wide_secrets: Vec<_> = done
         .iter()
         .filter(|(namespace, _, resource, _)| resource == "secrets" && namespace.as_deref() != Some(SYSTEM))
@@ -136,7 +135,7 @@ async fn the_operator_may_do_what_it_does_and_nothing_else() {
         })
     };
     let excused = |deed: &Deed| {
-        NOT_SEEN.iter().any(|(resource, verb)| {
+        excused.iter().any(|(resource, verb)| {
             let fits = match resource.strip_prefix('*') {
                 Some(end) => deed.resource.ends_with(end),
                 None => deed.resource == *resource,
@@ -145,8 +144,33 @@ async fn the_operator_may_do_what_it_does_and_nothing_else() {
         })
     };
     let unused: Vec<_> =
-        granted().into_iter().filter(|deed| !used(deed) && !excused(deed)).map(|deed| deed.to_string()).collect();
+        granted.into_iter().filter(|deed| !used(deed) && !excused(deed)).map(|deed| deed.to_string()).collect();
     assert!(unused.is_empty(), "granted and never used:\n{}", unused.join("\n"));
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn the_operator_may_do_what_it_does_and_nothing_else() {
+    let island = Island::land().await;
+    let mark = island.audit_mark();
+    tell_the_story(&island).await;
+    compare(granted(&chart::render(), OPERATOR), &island.audit_since(mark), &NOT_SEEN);
+}
+
+/// The role of its own that the chart has for Local jobs: every verb of it is used by one job, none is excused.
+#[tokio::test(flavor = "multi_thread")]
+async fn what_local_jobs_need_is_all_that_they_add() {
+    const VALUES: [&str; 2] = ["localJobs.enabled=true", "localJobs.kueue=true"];
+    let island = Island::land().await;
+    kueue::install(&island.admin).await;
+    island.install_roles_with(&VALUES).await;
+    let mark = island.audit_mark();
+    let (_gateway, gateway_url) = FakeGateway::start().await;
+    namespace(&island.admin, TEAM).await;
+    let running = operate_with(island.operator().await, &gateway_url, &FakeChain::new(), &["--local-jobs", "--kueue"]);
+    a_local_job_comes_and_goes(&island.admin).await;
+    drop(running);
+    let role = format!("{OPERATOR}-local-jobs");
+    compare(granted(&chart::render_with(&VALUES), &role), &island.audit_since(mark), &[]);
 }
 
 /// Everything that the operator does for anybody, once.
@@ -264,4 +288,69 @@ async fn everything_goes(island: &Island) {
         (left == 0).then_some(())
     })
     .await;
+}
+
+/// In a queue, on devices, given back and asked for again, let go, cancelled, and cleaned up after. The Job controller and Kueue
+/// are played; what a kubelet would do asks nothing of the operator's account.
+async fn a_local_job_comes_and_goes(admin: &Client) {
+    create::<GridModel>(admin, model(MODEL, "http://models/smol.gguf", 0x11)).await;
+    kueue::local_queue(admin, TEAM, "team", "gpus").await;
+    let mut wanted = job("local");
+    wanted["metadata"]["labels"] = json!({QUEUE_LABEL: "team"});
+    let devices = json!({"dra": {"deviceClassName": "gpu.example.com", "count": 1}});
+    wanted["spec"]["placement"] = json!({"target": "Local", "local": {"accelerators": devices}});
+    let uid = create_in::<InferenceJob>(admin, TEAM, wanted).await.uid().unwrap();
+    let jobs: Api<InferenceJob> = Api::namespaced(admin.clone(), TEAM);
+    let children: Api<Job> = Api::namespaced(admin.clone(), TEAM);
+    let of_job = ListParams::default().labels(&format!("xdcgrid.io/job-uid={uid}"));
+    let child = async || children.list(&of_job).await.unwrap().items.pop();
+    let change = async |spec: Value| {
+        let patch = Patch::Merge(json!({"spec": spec}));
+        jobs.patch("local", &PatchParams::default(), &patch).await.unwrap();
+    };
+    let first = eventually("the child", async || child().await).await;
+    kueue::workload(admin, &first, "team", &[("QuotaReserved", "False", "insufficient unused quota")]).await;
+    eventually("the job says what it waits for", async || {
+        let status = jobs.get("local").await.unwrap().status?;
+        let admitted = find(&status.conditions, inference_job::condition::ADMITTED)?;
+        admitted.message.contains("ClusterQueue gpus").then_some(())
+    })
+    .await;
+    // What it made for the first child is found again and made as wanted.
+    change(json!({"suspend": true})).await;
+    eventually("the place is given back", async || child().await.is_none().then_some(())).await;
+    change(json!({"suspend": false})).await;
+    let second = eventually("a second child", async || child().await).await;
+    let let_go = Patch::Merge(json!({"spec": {"suspend": false}}));
+    children.patch(&second.name_any(), &PatchParams::default(), &let_go).await.unwrap();
+    change(json!({"cancel": true})).await;
+    eventually("the Job is told to end", async || {
+        let spec = child().await?.spec?;
+        (spec.active_deadline_seconds == Some(1)).then_some(())
+    })
+    .await;
+    end(&children, &second.name_any()).await;
+    eventually("the job is over and its Job kept for a while only", async || {
+        let over = is_true(&jobs.get("local").await.unwrap().status?.conditions, inference_job::condition::FAILED);
+        let kept = child().await?.spec?.ttl_seconds_after_finished;
+        (over && kept.is_some()).then_some(())
+    })
+    .await;
+    let roles: Api<Role> = Api::namespaced(admin.clone(), TEAM);
+    eventually("its access is taken away", async || {
+        roles.get_opt(&second.name_any()).await.unwrap().is_none().then_some(())
+    })
+    .await;
+}
+
+/// What the Job controller writes about a Job that took too long.
+async fn end(children: &Api<Job>, name: &str) {
+    let holds = |type_: &str| {
+        json!({"type": type_, "status": "True", "reason": "DeadlineExceeded", "message": "too late",
+            "lastProbeTime": "1970-01-01T00:00:04Z", "lastTransitionTime": "1970-01-01T00:00:04Z"})
+    };
+    let status = json!({"startTime": "1970-01-01T00:00:00Z", "active": 0, "ready": 0, "failed": 1,
+        "conditions": [holds("FailureTarget"), holds("Failed")]});
+    let patch = Patch::Merge(json!({"status": status}));
+    children.patch_status(name, &PatchParams::default(), &patch).await.unwrap();
 }

@@ -1,7 +1,7 @@
 //! One object of each kind from its creation to its end, reconciled by processes that may die, and what the world looks like
 //! then.
 
-use std::sync::{Arc, Mutex};
+use std::{fmt::Debug, sync::Arc};
 
 use clap::Parser;
 use k8s_openapi::api::{
@@ -11,6 +11,7 @@ use k8s_openapi::api::{
 use kube::{
     Api, Client, Resource, ResourceExt,
     api::{DeleteParams, ListParams, Patch, PatchParams},
+    core::NamespaceResourceScope,
 };
 use serde::{Serialize, de::DeserializeOwned};
 use serde_json::{Value, json};
@@ -23,18 +24,15 @@ use xdc_grid::{
         inference_job::{self, InferenceJob},
     },
     chain::ChainRpc,
-    operator::{
-        chains::Chains, config::OperatorConfig, context::Context, grid_model as model_controller,
-        grid_network as network_controller, grid_node as node_controller, inference_job as job_controller,
-        metrics::Metrics,
-    },
+    operator::{chains::Chains, config::OperatorConfig, context::Context, metrics::Metrics},
 };
 
+use super::life::{Fate, Life};
 use crate::support::{
     chain::FakeChain,
-    faults::Faults,
     gateway::FakeGateway,
     plane::Island,
+    rpc::FaultyRpc,
     world::{MODEL, NETWORK, SYSTEM, create, create_in, model, namespace, network},
 };
 
@@ -55,56 +53,97 @@ impl Kind {
     pub const ALL: [Kind; 4] = [Kind::Network, Kind::Model, Kind::Node, Kind::Job];
 }
 
+/// What a namespace may hold of an object.
+trait Child:
+    Resource<DynamicType = (), Scope = NamespaceResourceScope> + Clone + Debug + DeserializeOwned + Serialize
+{
+}
+
+impl Child for ConfigMap {}
+impl Child for Secret {}
+impl Child for StatefulSet {}
+
 #[derive(Parser)]
 struct Cli {
     #[command(flatten)]
     config: OperatorConfig,
 }
 
+/// A network with a gateway, a chain and a reporter of its own, beside others on the same API server.
 pub struct Scene {
-    pub island: Island,
+    pub island: Arc<Island>,
+    /// Of its nodes.
+    network: String,
+    /// Secret with the key that registers them: the nonces of one account belong together.
+    reporter: String,
     pub gateway: FakeGateway,
     gateway_url: String,
     pub chain: FakeChain,
     operator: Client,
+    /// Of the models that it makes: no two scenes share a file.
+    digest: u8,
 }
 
 impl Scene {
     pub async fn set() -> Self {
-        let island = Island::land().await;
-        let (gateway, gateway_url) = FakeGateway::start().await;
+        let island = Arc::new(Island::land().await);
+        namespace(&island.admin, TEAM).await;
+        create::<GridModel>(&island.admin, model(MODEL, "http://models/smol.gguf", 0x11)).await;
         let operator = island.operator().await;
-        let scene = Scene { island, gateway, gateway_url, chain: FakeChain::new(), operator };
-        namespace(&scene.island.admin, TEAM).await;
-        create::<GridNetwork>(&scene.island.admin, network(NETWORK, "http://chain")).await;
-        create::<GridModel>(&scene.island.admin, model(MODEL, "http://models/smol.gguf", 0x11)).await;
-        let life = scene.life(Faults::none());
-        scene.settle(&life, Kind::Network, NETWORK).await;
-        scene.settle(&life, Kind::Model, MODEL).await;
+        Scene::on(island, operator, FakeChain::new(), 0).await
+    }
+
+    /// One that shares the API server and nothing else. Scenes with different numbers do not meet.
+    pub async fn beside(&self, number: u8) -> Self {
+        Scene::on(self.island.clone(), self.operator.clone(), self.chain.beside(), number).await
+    }
+
+    async fn on(island: Arc<Island>, operator: Client, chain: FakeChain, number: u8) -> Self {
+        let (gateway, gateway_url) = FakeGateway::start().await;
+        let (network, reporter) = (format!("{NETWORK}-{number}"), format!("reporter-{number}"));
+        let key = hex::encode(blake3::hash(reporter.as_bytes()).as_bytes());
+        let secret = json!({"metadata": {"name": reporter}, "stringData": {"key": key}});
+        create_in::<Secret>(&island.admin, SYSTEM, secret).await;
+        let digest = 0x77_u8.wrapping_add(number);
+        let scene = Scene { island, network, reporter, gateway, gateway_url, chain, operator, digest };
+        let (life, network) = (scene.life(Fate::none()), scene.network.clone());
+        scene.create(Kind::Network, &network).await;
+        assert!(scene.settle(&life, Kind::Network, &network).await && scene.settle(&life, Kind::Model, MODEL).await);
         scene
     }
 
-    /// A process with faults at the API server.
-    pub fn life(&self, faults: Faults) -> Life {
+    /// A process that this will befall.
+    pub fn life(&self, fate: Fate) -> Life {
         let config = Cli::parse_from([
             "it",
             "--worker-image=localhost/xdc-grid:test",
             &format!("--namespace={SYSTEM}"),
             &format!("--gateway-url={}", self.gateway_url),
         ]);
-        let chain = self.chain.clone();
-        let chains = Chains::new(Arc::new(move |_, _| Ok(Arc::new(chain.clone()) as Arc<dyn ChainRpc>)));
+        let (chain, faults) = (self.chain.clone(), fate.chain.clone());
+        let chains = Chains::new(Arc::new(move |_, _| {
+            let rpc = FaultyRpc { inner: Arc::new(chain.clone()), faults: faults.clone() };
+            Ok(Arc::new(rpc) as Arc<dyn ChainRpc>)
+        }));
         let metrics = Metrics::new(prometheus::Registry::new()).unwrap();
-        let context = Context::new(faults.client(&self.operator), config.config, metrics, chains).unwrap();
-        Life { context, faults, stale: Box::new(|_| false), seen: Mutex::default() }
+        let context = Context::new(fate.api.client(&self.operator), config.config, metrics, chains).unwrap();
+        Life::new(context, fate)
     }
 
-    pub async fn create(&self, kind: Kind, name: &str, digest: u8) {
+    pub async fn create(&self, kind: Kind, name: &str) {
         let admin = &self.island.admin;
         match kind {
-            Kind::Network => drop(create::<GridNetwork>(admin, network(name, "http://chain")).await),
-            Kind::Model => drop(create::<GridModel>(admin, model(name, "http://models/other.gguf", digest)).await),
-            Kind::Node => drop(create::<GridNode>(admin, node(name)).await),
+            Kind::Network => {
+                let mut wanted = network(name, "http://chain");
+                wanted["spec"]["chain"]["reporterSecretRef"]["name"] = json!(self.reporter);
+                drop(create::<GridNetwork>(admin, wanted).await);
+            }
+            Kind::Model => drop(create::<GridModel>(admin, model(name, "http://models/other.gguf", self.digest)).await),
+            Kind::Node => {
+                let mut wanted = node(name);
+                wanted["spec"]["networkRef"]["name"] = json!(self.network);
+                drop(create::<GridNode>(admin, wanted).await);
+            }
             Kind::Job => drop(create_in::<InferenceJob>(admin, TEAM, job(name)).await),
         }
     }
@@ -127,36 +166,46 @@ impl Scene {
         Api::namespaced(self.island.admin.clone(), TEAM)
     }
 
-    /// Looks until the object is as it should be. `false` when the process died on the way.
+    pub async fn patch(&self, kind: Kind, name: &str, change: Value) {
+        let (params, change) = (PatchParams::default(), Patch::Merge(&change));
+        match kind {
+            Kind::Network => drop(self.api::<GridNetwork>().patch(name, &params, &change).await.unwrap()),
+            Kind::Model => drop(self.api::<GridModel>().patch(name, &params, &change).await.unwrap()),
+            Kind::Node => drop(self.api::<GridNode>().patch(name, &params, &change).await.unwrap()),
+            Kind::Job => drop(self.jobs().patch(name, &params, &change).await.unwrap()),
+        }
+    }
+
+    /// Looks until the object is as it should be: after a look at it as it is, with nothing that happened since. `false` when
+    /// the process died on the way.
     pub async fn settle(&self, life: &Life, kind: Kind, name: &str) -> bool {
-        life.faults.until_death(Box::pin(self.follow(life, kind, name, true))).await.is_some()
-    }
-
-    /// Looks until the object is gone.
-    pub async fn bury(&self, life: &Life, kind: Kind, name: &str) -> bool {
-        life.faults.until_death(Box::pin(self.follow(life, kind, name, false))).await.is_some()
-    }
-
-    async fn follow(&self, life: &Life, kind: Kind, name: &str, alive: bool) {
         for _ in 0..LOOKS {
-            let found = self.find(kind, name).await;
-            if found.is_none() && !alive {
-                return;
-            }
-            if kind == Kind::Node && alive {
+            if kind == Kind::Node {
                 self.play_the_cluster(name).await;
             }
-            // What fails is tried again.
-            Box::pin(life.look(kind, name, self)).await;
-            if alive && self.is_settled(kind, name).await {
-                return;
+            let unseen = life.unseen();
+            if let Some(unseen) = unseen {
+                Box::pin(self.happen(unseen, kind, name, life)).await;
+            }
+            let Some(looked) = life.look(kind, name, self).await else { return false };
+            if looked.fresh && looked.done && unseen.is_none() && self.is_settled(kind, name).await {
+                return true;
             }
         }
-        panic!(
-            "{kind:?} {name} is not {} after {LOOKS} looks: {:#}",
-            if alive { "ready" } else { "gone" },
-            self.dump(kind, name).await
-        );
+        panic!("{kind:?} {name} is not ready after {LOOKS} looks: {:#}", self.dump(kind, name).await);
+    }
+
+    /// Looks until the object is gone, and once more. `false` when the process died on the way.
+    pub async fn bury(&self, life: &Life, kind: Kind, name: &str) -> bool {
+        for _ in 0..LOOKS {
+            if self.find(kind, name).await.is_none() {
+                return life.look_too_late(kind).await;
+            }
+            if life.look(kind, name, self).await.is_none() {
+                return false;
+            }
+        }
+        panic!("{kind:?} {name} is not gone after {LOOKS} looks: {:#}", self.dump(kind, name).await);
     }
 
     async fn dump(&self, kind: Kind, name: &str) -> Value {
@@ -175,7 +224,7 @@ impl Scene {
         }
     }
 
-    async fn is_settled(&self, kind: Kind, name: &str) -> bool {
+    pub async fn is_settled(&self, kind: Kind, name: &str) -> bool {
         let Some(found) = self.find(kind, name).await else { return false };
         let conditions: Vec<Condition> =
             serde_json::from_value(found["status"]["conditions"].clone()).unwrap_or_default();
@@ -219,8 +268,8 @@ impl Scene {
             }
             lines.push(format!("finalizers {}", found["metadata"]["finalizers"]));
             for condition in found["status"]["conditions"].as_array().into_iter().flatten() {
-                // These follow the chain's epochs, which go on by themselves.
-                if condition["type"] == "ReportingCurrent" || condition["type"] == "Settled" {
+                // Two follow the chain's epochs, which go on by themselves; one remembers what is over.
+                if ["ReportingCurrent", "Settled", "Suspended"].iter().any(|own| condition["type"] == *own) {
                     continue;
                 }
                 lines.push(format!("{} {} {}", condition["type"], condition["status"], condition["reason"]));
@@ -245,15 +294,25 @@ impl Scene {
         lines
     }
 
+    /// Takes away what bears the name: nobody collects garbage here, and a thousand lives leave a lot of it.
+    pub async fn clear_away(&self, name: &str) {
+        self.remove_children::<ConfigMap>(SYSTEM, name).await;
+        self.remove_children::<ConfigMap>(TEAM, name).await;
+        self.remove_children::<Secret>(SYSTEM, name).await;
+        self.remove_children::<StatefulSet>(SYSTEM, name).await;
+    }
+
+    async fn remove_children<K: Child>(&self, namespace: &str, name: &str) {
+        let api: Api<K> = Api::namespaced(self.island.admin.clone(), namespace);
+        for child in api.list_metadata(&ListParams::default()).await.unwrap() {
+            if child.name_any().contains(name) {
+                let _ = api.delete(&child.name_any(), &DeleteParams::default()).await;
+            }
+        }
+    }
+
     /// Objects that bear the name: what they are, whose, and what they say.
-    async fn children<K>(&self, namespace: &str, name: &str) -> Vec<String>
-    where
-        K: Resource<DynamicType = (), Scope = kube::core::NamespaceResourceScope>
-            + Clone
-            + std::fmt::Debug
-            + DeserializeOwned
-            + Serialize,
-    {
+    async fn children<K: Child>(&self, namespace: &str, name: &str) -> Vec<String> {
         let api: Api<K> = Api::namespaced(self.island.admin.clone(), namespace);
         let all = api.list(&ListParams::default()).await.unwrap().items;
         let ours = all.into_iter().filter(|object| object.name_any().contains(name));
@@ -285,44 +344,4 @@ pub fn job(name: &str) -> Value {
         "input": {"format": "Lines", "inline": "one\ntwo\nFAIL"},
         "output": {"configMap": {"name": format!("{name}-results")}},
     }}})
-}
-
-/// What one operator process knows.
-pub struct Life {
-    context: Arc<Context>,
-    pub faults: Faults,
-    /// Whether the cache is behind at the n-th look.
-    stale: Box<dyn Fn(usize) -> bool + Send + Sync>,
-    /// Looks so far, and the object as it was at the last one.
-    seen: Mutex<(usize, Option<Value>)>,
-}
-
-impl Life {
-    pub fn with_stale_cache(self, stale: impl Fn(usize) -> bool + Send + Sync + 'static) -> Self {
-        Life { stale: Box::new(stale), ..self }
-    }
-
-    /// One reconcile of the object as it is now, or as the cache still has it.
-    pub async fn look(&self, kind: Kind, name: &str, scene: &Scene) {
-        let Some(newest) = scene.find(kind, name).await else { return };
-        let shown = {
-            let mut seen = self.seen.lock().unwrap();
-            let stale = (self.stale)(seen.0);
-            let last =
-                seen.1.replace(newest.clone()).filter(|last| last["metadata"]["uid"] == newest["metadata"]["uid"]);
-            seen.0 += 1;
-            last.filter(|_| stale).unwrap_or(newest)
-        };
-        let context = self.context.clone();
-        let _ = match kind {
-            Kind::Network => Box::pin(network_controller::reconcile(object(shown), context)).await,
-            Kind::Model => Box::pin(model_controller::reconcile(object(shown), context)).await,
-            Kind::Node => Box::pin(node_controller::reconcile(object(shown), context)).await,
-            Kind::Job => Box::pin(job_controller::reconcile(object(shown), context)).await,
-        };
-    }
-}
-
-fn object<K: DeserializeOwned>(value: Value) -> Arc<K> {
-    Arc::new(serde_json::from_value(value).unwrap())
 }

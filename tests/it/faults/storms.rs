@@ -1,9 +1,12 @@
 //! The whole operator, watches and all, while its calls fail: everything it is given ends as it should, and nothing is lost,
 //! deleted or blamed for it.
 
-use std::sync::{
-    Arc,
-    atomic::{AtomicBool, Ordering},
+use std::{
+    collections::BTreeSet,
+    sync::{
+        Arc, Mutex,
+        atomic::{AtomicBool, Ordering},
+    },
 };
 
 use clap::Parser;
@@ -48,16 +51,23 @@ impl Drop for Running {
 }
 
 pub fn operate(client: Client, gateway_url: &str, chain: &FakeChain) -> Running {
-    let config = Cli::parse_from([
+    operate_with(client, gateway_url, chain, &[])
+}
+
+pub fn operate_with(client: Client, gateway_url: &str, chain: &FakeChain, more: &[&str]) -> Running {
+    let namespace = format!("--namespace={SYSTEM}");
+    let (lease, gateway) = (format!("--lease-name={OPERATOR}"), format!("--gateway-url={gateway_url}"));
+    let always = [
         "it",
         "--worker-image=localhost/xdc-grid:test",
         "--http-address=127.0.0.1:0",
         "--lease-seconds=20",
         "--chain-poll-seconds=1",
-        &format!("--lease-name={OPERATOR}"),
-        &format!("--namespace={SYSTEM}"),
-        &format!("--gateway-url={gateway_url}"),
-    ]);
+        &lease,
+        &namespace,
+        &gateway,
+    ];
+    let config = Cli::parse_from(always.iter().chain(more));
     let chain = chain.clone();
     let chains = Chains::new(Arc::new(move |_, _| Ok(Arc::new(chain.clone()) as Arc<dyn ChainRpc>)));
     let running = run_with(client, config.config, chains, CancellationToken::new());
@@ -78,10 +88,6 @@ struct Weather {
 impl Weather {
     /// `fault` is asked for every call while the storm lasts.
     async fn forecast(fault: impl Fn(usize, &str) -> Option<Fault> + Send + Sync + 'static) -> Self {
-        let island = Island::land().await;
-        let (gateway, gateway_url) = FakeGateway::start().await;
-        let chain = FakeChain::new();
-        namespace(&island.admin, TEAM).await;
         let storm = Arc::new(AtomicBool::new(false));
         let blows = storm.clone();
         // The lease has its own tests.
@@ -89,6 +95,14 @@ impl Weather {
             let reached = blows.load(Ordering::SeqCst) && !call.name.contains("/leases/");
             reached.then(|| fault(call.index, &call.name)).flatten()
         });
+        Weather::under(faults, storm).await
+    }
+
+    async fn under(faults: Faults, storm: Arc<AtomicBool>) -> Self {
+        let island = Island::land().await;
+        let (gateway, gateway_url) = FakeGateway::start().await;
+        let chain = FakeChain::new();
+        namespace(&island.admin, TEAM).await;
         let operator = operate(faults.client(&island.operator().await), &gateway_url, &chain);
         create::<GridNetwork>(&island.admin, network(NETWORK, "http://chain")).await;
         Weather { island, gateway, chain, storm, faults, _operator: operator }
@@ -183,6 +197,21 @@ async fn watches_that_expire_are_begun_again_and_miss_nothing() {
     weather.set_storm(true);
     weather.network_is_ready().await;
     weather.everything_works("-expired").await;
+}
+
+/// The first watch of every kind of ours loses what it has to tell and ends as one does whose version is gone: only a new listing
+/// shows what happened meanwhile.
+#[tokio::test(flavor = "multi_thread")]
+async fn events_that_never_arrive_are_made_up_for_by_the_next_listing() {
+    let begun: Mutex<BTreeSet<String>> = Mutex::default();
+    let faults = Faults::none().losing_events(move |watch| {
+        watch.name.contains("/xdcgrid.io/") && begun.lock().unwrap().insert(watch.name.clone())
+    });
+    let weather = Weather::under(faults, Arc::default()).await;
+    weather.network_is_ready().await;
+    weather.everything_works("-unheard").await;
+    let lost = weather.faults.lost_events();
+    assert!(lost >= 4, "networks, models, nodes and jobs had something to tell: {lost}");
 }
 
 #[tokio::test(flavor = "multi_thread")]

@@ -1,66 +1,83 @@
 //! For every kind and every call: whatever happens to that one call, the object reaches the same state, leaves the same world
 //! behind, and nothing was done twice.
 
-use super::scene::{Kind, Life, Scene};
+use super::{
+    life::{Fate, Life},
+    scene::{Kind, Scene},
+};
 use crate::support::faults::{Fault, Faults};
 
 /// What one object leaves: the world while it lives, the world after it, and what was counted on the way.
 #[derive(Debug, PartialEq)]
-struct Outcome {
+pub struct Outcome {
     alive: Vec<String>,
     gone: Vec<String>,
     transactions: u64,
+    /// Stakes that were left behind.
     staked: usize,
     submissions: u32,
 }
 
-/// One object from its creation to its end; a process that dies is followed by one without faults.
-async fn live_and_die(scene: &Scene, kind: Kind, name: &str, faults: &Faults) -> Outcome {
-    Box::pin(live_and_die_under(scene, kind, name, scene.life(faults.clone()))).await
-}
-
-async fn live_and_die_under(scene: &Scene, kind: Kind, name: &str, mut life: Life) -> Outcome {
-    let (transactions, submissions) = (scene.chain.transactions(), scene.gateway.all_submissions());
-    scene.create(kind, name, 0x77).await;
-    if !scene.settle(&life, kind, name).await {
-        life = scene.life(Faults::none());
-        assert!(scene.settle(&life, kind, name).await);
+/// One object from its creation to its end. A process that dies is followed by the next one.
+pub async fn live_and_die(scene: &Scene, kind: Kind, name: &str, mut process: impl FnMut() -> Life) -> Outcome {
+    let (transactions, staked) = (scene.chain.transactions(), scene.chain.nodes());
+    let submissions = scene.gateway.all_submissions();
+    let mut life = process();
+    scene.create(kind, name).await;
+    while !Box::pin(scene.settle(&life, kind, name)).await {
+        life = process();
     }
     let alive = scene.picture(kind, name).await;
     scene.delete(kind, name).await;
-    if !scene.bury(&life, kind, name).await {
-        assert!(scene.bury(&scene.life(Faults::none()), kind, name).await);
+    while !Box::pin(scene.bury(&life, kind, name)).await {
+        life = process();
     }
+    let gone = scene.picture(kind, name).await;
+    scene.clear_away(name).await;
     Outcome {
         alive,
-        gone: scene.picture(kind, name).await,
+        gone,
         transactions: scene.chain.transactions() - transactions,
-        staked: scene.chain.nodes(),
+        staked: scene.chain.nodes() - staked,
         submissions: scene.gateway.all_submissions() - submissions,
     }
 }
 
+/// The same with these faults in the first process and none in the next.
+async fn under(scene: &Scene, kind: Kind, name: &str, faults: &Faults) -> Outcome {
+    let mut first = Some(faults.clone());
+    let process = || scene.life(first.take().map_or_else(Fate::none, Fate::at_api));
+    Box::pin(live_and_die(scene, kind, name, process)).await
+}
+
 /// Names that no other name contains.
-struct Names(u32);
+pub struct Names {
+    scene: u8,
+    given: u32,
+}
 
 impl Names {
-    fn next(&mut self, kind: Kind) -> String {
-        self.0 += 1;
-        format!("{}-{:05}", format!("{kind:?}").to_lowercase(), self.0)
+    pub fn of(scene: u8) -> Self {
+        Names { scene, given: 0 }
+    }
+
+    pub fn next(&mut self, kind: Kind) -> String {
+        self.given += 1;
+        format!("{}-{:03}-{:05}", format!("{kind:?}").to_lowercase(), self.scene, self.given)
     }
 }
 
 #[tokio::test]
 async fn whatever_happens_to_one_write_every_object_ends_as_it_would_have() {
     let scene = Scene::set().await;
-    let mut names = Names(0);
+    let mut names = Names::of(0);
     for kind in Kind::ALL {
-        let expected = live_and_die(&scene, kind, &names.next(kind), &Faults::none()).await;
+        let expected = under(&scene, kind, &names.next(kind), &Faults::none()).await;
         let mut moments = 0;
         for fault in [Fault::DieBefore, Fault::DieAfter, Fault::LoseAnswer, Fault::Refuse(409)] {
             for n in 0.. {
                 let faults = Faults::at_write(n, fault);
-                let outcome = live_and_die(&scene, kind, &names.next(kind), &faults).await;
+                let outcome = under(&scene, kind, &names.next(kind), &faults).await;
                 assert_eq!(outcome, expected, "{kind:?}: {fault:?} at write {n}: {:?}", faults.hit());
                 if faults.hit().is_none() {
                     break;
@@ -76,65 +93,18 @@ async fn whatever_happens_to_one_write_every_object_ends_as_it_would_have() {
 #[tokio::test]
 async fn whatever_happens_to_one_call_of_the_gateway_every_object_ends_as_it_would_have() {
     let scene = Scene::set().await;
-    let mut names = Names(0);
+    let mut names = Names::of(0);
     for kind in Kind::ALL {
-        let expected = live_and_die(&scene, kind, &names.next(kind), &Faults::none()).await;
+        let expected = under(&scene, kind, &names.next(kind), &Faults::none()).await;
         for fault in [Fault::LoseRequest, Fault::LoseAnswer, Fault::Refuse(503)] {
             for n in 0.. {
                 scene.gateway.fail_at(n, fault);
-                let outcome = live_and_die(&scene, kind, &names.next(kind), &Faults::none()).await;
+                let outcome = under(&scene, kind, &names.next(kind), &Faults::none()).await;
                 assert_eq!(outcome, expected, "{kind:?}: {fault:?} at call {n} of the gateway");
                 if scene.gateway.calls() <= n {
                     break;
                 }
             }
         }
-    }
-}
-
-/// A number that looks random and is the same for the same words.
-fn drawn(words: &str, below: usize) -> usize {
-    let hash = blake3::hash(words.as_bytes());
-    let bytes: [u8; 8] = hash.as_bytes()[..8].try_into().unwrap();
-    (u64::from_le_bytes(bytes) % below as u64) as usize
-}
-
-fn number(variable: &str, default: u64) -> u64 {
-    std::env::var(variable).ok().map_or(default, |text| text.parse().unwrap_or_else(|_| panic!("{variable}={text}")))
-}
-
-/// `GRID_FAULT_RUNS=1000 GRID_FAULT_SEED=$RANDOM` makes a night of it; the seed of a failure repeats it.
-#[tokio::test]
-async fn random_faults_at_random_calls_end_as_if_nothing_had_happened() {
-    let (seed, runs) = (number("GRID_FAULT_SEED", 1), number("GRID_FAULT_RUNS", 24));
-    println!("GRID_FAULT_SEED={seed} GRID_FAULT_RUNS={runs}");
-    let scene = Scene::set().await;
-    let mut names = Names(0);
-    let mut expected = Vec::new();
-    for kind in Kind::ALL {
-        expected.push(live_and_die(&scene, kind, &names.next(kind), &Faults::none()).await);
-    }
-    for run in 0..runs {
-        let pick = |what: &str, below: usize| drawn(&format!("{seed}/{run}/{what}"), below);
-        let index = pick("kind", Kind::ALL.len());
-        let kind = Kind::ALL[index];
-        // Two faults: the second may meet what the first left.
-        let plan = [
-            (pick("call", 40), Fault::ALL[pick("fault", Fault::ALL.len())]),
-            (pick("second call", 80), Fault::ALL[pick("second fault", Fault::ALL.len())]),
-        ];
-        let faults =
-            Faults::choosing(move |call| plan.iter().find(|(at, _)| *at == call.index).map(|(_, fault)| *fault));
-        // And a cache that is behind at every third look or so.
-        let life = scene
-            .life(faults.clone())
-            .with_stale_cache(move |look| drawn(&format!("{seed}/{run}/stale/{look}"), 3) == 0);
-        let outcome = Box::pin(live_and_die_under(&scene, kind, &names.next(kind), life)).await;
-        assert_eq!(
-            outcome,
-            expected[index],
-            "seed {seed}, run {run}: {kind:?} with {plan:?}, first hit {:?}",
-            faults.hit()
-        );
     }
 }

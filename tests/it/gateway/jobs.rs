@@ -68,7 +68,9 @@ async fn a_worker_that_dies_in_mid_stream_costs_nothing_but_time() {
 
 #[tokio::test]
 async fn a_worker_that_falls_silent_loses_its_lease() {
-    let h = Harness::start().await;
+    let mut short = settings();
+    short.heartbeat_limit = std::time::Duration::from_secs(1);
+    let h = Harness::start_with(short).await;
     let silent = h.worker_of("silent", COMPUTE, NodeMode::Managed, 1).await;
     silent.set(Script::SilentAfter(1));
     h.job("job-1", &["one two three"]).await;

@@ -142,7 +142,9 @@ async fn a_busy_grid_answers_429_and_says_when_to_come_back() {
 
 #[tokio::test]
 async fn without_a_worker_the_answer_is_503() {
-    let h = Harness::start().await;
+    let mut quick = settings();
+    quick.online_wait = Duration::from_millis(300);
+    let h = Harness::start_with(quick).await;
     let response = post(&h, "/chat/completions", chat("hi")).await;
     assert_eq!(response.status(), 503);
     assert!(response.headers().contains_key("retry-after"));

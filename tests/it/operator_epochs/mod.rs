@@ -6,5 +6,4 @@ mod absence;
 mod crashes;
 mod processes;
 mod rivals;
-mod rpc;
 mod stage;

@@ -39,13 +39,13 @@ use xdc_grid::{
     reward::{RewardLeaf, RewardTree, decompress_leaves},
 };
 
-use super::rpc::FaultyRpc;
 use crate::{
     chain_anvil::{CHAIN_ID, Grid, WINDOW_SECONDS, key},
     support::{
         faults::Faults,
         gateway::FakeGateway,
         plane::{Island, REPORTER},
+        rpc::FaultyRpc,
         world::{SYSTEM, create},
     },
 };

@@ -70,6 +70,13 @@ impl FakeChain {
         })))
     }
 
+    /// Another chain that began when this one did.
+    pub fn beside(&self) -> Self {
+        let other = FakeChain::new();
+        other.lock().genesis = self.lock().genesis;
+        other
+    }
+
     pub fn with_chain_id(self, chain_id: u64) -> Self {
         self.lock().chain_id = chain_id;
         self

@@ -6,16 +6,18 @@ use std::{
     future::Future,
     pin::Pin,
     sync::{
-        Arc, Mutex,
+        Arc, Mutex, OnceLock,
         atomic::{AtomicBool, AtomicUsize, Ordering},
     },
     task::{Context as Task, Poll},
     time::Duration,
 };
 
+use axum::body::Body as AnswerBody;
+use futures::StreamExt;
 use http::{Method, Request, Response};
 use kube::{Client, client::Body};
-use serde_json::json;
+use serde_json::{Value, json};
 use tokio::sync::watch;
 
 /// What happens to a call.
@@ -64,15 +66,27 @@ pub struct Call {
     pub name: String,
     /// The body of a write, empty otherwise.
     pub body: String,
+    /// It opens a watch.
+    pub watch: bool,
+}
+
+impl Call {
+    /// A call by its name alone.
+    pub fn named(name: impl Into<String>) -> Self {
+        Call { index: 0, write: None, name: name.into(), body: String::new(), watch: false }
+    }
 }
 
 type Choose = Box<dyn Fn(&Call) -> Option<Fault> + Send + Sync>;
+type Loses = Box<dyn Fn(&Call) -> bool + Send + Sync>;
 
 struct State {
     choose: Choose,
+    loses_events: OnceLock<Loses>,
+    lost_events: AtomicUsize,
     calls: AtomicUsize,
     writes: AtomicUsize,
-    hit: Mutex<Option<Call>>,
+    hits: Mutex<Vec<(Fault, Call)>>,
     away: AtomicBool,
     dead: watch::Sender<bool>,
     asleep: watch::Sender<bool>,
@@ -91,9 +105,11 @@ impl Faults {
     pub fn choosing(choose: impl Fn(&Call) -> Option<Fault> + Send + Sync + 'static) -> Self {
         Faults(Arc::new(State {
             choose: Box::new(choose),
+            loses_events: OnceLock::new(),
+            lost_events: AtomicUsize::new(0),
             calls: AtomicUsize::new(0),
             writes: AtomicUsize::new(0),
-            hit: Mutex::new(None),
+            hits: Mutex::default(),
             away: AtomicBool::new(false),
             dead: watch::Sender::new(false),
             asleep: watch::Sender::new(false),
@@ -105,19 +121,41 @@ impl Faults {
         Faults::choosing(move |call| (call.write == Some(n)).then_some(fault))
     }
 
+    /// The watches that `loses` names never tell their first event: instead they end, as one does whose version is gone. `loses` is
+    /// asked for every watch.
+    pub fn losing_events(self, loses: impl Fn(&Call) -> bool + Send + Sync + 'static) -> Self {
+        let _ = self.0.loses_events.set(Box::new(loses));
+        self
+    }
+
     /// From now on nothing arrives, or everything again.
     pub fn set_away(&self, away: bool) {
         self.0.away.store(away, Ordering::SeqCst);
     }
 
-    /// The call that the fault happened to; `None` while it did not.
+    /// The first call that a fault happened to; `None` while none did.
     pub fn hit(&self) -> Option<Call> {
-        self.0.hit.lock().unwrap().clone()
+        self.0.hits.lock().unwrap().first().map(|(_, call)| call.clone())
+    }
+
+    /// What happened to which calls, in words.
+    pub fn told(&self) -> Vec<String> {
+        let hits = self.0.hits.lock().unwrap();
+        hits.iter().map(|(fault, call)| format!("{fault:?} at call {}: {}", call.index, call.name)).collect()
+    }
+
+    /// How many watches had something to tell and did not.
+    pub fn lost_events(&self) -> usize {
+        self.0.lost_events.load(Ordering::SeqCst)
     }
 
     /// How many calls there were.
     pub fn calls(&self) -> usize {
         self.0.calls.load(Ordering::SeqCst)
+    }
+
+    pub fn is_dead(&self) -> bool {
+        *self.0.dead.borrow()
     }
 
     /// Returns once the process is dead.
@@ -149,19 +187,33 @@ impl Faults {
         Client::new(tower::Layer::layer(self, inner.clone()), inner.default_namespace().to_owned())
     }
 
-    fn next(&self, name: String, body: String, is_write: bool) -> Option<Fault> {
+    fn next(&self, call: Call, is_write: bool) -> Option<Fault> {
         let index = self.0.calls.fetch_add(1, Ordering::SeqCst);
         let write = is_write.then(|| self.0.writes.fetch_add(1, Ordering::SeqCst));
-        let call = Call { index, write, name, body };
+        let call = Call { index, write, ..call };
         let fault = (self.0.choose)(&call);
-        if fault.is_some() {
-            self.0.hit.lock().unwrap().get_or_insert_with(|| call.clone());
+        if let Some(fault) = fault {
+            self.0.hits.lock().unwrap().push((fault, call));
         }
         fault
     }
 
+    fn without_events(&self, watch: Response<AnswerBody>) -> Response<AnswerBody> {
+        let state = self.0.clone();
+        watch.map(|body| {
+            let mut events = body.into_data_stream();
+            let end = async move {
+                let _ = events.next().await;
+                state.lost_events.fetch_add(1, Ordering::SeqCst);
+                let expired = json!({"type": "ERROR", "object": status(410)});
+                Ok::<_, std::convert::Infallible>(format!("{expired}\n"))
+            };
+            AnswerBody::from_stream(futures::stream::once(end))
+        })
+    }
+
     async fn stay_dead(&self) {
-        if *self.0.dead.borrow() {
+        if self.is_dead() {
             std::future::pending::<()>().await;
         }
     }
@@ -179,8 +231,7 @@ impl Faults {
     /// Carries out `act` with whatever fault is due. `lost` is the error of a broken connection, `refused` that of a status.
     pub async fn around<T, E, F>(
         &self,
-        name: String,
-        body: String,
+        call: Call,
         is_write: bool,
         act: impl Fn() -> F,
         lost: impl Fn() -> E,
@@ -193,7 +244,7 @@ impl Faults {
         if self.0.away.load(Ordering::SeqCst) {
             return Err(lost());
         }
-        let fault = self.next(name, body, is_write);
+        let fault = self.next(call, is_write);
         let outcome = match fault {
             Some(Fault::LoseRequest) => return Err(lost()),
             Some(Fault::Refuse(status)) => return refused(status),
@@ -241,9 +292,9 @@ pub struct FaultyServer {
 }
 
 impl tower::Service<Request<Body>> for FaultyServer {
-    type Response = Response<Body>;
+    type Response = Response<AnswerBody>;
     type Error = kube::Error;
-    type Future = Pin<Box<dyn Future<Output = Result<Response<Body>, kube::Error>> + Send>>;
+    type Future = Pin<Box<dyn Future<Output = Result<Response<AnswerBody>, kube::Error>> + Send>>;
 
     fn poll_ready(&mut self, _: &mut Task<'_>) -> Poll<Result<(), kube::Error>> {
         Poll::Ready(Ok(()))
@@ -255,14 +306,19 @@ impl tower::Service<Request<Body>> for FaultyServer {
             let (parts, body) = request.into_parts();
             let is_write = parts.method != Method::GET;
             let bytes = if is_write { body.collect_bytes().await? } else { bytes::Bytes::new() };
-            let name = format!("{} {}", parts.method, parts.uri.path());
-            let text = String::from_utf8_lossy(&bytes).into_owned();
+            let call = Call {
+                body: String::from_utf8_lossy(&bytes).into_owned(),
+                watch: parts.uri.query().is_some_and(|query| query.contains("watch=true")),
+                ..Call::named(format!("{} {}", parts.method, parts.uri.path()))
+            };
+            let loses_events = call.watch && faults.0.loses_events.get().is_some_and(|loses| loses(&call));
             let act = move || {
                 let body = if bytes.is_empty() { Body::empty() } else { Body::from(bytes.to_vec()) };
                 let (inner, request) = (inner.clone(), Request::from_parts(parts.clone(), body));
-                async move { inner.send(request).await }
+                async move { inner.send(request).await.map(|answer| answer.map(AnswerBody::new)) }
             };
-            faults.around(name, text, is_write, act, broken, |status| Ok(refusal(status))).await
+            let answer = faults.around(call, is_write, act, broken, |status| Ok(refusal(status))).await?;
+            Ok(if loses_events && answer.status().is_success() { faults.without_events(answer) } else { answer })
         })
     }
 }
@@ -272,16 +328,19 @@ fn broken() -> kube::Error {
     kube::Error::Service("the connection broke".into())
 }
 
-fn refusal(code: u16) -> Response<Body> {
+fn refusal(code: u16) -> Response<AnswerBody> {
+    Response::builder().status(code).body(AnswerBody::from(status(code).to_string())).unwrap()
+}
+
+fn status(code: u16) -> Value {
     let reason = match code {
         409 => "Conflict",
         410 => "Expired",
         429 => "TooManyRequests",
         _ => "InternalError",
     };
-    let status = json!({
+    json!({
         "kind": "Status", "apiVersion": "v1", "status": "Failure", "code": code, "reason": reason,
-        "message": format!("injected {code}"),
-    });
-    Response::builder().status(code).body(Body::from(status.to_string().into_bytes())).unwrap()
+        "message": format!("injected {code}"), "metadata": {},
+    })
 }

@@ -108,6 +108,16 @@ impl FakeGateway {
         (script.calls, script.fault) = (0, Some((n, fault)));
     }
 
+    /// From now on nothing happens to calls.
+    pub fn fail_no_more(&self) {
+        self.lock().fault = None;
+    }
+
+    /// As if it had lost what it was last told about a node.
+    pub fn forget_member(&self, peer: &str) {
+        self.lock().members.remove(peer);
+    }
+
     fn next_fault(&self) -> Option<Fault> {
         let mut script = self.lock();
         script.calls += 1;
@@ -121,7 +131,9 @@ impl FakeGateway {
         let members = script.members.values().map(|member| serde_json::to_string(member).unwrap());
         let models = script.models.values().map(|model| serde_json::to_string(model).unwrap());
         let jobs = script.jobs.iter().map(|(uid, job)| {
-            format!("{uid} {} {} {:?}", serde_json::to_string(&job.spec).unwrap(), job.lines.len(), job.control)
+            // What is over can be held back and let go; nobody tells it any more.
+            let control = (job.state != JobState::Finished).then_some(job.control);
+            format!("{uid} {} {} {control:?}", serde_json::to_string(&job.spec).unwrap(), job.lines.len())
         });
         let network = script.network.iter().map(|network| serde_json::to_string(network).unwrap());
         members.chain(models).chain(jobs).chain(network).collect()

@@ -3,8 +3,10 @@
 pub mod chain;
 pub mod faults;
 pub mod gateway;
+pub mod kueue;
 pub mod plane;
 pub mod rbac;
+pub mod rpc;
 pub mod s3;
 pub mod world;
 pub mod writes;

@@ -17,7 +17,10 @@ use kube::{
 use serde_json::{Value, json};
 use tokio::sync::{Mutex, MutexGuard};
 
-use super::world::{SYSTEM, create_in, install_crds, namespace};
+use super::{
+    eventually,
+    world::{SYSTEM, create_in, install_crds, namespace},
+};
 use crate::chart;
 
 /// The ServiceAccount, Role, ClusterRole and Lease of the operator in the chart as the tests render it.
@@ -67,6 +70,13 @@ impl Island {
         let secret = json!({"metadata": {"name": "reporter"}, "stringData": {"key": REPORTER}});
         create_in::<k8s_openapi::api::core::v1::Secret>(&admin, SYSTEM, secret).await;
         Island { admin, _alone: alone }
+    }
+
+    /// Gives the operator the roles that the chart has with these values, until the next one lands.
+    pub async fn install_roles_with(&self, values: &[&str]) {
+        install(&self.admin, chart::render_with(values)).await;
+        let jobs: Api<k8s_openapi::api::batch::v1::Job> = Api::all(self.operator().await);
+        eventually("the authorizer knows the roles", async || jobs.list(&ListParams::default()).await.ok()).await;
     }
 
     /// A client with a fresh token of the operator's ServiceAccount.
@@ -139,6 +149,7 @@ async fn clear(admin: &Client) {
         kind("", "v1", "Event", "events"),
         kind("apps", "v1", "StatefulSet", "statefulsets"),
         kind("batch", "v1", "Job", "jobs"),
+        kind("resource.k8s.io", "v1", "ResourceClaimTemplate", "resourceclaimtemplates"),
         kind("coordination.k8s.io", "v1", "Lease", "leases"),
     ] {
         remove_all(admin, &resource).await;
@@ -162,9 +173,21 @@ async fn remove_all(admin: &Client, resource: &ApiResource) {
     }
 }
 
-/// The operator's account and roles, as the chart renders them.
+/// The operator's account and roles, as the chart renders them with its defaults, and no others.
 async fn install_roles(admin: &Client) {
-    for document in chart::render() {
+    for resource in [
+        kind("rbac.authorization.k8s.io", "v1", "ClusterRoleBinding", "clusterrolebindings"),
+        kind("rbac.authorization.k8s.io", "v1", "ClusterRole", "clusterroles"),
+    ] {
+        let api: Api<DynamicObject> = Api::all_with(admin.clone(), &resource);
+        let _ = api.delete(&format!("{OPERATOR}-local-jobs"), &DeleteParams::default()).await;
+    }
+    install(admin, chart::render()).await;
+}
+
+/// Of what the chart renders, what says what the operator may do.
+async fn install(admin: &Client, documents: Vec<serde_yaml::Value>) {
+    for document in documents {
         let object: Value = serde_json::to_value(&document).unwrap();
         let wanted = match object["kind"].as_str().unwrap_or_default() {
             "ServiceAccount" => kind("", "v1", "ServiceAccount", "serviceaccounts"),

@@ -24,7 +24,7 @@ use xdc_grid::{
     operator::{chains::Chains, config::OperatorConfig, run::run_with},
 };
 
-use super::{chain::FakeChain, client, gateway::FakeGateway, rbac, writes::Writes};
+use super::{chain::FakeChain, client, gateway::FakeGateway, kueue, rbac, writes::Writes};
 
 /// Namespace of the operator.
 pub const SYSTEM: &str = "xdc-grid";
@@ -67,6 +67,7 @@ fn start() -> World {
         runtime.block_on(async move {
             let client = client().await;
             install_crds(&client).await;
+            kueue::install(&client).await;
             prepare(&client).await;
             rbac::bind_operator(&client).await;
             let (gateway, gateway_url) = FakeGateway::start().await;
@@ -75,8 +76,10 @@ fn start() -> World {
                 "it",
                 "--worker-image=localhost/xdc-grid:test",
                 "--local-jobs",
+                "--kueue",
                 "--http-address=127.0.0.1:0",
-                "--lease-seconds=3",
+                // Nobody else wants it, and an operator that loses it ends every test here.
+                "--lease-seconds=120",
                 "--chain-poll-seconds=1",
                 // The gateway and the buckets of these tests are on the loopback; metadata services stay out of reach.
                 "--job-denied-networks=169.254.0.0/16",

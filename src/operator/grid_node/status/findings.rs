@@ -3,13 +3,14 @@
 
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::Time;
 
-use super::{Draft, Observed, tiers};
+use super::{Draft, Observed, decisive};
 use crate::{
     api::{
         conditions::{self, Finding, Truth},
         grid_node::{AvailabilityStatus, condition},
         ids::EpochNumber,
         reasons::Reason,
+        remedies,
     },
     operator::{
         grid_node::{
@@ -104,10 +105,9 @@ fn ready(parts: &[(&str, Finding)], seen: &Observed<'_>) -> Finding {
             Finding::yes(Reason::Ready, format!("the node takes part; there is no GridModel {}", missing.join(", ")))
         }
     };
-    let summary = tiers::summarize(parts, takes_part());
+    let summary = decisive::summarize(parts, takes_part());
     // Nobody expects a machine to be there outside its windows. Whether it would be well is not known then.
-    if summary.truth == Truth::False && !seen.openness.is_open() && tiers::tier(&summary.reason) == tiers::Tier::Waiting
-    {
+    if summary.truth == Truth::False && !seen.openness.is_open() && !decisive::is_decisive(&summary.reason) {
         return Finding::unknown(
             Reason::OutsideWindow,
             format!("no window of spec.availability is open; {}", summary.message),
@@ -119,7 +119,7 @@ fn ready(parts: &[(&str, Finding)], seen: &Observed<'_>) -> Finding {
 /// kstatus: Stalled needs somebody, Reconciling takes its time, neither is there when all is as the spec says.
 fn settle(draft: &mut Draft, ready: &Finding, seen: &Observed<'_>) {
     let unready = ready.truth == Truth::False;
-    let stalled = unready && tiers::needs_a_person(&ready.reason);
+    let stalled = unready && remedies::needs_a_person(&ready.reason);
     let progress = match seen.step {
         Step::WaitForTurn => Some(Finding::yes(
             Reason::UpdateWaitsForTurn,

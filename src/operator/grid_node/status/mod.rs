@@ -1,8 +1,8 @@
 //! The status of a node: what it shows, its conditions, and which of their reasons wins. Pure but for `update`, which sends it.
 
+mod decisive;
 mod findings;
 mod shown;
-pub mod tiers;
 
 use jiff::Timestamp;
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::Time;
@@ -135,6 +135,7 @@ pub async fn update(node: &GridNode, status: &GridNodeStatus, context: &Context)
         new_conditions: &newsworthy(&status.conditions),
         // Updating is no bad news: somebody changed the node or the operator.
         abnormal: &[condition::DRAINING, condition::QUARANTINED, condition::PAYOUT_DIFFERS, condition::STALLED],
+        expected: &[],
     };
     write::status(&api, context, MANAGER, node, change).await
 }

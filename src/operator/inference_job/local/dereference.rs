@@ -6,9 +6,10 @@ use kube::{Api, ResourceExt, api::ListParams};
 use super::{
     UID_LABEL, child_name,
     observe::{Observed, observe},
+    queue,
 };
 use crate::{
-    api::inference_job::InferenceJob,
+    api::{inference_job::InferenceJob, reasons::Reason},
     operator::{context::Context, error::Error, write::api_beside},
 };
 
@@ -24,7 +25,13 @@ pub async fn observed(job: &InferenceJob, context: &Context) -> Result<Option<Ob
     };
     let pods: Api<Pod> = api_beside(context, &namespace);
     let pods = pods.list(&ListParams::default().labels(&format!("{UID_LABEL}={uid}"))).await?;
-    Ok(Some(observe(&child, &pods.items)))
+    let mut seen = observe(&child, &pods.items);
+    if seen.report.reason == Reason::WaitingForQuota.as_str()
+        && let Some(words) = queue::words(&child, context).await?
+    {
+        seen.report.message = words;
+    }
+    Ok(Some(seen))
 }
 
 /// The child, if it is this job's.

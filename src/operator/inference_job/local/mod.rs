@@ -9,6 +9,7 @@ pub mod apply;
 pub mod dereference;
 pub mod job;
 pub mod observe;
+pub mod queue;
 pub mod results;
 pub mod shards;
 pub mod validate;
@@ -30,8 +31,6 @@ pub const UID_LABEL: &str = "xdcgrid.io/job-uid";
 pub const NAME_ANNOTATION: &str = "xdcgrid.io/job-name";
 /// Labels that queues read; they pass from the InferenceJob to its Job.
 pub const QUEUE_PREFIX: &str = "kueue.x-k8s.io/";
-/// The label that hands `suspend` over to Kueue.
-pub const QUEUE_NAME: &str = "kueue.x-k8s.io/queue-name";
 
 /// Longest part of the InferenceJob's name in the names of what belongs to it: a pod's host name has at most 63 characters.
 const MAX_NAME: usize = 40;
@@ -66,11 +65,10 @@ pub fn watch(controller: Controller<Guarded<InferenceJob>>, context: &Context) -
         return controller;
     }
     let ours = watcher::Config::default().labels(UID_LABEL);
-    controller.watches(Api::<Job>::all(context.client.clone()), ours.clone(), |job| owner(&job)).watches(
-        Api::<Pod>::all(context.client.clone()),
-        ours,
-        |pod| owner(&pod),
-    )
+    let controller = controller
+        .watches(Api::<Job>::all(context.client.clone()), ours.clone(), |job| owner(&job))
+        .watches(Api::<Pod>::all(context.client.clone()), ours, |pod| owner(&pod));
+    if context.config.kueue { queue::watch(controller, context) } else { controller }
 }
 
 fn owner<K: ResourceExt>(object: &K) -> Option<ObjectRef<Guarded<InferenceJob>>> {

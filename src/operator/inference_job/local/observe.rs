@@ -12,13 +12,11 @@ use k8s_openapi::{
 };
 use kube::ResourceExt;
 
-use super::{
-    QUEUE_NAME,
-    job::{Asked, index_of, sizes},
-};
+use super::job::{Asked, index_of, sizes};
 use crate::{
     api::{
         conditions::{Finding, Truth},
+        kueue::QUEUE_LABEL,
         reasons::Reason,
     },
     operator::grid_node::worker::{unscheduled, waiting},
@@ -115,7 +113,7 @@ fn state(child: &Job, pods: &[Pod]) -> (JobState, Option<Finding>) {
     let active = child.status.as_ref().and_then(|status| status.active).unwrap_or(0);
     if child.spec.as_ref().and_then(|spec| spec.suspend) == Some(true) {
         let stopped = Asked::read(child).is_some_and(|asked| asked.stop);
-        return match child.labels().get(QUEUE_NAME) {
+        return match child.labels().get(QUEUE_LABEL) {
             _ if stopped && active == 0 => (JobState::Cancelled, None),
             Some(queue) => (JobState::Queued, Some(waits_in(queue, child))),
             None => (JobState::Suspended, Some(Finding::no(Reason::Suspended, "its Job is suspended"))),
@@ -405,7 +403,7 @@ mod tests {
     #[test]
     fn a_job_in_a_queue_waits_for_quota() {
         let mut queued = job("");
-        queued.metadata.labels = Some([(QUEUE_NAME.to_owned(), "q".to_owned())].into());
+        queued.metadata.labels = Some([(QUEUE_LABEL.to_owned(), "q".to_owned())].into());
         let seen = observe(&child(&queued, &[1]), &[]).report;
         assert_eq!((seen.state, seen.reason.as_str()), (JobState::Queued, "WaitingForQuota"));
         let held = observe(&child(&job("  suspend: true"), &[1]), &[]).report;

@@ -5,9 +5,12 @@ use std::collections::BTreeMap;
 use k8s_openapi::{api::core::v1::Toleration, apimachinery::pkg::apis::meta::v1::OwnerReference};
 use kube::{Resource, ResourceExt};
 
-use super::{QUEUE_NAME, QUEUE_PREFIX, child_name, observe::Seen};
+use super::{QUEUE_PREFIX, child_name, observe::Seen};
 use crate::{
-    api::{conditions::Finding, grid_model::GridModel, grid_node::WorkerResources, inference_job::InferenceJob},
+    api::{
+        conditions::Finding, grid_model::GridModel, grid_node::WorkerResources, inference_job::InferenceJob,
+        kueue::QUEUE_LABEL,
+    },
     operator::grid_node::validate::{Hardware, hardware, toleration},
 };
 
@@ -50,7 +53,7 @@ pub struct LocalJob {
 impl LocalJob {
     /// Whether `suspend` of the child belongs to a queue.
     pub fn is_queued(&self) -> bool {
-        self.queue_labels.contains_key(QUEUE_NAME)
+        self.queue_labels.contains_key(QUEUE_LABEL)
     }
 }
 
@@ -126,7 +129,7 @@ spec:
     fn only_labels_of_the_queue_are_passed_on() {
         let mut job = job("");
         job.metadata.labels =
-            Some([(QUEUE_NAME.to_owned(), "q".to_owned()), ("team".to_owned(), "a".to_owned())].into());
+            Some([(QUEUE_LABEL.to_owned(), "q".to_owned()), ("team".to_owned(), "a".to_owned())].into());
         let local = validate(&job, Some(&model()), None).unwrap();
         assert!(local.is_queued());
         assert_eq!(local.queue_labels.len(), 1);

@@ -8,7 +8,7 @@ use xdc_grid::{
     chain::{At, BlockRef, CallRequest, ChainError, ChainRpc, RpcFuture, SendOutcome, TxReceipt},
 };
 
-use crate::support::faults::Faults;
+use super::faults::{Call, Faults};
 
 pub struct FaultyRpc {
     pub inner: Arc<dyn ChainRpc>,
@@ -16,11 +16,11 @@ pub struct FaultyRpc {
 }
 
 fn broken() -> ChainError {
-    ChainError::Unreachable { endpoint: "anvil".to_owned(), detail: "the connection broke".to_owned() }
+    ChainError::Unreachable { endpoint: "chain".to_owned(), detail: "the connection broke".to_owned() }
 }
 
 fn refused<T>(status: u16) -> Result<T, ChainError> {
-    Err(ChainError::Rpc { endpoint: "anvil".to_owned(), method: "any", message: format!("injected {status}") })
+    Err(ChainError::Rpc { endpoint: "chain".to_owned(), method: "any", message: format!("injected {status}") })
 }
 
 impl FaultyRpc {
@@ -30,9 +30,7 @@ impl FaultyRpc {
         act: impl Fn() -> RpcFuture<'a, T> + Send + Sync + 'a,
     ) -> RpcFuture<'a, T> {
         let is_write = method == "eth_sendRawTransaction";
-        Box::pin(
-            async move { self.faults.around(method.to_owned(), String::new(), is_write, act, broken, refused).await },
-        )
+        Box::pin(async move { self.faults.around(Call::named(method), is_write, act, broken, refused).await })
     }
 }
 
