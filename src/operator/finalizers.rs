@@ -1,13 +1,16 @@
 //! Finalizers with a deadline: an outside effect is undone before an object goes, but never at the price of an object that
 //! cannot be deleted.
 
-use std::time::Duration;
+use std::{fmt::Debug, time::Duration};
 
 use jiff::Timestamp;
 use kube::{
-    Resource,
+    Api, Resource, ResourceExt,
+    api::{Patch, PatchParams},
     runtime::{controller::Action, finalizer},
 };
+use serde::de::DeserializeOwned;
+use serde_json::json;
 
 use super::{
     context::Context,
@@ -34,6 +37,43 @@ pub fn unwrap(error: finalizer::Error<Error>) -> Result<Action, Error> {
 /// The patch names the finalizers that were read; the API server finds others (422), or another write was faster (409).
 fn changed(error: &kube::Error) -> bool {
     matches!(error, kube::Error::Api(status) if matches!(status.code, 409 | 422))
+}
+
+/// The object with `finalizer`, which is added where it is missing; `None` when the object is gone. What comes back is the newest
+/// object, so that the same look can go on with it: adding a finalizer costs a write, but no look of its own.
+pub async fn hold<K>(api: &Api<K>, object: K, finalizer: &str) -> Result<Option<K>, Error>
+where
+    K: Resource<DynamicType = ()> + Clone + Debug + DeserializeOwned,
+{
+    if object.finalizers().iter().any(|held| held == finalizer) {
+        return Ok(Some(object));
+    }
+    let mut finalizers = object.finalizers().to_vec();
+    finalizers.push(finalizer.to_owned());
+    replace(api, &object, finalizers).await
+}
+
+/// Takes `finalizer` off, so that the object can go.
+pub async fn release<K>(api: &Api<K>, object: &K, finalizer: &str) -> Result<(), Error>
+where
+    K: Resource<DynamicType = ()> + Clone + Debug + DeserializeOwned,
+{
+    let left = object.finalizers().iter().filter(|held| *held != finalizer).cloned().collect();
+    replace(api, object, left).await.map(drop)
+}
+
+async fn replace<K>(api: &Api<K>, object: &K, finalizers: Vec<String>) -> Result<Option<K>, Error>
+where
+    K: Resource<DynamicType = ()> + Clone + Debug + DeserializeOwned,
+{
+    // With the version that was read: a finalizer that somebody else added meanwhile must not be lost.
+    let patch = json!({"metadata": {"resourceVersion": object.resource_version(), "finalizers": finalizers}});
+    match api.patch(&object.name_any(), &PatchParams::default(), &Patch::Merge(&patch)).await {
+        Ok(now) => Ok(Some(now)),
+        Err(error) if is_not_found(&error) => Ok(None),
+        Err(error) if changed(&error) => Err(Error::Stale(error.to_string())),
+        Err(error) => Err(error.into()),
+    }
 }
 
 /// Whether an object has been waiting for its finalizers for `limit`.

@@ -1,6 +1,6 @@
 //! IO: everything that a job points at.
 
-use k8s_openapi::api::core::v1::ConfigMap;
+use k8s_openapi::{api::core::v1::ConfigMap, apimachinery::pkg::apis::meta::v1::Time};
 use kube::{Api, ResourceExt};
 
 use crate::{
@@ -48,7 +48,11 @@ pub enum Settlement {
 pub async fn dereference(job: &InferenceJob, context: &Context) -> Result<Refs, Error> {
     if is_over(job) {
         // An ended job asks nothing of anybody but whether it is settled.
-        let settlement = settlement(job, context).await?;
+        let ended = job.status.as_ref().and_then(|status| status.completion_time.clone());
+        let settlement = match ended {
+            Some(ended) => settlement(job, &ended, context).await?,
+            None => Settlement::Unknown,
+        };
         return Ok(Refs { model: None, report: Ok(None), child: None, output: None, settlement });
     }
     let uid = job.uid().ok_or(Error::Incomplete("a uid"))?;
@@ -84,15 +88,14 @@ async fn output_of(job: &InferenceJob, name: &str, context: &Context) -> Result<
 }
 
 /// The epoch of a job is the one in which it ended: receipts are accepted before, and reports go in order.
-async fn settlement(job: &InferenceJob, context: &Context) -> Result<Settlement, Error> {
+pub async fn settlement(job: &InferenceJob, ended: &Time, context: &Context) -> Result<Settlement, Error> {
     if local::is_local(job) {
         return Ok(Settlement::Unknown);
     }
-    let Some(status) = &job.status else { return Ok(Settlement::Unknown) };
-    if conditions::is_true(&status.conditions, condition::SETTLED) {
+    let conditions = job.status.as_ref().map(|status| status.conditions.as_slice()).unwrap_or_default();
+    if conditions::is_true(conditions, condition::SETTLED) {
         return Ok(Settlement::Told);
     }
-    let Some(ended) = &status.completion_time else { return Ok(Settlement::Unknown) };
     let networks: Api<GridNetwork> = Api::all(context.client.clone());
     let networks = networks.list(&kube::api::ListParams::default()).await?;
     let Some((network, epoch)) = networks.items.iter().find_map(|network| {

@@ -21,7 +21,13 @@ use kube::{
     runtime::{Controller, reflector::ObjectRef, watcher},
 };
 
-use super::super::{context::Context, runner::Guarded};
+use super::{
+    super::{
+        context::Context,
+        runner::{self, Guarded},
+    },
+    known::{JobRef, KnownJob},
+};
 use crate::api::inference_job::{InferenceJob, Target};
 
 /// Uid of the InferenceJob, on everything that belongs to it.
@@ -61,19 +67,18 @@ pub fn labels(uid: &str) -> BTreeMap<String, String> {
 }
 
 /// Reconciles an InferenceJob when its Job or one of its pods changes.
-pub fn watch(controller: Controller<Guarded<InferenceJob>>, context: &Context) -> Controller<Guarded<InferenceJob>> {
+pub fn watch(controller: Controller<Guarded<KnownJob>>, context: &Context) -> Controller<Guarded<KnownJob>> {
     if !context.config.local_jobs {
         return controller;
     }
     let ours = watcher::Config::default().labels(UID_LABEL);
-    controller.watches(Api::<Job>::all(context.client.clone()), ours.clone(), |job| owner(&job)).watches(
-        Api::<Pod>::all(context.client.clone()),
-        ours,
-        |pod| owner(&pod),
-    )
+    let (jobs, pods) = (Api::<Job>::all(context.client.clone()), Api::<Pod>::all(context.client.clone()));
+    controller
+        .watches_stream(runner::touched(jobs, ours.clone()), |job| owner(&job))
+        .watches_stream(runner::touched(pods, ours), |pod| owner(&pod))
 }
 
-fn owner<K: ResourceExt>(object: &K) -> Option<ObjectRef<Guarded<InferenceJob>>> {
+fn owner<K: ResourceExt>(object: &K) -> Option<JobRef> {
     let name = object.annotations().get(NAME_ANNOTATION)?;
     Some(ObjectRef::new(name).within(&object.namespace()?))
 }
