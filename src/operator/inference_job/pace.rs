@@ -11,6 +11,7 @@ use std::{
 use crate::api::{
     conditions,
     inference_job::{InferenceJobStatus, RequestCounts, condition},
+    reasons::Reason,
 };
 
 /// Between two writes of bare progress.
@@ -75,9 +76,9 @@ fn is_start(old: Option<&InferenceJobStatus>, new: &InferenceJobStatus) -> bool 
 /// A status without what changes when a job starts to run.
 fn before_start(status: &InferenceJobStatus) -> InferenceJobStatus {
     let mut bare = InferenceJobStatus { phase: None, reason: None, ..without_numbers(status) };
-    for type_ in [condition::RUNNING, condition::MODEL_READY, condition::RECONCILING] {
-        conditions::clear(&mut bare.conditions, type_);
-    }
+    let told = [condition::RUNNING, condition::MODEL_READY, condition::RECONCILING];
+    let audits = Reason::AuditsPending.as_str();
+    bare.conditions.retain(|found| !told.contains(&found.type_.as_str()) && found.reason != audits);
     bare
 }
 
@@ -107,10 +108,7 @@ mod tests {
     use k8s_openapi::apimachinery::pkg::apis::meta::v1::Time;
 
     use super::*;
-    use crate::api::{
-        conditions::{Finding, set},
-        reasons::Reason,
-    };
+    use crate::api::conditions::{Finding, set};
 
     fn status(completed: i64, finding: Finding) -> InferenceJobStatus {
         let requests = Some(RequestCounts { total: 9, completed, failed: 0 });

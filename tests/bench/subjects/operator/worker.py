@@ -14,19 +14,12 @@ from .stage import MODEL, NETWORK, STATE, SYSTEM, TEAM, grid
 LABEL = "xdcgrid.io/node"
 
 
-def external(stage, name):
-    """A GridNode of a machine outside, with its worker; returns the worker once the node is Ready."""
-    folder = STATE / "workers" / name
-    folder.mkdir(parents=True)
-    key = folder / "node.key"
-    run(binary("grid-worker"), "keygen", "--out", key)
-    peer = re.search(r"16Uiu2HA\w+", run(binary("grid-worker"), "id", "--key-file", key))[0]
-    stage.apply(grid("GridNode", name, {
-        "networkRef": {"name": NETWORK}, "mode": "External", "approved": True, "peerID": peer, "models": [MODEL], "roles": ["Compute"],
-    }))
-    worker, _ = start(stage, name, key)
-    wait_for(f"{name} to take work", lambda: capability(stage, peer), 120)
-    return worker
+def team(stage):
+    """A node that answers and one that audits it, which a new node needs; returns both workers once the first one takes work."""
+    answering, peer = managed(stage, "answers")
+    auditing, _ = managed(stage, "audits", roles=("Verify",))
+    wait_for("the answering node's proof", lambda: capability(stage, peer), 120)
+    return answering, auditing
 
 
 def start(stage, name, key):
@@ -55,10 +48,10 @@ def capability(stage, peer):
     return bool(report) and report["capability"]["verified"] and any(model["state"] == "Ready" for model in report["models"])
 
 
-def managed(stage, name):
+def managed(stage, name, roles=("Compute",)):
     """A GridNode of the cluster with its worker as a process: waits until the worker itself is ready; returns worker and peer id."""
     stage.apply(grid("GridNode", name, {
-        "networkRef": {"name": NETWORK}, "mode": "Managed", "accelerators": {"cpuOnly": {}}, "models": [MODEL], "roles": ["Compute"],
+        "networkRef": {"name": NETWORK}, "mode": "Managed", "accelerators": {"cpuOnly": {}}, "models": [MODEL], "roles": list(roles),
         "resources": {"cpu": "1", "memory": "1Gi"},
     }))
     secret = wait_for("the node's key", lambda: stage.get("secret", f"worker-{name}-key", SYSTEM), 60, every=0.1)

@@ -14,8 +14,8 @@ ROUNDS = 5
 
 def measure(stage):
     table("API writes of the operator for one job of one request (goal ≤ 4 over its life)")
-    say("a worker joins")
-    helper = worker.external(stage, "worker-for-writes")
+    say("two workers join")
+    workers = worker.team(stage)
     grid = [life(stage, f"life-grid-{number}", "Grid") for number in range(ROUNDS)]
     local = [life(stage, f"life-local-{number}", "Local") for number in range(ROUNDS)]
     for name, lives in (("Grid", grid), ("Local", local)):
@@ -24,13 +24,14 @@ def measure(stage):
         row(f"{name}: Events beside them", [sum(lived.events.values()) for lived in lives], "writes")
     row("reconcile without news, of a job that is done", [idle_look(stage, "life-grid-0") for _ in range(ROUNDS)], "writes")
     waiting = "idle-job"
-    helper.stop()
+    for process in workers:
+        process.stop()
     stage.apply(job(waiting))
     stage.wait_condition("inferencejob", waiting, "Admitted", TEAM)
     stage.quiet()
     row("reconcile without news, of a job that waits", [idle_look(stage, waiting) for _ in range(ROUNDS)], "writes")
     note(f"Grid: {listed(grid[-1])}\n\nLocal: {listed(local[-1])}")
-    stage.kubectl("delete", "gridnode", "worker-for-writes", "--wait=false")
+    stage.kubectl("delete", "gridnode", "answers", "audits", "--wait=false")
 
 
 class Life:
