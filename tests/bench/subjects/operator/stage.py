@@ -14,7 +14,7 @@ from grid.chain import Chain
 from grid.environment import ACCOUNTS, CHAIN_ID, MODEL_FILE, MODEL_SHA256, binary
 from grid.shell import ROOT, run, wait_for
 
-from .audit import Audit
+from .audit import Audit, of_job
 from .process import Process, answers, cpu_seconds, free_port, get
 
 STATE = ROOT / ".cluster-bench"
@@ -217,17 +217,23 @@ class Stage:
         )
         return json.loads(answer)
 
-    def quiet(self, seconds=4, timeout=120):
-        """Waits until the operator has written nothing but leases for so long."""
+    def quiet(self, seconds=4, timeout=120, name=None):
+        """Waits until the operator has written nothing but leases for so long; with a name, nothing about that job."""
         deadline = time.monotonic() + timeout
         mark, since = self.audit.mark(), time.monotonic()
         while time.monotonic() - since < seconds:
             if time.monotonic() > deadline:
                 say(f"the operator still writes after {timeout} s")
                 return
-            time.sleep(0.5)
-            if self.audit.writes(mark):
+            time.sleep(0.25)
+            if self.written(mark, name):
                 mark, since = self.audit.mark(), time.monotonic()
+
+    def written(self, mark, name=None):
+        """How often the operator wrote since `mark`; with a name, about that job."""
+        counts = self.audit.writes(mark)
+        parts = [counts] if name is None else of_job(counts, TEAM, name)
+        return sum(sum(part.values()) for part in parts)
 
 
 def _tuning():

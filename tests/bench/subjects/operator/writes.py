@@ -28,7 +28,7 @@ def measure(stage):
         process.stop()
     stage.apply(job(waiting))
     stage.wait_condition("inferencejob", waiting, "Admitted", TEAM)
-    stage.quiet()
+    stage.quiet(name=waiting)
     row("reconcile without news, of a job that waits", [idle_look(stage, waiting) for _ in range(ROUNDS)], "writes")
     note(f"Grid: {listed(grid[-1])}\n\nLocal: {listed(local[-1])}")
     stage.kubectl("delete", "gridnode", "answers", "audits", "--wait=false")
@@ -47,13 +47,13 @@ def life(stage, name, target):
     if target == "Local":
         worker.play_shard(stage, name)
     stage.wait_condition("inferencejob", name, "Complete", TEAM)
-    stage.quiet(seconds=3)
+    stage.quiet(seconds=3, name=name)
     until_complete, events = of_job(stage.audit.writes(mark), TEAM, name)
     if name.endswith("-grid-0"):
         return Life(until_complete, collections.Counter(), events)
     mark = stage.audit.mark()
     stage.kubectl("-n", TEAM, "delete", "inferencejob", name, "--timeout=60s")
-    stage.quiet(seconds=1.5)
+    stage.quiet(seconds=1.5, name=name)
     until_gone, later = of_job(stage.audit.writes(mark), TEAM, name)
     return Life(until_complete, until_gone, events + later)
 
@@ -65,8 +65,8 @@ def idle_look(stage, name):
     label = f"bench/look={mark[1]}"
     stage.kubectl("-n", TEAM, "label", "--overwrite", "inferencejob", name, label)
     wait_for("a look", lambda: stage.reconciles().get("InferenceJob", 0) > looked, 30, every=0.1)
-    stage.quiet(seconds=1)
-    return sum(stage.audit.writes(mark).values())
+    stage.quiet(seconds=1, name=name)
+    return stage.written(mark, name)
 
 
 def listed(lived):
