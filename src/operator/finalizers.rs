@@ -4,6 +4,7 @@
 use std::{fmt::Debug, time::Duration};
 
 use jiff::Timestamp;
+use k8s_openapi::apimachinery::pkg::apis::meta::v1::ObjectMeta;
 use kube::{
     Api, Resource, ResourceExt,
     api::{Patch, PatchParams},
@@ -39,18 +40,15 @@ fn changed(error: &kube::Error) -> bool {
     matches!(error, kube::Error::Api(status) if matches!(status.code, 409 | 422))
 }
 
-/// The object with `finalizer`, which is added where it is missing; `None` when the object is gone. What comes back is the newest
-/// object, so that the same look can go on with it: adding a finalizer costs a write, but no look of its own.
-pub async fn hold<K>(api: &Api<K>, object: K, finalizer: &str) -> Result<Option<K>, Error>
+/// Adds `finalizer` to an object of which at least the metadata is known; `None` when the object is gone. What comes back is the
+/// newest object, so that the same look can go on with it: a finalizer costs a write, but neither a read nor a look of its own.
+pub async fn add<K>(api: &Api<K>, known: &ObjectMeta, finalizer: &str) -> Result<Option<K>, Error>
 where
     K: Resource<DynamicType = ()> + Clone + Debug + DeserializeOwned,
 {
-    if object.finalizers().iter().any(|held| held == finalizer) {
-        return Ok(Some(object));
-    }
-    let mut finalizers = object.finalizers().to_vec();
+    let mut finalizers = known.finalizers.clone().unwrap_or_default();
     finalizers.push(finalizer.to_owned());
-    replace(api, &object, finalizers).await
+    replace(api, known, finalizers).await
 }
 
 /// Takes `finalizer` off, so that the object can go.
@@ -59,16 +57,21 @@ where
     K: Resource<DynamicType = ()> + Clone + Debug + DeserializeOwned,
 {
     let left = object.finalizers().iter().filter(|held| *held != finalizer).cloned().collect();
-    replace(api, object, left).await.map(drop)
+    replace(api, object.meta(), left).await.map(drop)
 }
 
-async fn replace<K>(api: &Api<K>, object: &K, finalizers: Vec<String>) -> Result<Option<K>, Error>
+pub fn holds(metadata: &ObjectMeta, finalizer: &str) -> bool {
+    metadata.finalizers.iter().flatten().any(|held| held == finalizer)
+}
+
+async fn replace<K>(api: &Api<K>, known: &ObjectMeta, finalizers: Vec<String>) -> Result<Option<K>, Error>
 where
     K: Resource<DynamicType = ()> + Clone + Debug + DeserializeOwned,
 {
     // With the version that was read: a finalizer that somebody else added meanwhile must not be lost.
-    let patch = json!({"metadata": {"resourceVersion": object.resource_version(), "finalizers": finalizers}});
-    match api.patch(&object.name_any(), &PatchParams::default(), &Patch::Merge(&patch)).await {
+    let patch = json!({"metadata": {"resourceVersion": known.resource_version, "finalizers": finalizers}});
+    let name = known.name.as_deref().ok_or(Error::Incomplete("a name"))?;
+    match api.patch(name, &PatchParams::default(), &Patch::Merge(&patch)).await {
         Ok(now) => Ok(Some(now)),
         Err(error) if is_not_found(&error) => Ok(None),
         Err(error) if changed(&error) => Err(Error::Stale(error.to_string())),

@@ -55,26 +55,30 @@ pub async fn dereference(job: &InferenceJob, context: &Context) -> Result<Refs, 
         };
         return Ok(Refs { model: None, report: Ok(None), child: None, output: None, settlement });
     }
-    let uid = job.uid().ok_or(Error::Incomplete("a uid"))?;
     let models: Api<GridModel> = Api::all(context.client.clone());
-    let output = match &job.spec.workload.output.config_map {
-        Some(output) => output_of(job, &output.name, context).await?,
-        None => None,
-    };
-    let child = match local::is_local(job) {
-        true => local::dereference::observed(job, context).await?,
-        false => None,
-    };
-    Ok(Refs {
-        model: models.get_opt(&job.spec.workload.model_ref.name).await?,
-        report: match local::is_local(job) {
-            true => Ok(child.as_ref().map(|child| child.report.clone())),
-            false => context.gateway.job(&uid).await,
-        },
-        child,
-        output,
-        settlement: Settlement::Unknown,
-    })
+    let model = async { models.get_opt(&job.spec.workload.model_ref.name).await.map_err(Error::from) };
+    // None depends on another, and a job waits for the slowest only.
+    let (model, output, (report, child)) = tokio::try_join!(model, output(job, context), progress(job, context))?;
+    Ok(Refs { model, report, child, output, settlement: Settlement::Unknown })
+}
+
+/// How far it is, as the gateway or its child says.
+async fn progress(job: &InferenceJob, context: &Context) -> Result<Progress, Error> {
+    let uid = job.uid().ok_or(Error::Incomplete("a uid"))?;
+    if !local::is_local(job) {
+        return Ok((context.gateway.job(&uid).await, None));
+    }
+    let child = local::dereference::observed(job, context).await?;
+    Ok((Ok(child.as_ref().map(|child| child.report.clone())), child))
+}
+
+type Progress = (Result<Option<JobReport>, GatewayError>, Option<Observed>);
+
+async fn output(job: &InferenceJob, context: &Context) -> Result<Option<ConfigMap>, Error> {
+    match &job.spec.workload.output.config_map {
+        Some(output) => output_of(job, &output.name, context).await,
+        None => Ok(None),
+    }
 }
 
 async fn output_of(job: &InferenceJob, name: &str, context: &Context) -> Result<Option<ConfigMap>, Error> {

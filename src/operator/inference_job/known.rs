@@ -27,7 +27,7 @@ use crate::{
 #[derive(Debug, Clone, PartialEq, Deserialize)]
 #[serde(from = "Facts")]
 pub struct KnownJob {
-    /// Without annotations, labels and owners.
+    /// Without annotations, labels, owners and who wrote what.
     metadata: ObjectMeta,
     /// Name of its GridModel.
     pub model: String,
@@ -123,6 +123,7 @@ impl From<Facts> for KnownJob {
                 resource_version: metadata.resource_version,
                 generation: metadata.generation,
                 deletion_timestamp: metadata.deletion_timestamp,
+                finalizers: metadata.finalizers,
                 ..ObjectMeta::default()
             },
         }

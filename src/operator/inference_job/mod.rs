@@ -46,7 +46,7 @@ use crate::{
         conditions,
         contribution_report::ContributionReport,
         grid_model::GridModel,
-        inference_job::{InferenceJob, InferenceJobStatus, condition},
+        inference_job::{InferenceJob, InferenceJobStatus, Target, condition},
     },
     protocol::internal::{ChangeKind, JobReport, JobState},
 };
@@ -118,8 +118,7 @@ pub async fn reconcile(known: Arc<KnownJob>, context: Arc<Context>) -> Result<Ac
         return expire(known.as_ref(), known.ttl, known.ended.as_ref(), &context).await;
     }
     let namespace = known.namespace().unwrap_or_default();
-    let guarded: Api<Guarded<InferenceJob>> = Api::namespaced(context.client.clone(), &namespace);
-    let job = match guarded.get_opt(&known.name_any()).await? {
+    let job = match newest(&known, &namespace, &context).await? {
         Some(Guarded(Ok(job))) => job,
         Some(malformed) => return Ok(runner::left_alone(&malformed, &context).await),
         None => return Ok(Action::await_change()),
@@ -135,21 +134,39 @@ pub async fn reconcile(known: Arc<KnownJob>, context: Arc<Context>) -> Result<Ac
             None => reconcile_live(&job, &context).await,
         };
     }
-    reconcile_grid(job, &Api::namespaced(context.client.clone(), &namespace), &context).await
+    let api: Api<InferenceJob> = Api::namespaced(context.client.clone(), &namespace);
+    match (&job.metadata.deletion_timestamp, finalizers::holds(&job.metadata, FINALIZER)) {
+        (None, true) => reconcile_live(&job, &context).await,
+        (None, false) => match finalizers::add(&api, &job.metadata, FINALIZER).await? {
+            Some(job) => reconcile_live(&job, &context).await,
+            None => Ok(Action::await_change()),
+        },
+        (Some(_), true) => {
+            let forgotten = forget(&job, &context).await?;
+            finalizers::release(&api, &job, FINALIZER).await?;
+            Ok(forgotten)
+        }
+        (Some(_), false) => Ok(Action::await_change()),
+    }
 }
 
-/// The gateway has its text.
-async fn reconcile_grid(job: InferenceJob, api: &Api<InferenceJob>, context: &Context) -> Result<Action, Error> {
-    if job.metadata.deletion_timestamp.is_none() {
-        let Some(job) = finalizers::hold(api, job, FINALIZER).await? else { return Ok(Action::await_change()) };
-        return reconcile_live(&job, context).await;
+/// The job as it is now. A new Grid job gets its finalizer by the way: the gateway will have its text.
+async fn newest(
+    known: &KnownJob,
+    namespace: &str,
+    context: &Context,
+) -> Result<Option<Guarded<InferenceJob>>, Error> {
+    let jobs: Api<Guarded<InferenceJob>> = Api::namespaced(context.client.clone(), namespace);
+    let metadata = kube::Resource::meta(known);
+    let leaving = metadata.deletion_timestamp.is_some();
+    if known.target == Target::Grid && !leaving && !known.is_over && !finalizers::holds(metadata, FINALIZER) {
+        match finalizers::add(&jobs, metadata, FINALIZER).await {
+            // It is not as it was known, or it is malformed, which is seen when it is read.
+            Err(Error::Stale(_)) => {}
+            outcome => return outcome,
+        }
     }
-    if !job.finalizers().iter().any(|held| held == FINALIZER) {
-        return Ok(Action::await_change());
-    }
-    let forgotten = forget(&job, context).await?;
-    finalizers::release(api, &job, FINALIZER).await?;
-    Ok(forgotten)
+    Ok(jobs.get_opt(&known.name_any()).await?)
 }
 
 async fn reconcile_live(job: &InferenceJob, context: &Context) -> Result<Action, Error> {
