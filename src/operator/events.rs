@@ -45,7 +45,8 @@ impl Recorder {
         let key = key(event, about);
         let now = Instant::now();
         let api: Api<Stored> = Api::namespaced(self.client.clone(), namespace(about));
-        if let Some(Series { name, count }) = self.recent().again(&key, now) {
+        let again = self.recent().again(&key, now);
+        if let Some(Series { name, count }) = again {
             let series = EventSeries { count, last_observed_time: MicroTime(Timestamp::now()) };
             let patch = Patch::Merge(json!({"series": series}));
             return api.patch(&name, &PatchParams::default(), &patch).await.map(drop);

@@ -9,16 +9,15 @@ use std::{
     time::{Duration, Instant},
 };
 
-use futures::{Stream, StreamExt};
+use futures::StreamExt;
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::ObjectMeta;
 use kube::{
     Api, Resource, ResourceExt,
     api::ListParams,
     core::{DeserializeGuard, PartialObjectMeta, error_boundary::InvalidObject},
     runtime::{
-        Controller, WatchStreamExt,
+        Controller,
         controller::{Action, Config},
-        metadata_watcher,
         reflector::{ObjectRef, Store},
         watcher,
     },
@@ -120,17 +119,6 @@ where
 /// How every controller runs.
 pub fn config(context: &Context) -> Config {
     Config::default().concurrency(context.config.concurrency).debounce(Duration::from_millis(50))
-}
-
-/// Changes of objects of which only the metadata is of interest; the rest never leaves the API server.
-pub fn touched<K>(
-    api: Api<K>,
-    config: watcher::Config,
-) -> impl Stream<Item = Result<PartialObjectMeta<K>, watcher::Error>> + Send
-where
-    K: Resource<DynamicType = ()> + Clone + DeserializeOwned + Debug + Send + 'static,
-{
-    metadata_watcher(api, config).touched_objects()
 }
 
 /// Runs `controller` until `stop` resolves, with `reconcile` for every well-formed object.
@@ -258,7 +246,8 @@ mod tests {
             "managedFields": [{"manager": "kubectl", "operation": "Apply", "fieldsType": "FieldsV1", "fieldsV1": {"f:spec": {}}}],
         });
         let spec = json!({"source": {"url": "http://models/m.gguf"}, "sha256": sha256});
-        let object = json!({"apiVersion": "xdcgrid.io/v1alpha1", "kind": "GridModel", "metadata": metadata, "spec": spec});
+        let object =
+            json!({"apiVersion": "xdcgrid.io/v1alpha1", "kind": "GridModel", "metadata": metadata, "spec": spec});
         serde_json::from_value(object).unwrap()
     }
 

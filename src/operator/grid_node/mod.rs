@@ -22,6 +22,7 @@ use jiff::Timestamp;
 use k8s_openapi::api::{apps::v1::StatefulSet, core::v1::Pod};
 use kube::{
     Api, ResourceExt,
+    core::PartialObjectMeta,
     runtime::{
         controller::Action,
         finalizer::{self, Event},
@@ -69,11 +70,12 @@ pub async fn run(context: Arc<Context>, stop: CancellationToken) {
         futures::stream::iter(runner::select(&by_peer, hit))
     });
     let ours = watcher::Config::default().labels(build::NODE_LABEL);
-    let sets = Api::<StatefulSet>::namespaced(context.client.clone(), &namespace);
-    let pods = Api::<Pod>::namespaced(context.client.clone(), &namespace);
+    // Metadata only: what else they say is read when their node is looked at.
+    let sets = Api::<PartialObjectMeta<StatefulSet>>::namespaced(context.client.clone(), &namespace);
+    let pods = Api::<PartialObjectMeta<Pod>>::namespaced(context.client.clone(), &namespace);
     let controller = controller
-        .watches_stream(runner::touched(sets, ours.clone()), |set| owner(set.labels()))
-        .watches_stream(runner::touched(pods, ours), |pod| owner(pod.labels()))
+        .watches(sets, ours.clone(), |set| owner(set.labels()))
+        .watches(pods, ours, |pod| owner(pod.labels()))
         .watches(Api::<Guarded<GridModel>>::all(context.client.clone()), watcher::Config::default(), move |model| {
             let name = model.name_any();
             runner::select(&by_model, |node: &GridNode| node.spec.models.contains(&name))
@@ -161,7 +163,8 @@ fn next_look(status: &GridNodeStatus, seen: &Observed<'_>, now: Timestamp, conte
     use TransactionState::{Failed, Finalized};
     let moving =
         status.registration.as_ref().is_some_and(|transaction| !matches!(transaction.state, Finalized | Failed));
-    let regular = if moving || seen.step.is_update() { context.config.chain_poll() } else { context.fleet.look_again() };
+    let regular =
+        if moving || seen.step.is_update() { context.config.chain_poll() } else { context.fleet.look_again() };
     let window =
         seen.openness.until().map(|until| until.duration_since(now).unsigned_abs() + Duration::from_millis(10));
     Action::requeue(window.map_or(regular, |window| window.min(regular)))

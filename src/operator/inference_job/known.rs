@@ -244,7 +244,8 @@ mod tests {
             "name": "j", "namespace": "ns", "uid": "u", "generation": generation, "resourceVersion": "7",
             "annotations": {"a": "x"}, "labels": {"team": "a"},
         });
-        let workload = json!({"modelRef": {"name": "m"}, "input": {"inline": "long"}, "output": {"configMap": {"name": "out"}}});
+        let workload =
+            json!({"modelRef": {"name": "m"}, "input": {"inline": "long"}, "output": {"configMap": {"name": "out"}}});
         let object = json!({
             "apiVersion": "xdcgrid.io/v1alpha1", "kind": "InferenceJob", "metadata": metadata,
             "spec": {"workload": workload, "ttlSecondsAfterFinished": 9}, "status": status,

@@ -26,6 +26,7 @@ use k8s_openapi::apimachinery::pkg::apis::meta::v1::Time;
 use kube::{
     Api, ResourceExt,
     api::{DeleteParams, Preconditions},
+    core::PartialObjectMeta,
     runtime::{
         Controller, WatchStreamExt,
         controller::Action,
@@ -76,16 +77,15 @@ pub async fn run(context: Arc<Context>, stop: CancellationToken) {
         .changes
         .subscribe(ChangeKind::Job)
         .flat_map(move |key| futures::stream::iter(live.find(key.as_deref())));
-    let models = Api::<GridModel>::all(context.client.clone());
-    let reports = Api::<ContributionReport>::all(context.client.clone());
+    // Metadata only: what else they say is read when their job is looked at.
+    let models = Api::<PartialObjectMeta<GridModel>>::all(context.client.clone());
+    let reports = Api::<PartialObjectMeta<ContributionReport>>::all(context.client.clone());
     let controller = controller
-        .watches_stream(runner::touched(models, watcher::Config::default()), move |model| {
+        .watches(models, watcher::Config::default(), move |model| {
             let name = model.name_any();
             select(&by_model, |job| !job.is_over && job.model == name)
         })
-        .watches_stream(runner::touched(reports, watcher::Config::default()), move |_| {
-            select(&by_report, |job| job.is_over && !job.is_settled)
-        })
+        .watches(reports, watcher::Config::default(), move |_| select(&by_report, |job| job.is_over && !job.is_settled))
         .reconcile_on(changes);
     let controller = local::watch(controller, &context);
     runner::run(controller, context, stop, reconcile).await;
@@ -151,11 +151,7 @@ pub async fn reconcile(known: Arc<KnownJob>, context: Arc<Context>) -> Result<Ac
 }
 
 /// The job as it is now. A new Grid job gets its finalizer by the way: the gateway will have its text.
-async fn newest(
-    known: &KnownJob,
-    namespace: &str,
-    context: &Context,
-) -> Result<Option<Guarded<InferenceJob>>, Error> {
+async fn newest(known: &KnownJob, namespace: &str, context: &Context) -> Result<Option<Guarded<InferenceJob>>, Error> {
     let jobs: Api<Guarded<InferenceJob>> = Api::namespaced(context.client.clone(), namespace);
     let metadata = kube::Resource::meta(known);
     let leaving = metadata.deletion_timestamp.is_some();

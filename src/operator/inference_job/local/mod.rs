@@ -18,14 +18,12 @@ use std::collections::BTreeMap;
 use k8s_openapi::api::{batch::v1::Job, core::v1::Pod};
 use kube::{
     Api, ResourceExt,
+    core::PartialObjectMeta,
     runtime::{Controller, reflector::ObjectRef, watcher},
 };
 
 use super::{
-    super::{
-        context::Context,
-        runner::{self, Guarded},
-    },
+    super::{context::Context, runner::Guarded},
     known::{JobRef, KnownJob},
 };
 use crate::api::inference_job::{InferenceJob, Target};
@@ -72,10 +70,10 @@ pub fn watch(controller: Controller<Guarded<KnownJob>>, context: &Context) -> Co
         return controller;
     }
     let ours = watcher::Config::default().labels(UID_LABEL);
-    let (jobs, pods) = (Api::<Job>::all(context.client.clone()), Api::<Pod>::all(context.client.clone()));
-    controller
-        .watches_stream(runner::touched(jobs, ours.clone()), |job| owner(&job))
-        .watches_stream(runner::touched(pods, ours), |pod| owner(&pod))
+    // Metadata only: twenty thousand pods pass by here.
+    let jobs = Api::<PartialObjectMeta<Job>>::all(context.client.clone());
+    let pods = Api::<PartialObjectMeta<Pod>>::all(context.client.clone());
+    controller.watches(jobs, ours.clone(), |job| owner(&job)).watches(pods, ours, |pod| owner(&pod))
 }
 
 fn owner<K: ResourceExt>(object: &K) -> Option<JobRef> {
