@@ -12,6 +12,7 @@ counts objects a tenth as large, to try the benchmarks themselves.
 import os
 import pathlib
 import signal
+import subprocess
 import sys
 import time
 
@@ -52,6 +53,8 @@ def main():
             if name not in operator.SUBJECTS:
                 operator.leave()
             SUBJECTS[name]()
+    except subprocess.CalledProcessError as error:
+        sys.exit(f"{error}\n{error.stdout[-2000:]}{error.stderr[-2000:]}")
     finally:
         operator.leave()
     print(f"\n{time.monotonic() - begun:.0f} s in whole, load {os.getloadavg()[0]:.1f}")

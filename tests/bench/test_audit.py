@@ -5,7 +5,7 @@ import pathlib
 import tempfile
 import unittest
 
-from subjects.operator.audit import Audit, of_job
+from subjects.audit import Audit, of_job
 
 USER = "system:serviceaccount:xdc-grid:xdc-grid-operator"
 

@@ -17,8 +17,9 @@ _stage = None
 def _enter():
     global _stage
     if _stage is None:
-        _stage = Stage()
-        _stage.enter()
+        stage = Stage()
+        stage.enter()
+        _stage = stage
     return _stage
 
 

@@ -14,7 +14,7 @@ from grid.chain import Chain
 from grid.environment import ACCOUNTS, CHAIN_ID, MODEL_FILE, MODEL_SHA256, binary
 from grid.shell import ROOT, run, wait_for
 
-from .audit import Audit, of_job
+from ..audit import Audit, of_job
 from .process import Process, answers, cpu_seconds, free_port, get
 
 STATE = ROOT / ".cluster-bench"
@@ -136,7 +136,8 @@ class Stage:
         }
         self.apply(grid("GridNetwork", NETWORK, spec), grid("GridModel", MODEL, {"source": {"url": self.model_url}, "sha256": MODEL_SHA256}))
         self.wait_condition("gridnetwork", NETWORK, "Ready")
-        self.wait_condition("gridmodel", MODEL, "Ready")
+        # Not Ready: that takes a worker.
+        self.wait_condition("gridmodel", MODEL, "Resolved")
 
     # -------------------------------------------------------------------------------------------- the operator
 

@@ -6,7 +6,7 @@ from grid.shell import wait_for
 
 from ..table import note, row, table
 from . import worker
-from .audit import of_job
+from ..audit import of_job
 from .stage import TEAM, job, say
 
 ROUNDS = 5
