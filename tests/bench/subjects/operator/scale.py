@@ -32,6 +32,7 @@ def measure(stage):
             values.append(value)
     row("resident set, after everything was made", memory, "MiB")
     row("resident set, after a restart", restarted, "MiB")
+    row("… of it anonymous (heap and stacks; the rest is the program's file)", [stage.operator.memory_mib("RssAnon")], "MiB")
     row("… largest ever (VmHWM), after the restarts", [stage.operator.memory_mib("VmHWM")], "MiB")
     row("start-up to the first reconcile", first, "s")
     row("relist: start-up to every job looked at", jobs, "s")
