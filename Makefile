@@ -30,12 +30,12 @@ down: ## remove all that `make up` or `make demo` made
 test: tools ## every test; `tests/run.py PART…` runs only some
 	@python3 tests/run.py
 
-bench: tools build ## measured figures, side by side with the named rivals
+bench: tools build ## measured figures, beside the named rivals, as tables; `tests/bench/run.py NAME…` measures only some
 	@python3 tests/bench/run.py
 
 fmt: ## format Rust, Go and Solidity
 	@cargo fmt
-	gofmt -w tests/cluster
+	gofmt -w tests/cluster tests/bench
 	npm run --silent --prefix contracts fmt
 
 lint: tools ## formatting, clippy, chart and shell checks

@@ -24,7 +24,7 @@ ENV = os.environ | {
 CARGO = r"test result: .*? (\d+) passed; (\d+) failed"
 SUMMARY = r"(\d+) passed, (\d+) failed$"
 PARTS = {
-    "fmt": [("cargo fmt --check", None), ("test -z \"$(gofmt -l tests/cluster)\"", None), ("npm run --silent --prefix contracts fmt:check", None)],
+    "fmt": [("cargo fmt --check", None), ("test -z \"$(gofmt -l tests/cluster tests/bench)\"", None), ("npm run --silent --prefix contracts fmt:check", None)],
     "clippy": [("cargo clippy --locked --all-targets -- -D warnings", None)],
     "features": [("tests/features", None)],
     "unit": [("cargo test --locked --lib", CARGO)],
@@ -37,7 +37,11 @@ PARTS = {
         ("cd tests/cluster && go vet ./... && go test -v ./...", r"^--- (PASS|FAIL)"),
         ("cd tests/cluster/devices && go vet ./... && go test -v ./...", r"^--- (PASS|FAIL)"),
     ],
-    "scripts": [("cd tests/e2e && python3 -m unittest -v test_place test_report 2>&1", r"\.\.\. (ok|FAIL|ERROR)$")],
+    "scripts": [
+        ("cd tests/e2e && python3 -m unittest -v test_place test_report 2>&1", r"\.\.\. (ok|FAIL|ERROR)$"),
+        ("cd tests/bench && python3 -m unittest -v test_audit 2>&1", r"\.\.\. (ok|FAIL|ERROR)$"),
+        ("cd tests/bench/load && go vet ./...", None),
+    ],
     "chart": [("tests/chart/check", SUMMARY)],
     "it": [("tests/cluster/with-control-plane cargo test --locked --test it", CARGO)],
     "e2e": [("cargo build --locked --bins --example grid-cheater", None), ("python3 tests/e2e/test.py", SUMMARY)],

@@ -9,15 +9,13 @@ use std::{
 
 use jiff::Timestamp;
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::Time;
-use kube::{
-    Client,
-    runtime::events::{Recorder, Reporter},
-};
+use kube::Client;
 use serde::Serialize;
 
 use super::{
     backoff::Backoffs, chains::Chains, changes::Changes, config::OperatorConfig,
-    contribution_report::leaves::EarningsCache, gateway::GatewayClient, inference_job::pace::Pace, metrics::Metrics,
+    contribution_report::leaves::EarningsCache, events::Recorder, gateway::GatewayClient, grid_node::fleet::Fleet,
+    inference_job::pace::Pace, metrics::Metrics,
 };
 
 /// Shared by all controllers.
@@ -33,6 +31,7 @@ pub struct Context {
     pub sent: SentCache,
     pub earnings: EarningsCache,
     pub pace: Pace,
+    pub fleet: Fleet,
     /// The clock; tests stop it.
     pub clock: fn() -> Timestamp,
 }
@@ -45,9 +44,8 @@ impl Context {
         chains: Chains,
     ) -> Result<Arc<Self>, Box<dyn std::error::Error + Send + Sync>> {
         let gateway = GatewayClient::new(&config.gateway_url, config.gateway_token_file.clone())?;
-        let reporter = Reporter { controller: "xdc-grid-operator".into(), instance: Some(config.identity.clone()) };
         Ok(Arc::new(Context {
-            recorder: Recorder::new(client.clone(), reporter),
+            recorder: Recorder::new(client.clone(), &config.identity),
             client,
             gateway,
             chains,
@@ -58,6 +56,7 @@ impl Context {
             sent: SentCache::default(),
             earnings: EarningsCache::default(),
             pace: Pace::default(),
+            fleet: Fleet::default(),
             clock: Timestamp::now,
         }))
     }

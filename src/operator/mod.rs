@@ -8,6 +8,7 @@ pub mod context;
 pub mod contribution_report;
 pub mod dial;
 pub mod error;
+pub mod events;
 pub mod finalizers;
 pub mod gateway;
 pub mod grid_model;

@@ -1,6 +1,7 @@
 //! The frame around every controller: waiting for its CRD, malformed objects, backoff, metrics, one log line per outcome.
 
 use std::{
+    borrow::Cow,
     fmt::Debug,
     future::Future,
     hash::Hash,
@@ -9,10 +10,11 @@ use std::{
 };
 
 use futures::StreamExt;
+use k8s_openapi::apimachinery::pkg::apis::meta::v1::ObjectMeta;
 use kube::{
     Api, Resource, ResourceExt,
     api::ListParams,
-    core::{DeserializeGuard, PartialObjectMeta},
+    core::{DeserializeGuard, PartialObjectMeta, error_boundary::InvalidObject},
     runtime::{
         Controller,
         controller::{Action, Config},
@@ -20,7 +22,7 @@ use kube::{
         watcher,
     },
 };
-use serde::de::DeserializeOwned;
+use serde::{Deserialize, Deserializer, de::DeserializeOwned};
 
 use super::{
     context::Context,
@@ -35,8 +37,54 @@ const CRD_POLL: Duration = Duration::from_secs(2);
 /// A conflict that comes again and again for this long is worth a warning.
 const CONFLICTS_SEEM_STRANGE: Duration = Duration::from_secs(2);
 
-/// A kind as the controllers watch it: a malformed object is an element of the stream, not its end.
-pub type Guarded<K> = DeserializeGuard<K>;
+/// What `kubectl apply` leaves on an object: all of it once more.
+const LAST_APPLIED: &str = "kubectl.kubernetes.io/last-applied-configuration";
+
+/// A kind as the controllers watch it: a malformed object is an element of the stream, not its end. Who wrote which field, most
+/// of an object's size, is dropped on arrival: nothing here reads it, and caches would hold it for every object.
+#[derive(Debug, Clone)]
+pub struct Guarded<K>(pub Result<K, InvalidObject>);
+
+impl<'de, K: Resource + Deserialize<'de>> Deserialize<'de> for Guarded<K> {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        let mut found = DeserializeGuard::<K>::deserialize(deserializer)?;
+        let metadata = found.meta_mut();
+        metadata.managed_fields = None;
+        if let Some(annotations) = &mut metadata.annotations {
+            annotations.remove(LAST_APPLIED);
+        }
+        Ok(Guarded(found.0))
+    }
+}
+
+impl<K: Resource> Resource for Guarded<K> {
+    type DynamicType = K::DynamicType;
+    type Scope = K::Scope;
+
+    fn kind(dynamic: &Self::DynamicType) -> Cow<'_, str> {
+        K::kind(dynamic)
+    }
+
+    fn group(dynamic: &Self::DynamicType) -> Cow<'_, str> {
+        K::group(dynamic)
+    }
+
+    fn version(dynamic: &Self::DynamicType) -> Cow<'_, str> {
+        K::version(dynamic)
+    }
+
+    fn plural(dynamic: &Self::DynamicType) -> Cow<'_, str> {
+        K::plural(dynamic)
+    }
+
+    fn meta(&self) -> &ObjectMeta {
+        self.0.as_ref().map_or_else(|invalid| &invalid.metadata, K::meta)
+    }
+
+    fn meta_mut(&mut self) -> &mut ObjectMeta {
+        self.0.as_mut().map_or_else(|invalid| &mut invalid.metadata, K::meta_mut)
+    }
+}
 
 /// Returns once the kind is served. Until then the process lives and says on `/readyz` what is missing.
 pub async fn wait_for_crd<K>(api: &Api<PartialObjectMeta<K>>, context: &Context, readiness: &Readiness)
@@ -65,8 +113,12 @@ pub fn controller<K>(api: Api<Guarded<K>>, context: &Context) -> Controller<Guar
 where
     K: Resource<DynamicType = ()> + Clone + DeserializeOwned + Debug + Send + Sync + 'static,
 {
-    let config = Config::default().concurrency(context.config.concurrency).debounce(Duration::from_millis(50));
-    Controller::new(api, watcher::Config::default()).with_config(config)
+    Controller::new(api, watcher::Config::default()).with_config(config(context))
+}
+
+/// How every controller runs.
+pub fn config(context: &Context) -> Config {
+    Config::default().concurrency(context.config.concurrency).debounce(Duration::from_millis(50))
 }
 
 /// Runs `controller` until `stop` resolves, with `reconcile` for every well-formed object.
@@ -116,13 +168,7 @@ where
     let kind = K::kind(&());
     let object = match &object.0 {
         Ok(object) => Arc::new(object.clone()),
-        Err(invalid) => {
-            context.metrics.malformed(&kind);
-            tracing::warn!(%kind, name = ?invalid.metadata.name, error = invalid.error, "a malformed object is left alone");
-            let event = write::warning("Read", Reason::InvalidObject.as_str(), invalid.error.clone());
-            write::publish(&context, object.as_ref(), &event).await;
-            return Ok(Action::await_change());
-        }
+        Err(_) => return Ok(left_alone(object.as_ref(), &context).await),
     };
     let key = format!("{kind}/{}/{}", object.namespace().unwrap_or_default(), object.name_any());
     let started = Instant::now();
@@ -162,6 +208,20 @@ where
     }
 }
 
+/// Tells of a malformed object, for which nothing else can be done.
+pub async fn left_alone<K>(object: &Guarded<K>, context: &Context) -> Action
+where
+    K: Resource<DynamicType = ()>,
+{
+    let Err(invalid) = &object.0 else { return Action::await_change() };
+    let kind = K::kind(&());
+    context.metrics.malformed(&kind);
+    tracing::warn!(%kind, name = ?invalid.metadata.name, error = invalid.error, "a malformed object is left alone");
+    let event = write::warning("Read", Reason::InvalidObject.as_str(), invalid.error.clone());
+    write::publish(context, object, &event).await;
+    Action::await_change()
+}
+
 /// References to the objects in `store` that satisfy `pick`; malformed ones are passed over.
 pub fn select<K>(store: &Store<Guarded<K>>, pick: impl Fn(&K) -> bool) -> Vec<ObjectRef<Guarded<K>>>
 where
@@ -171,4 +231,34 @@ where
     let state = store.state();
     let matching = state.iter().filter(|object| object.0.as_ref().is_ok_and(&pick));
     matching.map(|object| ObjectRef::from_obj(object.as_ref())).collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use serde_json::json;
+
+    use super::*;
+    use crate::api::grid_model::GridModel;
+
+    fn model(sha256: serde_json::Value) -> Guarded<GridModel> {
+        let metadata = json!({
+            "name": "m", "annotations": {LAST_APPLIED: "{}", "kept": "x"},
+            "managedFields": [{"manager": "kubectl", "operation": "Apply", "fieldsType": "FieldsV1", "fieldsV1": {"f:spec": {}}}],
+        });
+        let spec = json!({"source": {"url": "http://models/m.gguf"}, "sha256": sha256});
+        let object =
+            json!({"apiVersion": "xdcgrid.io/v1alpha1", "kind": "GridModel", "metadata": metadata, "spec": spec});
+        serde_json::from_value(object).unwrap()
+    }
+
+    #[test]
+    fn what_nobody_reads_is_dropped_from_sound_and_malformed_objects_alike() {
+        for (object, sound) in [(model(json!("11".repeat(32))), true), (model(json!(7)), false)] {
+            assert_eq!(object.0.is_ok(), sound);
+            assert_eq!(object.meta().managed_fields, None);
+            let annotations: Vec<_> = object.annotations().keys().cloned().collect();
+            assert_eq!(annotations, ["kept"]);
+            assert_eq!(object.name_any(), "m");
+        }
+    }
 }

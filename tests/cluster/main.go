@@ -18,7 +18,9 @@ const usage = `cluster: a real Kubernetes on this machine
   up [--nodes N]          bring the cluster up, or repair it (3 nodes)
   down                    remove everything it made
   status                  tell what runs
-  control-plane [--port P] etcd and an API server only, on the loopback interface; prints its kubeconfig
+  control-plane [--port P] [--controllers]
+                          etcd and an API server only, on the loopback interface; prints its kubeconfig. With the Job
+                          controller and the garbage collector where --controllers is given
   load IMAGE.tar          put an image archive into every node
   image --out FILE --ref REF --binary PATH [--binary PATH...]
                           pack programs of this machine into an image archive
@@ -52,6 +54,7 @@ type flags struct {
 	state, out, ref string
 	nodes, port     int
 	count           int
+	controllers     bool
 	binaries        list
 }
 
@@ -69,6 +72,7 @@ func command(args []string) error {
 		f.IntVar(&f.nodes, "nodes", 3, "")
 	case "control-plane":
 		f.IntVar(&f.port, "port", 0, "")
+		f.BoolVar(&f.controllers, "controllers", false, "")
 	case "devices":
 		f.IntVar(&f.count, "count", 2, "")
 	case "image":
@@ -141,7 +145,7 @@ func dispatch(verb string, words []string, f flags, o grid.Options) error {
 	case "build":
 		return grid.Build(o)
 	case "control-plane":
-		kubeconfig, err := grid.ControlPlane(o, f.port)
+		kubeconfig, err := grid.ControlPlane(o, f.port, f.controllers)
 		if err == nil {
 			fmt.Println(kubeconfig)
 		}

@@ -7,6 +7,7 @@ pub mod build;
 pub mod dereference;
 pub mod drain;
 pub mod emptying;
+pub mod fleet;
 pub mod identity;
 pub mod registration;
 pub mod status;
@@ -21,6 +22,7 @@ use jiff::Timestamp;
 use k8s_openapi::api::{apps::v1::StatefulSet, core::v1::Pod};
 use kube::{
     Api, ResourceExt,
+    core::PartialObjectMeta,
     runtime::{
         controller::Action,
         finalizer::{self, Event},
@@ -57,23 +59,23 @@ use validate::ValidatedNode;
 pub const MANAGER: &str = "xdc-grid-gridnode";
 /// A node leaves the grid and the contract before it goes.
 const FINALIZER: &str = "xdcgrid.io/leave-grid";
-/// The chain tells nobody that it changed.
-const LOOK_AGAIN: Duration = Duration::from_secs(20);
 
 pub async fn run(context: Arc<Context>, stop: CancellationToken) {
     let namespace = context.config.namespace.clone();
     let controller = runner::controller(Api::<Guarded<GridNode>>::all(context.client.clone()), &context);
     let (by_peer, by_model, by_network) = (controller.store(), controller.store(), controller.store());
+    context.fleet.count(controller.store());
     let changes = context.changes.subscribe(ChangeKind::Node).flat_map(move |peer| {
         let hit = |node: &GridNode| peer.as_ref().is_none_or(|peer| peer_of(node) == Some(peer.as_str()));
         futures::stream::iter(runner::select(&by_peer, hit))
     });
     let ours = watcher::Config::default().labels(build::NODE_LABEL);
+    // Metadata only: what else they say is read when their node is looked at.
+    let sets = Api::<PartialObjectMeta<StatefulSet>>::namespaced(context.client.clone(), &namespace);
+    let pods = Api::<PartialObjectMeta<Pod>>::namespaced(context.client.clone(), &namespace);
     let controller = controller
-        .watches(Api::<StatefulSet>::namespaced(context.client.clone(), &namespace), ours.clone(), |set| {
-            owner(set.labels())
-        })
-        .watches(Api::<Pod>::namespaced(context.client.clone(), &namespace), ours, |pod| owner(pod.labels()))
+        .watches(sets, ours.clone(), |set| owner(set.labels()))
+        .watches(pods, ours, |pod| owner(pod.labels()))
         .watches(Api::<Guarded<GridModel>>::all(context.client.clone()), watcher::Config::default(), move |model| {
             let name = model.name_any();
             runner::select(&by_model, |node: &GridNode| node.spec.models.contains(&name))
@@ -115,7 +117,7 @@ async fn reconcile_live(node: &GridNode, context: &Context) -> Result<Action, Er
         Ok(validated) => validated,
         Err(finding) => {
             status::update(node, &status::refused(node, finding, now), context).await?;
-            return Ok(Action::requeue(LOOK_AGAIN));
+            return Ok(Action::requeue(context.fleet.look_again()));
         }
     };
     let openness = availability::at(&validated.windows, now);
@@ -161,7 +163,8 @@ fn next_look(status: &GridNodeStatus, seen: &Observed<'_>, now: Timestamp, conte
     use TransactionState::{Failed, Finalized};
     let moving =
         status.registration.as_ref().is_some_and(|transaction| !matches!(transaction.state, Finalized | Failed));
-    let regular = if moving || seen.step.is_update() { context.config.chain_poll() } else { LOOK_AGAIN };
+    let regular =
+        if moving || seen.step.is_update() { context.config.chain_poll() } else { context.fleet.look_again() };
     let window =
         seen.openness.until().map(|until| until.duration_since(now).unsigned_abs() + Duration::from_millis(10));
     Action::requeue(window.map_or(regular, |window| window.min(regular)))

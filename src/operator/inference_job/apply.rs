@@ -5,6 +5,7 @@ use super::{
     bucket::Access,
     build::{Plan, Publication, Submission},
     collect::{self, results},
+    dereference::Settlement,
     input::source::{self, InputError, Reader, Survey},
     local::{self, results::Totals},
     output::{
@@ -41,6 +42,8 @@ pub struct Applied {
     pub output: Option<OutputStatus>,
     /// The job is over.
     pub ending: Option<Ending>,
+    /// How far the pay of a job that is over is.
+    pub settlement: Option<Settlement>,
 }
 
 impl Applied {

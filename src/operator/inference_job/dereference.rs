@@ -1,6 +1,6 @@
 //! IO: everything that a job points at.
 
-use k8s_openapi::api::core::v1::ConfigMap;
+use k8s_openapi::{api::core::v1::ConfigMap, apimachinery::pkg::apis::meta::v1::Time};
 use kube::{Api, ResourceExt};
 
 use crate::{
@@ -48,29 +48,37 @@ pub enum Settlement {
 pub async fn dereference(job: &InferenceJob, context: &Context) -> Result<Refs, Error> {
     if is_over(job) {
         // An ended job asks nothing of anybody but whether it is settled.
-        let settlement = settlement(job, context).await?;
+        let ended = job.status.as_ref().and_then(|status| status.completion_time.clone());
+        let settlement = match ended {
+            Some(ended) => settlement(job, &ended, context).await?,
+            None => Settlement::Unknown,
+        };
         return Ok(Refs { model: None, report: Ok(None), child: None, output: None, settlement });
     }
-    let uid = job.uid().ok_or(Error::Incomplete("a uid"))?;
     let models: Api<GridModel> = Api::all(context.client.clone());
-    let output = match &job.spec.workload.output.config_map {
-        Some(output) => output_of(job, &output.name, context).await?,
-        None => None,
-    };
-    let child = match local::is_local(job) {
-        true => local::dereference::observed(job, context).await?,
-        false => None,
-    };
-    Ok(Refs {
-        model: models.get_opt(&job.spec.workload.model_ref.name).await?,
-        report: match local::is_local(job) {
-            true => Ok(child.as_ref().map(|child| child.report.clone())),
-            false => context.gateway.job(&uid).await,
-        },
-        child,
-        output,
-        settlement: Settlement::Unknown,
-    })
+    let model = async { models.get_opt(&job.spec.workload.model_ref.name).await.map_err(Error::from) };
+    // None depends on another, and a job waits for the slowest only.
+    let (model, output, (report, child)) = tokio::try_join!(model, output(job, context), progress(job, context))?;
+    Ok(Refs { model, report, child, output, settlement: Settlement::Unknown })
+}
+
+/// How far it is, as the gateway or its child says.
+async fn progress(job: &InferenceJob, context: &Context) -> Result<Progress, Error> {
+    let uid = job.uid().ok_or(Error::Incomplete("a uid"))?;
+    if !local::is_local(job) {
+        return Ok((context.gateway.job(&uid).await, None));
+    }
+    let child = local::dereference::observed(job, context).await?;
+    Ok((Ok(child.as_ref().map(|child| child.report.clone())), child))
+}
+
+type Progress = (Result<Option<JobReport>, GatewayError>, Option<Observed>);
+
+async fn output(job: &InferenceJob, context: &Context) -> Result<Option<ConfigMap>, Error> {
+    match &job.spec.workload.output.config_map {
+        Some(output) => output_of(job, &output.name, context).await,
+        None => Ok(None),
+    }
 }
 
 async fn output_of(job: &InferenceJob, name: &str, context: &Context) -> Result<Option<ConfigMap>, Error> {
@@ -84,15 +92,14 @@ async fn output_of(job: &InferenceJob, name: &str, context: &Context) -> Result<
 }
 
 /// The epoch of a job is the one in which it ended: receipts are accepted before, and reports go in order.
-async fn settlement(job: &InferenceJob, context: &Context) -> Result<Settlement, Error> {
+pub async fn settlement(job: &InferenceJob, ended: &Time, context: &Context) -> Result<Settlement, Error> {
     if local::is_local(job) {
         return Ok(Settlement::Unknown);
     }
-    let Some(status) = &job.status else { return Ok(Settlement::Unknown) };
-    if conditions::is_true(&status.conditions, condition::SETTLED) {
+    let conditions = job.status.as_ref().map(|status| status.conditions.as_slice()).unwrap_or_default();
+    if conditions::is_true(conditions, condition::SETTLED) {
         return Ok(Settlement::Told);
     }
-    let Some(ended) = &status.completion_time else { return Ok(Settlement::Unknown) };
     let networks: Api<GridNetwork> = Api::all(context.client.clone());
     let networks = networks.list(&kube::api::ListParams::default()).await?;
     let Some((network, epoch)) = networks.items.iter().find_map(|network| {

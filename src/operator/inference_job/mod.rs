@@ -9,6 +9,7 @@ pub mod deadlines;
 pub mod dereference;
 mod embedding;
 pub mod input;
+pub mod known;
 pub mod local;
 pub mod output;
 pub mod pace;
@@ -19,14 +20,17 @@ pub mod validate;
 
 use std::{sync::Arc, time::Duration};
 
-use futures::StreamExt;
+use futures::{StreamExt, TryStreamExt};
 use jiff::Timestamp;
+use k8s_openapi::apimachinery::pkg::apis::meta::v1::Time;
 use kube::{
     Api, ResourceExt,
     api::{DeleteParams, Preconditions},
+    core::PartialObjectMeta,
     runtime::{
+        Controller, WatchStreamExt,
         controller::Action,
-        finalizer::{self, Event},
+        reflector::{self, Store},
         watcher,
     },
 };
@@ -43,11 +47,13 @@ use crate::{
         conditions,
         contribution_report::ContributionReport,
         grid_model::GridModel,
-        inference_job::{InferenceJob, InferenceJobStatus, condition},
+        inference_job::{InferenceJob, InferenceJobStatus, Target, condition},
     },
-    protocol::internal::{ChangeKind, JobReport},
+    protocol::internal::{ChangeKind, JobReport, JobState},
 };
-use validate::Validated;
+use apply::Applied;
+use known::{JobRef, KnownJob, Live};
+use validate::{Place, Stage, Validated, ValidatedJob};
 
 /// Field manager of this controller.
 pub const MANAGER: &str = "xdc-grid-inferencejob";
@@ -59,43 +65,65 @@ const FORGET_WITHIN: Duration = Duration::from_secs(120);
 const LOOK_AGAIN: Duration = Duration::from_secs(10);
 /// A timer is not trusted for longer.
 const LONGEST_WAIT: Duration = Duration::from_secs(86_400);
-/// While the gateway tells of every change.
-const QUIET: Duration = Duration::from_secs(60);
+/// While the gateway tells of every change: the last net, as wide as that of the other kinds, because every job that waits costs
+/// the API server and the gateway some questions each time.
+const QUIET: Duration = Duration::from_secs(300);
 
 pub async fn run(context: Arc<Context>, stop: CancellationToken) {
-    let jobs: Api<Guarded<InferenceJob>> = Api::all(context.client.clone());
-    let controller = runner::controller(jobs, &context);
-    let (by_model, by_key, by_report) = (controller.store(), controller.store(), controller.store());
-    let changes = context.changes.subscribe(ChangeKind::Job).flat_map(move |key| {
-        let hit = |job: &InferenceJob| {
-            !validate::is_over(job) && key.as_ref().is_none_or(|key| job.uid().as_ref() == Some(key))
-        };
-        futures::stream::iter(runner::select(&by_key, hit))
-    });
+    let live = Live::default();
+    let controller = controller(live.clone(), &context);
+    let (by_model, by_report) = (controller.store(), controller.store());
+    let changes = context
+        .changes
+        .subscribe(ChangeKind::Job)
+        .flat_map(move |key| futures::stream::iter(live.find(key.as_deref())));
+    // Metadata only: what else they say is read when their job is looked at.
+    let models = Api::<PartialObjectMeta<GridModel>>::all(context.client.clone());
+    let reports = Api::<PartialObjectMeta<ContributionReport>>::all(context.client.clone());
     let controller = controller
-        .watches(Api::<Guarded<GridModel>>::all(context.client.clone()), watcher::Config::default(), move |model| {
+        .watches(models, watcher::Config::default(), move |model| {
             let name = model.name_any();
-            runner::select(&by_model, |job: &InferenceJob| {
-                !validate::is_over(job) && job.spec.workload.model_ref.name == name
-            })
+            select(&by_model, |job| !job.is_over && job.model == name)
         })
-        .watches(
-            Api::<Guarded<ContributionReport>>::all(context.client.clone()),
-            watcher::Config::default(),
-            move |_| runner::select(&by_report, is_unsettled),
-        )
+        .watches(reports, watcher::Config::default(), move |_| select(&by_report, |job| job.is_over && !job.is_settled))
         .reconcile_on(changes);
     let controller = local::watch(controller, &context);
     runner::run(controller, context, stop, reconcile).await;
 }
 
-/// Ended with work that is not yet active on chain.
-fn is_unsettled(job: &InferenceJob) -> bool {
-    let conditions = job.status.as_ref().map(|status| status.conditions.as_slice()).unwrap_or_default();
-    validate::is_over(job) && !local::is_local(job) && !conditions::is_true(conditions, condition::SETTLED)
+/// Looks at a job when somebody changed what is asked for, when it is over, and when another trigger says so; not when the
+/// operator itself wrote its status.
+fn controller(live: Live, context: &Context) -> Controller<Guarded<KnownJob>> {
+    let (reader, writer) = reflector::store();
+    let jobs: Api<Guarded<KnownJob>> = Api::all(context.client.clone());
+    let applied = watcher(jobs, watcher::Config::default()).reflect(writer).try_filter_map(move |event| {
+        let news = live.is_news(&event);
+        std::future::ready(Ok(match event {
+            watcher::Event::Apply(job) | watcher::Event::InitApply(job) if news => Some(job),
+            _ => None,
+        }))
+    });
+    Controller::for_stream(applied, reader).with_config(runner::config(context))
 }
 
-pub async fn reconcile(job: Arc<InferenceJob>, context: Arc<Context>) -> Result<Action, Error> {
+fn select(jobs: &Store<Guarded<KnownJob>>, pick: impl Fn(&KnownJob) -> bool) -> Vec<JobRef> {
+    runner::select(jobs, pick)
+}
+
+pub async fn reconcile(known: Arc<KnownJob>, context: Arc<Context>) -> Result<Action, Error> {
+    if !known.is_ours {
+        return Ok(Action::await_change());
+    }
+    if known.is_done() {
+        return expire(known.as_ref(), known.ttl, known.ended.as_ref(), &context).await;
+    }
+    let namespace = known.namespace().unwrap_or_default();
+    let job = match newest(&known, &namespace, &context).await? {
+        Some(Guarded(Ok(job))) => job,
+        Some(malformed) => return Ok(runner::left_alone(&malformed, &context).await),
+        None => return Ok(Action::await_change()),
+    };
+    // Between the watch and now another one may have taken its name.
     if !validate::is_ours(&job) {
         return Ok(Action::await_change());
     }
@@ -106,14 +134,35 @@ pub async fn reconcile(job: Arc<InferenceJob>, context: Arc<Context>) -> Result<
             None => reconcile_live(&job, &context).await,
         };
     }
-    let api: Api<InferenceJob> = Api::namespaced(context.client.clone(), &job.namespace().unwrap_or_default());
-    let outcome = finalizer::finalizer(&api, FINALIZER, job, |event| async {
-        match event {
-            Event::Apply(job) => reconcile_live(&job, &context).await,
-            Event::Cleanup(job) => forget(&job, &context).await,
+    let api: Api<InferenceJob> = Api::namespaced(context.client.clone(), &namespace);
+    match (&job.metadata.deletion_timestamp, finalizers::holds(&job.metadata, FINALIZER)) {
+        (None, true) => reconcile_live(&job, &context).await,
+        (None, false) => match finalizers::add(&api, &job.metadata, FINALIZER).await? {
+            Some(job) => reconcile_live(&job, &context).await,
+            None => Ok(Action::await_change()),
+        },
+        (Some(_), true) => {
+            let forgotten = forget(&job, &context).await?;
+            finalizers::release(&api, &job, FINALIZER).await?;
+            Ok(forgotten)
         }
-    });
-    outcome.await.or_else(finalizers::unwrap)
+        (Some(_), false) => Ok(Action::await_change()),
+    }
+}
+
+/// The job as it is now. A new Grid job gets its finalizer by the way: the gateway will have its text.
+async fn newest(known: &KnownJob, namespace: &str, context: &Context) -> Result<Option<Guarded<InferenceJob>>, Error> {
+    let jobs: Api<Guarded<InferenceJob>> = Api::namespaced(context.client.clone(), namespace);
+    let metadata = kube::Resource::meta(known);
+    let leaving = metadata.deletion_timestamp.is_some();
+    if known.target == Target::Grid && !leaving && !known.is_over && !finalizers::holds(metadata, FINALIZER) {
+        match finalizers::add(&jobs, metadata, FINALIZER).await {
+            // It is not as it was known, or it is malformed, which is seen when it is read.
+            Err(Error::Stale(_)) => {}
+            outcome => return outcome,
+        }
+    }
+    Ok(jobs.get_opt(&known.name_any()).await?)
 }
 
 async fn reconcile_live(job: &InferenceJob, context: &Context) -> Result<Action, Error> {
@@ -125,7 +174,8 @@ async fn reconcile_live(job: &InferenceJob, context: &Context) -> Result<Action,
             if local::is_local(job) {
                 local::apply::clean(job, context).await?;
             }
-            expire(job, context, now).await
+            let ended = job.status.as_ref().and_then(|status| status.completion_time.as_ref());
+            expire(job, job.spec.ttl_seconds_after_finished, ended, context).await
         }
         Validated::Refused(refusal) => {
             let status = status::refused(job, refusal, now);
@@ -135,12 +185,23 @@ async fn reconcile_live(job: &InferenceJob, context: &Context) -> Result<Action,
         Validated::Job(validated) => {
             let plan = build::build(&validated);
             let applied = apply::apply(plan, context).await?;
+            let applied = with_settlement(job, &validated, applied, now, context).await?;
             let status = status::of(job, &validated, &applied, now);
             let wait = status::update(job, &status, context).await?;
+            if is_done_already(&validated, &applied) {
+                return Ok(Action::requeue(Duration::ZERO));
+            }
             let look = next_look(job, &status, applied.report.as_ref(), now);
             Ok(Action::requeue(wait.map_or(look, |wait| wait.min(look))))
         }
     }
+}
+
+/// The grid was done when it answered, so no later change of it will say so.
+fn is_done_already(job: &ValidatedJob, applied: &Applied) -> bool {
+    let going_on = matches!(job.stage, Stage::New | Stage::Active { .. }) && applied.ending.is_none();
+    let done = |report: &JobReport| matches!(report.state, JobState::Finished | JobState::Cancelled);
+    going_on && applied.report.as_ref().is_some_and(done)
 }
 
 /// Deadlines, and a place that comes back, are what no event announces while the gateway's stream is open.
@@ -154,12 +215,30 @@ fn next_look(job: &InferenceJob, status: &InferenceJobStatus, report: Option<&Jo
     deadline.map_or(look, |left| left.min(look))
 }
 
+/// What can be said about the pay of a job that ends now: said in the write that ends it, or it would cost another one.
+async fn with_settlement(
+    job: &InferenceJob,
+    validated: &ValidatedJob,
+    applied: Applied,
+    now: Timestamp,
+    context: &Context,
+) -> Result<Applied, Error> {
+    let settlement = match (&applied.ending, &validated.place) {
+        (Some(_), Place::Grid) => Some(dereference::settlement(job, &Time(now), context).await?),
+        _ => None,
+    };
+    Ok(Applied { settlement, ..applied })
+}
+
 /// Deletes a job whose time to live is over.
-async fn expire(job: &InferenceJob, context: &Context, now: Timestamp) -> Result<Action, Error> {
-    let ended = job.status.as_ref().and_then(|status| status.completion_time.as_ref());
-    let ttl = job.spec.ttl_seconds_after_finished.or(context.config.job_ttl());
-    let Some((ttl, ended)) = ttl.zip(ended) else { return Ok(Action::await_change()) };
-    let left = ended.0.as_second().saturating_add(ttl).saturating_sub(now.as_second());
+async fn expire(
+    job: &impl kube::Resource<DynamicType = ()>,
+    ttl: Option<i64>,
+    ended: Option<&Time>,
+    context: &Context,
+) -> Result<Action, Error> {
+    let Some((ttl, ended)) = ttl.or(context.config.job_ttl()).zip(ended) else { return Ok(Action::await_change()) };
+    let left = ended.0.as_second().saturating_add(ttl).saturating_sub((context.clock)().as_second());
     if left > 0 {
         return Ok(Action::requeue(Duration::from_secs(left.unsigned_abs()).min(LONGEST_WAIT)));
     }

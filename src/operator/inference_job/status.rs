@@ -97,11 +97,17 @@ pub fn refused(job: &InferenceJob, refusal: Refusal, now: Timestamp) -> Inferenc
 /// The status of a job that is over: only its settlement can still change.
 pub fn over(job: &InferenceJob, settlement: &Settlement, now: Timestamp) -> InferenceJobStatus {
     let mut draft = Draft::of(job, now);
-    if local::is_local(job) || draft.status.requests.is_none_or(|requests| requests.completed == 0) {
-        return draft.status;
+    settle(&mut draft, settlement);
+    draft.status
+}
+
+/// Says how far the pay is, where there is any.
+fn settle(draft: &mut Draft<'_>, settlement: &Settlement) {
+    if local::is_local(draft.job) || draft.status.requests.is_none_or(|requests| requests.completed == 0) {
+        return;
     }
     let finding = match settlement {
-        Settlement::Told => return draft.status,
+        Settlement::Told => return,
         Settlement::Unknown => Finding::unknown(Reason::NetworkNotReady, "no GridNetwork can tell"),
         Settlement::DryRun => Finding::no(Reason::DryRun, "spec.rewards.dryRun of the GridNetwork is set"),
         Settlement::Pending(epoch) => {
@@ -110,7 +116,6 @@ pub fn over(job: &InferenceJob, settlement: &Settlement, now: Timestamp) -> Infe
         Settlement::Active(epoch) => Finding::yes(Reason::EpochActive, format!("epoch {epoch} is active on chain")),
     };
     draft.set(condition::SETTLED, finding);
-    draft.status
 }
 
 /// The status of a job on its way.
@@ -153,6 +158,9 @@ pub fn of(job: &InferenceJob, validated: &ValidatedJob, applied: &Applied, now: 
     }
     if let Some(ending) = &applied.ending {
         end(&mut draft, ending);
+    }
+    if let Some(settlement) = &applied.settlement {
+        settle(&mut draft, settlement);
     }
     draft.summarised()
 }
@@ -348,7 +356,9 @@ pub async fn update(
 ) -> Result<Option<std::time::Duration>, Error> {
     let uid = job.uid().unwrap_or_default();
     let old = job.status.as_ref();
-    if let (Turn::Later(wait), true) = (context.pace.turn(&uid), pace::is_progress(old, status)) {
+    if let Some(pace) = pace::of(old, status)
+        && let Turn::Later(wait) = context.pace.turn(&uid, pace)
+    {
         return Ok(Some(wait));
     }
     let api: Api<InferenceJob> = Api::namespaced(context.client.clone(), &job.namespace().unwrap_or_default());

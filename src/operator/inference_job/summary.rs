@@ -5,6 +5,7 @@
 use crate::api::{
     conditions::{self, Condition, Finding, Truth},
     inference_job::condition,
+    reasons::Reason,
     remedies::{self, Tier},
 };
 
@@ -57,9 +58,20 @@ fn repeated(condition: &Condition) -> Finding {
     Finding { truth: Truth::True, reason: condition.reason.clone(), message: condition.message.clone() }
 }
 
-/// The conditions whose changes are worth an Event.
+/// The conditions whose changes are worth an Event: not those that follow from another one that is told.
 pub fn news(list: &[Condition]) -> Vec<Condition> {
-    list.iter().filter(|condition| !SUMMARIES.contains(&condition.type_.as_str())).cloned().collect()
+    let told = |type_| conditions::is_true(list, type_);
+    let followed: &[&str] = match (told(condition::COMPLETE), told(condition::ADMITTED)) {
+        (true, _) => &WAY,
+        (false, true) => &[condition::ACCEPTED, condition::MODEL_READY],
+        (false, false) => &[],
+    };
+    let follows = |found: &Condition| {
+        let fine = found.status == Truth::True || found.reason == Reason::AllRequestsDone.as_str();
+        fine && followed.contains(&found.type_.as_str())
+    };
+    let summary = |found: &Condition| SUMMARIES.contains(&found.type_.as_str());
+    list.iter().filter(|found| !summary(found) && !follows(found)).cloned().collect()
 }
 
 #[cfg(test)]
@@ -67,7 +79,6 @@ mod tests {
     use k8s_openapi::apimachinery::pkg::apis::meta::v1::Time;
 
     use super::*;
-    use crate::api::reasons::Reason;
 
     fn condition(type_: &str, status: Truth, reason: Reason) -> Condition {
         Condition {
@@ -128,5 +139,24 @@ mod tests {
         let stalled = |reason| of(&[condition("Running", Truth::False, reason)]).stalled.is_some();
         assert!(stalled(Reason::SecretForbidden) && stalled(Reason::ModelNotFound));
         assert!(!stalled(Reason::Suspended) && !stalled(Reason::NetworkPaused) && !stalled(Reason::InputUnreachable));
+    }
+
+    #[test]
+    fn what_follows_from_another_news_is_no_news_and_bad_news_always_is() {
+        let told = |list: &[Condition]| news(list).iter().map(|found| found.type_.clone()).collect::<Vec<_>>();
+        let mut list = vec![
+            condition("Accepted", Truth::True, Reason::InputRead),
+            condition("Admitted", Truth::True, Reason::Submitted),
+            condition("ModelReady", Truth::False, Reason::NoWorkerForModel),
+            condition("Reconciling", Truth::True, Reason::NoWorkerForModel),
+        ];
+        assert_eq!(told(&list), ["Admitted", "ModelReady"]);
+        list.extend([
+            condition("Running", Truth::False, Reason::AllRequestsDone),
+            condition("OutputPublished", Truth::True, Reason::Published),
+            condition("Verified", Truth::False, Reason::AuditFailed),
+            condition("Complete", Truth::True, Reason::Completed),
+        ]);
+        assert_eq!(told(&list), ["ModelReady", "Verified", "Complete"]);
     }
 }

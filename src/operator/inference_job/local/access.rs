@@ -5,27 +5,34 @@ use k8s_openapi::api::{
     rbac::v1::{PolicyRule, Role, RoleBinding, RoleRef, Subject},
 };
 
-use super::{shards::metadata, validate::LocalJob};
+use super::{
+    shards::{belongings, metadata},
+    validate::LocalJob,
+};
 use crate::{operator::inference_job::output::Frame, protocol::shard::config_map_name};
 
-/// The identity of a job's pods.
+/// What the identity of a job's pods may do.
 pub struct Access {
-    pub account: ServiceAccount,
     pub role: Role,
     pub binding: RoleBinding,
 }
 
-pub fn build(local: &LocalJob, frame: &Frame, shards: u32) -> Access {
+/// The identity of a job's pods. Everything else that only they need is owned by it: when it goes, their tokens are void at once
+/// and the rest follows, for one write.
+pub fn account(local: &LocalJob, frame: &Frame) -> ServiceAccount {
+    ServiceAccount {
+        metadata: metadata(local, frame, local.name.clone()),
+        automount_service_account_token: Some(false),
+        ..ServiceAccount::default()
+    }
+}
+
+pub fn build(local: &LocalJob, frame: &Frame, shards: u32, account: &ServiceAccount) -> Access {
     let name = &local.name;
     let names = (0..shards).map(|index| config_map_name(name, index)).collect();
     Access {
-        account: ServiceAccount {
-            metadata: metadata(local, frame, name.clone()),
-            automount_service_account_token: Some(false),
-            ..ServiceAccount::default()
-        },
         role: Role {
-            metadata: metadata(local, frame, name.clone()),
+            metadata: belongings(local, frame, name.clone(), account),
             rules: Some(vec![PolicyRule {
                 api_groups: Some(vec![String::new()]),
                 resources: Some(vec!["configmaps".into()]),
@@ -35,7 +42,7 @@ pub fn build(local: &LocalJob, frame: &Frame, shards: u32) -> Access {
             }]),
         },
         binding: RoleBinding {
-            metadata: metadata(local, frame, name.clone()),
+            metadata: belongings(local, frame, name.clone(), account),
             role_ref: RoleRef {
                 api_group: "rbac.authorization.k8s.io".into(),
                 kind: "Role".into(),
@@ -51,11 +58,6 @@ pub fn build(local: &LocalJob, frame: &Frame, shards: u32) -> Access {
     }
 }
 
-/// The ConfigMaps that a role lets its pods patch.
-pub fn config_maps(role: &Role) -> Vec<String> {
-    role.rules.iter().flatten().flat_map(|rule| rule.resource_names.iter().flatten().cloned()).collect()
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -67,13 +69,20 @@ mod tests {
     #[test]
     fn the_pods_may_touch_the_config_maps_of_their_shards_and_nothing_else() {
         let local = super::super::validate::validate(&job(""), Some(&model()), None).unwrap();
-        let access = build(&local, &frame(), 2);
+        let mut account = account(&local, &frame());
+        account.metadata.uid = Some("a1".into());
+        let access = build(&local, &frame(), 2, &account);
         let rules = access.role.rules.clone().unwrap();
         assert_eq!(rules.len(), 1);
         assert_eq!(rules[0].resources.as_deref(), Some(&["configmaps".to_owned()][..]));
         assert_eq!(rules[0].verbs, ["get", "patch"]);
-        assert_eq!(config_maps(&access.role), [format!("{}-shard-0", local.name), format!("{}-shard-1", local.name)]);
-        assert_eq!(access.account.automount_service_account_token, Some(false));
+        let names = [format!("{}-shard-0", local.name), format!("{}-shard-1", local.name)];
+        assert_eq!(rules[0].resource_names.as_deref(), Some(&names[..]));
+        assert_eq!(account.automount_service_account_token, Some(false));
         assert_eq!(access.binding.subjects.unwrap()[0].name, local.name);
+        for metadata in [&access.role.metadata, &access.binding.metadata] {
+            let owner = &metadata.owner_references.as_ref().unwrap()[0];
+            assert_eq!((owner.kind.as_str(), owner.uid.as_str()), ("ServiceAccount", "a1"));
+        }
     }
 }

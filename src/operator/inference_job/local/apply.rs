@@ -117,12 +117,12 @@ async fn make(
     url: &str,
     context: &Context,
 ) -> Result<Job, Hindrance> {
-    let sizes = write_shards(submission, local, survey, reader, context).await?;
     let (frame, namespace) = (&submission.frame, &submission.frame.namespace);
+    let account = put::<ServiceAccount>(&api_beside(context, namespace), access::account(local, frame)).await?;
+    let sizes = write_shards(submission, local, survey, reader, &account, context).await?;
     let count = u32::try_from(sizes.len()).unwrap_or(u32::MAX);
     // Without `..`: whoever adds an object has to say here what becomes of it.
-    let access::Access { account, role, binding } = access::build(local, frame, count);
-    put::<ServiceAccount>(&api_beside(context, namespace), account).await?;
+    let access::Access { role, binding } = access::build(local, frame, count, &account);
     put::<Role>(&api_beside(context, namespace), role).await?;
     put::<RoleBinding>(&api_beside(context, namespace), binding).await?;
     if let Some(template) = job::claim_template(local, frame) {
@@ -148,10 +148,11 @@ async fn write_shards(
     local: &LocalJob,
     survey: &Survey,
     reader: &Reader,
+    account: &ServiceAccount,
     context: &Context,
 ) -> Result<Vec<u32>, Hindrance> {
     let maps: Api<ConfigMap> = api_beside(context, &submission.frame.namespace);
-    let config_map = |shard: Shard| shards::config_map(local, &submission.frame, &shard);
+    let config_map = |shard: Shard| shards::config_map(local, &submission.frame, &shard, account);
     let replayed = source::replay(&submission.source, &submission.rules, reader, survey.sha256).await?;
     let mut lines = std::pin::pin!(replayed);
     let mut cutter = Cutter::new(local.shard_size, survey.usable)?;
@@ -173,14 +174,14 @@ fn created() -> PostParams {
     PostParams { field_manager: Some(MANAGER.into()), ..PostParams::default() }
 }
 
-/// Creates; what is there already is made as wanted.
-async fn put<K>(api: &Api<K>, wanted: K) -> Result<(), Error>
+/// Creates; what is there already is made as wanted. Returns what is there then.
+async fn put<K>(api: &Api<K>, wanted: K) -> Result<K, Error>
 where
     K: Resource<DynamicType = ()> + Clone + Debug + Serialize + DeserializeOwned,
 {
     match api.create(&created(), &wanted).await {
-        Ok(_) => Ok(()),
-        Err(error) if is_conflict(&error) => write::apply(api, MANAGER, wanted).await.map(drop),
+        Ok(made) => Ok(made),
+        Err(error) if is_conflict(&error) => write::apply(api, MANAGER, wanted).await,
         Err(error) => Err(error.into()),
     }
 }
@@ -243,16 +244,13 @@ pub async fn clean(job: &InferenceJob, context: &Context) -> Result<(), Error> {
         return Ok(());
     }
     let name = child_name(&job.name_any(), &uid);
-    let roles: Api<Role> = api_beside(context, &namespace);
-    // It knows the names of the shards and is removed last: as long as it is there, something may be left.
-    let ours = |role: &Role| role.labels().get(UID_LABEL).is_some_and(|owner| *owner == uid);
-    let Some(role) = roles.get_opt(&name).await?.filter(ours) else { return Ok(()) };
-    let maps: Api<ConfigMap> = api_beside(context, &namespace);
-    for shard in access::config_maps(&role) {
-        delete(&maps, &shard).await?;
+    let accounts: Api<ServiceAccount> = api_beside(context, &namespace);
+    // Removed last: as long as it is there, something may be left. Shards, Role and RoleBinding go with it, and no token of it is
+    // good for anything from then on.
+    let ours = |account: &ServiceAccount| account.labels().get(UID_LABEL).is_some_and(|owner| *owner == uid);
+    if accounts.get_opt(&name).await?.filter(ours).is_none() {
+        return Ok(());
     }
-    delete::<RoleBinding>(&api_beside(context, &namespace), &name).await?;
-    delete::<ServiceAccount>(&api_beside(context, &namespace), &name).await?;
     let jobs: Api<Job> = api_beside(context, &namespace);
     match jobs.get_opt(&name).await? {
         Some(child) if is_finished(&child) => {
@@ -263,7 +261,7 @@ pub async fn clean(job: &InferenceJob, context: &Context) -> Result<(), Error> {
         Some(_) => delete(&jobs, &name).await?,
         None => {}
     }
-    delete(&roles, &name).await
+    delete(&accounts, &name).await
 }
 
 async fn delete<K>(api: &Api<K>, name: &str) -> Result<(), Error>

@@ -19,10 +19,14 @@ use std::collections::BTreeMap;
 use k8s_openapi::api::{batch::v1::Job, core::v1::Pod};
 use kube::{
     Api, ResourceExt,
+    core::PartialObjectMeta,
     runtime::{Controller, reflector::ObjectRef, watcher},
 };
 
-use super::super::{context::Context, runner::Guarded};
+use super::{
+    super::{context::Context, runner::Guarded},
+    known::{JobRef, KnownJob},
+};
 use crate::api::inference_job::{InferenceJob, Target};
 
 /// Uid of the InferenceJob, on everything that belongs to it.
@@ -60,18 +64,20 @@ pub fn labels(uid: &str) -> BTreeMap<String, String> {
 }
 
 /// Reconciles an InferenceJob when its Job or one of its pods changes.
-pub fn watch(controller: Controller<Guarded<InferenceJob>>, context: &Context) -> Controller<Guarded<InferenceJob>> {
+pub fn watch(controller: Controller<Guarded<KnownJob>>, context: &Context) -> Controller<Guarded<KnownJob>> {
     if !context.config.local_jobs {
         return controller;
     }
     let ours = watcher::Config::default().labels(UID_LABEL);
-    let controller = controller
-        .watches(Api::<Job>::all(context.client.clone()), ours.clone(), |job| owner(&job))
-        .watches(Api::<Pod>::all(context.client.clone()), ours, |pod| owner(&pod));
+    // Metadata only: twenty thousand pods pass by here.
+    let jobs = Api::<PartialObjectMeta<Job>>::all(context.client.clone());
+    let pods = Api::<PartialObjectMeta<Pod>>::all(context.client.clone());
+    let controller =
+        controller.watches(jobs, ours.clone(), |job| owner(&job)).watches(pods, ours, |pod| owner(&pod));
     if context.config.kueue { queue::watch(controller, context) } else { controller }
 }
 
-fn owner<K: ResourceExt>(object: &K) -> Option<ObjectRef<Guarded<InferenceJob>>> {
+fn owner<K: ResourceExt>(object: &K) -> Option<JobRef> {
     let name = object.annotations().get(NAME_ANNOTATION)?;
     Some(ObjectRef::new(name).within(&object.namespace()?))
 }

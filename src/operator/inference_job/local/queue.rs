@@ -8,34 +8,34 @@ use kube::{
     runtime::{Controller, watcher},
 };
 
-use super::{child_name, is_local};
+use super::child_name;
 use crate::{
     api::{
-        inference_job::InferenceJob,
+        inference_job::Target,
         kueue::{JOB_UID_LABEL, LocalQueue, Workload, local_queues, waits_for, workloads},
     },
     operator::{
         context::Context,
         error::{Error, is_forbidden, is_not_found},
-        inference_job::validate::is_over,
+        inference_job::known::KnownJob,
         runner::{self, Guarded},
     },
 };
 
 /// Reconciles an InferenceJob when the Workload of its child changes: the child itself does not while it waits.
-pub fn watch(controller: Controller<Guarded<InferenceJob>>, context: &Context) -> Controller<Guarded<InferenceJob>> {
+pub fn watch(controller: Controller<Guarded<KnownJob>>, context: &Context) -> Controller<Guarded<KnownJob>> {
     let resource = workloads();
     let api: Api<Workload> = Api::all_with(context.client.clone(), &resource);
     let store = controller.store();
     let of_jobs = watcher::Config::default().labels(JOB_UID_LABEL);
     controller.watches_with(api, resource, of_jobs, move |workload| {
-        runner::select(&store, |job: &InferenceJob| !is_over(job) && belongs_to(&workload, job))
+        runner::select(&store, |job: &KnownJob| !job.is_over && belongs_to(&workload, job))
     })
 }
 
 /// Whether a Workload is that of the child of `job`.
-fn belongs_to(workload: &Workload, job: &InferenceJob) -> bool {
-    if !is_local(job) || workload.namespace() != job.namespace() {
+fn belongs_to(workload: &Workload, job: &KnownJob) -> bool {
+    if job.target != Target::Local || workload.namespace() != job.namespace() {
         return false;
     }
     let child = child_name(&job.name_any(), &job.uid().unwrap_or_default());
@@ -76,6 +76,10 @@ fn if_there<T>(found: Result<T, kube::Error>) -> Result<Option<T>, Error> {
 mod tests {
     use super::{super::validate::tests::job, *};
 
+    fn known() -> KnownJob {
+        serde_json::from_value(serde_json::to_value(job("")).unwrap()).unwrap()
+    }
+
     fn workload(namespace: &str, owner: &str) -> Workload {
         serde_yaml::from_str(&format!(
             "{{metadata: {{name: w, namespace: {namespace}, ownerReferences: [{{apiVersion: batch/v1, kind: Job, name: {owner}, uid: c1}}]}}, spec: {{queueName: q}}}}"
@@ -85,7 +89,7 @@ mod tests {
 
     #[test]
     fn a_workload_leads_to_the_job_whose_child_it_is_for() {
-        let job = job("");
+        let job = known();
         let child = child_name("hello", "u1");
         assert_eq!(job.uid().as_deref(), Some("u1"));
         assert!(belongs_to(&workload("team-a", &child), &job));

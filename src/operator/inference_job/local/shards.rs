@@ -1,6 +1,10 @@
 //! Pure: an input in shards, each of which fits its ConfigMap together with its results.
 
-use k8s_openapi::{api::core::v1::ConfigMap, apimachinery::pkg::apis::meta::v1::ObjectMeta};
+use k8s_openapi::{
+    api::core::v1::{ConfigMap, ServiceAccount},
+    apimachinery::pkg::apis::meta::v1::ObjectMeta,
+};
+use kube::Resource;
 
 use super::{NAME_ANNOTATION, labels, validate::LocalJob};
 use crate::{
@@ -104,9 +108,9 @@ fn answer_bytes(request: &InputLine) -> usize {
 }
 
 /// The ConfigMap of a shard. The operator owns its input, the pod its results.
-pub fn config_map(local: &LocalJob, frame: &Frame, shard: &Shard) -> ConfigMap {
+pub fn config_map(local: &LocalJob, frame: &Frame, shard: &Shard, account: &ServiceAccount) -> ConfigMap {
     ConfigMap {
-        metadata: metadata(local, frame, config_map_name(&local.name, shard.index)),
+        metadata: belongings(local, frame, config_map_name(&local.name, shard.index), account),
         data: Some([(INPUT.to_owned(), shard.input.clone())].into()),
         ..ConfigMap::default()
     }
@@ -122,6 +126,12 @@ pub fn metadata(local: &LocalJob, frame: &Frame, name: String) -> ObjectMeta {
         owner_references: local.owner.clone().map(|owner| vec![owner]),
         ..ObjectMeta::default()
     }
+}
+
+/// The same for what is of no use without the identity of the job's pods, and goes with it.
+pub fn belongings(local: &LocalJob, frame: &Frame, name: String, account: &ServiceAccount) -> ObjectMeta {
+    let owner = account.owner_ref(&()).map(|owner| vec![owner]);
+    ObjectMeta { owner_references: owner, ..metadata(local, frame, name) }
 }
 
 #[cfg(test)]

@@ -1,0 +1,307 @@
+//! Pure: what the operator keeps of a job between two looks: its name, and what its triggers and its retention go by. Everything
+//! else is read when it is needed, so that ten thousand jobs with their inputs take no memory of their size.
+
+use std::{
+    borrow::Cow,
+    collections::HashMap,
+    hash::{DefaultHasher, Hash, Hasher},
+    sync::{Arc, Mutex, PoisonError},
+};
+
+use k8s_openapi::apimachinery::pkg::apis::meta::v1::{ObjectMeta, Time};
+use kube::{
+    Resource, ResourceExt,
+    runtime::{reflector::ObjectRef, watcher},
+};
+use serde::Deserialize;
+
+use crate::{
+    api::{
+        conditions::{self, Condition},
+        inference_job::{InferenceJob, OURS, RequestCounts, Target, condition},
+    },
+    operator::runner::Guarded,
+};
+
+/// A job as it is known between two looks.
+#[derive(Debug, Clone, PartialEq, Deserialize)]
+#[serde(from = "Facts")]
+pub struct KnownJob {
+    /// Without annotations, labels, owners and who wrote what.
+    metadata: ObjectMeta,
+    /// Name of its GridModel.
+    pub model: String,
+    pub target: Target,
+    /// False for a job that somebody else looks after.
+    pub is_ours: bool,
+    /// It has a terminal condition.
+    pub is_over: bool,
+    /// Whether its work is paid is known for good, or it has none that is paid.
+    pub is_settled: bool,
+    pub ended: Option<Time>,
+    /// Seconds that the job wants to be kept after that.
+    pub ttl: Option<i64>,
+    /// Changes with whatever an owner can change.
+    revision: u64,
+}
+
+impl KnownJob {
+    /// Nothing is to be done for it but to delete it in time. A Local job may have left something to clean.
+    pub fn is_done(&self) -> bool {
+        self.is_over && self.is_settled && self.target == Target::Grid && self.metadata.deletion_timestamp.is_none()
+    }
+}
+
+/// The fields of an InferenceJob that are looked at; all others are passed over while it is read.
+#[derive(Deserialize)]
+struct Facts {
+    metadata: ObjectMeta,
+    spec: Spec,
+    #[serde(default)]
+    status: Option<Status>,
+}
+
+#[derive(Deserialize)]
+#[serde(rename_all = "camelCase")]
+struct Spec {
+    workload: Workload,
+    #[serde(default)]
+    placement: Placement,
+    #[serde(default)]
+    managed_by: Option<String>,
+    #[serde(default)]
+    ttl_seconds_after_finished: Option<i64>,
+}
+
+#[derive(Deserialize)]
+#[serde(rename_all = "camelCase")]
+struct Workload {
+    model_ref: ModelRef,
+}
+
+#[derive(Deserialize)]
+struct ModelRef {
+    name: String,
+}
+
+#[derive(Default, Deserialize)]
+struct Placement {
+    #[serde(default)]
+    target: Target,
+}
+
+#[derive(Default, Deserialize)]
+#[serde(rename_all = "camelCase")]
+struct Status {
+    #[serde(default)]
+    conditions: Vec<Condition>,
+    #[serde(default)]
+    completion_time: Option<Time>,
+    #[serde(default)]
+    requests: Option<RequestCounts>,
+}
+
+impl From<Facts> for KnownJob {
+    fn from(facts: Facts) -> Self {
+        let Facts { metadata, spec, status } = facts;
+        let Status { conditions, completion_time, requests } = status.unwrap_or_default();
+        let holds = |type_: &str| conditions::is_true(&conditions, type_);
+        let unpaid = requests.is_none_or(|requests| requests.completed == 0);
+        KnownJob {
+            is_ours: spec.managed_by.as_deref().is_none_or(|manager| manager == OURS),
+            is_over: holds(condition::COMPLETE) || holds(condition::FAILED),
+            is_settled: holds(condition::SETTLED) || unpaid || spec.placement.target == Target::Local,
+            model: spec.workload.model_ref.name,
+            target: spec.placement.target,
+            ended: completion_time,
+            ttl: spec.ttl_seconds_after_finished,
+            revision: revision(&metadata),
+            metadata: ObjectMeta {
+                name: metadata.name,
+                namespace: metadata.namespace,
+                uid: metadata.uid,
+                resource_version: metadata.resource_version,
+                generation: metadata.generation,
+                deletion_timestamp: metadata.deletion_timestamp,
+                finalizers: metadata.finalizers,
+                ..ObjectMeta::default()
+            },
+        }
+    }
+}
+
+/// Labels are not counted in the generation, and queues are named by them.
+fn revision(metadata: &ObjectMeta) -> u64 {
+    let mut hasher = DefaultHasher::new();
+    (metadata.generation, metadata.deletion_timestamp.is_some(), &metadata.labels).hash(&mut hasher);
+    hasher.finish()
+}
+
+impl Resource for KnownJob {
+    type DynamicType = ();
+    type Scope = <InferenceJob as Resource>::Scope;
+
+    fn kind(_: &()) -> Cow<'_, str> {
+        InferenceJob::kind(&())
+    }
+
+    fn group(_: &()) -> Cow<'_, str> {
+        InferenceJob::group(&())
+    }
+
+    fn version(_: &()) -> Cow<'_, str> {
+        InferenceJob::version(&())
+    }
+
+    fn plural(_: &()) -> Cow<'_, str> {
+        InferenceJob::plural(&())
+    }
+
+    fn meta(&self) -> &ObjectMeta {
+        &self.metadata
+    }
+
+    fn meta_mut(&mut self) -> &mut ObjectMeta {
+        &mut self.metadata
+    }
+}
+
+// ------------------------------------------------------------------------------------------------ live jobs
+
+/// A job as the triggers name it.
+pub type JobRef = ObjectRef<Guarded<KnownJob>>;
+
+/// Jobs that are not over, by uid, which is how the gateway names them. Fed by the watch. Searching the cache for each change
+/// would cost the more, the more jobs there are. Cheap to clone.
+#[derive(Clone, Default)]
+pub struct Live {
+    jobs: Arc<Mutex<Jobs>>,
+}
+
+#[derive(Default)]
+struct Jobs {
+    by_uid: HashMap<String, Entry>,
+    /// Counts listings: what a listing does not name is gone.
+    listing: u64,
+}
+
+struct Entry {
+    job: JobRef,
+    revision: u64,
+    listing: u64,
+}
+
+impl Live {
+    /// Takes in an event of the watch. False when it brings nothing that a look is worth: the operator alone writes the status of
+    /// a job, and has looked before it did.
+    pub fn is_news(&self, event: &watcher::Event<Guarded<KnownJob>>) -> bool {
+        let mut jobs = self.jobs.lock().unwrap_or_else(PoisonError::into_inner);
+        match event {
+            watcher::Event::Init => jobs.listing += 1,
+            watcher::Event::InitDone => {
+                let listing = jobs.listing;
+                jobs.by_uid.retain(|_, entry| entry.listing == listing);
+            }
+            watcher::Event::Delete(job) => {
+                jobs.by_uid.remove(&job.uid().unwrap_or_default());
+            }
+            watcher::Event::Apply(job) | watcher::Event::InitApply(job) => return jobs.applied(job),
+        }
+        true
+    }
+
+    /// The job of a uid, if it is not over; all such jobs for `None`.
+    pub fn find(&self, uid: Option<&str>) -> Vec<JobRef> {
+        let jobs = self.jobs.lock().unwrap_or_else(PoisonError::into_inner);
+        match uid {
+            Some(uid) => jobs.by_uid.get(uid).map(|entry| entry.job.clone()).into_iter().collect(),
+            None => jobs.by_uid.values().map(|entry| entry.job.clone()).collect(),
+        }
+    }
+}
+
+impl Jobs {
+    fn applied(&mut self, object: &Guarded<KnownJob>) -> bool {
+        let uid = object.uid().unwrap_or_default();
+        let Some(job) = object.0.as_ref().ok().filter(|job| !job.is_over) else {
+            self.by_uid.remove(&uid);
+            return true;
+        };
+        let entry = Entry { job: ObjectRef::from_obj(object), revision: job.revision, listing: self.listing };
+        let before = self.by_uid.insert(uid, entry);
+        before.is_none_or(|before| before.revision != job.revision)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use serde_json::{Value, json};
+
+    use super::*;
+
+    fn job(generation: i64, status: Value) -> Guarded<KnownJob> {
+        let metadata = json!({
+            "name": "j", "namespace": "ns", "uid": "u", "generation": generation, "resourceVersion": "7",
+            "annotations": {"a": "x"}, "labels": {"team": "a"},
+        });
+        let workload =
+            json!({"modelRef": {"name": "m"}, "input": {"inline": "long"}, "output": {"configMap": {"name": "out"}}});
+        let object = json!({
+            "apiVersion": "xdcgrid.io/v1alpha1", "kind": "InferenceJob", "metadata": metadata,
+            "spec": {"workload": workload, "ttlSecondsAfterFinished": 9}, "status": status,
+        });
+        serde_json::from_value(object).unwrap()
+    }
+
+    fn condition(type_: &str) -> Value {
+        json!({"type": type_, "status": "True", "reason": "X", "message": "", "lastTransitionTime": "2026-01-01T00:00:00Z"})
+    }
+
+    fn over(more: &[&str], completed: i64) -> KnownJob {
+        let conditions: Vec<_> = ["Complete"].iter().chain(more).map(|type_| condition(type_)).collect();
+        let requests = json!({"total": 2, "completed": completed, "failed": 0});
+        job(1, json!({"conditions": conditions, "requests": requests})).0.unwrap()
+    }
+
+    #[test]
+    fn a_job_is_known_by_its_name_and_by_what_its_triggers_go_by() {
+        let known = job(1, json!(null)).0.unwrap();
+        assert_eq!((known.model.as_str(), known.target, known.ttl), ("m", Target::Grid, Some(9)));
+        assert!(known.is_ours && !known.is_over && !known.is_done());
+        assert_eq!((known.name_any().as_str(), known.uid().as_deref()), ("j", Some("u")));
+        assert!(known.annotations().is_empty() && known.labels().is_empty(), "they may be as large as the job");
+    }
+
+    #[test]
+    fn a_job_is_done_when_no_payment_can_come_any_more() {
+        assert!(!over(&[], 2).is_done());
+        assert!(over(&["Settled"], 2).is_done());
+        assert!(over(&[], 0).is_done(), "nothing is paid for it");
+    }
+
+    #[test]
+    fn what_only_the_operator_writes_is_no_news() {
+        let live = Live::default();
+        let apply = |generation, status| live.is_news(&watcher::Event::Apply(job(generation, status)));
+        assert!(apply(1, json!(null)));
+        assert!(!apply(1, json!({"phase": "Running"})));
+        assert!(apply(2, json!({"phase": "Running"})), "somebody changed what is asked for");
+        assert_eq!(live.find(Some("u")).len(), 1);
+        assert!(apply(2, json!({"conditions": [condition("Complete")]})), "its settlement is looked at");
+        assert_eq!((live.find(Some("u")), live.find(None)), (vec![], vec![]));
+    }
+
+    #[test]
+    fn a_job_that_a_listing_does_not_name_is_gone() {
+        let live = Live::default();
+        for events in [vec![watcher::Event::InitApply(job(1, json!(null)))], vec![]] {
+            let named = events.len();
+            live.is_news(&watcher::Event::Init);
+            for event in events {
+                assert!(live.is_news(&event));
+            }
+            live.is_news(&watcher::Event::InitDone);
+            assert_eq!(live.find(None).len(), named);
+        }
+    }
+}

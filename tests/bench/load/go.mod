@@ -1,0 +1,3 @@
+module xdc-grid/tests/bench/load
+
+go 1.26.0
