@@ -3,5 +3,5 @@
 
 mod roles;
 mod scene;
-mod storms;
+pub mod storms;
 mod sweep;
