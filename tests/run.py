@@ -37,7 +37,7 @@ PARTS = {
         ("cd tests/cluster && go vet ./... && go test -v ./...", r"^--- (PASS|FAIL)"),
         ("cd tests/cluster/devices && go vet ./... && go test -v ./...", r"^--- (PASS|FAIL)"),
     ],
-    "scripts": [("cd tests/e2e && python3 -m unittest -v test_place test_report 2>&1", r"\.\.\. (ok|FAIL|ERROR)$")],
+    "scripts": [("cd tests/e2e && python3 -m unittest -v test_place test_reading test_report 2>&1", r"\.\.\. (ok|FAIL|ERROR)$")],
     "chart": [("tests/chart/check", SUMMARY)],
     "it": [("tests/cluster/with-control-plane cargo test --locked --test it", CARGO)],
     "e2e": [("cargo build --locked --bins --example grid-cheater", None), ("python3 tests/e2e/test.py", SUMMARY)],
