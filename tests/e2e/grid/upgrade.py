@@ -114,6 +114,8 @@ def upgraded():
 
 def start_jobs():
     """A Grid job in its middle and a Local one with a pod that runs; returns their uids."""
+    # Of a run before this one.
+    kube.kubectl("-n", story.TEAM, "delete", "inferencejob", GRID_JOB, LOCAL_JOB, "--ignore-not-found", "--timeout=90s")
     local = faults.local_job(LOCAL_JOB, LOCAL_PROMPTS)
     story.create_job(GRID_JOB, PROMPTS)
     wait_for("the Local job to run", lambda: any(pod["status"]["phase"] == "Running" for pod in faults.children(local, "pods")), 120)
