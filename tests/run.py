@@ -38,7 +38,7 @@ PARTS = {
         ("cd tests/cluster/devices && go vet ./... && go test -v ./...", r"^--- (PASS|FAIL)"),
     ],
     "scripts": [
-        ("cd tests/e2e && python3 -m unittest -v test_place test_report 2>&1", r"\.\.\. (ok|FAIL|ERROR)$"),
+        ("cd tests/e2e && python3 -m unittest -v test_place test_reading test_report 2>&1", r"\.\.\. (ok|FAIL|ERROR)$"),
         ("cd tests/bench && python3 -m unittest -v test_audit 2>&1", r"\.\.\. (ok|FAIL|ERROR)$"),
         ("cd tests/bench/load && go vet ./...", None),
     ],

@@ -22,6 +22,7 @@ const usage = `cluster: a real Kubernetes on this machine
                           etcd and an API server only, on the loopback interface; prints its kubeconfig. With the Job
                           controller and the garbage collector where --controllers is given
   load IMAGE.tar          put an image archive into every node
+  tag IMAGE NAME          give an image that the nodes have another name as well
   image --out FILE --ref REF --binary PATH [--binary PATH...]
                           pack programs of this machine into an image archive
   node stop|start|cut|heal NAME
@@ -129,7 +130,7 @@ func options(state string) (grid.Options, error) {
 }
 
 func dispatch(verb string, words []string, f flags, o grid.Options) error {
-	want := map[string]int{"load": 1, "node": 2, "nat": 1, "nat-down": 1}[verb]
+	want := map[string]int{"load": 1, "tag": 2, "node": 2, "nat": 1, "nat-down": 1}[verb]
 	if verb == "image" {
 		f.binaries = append(f.binaries, words...)
 	} else if verb != "devices" && len(words) != want {
@@ -152,6 +153,8 @@ func dispatch(verb string, words []string, f flags, o grid.Options) error {
 		return err
 	case "load":
 		return grid.Load(o, words[0])
+	case "tag":
+		return grid.Tag(o, words[0], words[1])
 	case "image":
 		if f.out == "" || f.ref == "" {
 			return errors.New("image needs --out FILE, --ref REF and at least one --binary PATH")

@@ -66,4 +66,6 @@ mod reward_tree;
 mod store;
 #[cfg(feature = "operator")]
 mod support;
+#[cfg(feature = "operator")]
+mod upgrade;
 mod worker;

@@ -6,6 +6,6 @@ mod life;
 mod random;
 mod roles;
 mod scene;
-mod storms;
+pub mod storms;
 mod sweep;
 mod unseen;

@@ -20,6 +20,8 @@ import (
 const (
 	planePart = "control-plane"
 	loopback  = "127.0.0.1"
+	// frontProxy is who the API server is to aggregated API servers; no other certificate may speak for somebody else.
+	frontProxy = "front-proxy"
 )
 
 // auditPolicy records every answered request of a service account, and nothing of anybody else.
@@ -66,7 +68,11 @@ func (c *Cluster) ensurePKI() error {
 			DNS: []string{n.name()}, IPs: []net.IP{n.ip().AsSlice()},
 		})
 	}
-	if _, err := c.pki().Ensure(time.Now(), wants); err != nil {
+	signed := wants
+	if c.isGrid() {
+		signed = append(signed, pki.Want{Name: frontProxy, CN: frontProxy})
+	}
+	if _, err := c.pki().Ensure(time.Now(), signed); err != nil {
 		return fmt.Errorf("certificates: %w", err)
 	}
 	for _, w := range wants[1:] {
@@ -220,6 +226,11 @@ func (c *Cluster) ensureControlPlane() error {
 			"--enable-admission-plugins", "NodeRestriction",
 			"--kubelet-client-certificate", c.pki().Cert("admin"), "--kubelet-client-key", c.pki().Key("admin"),
 			"--kubelet-certificate-authority", ca, "--kubelet-preferred-address-types", "InternalIP",
+			// For aggregated APIs, such as an autoscaler's metrics.
+			"--requestheader-client-ca-file", ca, "--requestheader-allowed-names", frontProxy,
+			"--requestheader-username-headers", "X-Remote-User", "--requestheader-group-headers", "X-Remote-Group",
+			"--requestheader-extra-headers-prefix", "X-Remote-Extra-",
+			"--proxy-client-cert-file", c.pki().Cert(frontProxy), "--proxy-client-key-file", c.pki().Key(frontProxy),
 			// Five minutes, the default, is longer than a test of a lost node should take.
 			"--default-not-ready-toleration-seconds", "30", "--default-unreachable-toleration-seconds", "30")
 	} else {
@@ -264,6 +275,8 @@ func (c *Cluster) ensureControllers() error {
 		"--service-account-private-key-file", c.pki().Key("sa"), "--root-ca-file", ca,
 		"--cluster-signing-cert-file", ca, "--cluster-signing-key-file", c.pki().Key("ca"),
 		"--use-service-account-credentials", "--node-monitor-grace-period", "20s",
+		// Fifteen seconds, the default, is longer than a test of an autoscaler should wait for a look.
+		"--horizontal-pod-autoscaler-sync-period", "5s",
 		"--kube-api-qps", "100", "--kube-api-burst", "200",
 	); err != nil {
 		return err

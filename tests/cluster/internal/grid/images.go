@@ -39,6 +39,20 @@ func Load(o Options, file string) error {
 	})
 }
 
+// Tag gives an image of every node's store another name as well, as a registry has one build under two versions.
+func Tag(o Options, ref, name string) error {
+	return withGrid(o, func(c *Cluster) error {
+		return o.Say.Step("tag "+name, func() error {
+			return c.eachNode(func(n node) error {
+				if err := run(c.ctr(n, "images", "tag", "--force", ref, name)...); err != nil {
+					return fmt.Errorf("%s: %w", n.name(), err)
+				}
+				return nil
+			})
+		})
+	})
+}
+
 // importImage is a no-op when the node has the image with this digest under this name.
 func (c *Cluster) importImage(n node, file string) error {
 	ref, digest, err := oci.ReadName(file)
