@@ -131,3 +131,22 @@ async fn it_sits_in_front_of_an_anvil_that_runs_already() {
     let error = start_error(|options| options.upstream = Some("http://127.0.0.1:1".to_owned())).await;
     assert!(matches!(error, DevnetError::Upstream { .. }), "{error}");
 }
+
+/// The commands between the fences of docs/xdc-devnet.md that talk to a running chain.
+fn commands_of_the_page() -> Vec<String> {
+    let page = std::fs::read_to_string(concat!(env!("CARGO_MANIFEST_DIR"), "/docs/xdc-devnet.md")).unwrap();
+    page.lines().filter(|line| line.starts_with("curl ")).map(str::to_owned).collect()
+}
+
+#[tokio::test]
+async fn the_commands_of_its_page_work() {
+    let net = TestNet::start().await;
+    let commands = commands_of_the_page();
+    assert!(commands.len() >= 12, "{commands:?}");
+    for command in commands {
+        let command = command.replace("localhost:8545", net.url.trim_start_matches("http://"));
+        let output = tokio::process::Command::new("bash").args(["-c", &command]).output().await.unwrap();
+        assert!(output.status.success(), "{command}: {output:?}");
+    }
+    assert_eq!(net.faults().await, json!([]));
+}
