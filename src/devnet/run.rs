@@ -1,6 +1,6 @@
 //! From options to a running chain, and back down.
 
-use std::{future::Future, net::SocketAddr, sync::Arc, time::Duration};
+use std::{net::SocketAddr, sync::Arc, time::Duration};
 
 use serde_json::json;
 use tokio::{net::TcpListener, task::JoinHandle, time::MissedTickBehavior};

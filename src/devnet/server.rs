@@ -102,7 +102,7 @@ impl From<RpcError> for Refused {
 
 /// Reads an admin body, whatever content type curl gave it; an empty one is `{}`.
 fn read<T: for<'de> Deserialize<'de>>(body: &[u8]) -> Result<T, Refused> {
-    let body = if body.trim_ascii().is_empty() { b"{}" } else { body };
+    let body = if body.trim_ascii().is_empty() { b"{}".as_slice() } else { body };
     serde_json::from_slice(body).map_err(|error| Refused(StatusCode::BAD_REQUEST, error.to_string()))
 }
 

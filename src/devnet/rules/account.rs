@@ -68,7 +68,7 @@ impl Account {
         let mut account = Account { nonce: super::quantity(nonce).ok_or_else(unreadable)?, balance, pooled: BTreeMap::new() };
         for part in ["pending", "queued"] {
             let Some(senders) = content.get(part).and_then(Value::as_object) else { continue };
-            let own = senders.iter().filter(|(address, _)| address.parse() == Ok(sender));
+            let own = senders.iter().filter(|(address, _)| address.parse().ok() == Some(sender));
             for transaction in own.filter_map(|(_, listed)| listed.as_object()).flat_map(|listed| listed.values()) {
                 let listed: Listed = serde_json::from_value(transaction.clone()).map_err(|_| unreadable())?;
                 account.pooled.insert(listed.nonce.to(), listed.into());

@@ -151,7 +151,7 @@ mod tests {
 
     #[test]
     fn what_is_no_json_and_what_nests_too_deep_is_a_parse_error() {
-        for text in ["", "{", "\u{0}", &"[".repeat(1_000_000), &"{\"a\":".repeat(10_000)] {
+        for text in ["", "{", "\u{0}", "[".repeat(1_000_000).as_str(), "{\"a\":".repeat(10_000).as_str()] {
             assert_eq!(parse(text.as_bytes()).unwrap_err().code, -32700);
         }
         assert_eq!(parse(&[0xff, 0xfe]).unwrap_err().code, -32700);

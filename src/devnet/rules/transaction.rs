@@ -36,7 +36,7 @@ impl Offered {
     /// Reads an EIP-2718 envelope of type 0, 1 or 2 and recovers its sender. Blobs (type 3) and set-code transactions (type 4, which XDC's
     /// mainnet has not enabled) are refused.
     pub fn decode(raw: &[u8]) -> Result<Self, RpcError> {
-        if let Some(kind @ 3..=0x7f) = raw.first() {
+        if let Some(kind @ 3..=0x7f) = raw.first().copied() {
             return Err(RpcError::refused(format!("transaction type not supported: tx type {kind} not supported by this pool")));
         }
         let envelope = TxEnvelope::decode_2718_exact(raw)
