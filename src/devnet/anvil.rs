@@ -45,10 +45,11 @@ impl Anvil {
         let mut command = Command::new(program);
         command.args(arguments(options)).stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::piped());
         // A group of its own: Ctrl-C is for us, who then tell anvil.
-        let mut process = command.process_group(0).kill_on_drop(true).spawn().map_err(|source| match source.kind() {
-            ErrorKind::NotFound => DevnetError::NoAnvil { program: program.clone() },
-            _ => DevnetError::AnvilUnusable { program: program.clone(), source },
-        })?;
+        let mut process =
+            command.process_group(0).kill_on_drop(true).spawn().map_err(|source| match source.kind() {
+                ErrorKind::NotFound => DevnetError::NoAnvil { program: program.clone() },
+                _ => DevnetError::AnvilUnusable { program: program.clone(), source },
+            })?;
         let complaints = Complaints::default();
         if let Some(stderr) = process.stderr.take() {
             tokio::spawn(complaints.clone().collect(stderr));
@@ -102,7 +103,9 @@ impl Anvil {
 
 fn arguments(options: &DevnetOptions) -> Vec<String> {
     let mut arguments: Vec<String> =
-        ["--host", "127.0.0.1", "--no-mining", "--hardfork", "cancun", "--no-request-size-limit"].map(str::to_owned).into();
+        ["--host", "127.0.0.1", "--no-mining", "--hardfork", "cancun", "--no-request-size-limit"]
+            .map(str::to_owned)
+            .into();
     let mut set = |name: &str, value: String| arguments.extend([name.to_owned(), value]);
     set("--port", options.anvil_port.to_string());
     set("--chain-id", options.chain_id.to_string());
@@ -170,7 +173,18 @@ mod tests {
 
     #[test]
     fn of_the_banner_only_accounts_and_keys_are_kept() {
-        let banner = ["", "    _   ___", "Available Accounts", "==", "(0) 0xf39f", "Private Keys", "(0) 0xac09", "", "Wallet", "Mnemonic: test"];
+        let banner = [
+            "",
+            "    _   ___",
+            "Available Accounts",
+            "==",
+            "(0) 0xf39f",
+            "Private Keys",
+            "(0) 0xac09",
+            "",
+            "Wallet",
+            "Mnemonic: test",
+        ];
         let kept = account_lines(banner.map(str::to_owned).into());
         assert_eq!(kept, ["Available Accounts", "==", "(0) 0xf39f", "Private Keys", "(0) 0xac09", ""]);
     }
@@ -179,7 +193,13 @@ mod tests {
     fn anvil_gets_xdcs_parameters() {
         let options = DevnetOptions { state: Some("chain.json".into()), chain_id: 50, ..DevnetOptions::default() };
         let line = arguments(&options).join(" ");
-        for part in ["--chain-id 50", "--hardfork cancun", "--block-base-fee-per-gas 12500000000", "--gas-limit 420000000", "--state chain.json"] {
+        for part in [
+            "--chain-id 50",
+            "--hardfork cancun",
+            "--block-base-fee-per-gas 12500000000",
+            "--gas-limit 420000000",
+            "--state chain.json",
+        ] {
             assert!(line.contains(part), "{part} is not in {line}");
         }
     }

@@ -49,7 +49,9 @@ impl Blocks {
     /// Makes `count` blocks, with `seconds` of chain time between them where given, and returns the number of the newest.
     pub async fn mine(&self, count: u64, seconds: Option<u64>) -> Result<u64, RpcError> {
         if count > MAX_BLOCKS {
-            return Err(RpcError::invalid_params(format!("{count} blocks were asked for, at most {MAX_BLOCKS} are made at once")));
+            return Err(RpcError::invalid_params(format!(
+                "{count} blocks were asked for, at most {MAX_BLOCKS} are made at once"
+            )));
         }
         let params = seconds.map_or_else(|| json!([1]), |seconds| json!([1, seconds]));
         for _ in 0..count {

@@ -14,7 +14,9 @@ pub enum DevnetError {
     NoAnvil { program: PathBuf },
     #[error("{} cannot be started: {source}", program.display())]
     AnvilUnusable { program: PathBuf, source: io::Error },
-    #[error("anvil ended before it listened: {detail}. If its port is taken, name another with --anvil-port, or 0 for any free one")]
+    #[error(
+        "anvil ended before it listened: {detail}. If its port is taken, name another with --anvil-port, or 0 for any free one"
+    )]
     AnvilEnded { detail: String },
     #[error("anvil did not listen within {seconds} s: look at what it prints with --log debug")]
     AnvilSilent { seconds: u64 },
@@ -24,7 +26,9 @@ pub enum DevnetError {
     Listen { address: SocketAddr, source: io::Error },
     #[error("--upstream {url}: {detail}")]
     Upstream { url: String, detail: String },
-    #[error("the node behind has chain id {found}, not {expected}: set --chain-id {found}, or choose another --upstream")]
+    #[error(
+        "the node behind has chain id {found}, not {expected}: set --chain-id {found}, or choose another --upstream"
+    )]
     WrongChainId { expected: u64, found: u64 },
     #[error("the server ended: {0}")]
     Server(io::Error),

@@ -1,6 +1,9 @@
 //! The node that clients see: reads a body, lets the faults decide, asks anvil, and answers as XDC would.
 
-use std::{sync::{Mutex, MutexGuard, PoisonError}, time::Duration};
+use std::{
+    sync::{Mutex, MutexGuard, PoisonError},
+    time::Duration,
+};
 
 use alloy::primitives::Bytes;
 use serde_json::{Value, json};
@@ -122,7 +125,9 @@ impl Node {
                 if plan.twice { self.send(&call).await } else { first }
             }
             "eth_sendTransaction" | "eth_sign" | "eth_signTransaction" | "eth_signTypedData_v4" => {
-                Err(RpcError::refused("unknown account: a node signs for nobody; sign yourself and use eth_sendRawTransaction"))
+                Err(RpcError::refused(
+                    "unknown account: a node signs for nobody; sign yourself and use eth_sendRawTransaction",
+                ))
             }
             "web3_clientVersion" => Ok(json!(concat!("xdc-devnet/", env!("CARGO_PKG_VERSION")))),
             method if !["eth", "net", "web3", "txpool", "debug", "trace"].contains(&space) => {
@@ -134,7 +139,7 @@ impl Node {
 
     async fn read(&self, call: Call, plan: &Plan) -> Result<Value, RpcError> {
         let _turn = self.turn.read().await;
-        let head = if questions::needs_head(&call, plan.behind > 0) { self.upstream.head().await? } else { 0 };
+        let head = if questions::needs_head(&call, plan.behind) { self.upstream.head().await? } else { 0 };
         let view = View { head, behind: plan.behind, finality: plan.finality };
         let call = questions::rewrite(call, &view)?;
         let result = self.upstream.request(&call.method, Value::Array(call.params.clone())).await?;
@@ -162,8 +167,13 @@ impl Node {
 
     /// What drives the chain goes to anvil, but only we make blocks.
     async fn control(&self, call: Call) -> Result<Value, RpcError> {
-        if matches!(call.method.as_str(), "evm_setAutomine" | "evm_setIntervalMining" | "anvil_setAutomine" | "anvil_setIntervalMining") {
-            return Err(RpcError::refused("xdc-devnet makes the blocks: start it with --block-time, or POST /devnet/mine"));
+        if matches!(
+            call.method.as_str(),
+            "evm_setAutomine" | "evm_setIntervalMining" | "anvil_setAutomine" | "anvil_setIntervalMining"
+        ) {
+            return Err(RpcError::refused(
+                "xdc-devnet makes the blocks: start it with --block-time, or POST /devnet/mine",
+            ));
         }
         let _turn = self.turn.write().await;
         if let Some((blocks, seconds)) = mining_params(&call.method, &call.params) {
@@ -219,9 +229,14 @@ fn raw_transaction(call: &Call) -> Result<Bytes, RpcError> {
     let text = text.ok_or_else(|| RpcError::invalid_params("missing value for required argument 0"))?;
     // A transaction that could only be refused for its size is not read any further.
     if text.len() > 2 * MAX_BYTES + 1_024 {
-        return Err(RpcError::refused(format!("oversized data: transaction size {}, limit {MAX_BYTES}", text.len() / 2)));
+        return Err(RpcError::refused(format!(
+            "oversized data: transaction size {}, limit {MAX_BYTES}",
+            text.len() / 2
+        )));
     }
     let digits = text.strip_prefix("0x");
     let digits = digits.ok_or_else(|| RpcError::invalid_params("invalid argument 0: hex string without 0x prefix"))?;
-    hex::decode(digits).map(Bytes::from).map_err(|error| RpcError::invalid_params(format!("invalid argument 0: {error}")))
+    hex::decode(digits)
+        .map(Bytes::from)
+        .map_err(|error| RpcError::invalid_params(format!("invalid argument 0: {error}")))
 }

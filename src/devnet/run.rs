@@ -6,13 +6,7 @@ use serde_json::json;
 use tokio::{net::TcpListener, task::JoinHandle, time::MissedTickBehavior};
 
 use super::{
-    anvil::Anvil,
-    blocks::Blocks,
-    error::DevnetError,
-    node::Node,
-    options::DevnetOptions,
-    rules::quantity,
-    server,
+    anvil::Anvil, blocks::Blocks, error::DevnetError, node::Node, options::DevnetOptions, rules::quantity, server,
     upstream::Upstream,
 };
 
@@ -32,8 +26,7 @@ impl Devnet {
     pub async fn start(options: DevnetOptions) -> Result<Self, DevnetError> {
         let address = options.listen;
         // First of all: a taken port should not cost the start of a chain.
-        let listener =
-            TcpListener::bind(address).await.map_err(|source| DevnetError::Listen { address, source })?;
+        let listener = TcpListener::bind(address).await.map_err(|source| DevnetError::Listen { address, source })?;
         let address = listener.local_addr().map_err(|source| DevnetError::Listen { address, source })?;
         let anvil = match &options.upstream {
             Some(_) => None,

@@ -28,7 +28,8 @@ const MAX_ADMIN_BODY: usize = 64 * 1024;
 /// Requests at one time; more wait.
 const MAX_REQUESTS: usize = 256;
 
-const GREETING: &str = "xdc-devnet: POST JSON-RPC here. GET, POST, DELETE /devnet/faults; POST /devnet/mine, /devnet/reorg.\n";
+const GREETING: &str =
+    "xdc-devnet: POST JSON-RPC here. GET, POST, DELETE /devnet/faults; POST /devnet/mine, /devnet/reorg.\n";
 
 type Shared = State<Arc<Node>>;
 

@@ -32,9 +32,12 @@ impl Upstream {
     /// Several calls at once, answered in their order; the first error is the error.
     pub async fn all<const N: usize>(&self, calls: [(&str, Value); N]) -> Result<[Value; N], RpcError> {
         let body = calls.into_iter().enumerate();
-        let body: Value =
-            body.map(|(id, (method, params))| json!({"jsonrpc": "2.0", "id": id, "method": method, "params": params})).collect();
-        let Value::Array(mut answers) = self.post(body).await? else { return Err(no_answer("a batch was not answered by one")) };
+        let body: Value = body
+            .map(|(id, (method, params))| json!({"jsonrpc": "2.0", "id": id, "method": method, "params": params}))
+            .collect();
+        let Value::Array(mut answers) = self.post(body).await? else {
+            return Err(no_answer("a batch was not answered by one"));
+        };
         answers.sort_by_key(|answer| answer.get("id").and_then(Value::as_u64));
         let results: Vec<Value> = answers.into_iter().map(outcome).collect::<Result<_, _>>()?;
         results.try_into().map_err(|_| no_answer("a batch was answered in part"))

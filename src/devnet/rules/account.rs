@@ -65,7 +65,8 @@ impl Account {
     pub fn read(sender: Address, nonce: &Value, balance: &Value, content: &Value) -> Result<Self, RpcError> {
         let unreadable = || RpcError::internal("the node behind describes an account in a way that is not understood");
         let balance = serde_json::from_value(balance.clone()).map_err(|_| unreadable())?;
-        let mut account = Account { nonce: super::quantity(nonce).ok_or_else(unreadable)?, balance, pooled: BTreeMap::new() };
+        let mut account =
+            Account { nonce: super::quantity(nonce).ok_or_else(unreadable)?, balance, pooled: BTreeMap::new() };
         for part in ["pending", "queued"] {
             let Some(senders) = content.get(part).and_then(Value::as_object) else { continue };
             let own = senders.iter().filter(|(address, _)| address.parse().ok() == Some(sender));

@@ -217,9 +217,7 @@ mod tests {
         assert_eq!(verdict(&legacy(|tx| tx.gas_price = 22 * GWEI), &busy), "");
 
         busy.pooled.insert(5, pooled(20 * GWEI, 2));
-        let offer = |cap: u128, tip: u128| {
-            dynamic(|tx| (tx.max_fee_per_gas, tx.max_priority_fee_per_gas) = (cap, tip))
-        };
+        let offer = |cap: u128, tip: u128| dynamic(|tx| (tx.max_fee_per_gas, tx.max_priority_fee_per_gas) = (cap, tip));
         refused(&offer(40 * GWEI, 2), &busy, refusal);
         assert_eq!(verdict(&offer(22 * GWEI, 3), &busy), "", "a tenth of 2 rounds to nothing, but more it must be");
         refused(&offer(21 * GWEI, 3), &busy, refusal);
@@ -230,9 +228,8 @@ mod tests {
         let data = |gas: u64| legacy(|tx| (tx.input, tx.gas_limit) = (vec![1, 0, 2].into(), gas));
         refused(&data(21_139), &account(), "intrinsic gas too low: needed 21140, allowed 21139");
         assert_eq!(verdict(&data(21_140), &account()), "");
-        let create = |gas: u64| {
-            legacy(|tx| (tx.to, tx.input, tx.gas_limit) = (TxKind::Create, vec![1; 33].into(), gas))
-        };
+        let create =
+            |gas: u64| legacy(|tx| (tx.to, tx.input, tx.gas_limit) = (TxKind::Create, vec![1; 33].into(), gas));
         refused(&create(53_000 + 4 + 33 * 68 - 1), &account(), "intrinsic gas too low");
         assert_eq!(verdict(&create(53_000 + 4 + 33 * 68), &account()), "");
     }
@@ -248,7 +245,11 @@ mod tests {
         refused(&code(49_153), &account(), "max initcode size exceeded");
         assert_eq!(verdict(&code(49_152), &account()), "");
         assert_eq!(verdict(&legacy(|tx| tx.gas_limit = 80_000_000), &account()), "", "exactly 1 XDC");
-        refused(&legacy(|tx| tx.gas_limit = 80_000_001), &account(), "tx fee (1.0000 ether) exceeds the configured cap");
+        refused(
+            &legacy(|tx| tx.gas_limit = 80_000_001),
+            &account(),
+            "tx fee (1.0000 ether) exceeds the configured cap",
+        );
         let dear = |gas: u64| legacy(|tx| (tx.gas_limit, tx.gas_price) = (gas, 1));
         refused(&dear(420_000_001), &account(), "exceeds block gas limit");
     }

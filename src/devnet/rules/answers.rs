@@ -185,9 +185,13 @@ mod tests {
     #[test]
     fn addresses_are_marked_on_request_and_nothing_else_is() {
         let address = "0x00000000000000000000000000000000000000aa";
-        let receipt = json!({"from": address, "to": null, "logs": [{"address": address, "data": address}], "hash": "0xab"});
+        let receipt =
+            json!({"from": address, "to": null, "logs": [{"address": address, "data": address}], "hash": "0xab"});
         let marked = rewrite(&call("eth_getTransactionReceipt", json!([])), receipt, &VIEW, AddressForm::Xdc).unwrap();
         let xdc = "xdc00000000000000000000000000000000000000aa";
-        assert_eq!(marked, json!({"from": xdc, "to": null, "logs": [{"address": xdc, "data": address}], "hash": "0xab"}));
+        assert_eq!(
+            marked,
+            json!({"from": xdc, "to": null, "logs": [{"address": xdc, "data": address}], "hash": "0xab"})
+        );
     }
 }

@@ -220,7 +220,11 @@ pub fn is_control(method: &str) -> bool {
 }
 
 fn bounded(name: &str, value: u64, least: u64, most: u64) -> Result<u64, String> {
-    if (least..=most).contains(&value) { Ok(value) } else { Err(format!("\"{name}\" is {value}, it must be from {least} to {most}")) }
+    if (least..=most).contains(&value) {
+        Ok(value)
+    } else {
+        Err(format!("\"{name}\" is {value}, it must be from {least} to {most}"))
+    }
 }
 
 /// A fault at work.
@@ -352,12 +356,12 @@ impl Faults {
 
     /// What finality is to everybody while such a fault is at work, whoever it strikes.
     pub fn finality(&self, head: u64) -> Finality {
-        let at_work = self.list.iter().filter(|fault| !fault.is_over(head));
-        let found = at_work.filter_map(|fault| match fault.effect {
+        let newest_first = self.list.iter().rev().filter(|fault| !fault.is_over(head));
+        let found = newest_first.map(|fault| fault.effect).find_map(|effect| match effect {
             Effect::Finality(finality) => Some(finality),
             _ => None,
         });
-        found.last().unwrap_or_default()
+        found.unwrap_or_default()
     }
 }
 
@@ -402,7 +406,10 @@ mod tests {
         assert!(timed.need_head());
         assert_eq!(timed.plan("eth_call", 12).finality, Finality::Lost);
         assert_eq!(timed.finality(12), Finality::Lost);
-        assert_eq!((timed.plan("eth_call", 13).finality, timed.finality(13)), (Finality::Following, Finality::Following));
+        assert_eq!(
+            (timed.plan("eth_call", 13).finality, timed.finality(13)),
+            (Finality::Following, Finality::Following)
+        );
     }
 
     #[test]

@@ -93,7 +93,8 @@ fn read(value: Value) -> Result<Call, Rejected> {
     if matches!(id, Some(Value::Object(_) | Value::Array(_))) {
         return Err(Rejected { id: Value::Null, error: RpcError::invalid_request("invalid request") });
     }
-    let (Some(Value::String(version)), Some(Value::String(method))) = (fields.remove("jsonrpc"), fields.remove("method"))
+    let (Some(Value::String(version)), Some(Value::String(method))) =
+        (fields.remove("jsonrpc"), fields.remove("method"))
     else {
         return Err(rejected(RpcError::invalid_request("invalid request")));
     };

@@ -23,18 +23,24 @@ fn block_argument(method: &str) -> Option<usize> {
         | "eth_getRawTransactionByBlockNumberAndIndex"
         | "eth_getUncleByBlockNumberAndIndex"
         | "eth_getUncleCountByBlockNumber" => Some(0),
-        "eth_getBalance" | "eth_getCode" | "eth_getTransactionCount" | "eth_call" | "eth_estimateGas"
-        | "eth_createAccessList" | "eth_feeHistory" => Some(1),
+        "eth_getBalance"
+        | "eth_getCode"
+        | "eth_getTransactionCount"
+        | "eth_call"
+        | "eth_estimateGas"
+        | "eth_createAccessList"
+        | "eth_feeHistory" => Some(1),
         "eth_getStorageAt" | "eth_getProof" => Some(2),
         _ => None,
     }
 }
 
 /// Whether answering takes the number of the newest block.
-pub fn needs_head(call: &Call, is_stale: bool) -> bool {
+pub fn needs_head(call: &Call, behind: u64) -> bool {
     let final_tag = |value: &Value| matches!(value.as_str(), Some("finalized" | "committed"));
-    let names_final = |value: &Value| final_tag(value) || value.as_object().is_some_and(|map| map.values().any(final_tag));
-    is_stale || call.method == "eth_getLogs" || call.params.iter().any(names_final)
+    let names_final =
+        |value: &Value| final_tag(value) || value.as_object().is_some_and(|map| map.values().any(final_tag));
+    behind > 0 || call.method == "eth_getLogs" || call.params.iter().any(names_final)
 }
 
 /// The call as anvil is to get it.
@@ -69,7 +75,8 @@ fn plain_addresses(value: &mut Value) {
 }
 
 fn rewrite_block(call: &mut Call, index: usize, view: &View) -> Result<(), RpcError> {
-    let pool = call.method == "eth_getTransactionCount";
+    // Of all that asks for it, only this looks into the pool.
+    let pending = if call.method == "eth_getTransactionCount" { "pending" } else { "latest" };
     let looks_at_state = index > 0;
     if view.is_stale() && call.params.len() == index {
         call.params.push(hex_of(view.latest()));
@@ -77,10 +84,10 @@ fn rewrite_block(call: &mut Call, index: usize, view: &View) -> Result<(), RpcEr
     match call.params.get_mut(index) {
         Some(Value::Object(map)) => {
             if let Some(number) = map.get_mut("blockNumber") {
-                *number = resolve(number, index, pool, view)?;
+                *number = resolve(number, index, pending, view)?;
             }
         }
-        Some(block) if !block.is_null() => *block = resolve(block, index, pool, view)?,
+        Some(block) if !block.is_null() => *block = resolve(block, index, pending, view)?,
         Some(block) if view.is_stale() => *block = hex_of(view.latest()),
         _ => {}
     }
@@ -91,15 +98,15 @@ fn rewrite_block(call: &mut Call, index: usize, view: &View) -> Result<(), RpcEr
     Ok(())
 }
 
-/// A block argument in anvil's words. `pool`: whether `pending` may look into the pool.
-fn resolve(block: &Value, index: usize, pool: bool, view: &View) -> Result<Value, RpcError> {
+/// A block argument in anvil's words; `pending` is what that tag stands for.
+fn resolve(block: &Value, index: usize, pending: &str, view: &View) -> Result<Value, RpcError> {
     let Some(tag) = block.as_str() else { return Ok(block.clone()) };
     match tag {
         // XDC has no such tag and takes it for a number.
         "safe" => Err(RpcError::invalid_params(format!("invalid argument {index}: hex string without 0x prefix"))),
         "finalized" | "committed" => Ok(hex_of(view.finalized()?)),
         "latest" | "pending" if view.is_stale() => Ok(hex_of(view.latest())),
-        "pending" if !pool => Ok(json!("latest")),
+        "pending" => Ok(json!(pending)),
         _ => Ok(block.clone()),
     }
 }
@@ -109,22 +116,22 @@ fn rewrite_filter(call: &mut Call, view: &View) -> Result<(), RpcError> {
     let Some(Value::Object(filter)) = call.params.first_mut() else { return Ok(()) };
     for end in ["fromBlock", "toBlock"] {
         if let Some(block) = filter.get_mut(end).filter(|block| !block.is_null()) {
-            *block = resolve(block, 0, false, view)?;
+            *block = resolve(block, 0, "latest", view)?;
         }
     }
     if !ranged || filter.contains_key("blockHash") {
         return Ok(());
     }
-    let number = |end: &str| match filter.get(end) {
+    let named = |end: &str| match filter.get(end) {
         Some(Value::String(tag)) if tag == "earliest" => Some(0),
-        Some(block @ Value::String(tag)) if tag != "latest" => quantity(block),
-        _ => Some(view.latest()),
+        other => other.and_then(quantity),
     };
-    let (Some(first), Some(last)) = (number("fromBlock"), number("toBlock")) else { return Ok(()) };
-    if first > last {
+    let (first, last) = (named("fromBlock"), named("toBlock"));
+    if first.zip(last).is_some_and(|(first, last)| first > last) {
         return Err(RpcError::invalid_params("invalid block range params"));
     }
-    if last - first > MAX_LOG_RANGE {
+    let (first, last) = (first.unwrap_or(view.latest()), last.unwrap_or(view.latest()));
+    if last.saturating_sub(first) > MAX_LOG_RANGE {
         return Err(RpcError::invalid_params(format!("exceed maximum block range: {MAX_LOG_RANGE}")));
     }
     Ok(())
@@ -191,14 +198,19 @@ mod tests {
     #[test]
     fn addresses_with_xdc_are_addresses() {
         let digits = "00000000000000000000000000000000000000aA";
-        let params = json!([{"to": format!("xdc{digits}"), "data": "0x"}, [format!("XDC{digits}")], "xdcshort", "latest"]);
+        let params =
+            json!([{"to": format!("xdc{digits}"), "data": "0x"}, [format!("XDC{digits}")], "xdcshort", "latest"]);
         let found = asked("eth_any", params, &VIEW).unwrap();
-        assert_eq!(found, json!([{"to": format!("0x{digits}"), "data": "0x"}, [format!("0x{digits}")], "xdcshort", "latest"]));
+        assert_eq!(
+            found,
+            json!([{"to": format!("0x{digits}"), "data": "0x"}, [format!("0x{digits}")], "xdcshort", "latest"])
+        );
     }
 
     #[test]
     fn logs_are_asked_for_in_bounded_ranges() {
-        let range = |first: Value, last: Value| asked("eth_getLogs", json!([{"fromBlock": first, "toBlock": last}]), &VIEW);
+        let range =
+            |first: Value, last: Value| asked("eth_getLogs", json!([{"fromBlock": first, "toBlock": last}]), &VIEW);
         assert!(range(json!("0x0"), json!("0x1388")).is_ok());
         assert_eq!(range(json!("0x0"), json!("0x1389")).unwrap_err().message, "exceed maximum block range: 5000");
         assert_eq!(range(json!("0x2"), json!("0x1")).unwrap_err().message, "invalid block range params");
@@ -216,10 +228,10 @@ mod tests {
             method: method.to_owned(),
             params: params.as_array().unwrap().clone(),
         };
-        assert!(!needs_head(&call("eth_chainId", json!([])), false));
-        assert!(needs_head(&call("eth_chainId", json!([])), true));
-        assert!(needs_head(&call("eth_call", json!([{}, "finalized"])), false));
-        assert!(needs_head(&call("eth_newFilter", json!([{"fromBlock": "committed"}])), false));
-        assert!(needs_head(&call("eth_getLogs", json!([{}])), false));
+        assert!(!needs_head(&call("eth_chainId", json!([])), 0));
+        assert!(needs_head(&call("eth_chainId", json!([])), 1));
+        assert!(needs_head(&call("eth_call", json!([{}, "finalized"])), 0));
+        assert!(needs_head(&call("eth_newFilter", json!([{"fromBlock": "committed"}])), 0));
+        assert!(needs_head(&call("eth_getLogs", json!([{}])), 0));
     }
 }

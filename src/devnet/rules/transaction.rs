@@ -37,14 +37,16 @@ impl Offered {
     /// mainnet has not enabled) are refused.
     pub fn decode(raw: &[u8]) -> Result<Self, RpcError> {
         if let Some(kind @ 3..=0x7f) = raw.first().copied() {
-            return Err(RpcError::refused(format!("transaction type not supported: tx type {kind} not supported by this pool")));
+            return Err(RpcError::refused(format!(
+                "transaction type not supported: tx type {kind} not supported by this pool"
+            )));
         }
         let envelope = TxEnvelope::decode_2718_exact(raw)
             .map_err(|error| RpcError::refused(format!("the transaction cannot be decoded: {error}")))?;
         let sender = envelope.recover_signer().map_err(|_| RpcError::refused("invalid sender"))?;
-        let listed = envelope.access_list().map_or((0, 0), |list| {
-            (list.len() as u64, list.iter().map(|item| item.storage_keys.len() as u64).sum())
-        });
+        let listed = envelope
+            .access_list()
+            .map_or((0, 0), |list| (list.len() as u64, list.iter().map(|item| item.storage_keys.len() as u64).sum()));
         Ok(Offered {
             hash: keccak256(raw),
             sender,

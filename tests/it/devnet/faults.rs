@@ -170,7 +170,9 @@ async fn finality_stands_still_or_is_an_error_until_it_goes_on() {
     let net = TestNet::start().await;
     net.mine(6).await;
     let provider = provider(&net);
-    let finalized = async || provider.get_block_by_number(BlockNumberOrTag::Finalized).await.map(|block| block.unwrap().header.number);
+    let finalized = async || {
+        provider.get_block_by_number(BlockNumberOrTag::Finalized).await.map(|block| block.unwrap().header.number)
+    };
     assert_eq!(finalized().await.unwrap(), 4);
     net.fault(json!({"kind": "finalityFrozen"})).await;
     net.mine(5).await;

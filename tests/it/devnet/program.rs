@@ -33,9 +33,10 @@ impl Program {
             .unwrap();
         let mut said = String::new();
         let mut lines = BufReader::new(process.stdout.take().unwrap()).lines().map_while(Result::ok);
-        let last = lines.by_ref().inspect(|line| said.push_str(line)).find(|line| line.starts_with("xdc-devnet: chain"));
+        let last =
+            lines.by_ref().inspect(|line| said.push_str(line)).find(|line| line.starts_with("xdc-devnet: chain"));
         let last = last.unwrap_or_else(|| panic!("it never said where it listens: {said}"));
-        let mut urls = last.split(|c: char| c == ' ' || c == ',').filter(|word| word.starts_with("http://"));
+        let mut urls = last.split([' ', ',']).filter(|word| word.starts_with("http://"));
         let (url, anvil) = (urls.next().unwrap().to_owned(), urls.next().unwrap().to_owned());
         Program { process, url, anvil, said }
     }
@@ -61,7 +62,8 @@ impl Drop for Program {
 
 async fn ask(url: &str, method: &str) -> Option<Value> {
     let body = json!({"jsonrpc": "2.0", "id": 1, "method": method, "params": []}).to_string();
-    let answer = reqwest::Client::new().post(url).body(body).header("content-type", "application/json").send().await.ok()?;
+    let answer =
+        reqwest::Client::new().post(url).body(body).header("content-type", "application/json").send().await.ok()?;
     Some(answer.json::<Value>().await.ok()?["result"].clone())
 }
 
@@ -79,7 +81,11 @@ async fn the_program_ends_its_anvil_and_goes_on_from_its_state() {
     let state = folder.path().join("chain.json");
     let arguments = ["--state", state.to_str().unwrap(), "--accounts", "2"];
     let mut program = Program::start(&arguments);
-    assert!(program.said.contains("0xac0974bec39a17e36ba4a6b4d238ff944bacb478cbed5efcae784d7bf4f2ff80"), "{}", program.said);
+    assert!(
+        program.said.contains("0xac0974bec39a17e36ba4a6b4d238ff944bacb478cbed5efcae784d7bf4f2ff80"),
+        "{}",
+        program.said
+    );
     let mine = reqwest::Client::new().post(format!("{}/devnet/mine", program.url)).body(r#"{"blocks": 4}"#);
     assert_eq!(mine.send().await.unwrap().json::<Value>().await.unwrap(), json!({"head": 4}));
     assert!(ask(&program.anvil, "eth_blockNumber").await.is_some());
@@ -145,7 +151,8 @@ async fn the_commands_of_its_page_work() {
     assert!(commands.len() >= 12, "{commands:?}");
     for command in commands {
         let command = command.replace("localhost:8545", net.url.trim_start_matches("http://"));
-        let output = tokio::process::Command::new("bash").args(["-c", &command]).env("no_proxy", "*").output().await.unwrap();
+        let output =
+            tokio::process::Command::new("bash").args(["-c", &command]).env("no_proxy", "*").output().await.unwrap();
         assert!(output.status.success(), "{command}: {output:?}");
     }
     assert_eq!(net.faults().await, json!([]));

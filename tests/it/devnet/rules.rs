@@ -1,7 +1,10 @@
 //! Each rule of XDC that anvil lacks.
 
 use alloy::{consensus::Transaction as _, eips::BlockNumberOrTag, rpc::types::TransactionRequest};
-use xdc_grid::chain::{ChainKey, deploy};
+use xdc_grid::{
+    api::ids::Wei,
+    chain::{ChainKey, deploy},
+};
 
 use super::*;
 
@@ -185,15 +188,16 @@ async fn what_drives_the_chain_passes_but_nobody_else_makes_blocks() {
 #[tokio::test]
 async fn the_reward_contract_is_deployed_by_our_client() {
     let net = TestNet::start().await;
-    let admin = ChainKey::from_bytes(&signer().to_bytes().0).unwrap();
+    let admin = ChainKey::from_bytes(&[1; 32]).unwrap();
+    net.give(admin.address(), Wei(100 * Wei::XDC.0)).await;
     let parameters = deploy::DeployParameters {
         epoch_seconds: 600,
         challenge_window: 100,
         unbonding: 1_000,
-        max_epoch_increase: xdc_grid::api::ids::Wei::XDC,
+        max_epoch_increase: Wei::XDC,
         reporter: admin.address(),
         guardian: None,
-        funding: xdc_grid::api::ids::Wei(0),
+        funding: Wei(0),
     };
     let inclusion = net.execute(&admin, deploy::create_intent(admin.address(), &parameters)).await.unwrap();
     assert!(inclusion.contract.is_some(), "{inclusion:?}");

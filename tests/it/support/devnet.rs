@@ -122,11 +122,6 @@ impl TestNet {
         let rpc = self.rpc();
         self.mining(deploy::execute(rpc.as_ref(), CHAIN_ID, key, intent, pace)).await
     }
-
-    /// Ends it in order.
-    pub async fn stop(self) {
-        self.devnet.stop().await;
-    }
 }
 
 /// A number as JSON-RPC writes it.
