@@ -153,6 +153,7 @@ async fn logs_come_in_ranges_of_five_thousand_blocks() {
     let net = TestNet::start().await;
     let range = |last: &str| net.call("eth_getLogs", json!([{"fromBlock": "0x0", "toBlock": last}]));
     assert_eq!(range("0x1388").await, Ok(json!([])));
+    assert_eq!(net.request("eth_getLogs", json!([{"fromBlock": "0x1"}])).await, json!([]), "none of blocks to come");
     let refusal = range("0x1389").await.unwrap_err();
     assert_eq!((&refusal["code"], &refusal["message"]), (&json!(-32602), &json!("exceed maximum block range: 5000")));
 }
