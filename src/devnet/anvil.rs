@@ -41,15 +41,7 @@ struct Complaints(Arc<Mutex<VecDeque<String>>>);
 impl Anvil {
     /// Starts the program and waits until it listens.
     pub async fn start(options: &DevnetOptions) -> Result<Self, DevnetError> {
-        let program = &options.anvil;
-        let mut command = Command::new(program);
-        command.args(arguments(options)).stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::piped());
-        // A group of its own: Ctrl-C is for us, who then tell anvil.
-        let mut process =
-            command.process_group(0).kill_on_drop(true).spawn().map_err(|source| match source.kind() {
-                ErrorKind::NotFound => DevnetError::NoAnvil { program: program.clone() },
-                _ => DevnetError::AnvilUnusable { program: program.clone(), source },
-            })?;
+        let mut process = spawn(options)?;
         let complaints = Complaints::default();
         if let Some(stderr) = process.stderr.take() {
             tokio::spawn(complaints.clone().collect(stderr));
@@ -101,6 +93,27 @@ impl Anvil {
     }
 }
 
+fn spawn(options: &DevnetOptions) -> Result<Child, DevnetError> {
+    let program = &options.anvil;
+    let mut command = Command::new(program);
+    command.args(arguments(options)).stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::piped());
+    // A group of its own: Ctrl-C is for us, who then tell anvil.
+    command.process_group(0).kill_on_drop(true);
+    // SAFETY: between fork and exec nothing happens but this system call, which takes no lock and no memory.
+    #[cfg(target_os = "linux")]
+    unsafe {
+        // We may be killed before we can tell it.
+        command.pre_exec(|| {
+            libc::prctl(libc::PR_SET_PDEATHSIG, libc::SIGTERM);
+            Ok(())
+        });
+    }
+    command.spawn().map_err(|source| match source.kind() {
+        ErrorKind::NotFound => DevnetError::NoAnvil { program: program.clone() },
+        _ => DevnetError::AnvilUnusable { program: program.clone(), source },
+    })
+}
+
 fn arguments(options: &DevnetOptions) -> Vec<String> {
     let mut arguments: Vec<String> =
         ["--host", "127.0.0.1", "--no-mining", "--hardfork", "cancun", "--no-request-size-limit"]
@@ -135,7 +148,7 @@ async fn read_banner(lines: &mut Lines<BufReader<ChildStdout>>) -> (Vec<String>,
 
 fn account_lines(banner: Vec<String>) -> Vec<String> {
     let accounts = banner.into_iter().skip_while(|line| !line.contains("Available Accounts"));
-    accounts.take_while(|line| line.trim() != "Wallet").collect()
+    accounts.take_while(|line| line.trim() != "Wallet").map(|line| line.replace(" ETH)", " XDC)")).collect()
 }
 
 async fn drain(mut lines: Lines<BufReader<ChildStdout>>) {
@@ -178,7 +191,7 @@ mod tests {
             "    _   ___",
             "Available Accounts",
             "==",
-            "(0) 0xf39f",
+            "(0) 0xf39f (9.0 ETH)",
             "Private Keys",
             "(0) 0xac09",
             "",
@@ -186,7 +199,7 @@ mod tests {
             "Mnemonic: test",
         ];
         let kept = account_lines(banner.map(str::to_owned).into());
-        assert_eq!(kept, ["Available Accounts", "==", "(0) 0xf39f", "Private Keys", "(0) 0xac09", ""]);
+        assert_eq!(kept, ["Available Accounts", "==", "(0) 0xf39f (9.0 XDC)", "Private Keys", "(0) 0xac09", ""]);
     }
 
     #[test]

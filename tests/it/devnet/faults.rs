@@ -3,6 +3,11 @@
 use alloy::eips::BlockNumberOrTag;
 use futures::FutureExt;
 
+use xdc_grid::{
+    api::ids::{NodeAddress, Wei},
+    chain::{ChainKey, Intent, IntentKind, TxCall},
+};
+
 use super::*;
 use crate::support::eventually;
 
@@ -228,4 +233,31 @@ async fn a_fault_that_cannot_be_is_refused_with_its_cure() {
     let one = reqwest::Client::new().delete(format!("{}/devnet/faults/{fault}", net.url)).send();
     assert_eq!(one.await.unwrap().status(), 200);
     assert_eq!(net.faults().await, json!([]));
+}
+
+#[tokio::test]
+async fn our_client_does_each_thing_once_over_a_chain_that_drops_refuses_doubles_and_reorganises() {
+    let net = TestNet::start().await;
+    let (key, payee) = (ChainKey::from_bytes(&[1; 32]).unwrap(), NodeAddress([0xee; 20]));
+    net.give(key.address(), Wei(100 * Wei::XDC.0)).await;
+    net.mine(5).await;
+    for spec in [
+        json!({"kind": "drop", "probability": 0.1, "seed": 1}),
+        json!({"kind": "drop", "loses": "request", "probability": 0.1, "seed": 2}),
+        json!({"kind": "tooManyRequests", "probability": 0.1, "seed": 3}),
+        json!({"kind": "duplicate", "probability": 0.5, "seed": 4}),
+        json!({"kind": "reorg", "methods": ["eth_getTransactionReceipt"], "probability": 0.2, "seed": 5}),
+    ] {
+        net.fault(spec).await;
+    }
+    for number in 0..10 {
+        let call = TxCall { to: Some(payee), value: Wei(1), data: Bytes::new() };
+        let intent = Intent { kind: IntentKind::Fund, key: format!("transfer/{number}"), call };
+        net.execute(&key, intent).await.unwrap();
+    }
+    let faults = net.faults().await;
+    assert!(faults.as_array().unwrap().iter().all(|fault| fault["hits"].as_u64() > Some(0)), "{faults}");
+    net.clear_faults().await;
+    assert_eq!(net.request("eth_getBalance", json!([payee.to_string(), "latest"])).await, "0xa");
+    assert_eq!(net.request("eth_getTransactionCount", json!([key.address().to_string(), "latest"])).await, "0xa");
 }

@@ -91,8 +91,11 @@ async fn the_program_ends_its_anvil_and_goes_on_from_its_state() {
     assert!(ask(&program.anvil, "eth_blockNumber").await.is_some());
     assert!(program.terminate().success());
     assert_eq!(ask(&program.anvil, "eth_blockNumber").await, None, "anvil outlived xdc-devnet");
-    let again = Program::start(&arguments);
+    let mut again = Program::start(&arguments);
     assert_eq!(again.head().await, 4);
+    // No time to tell anvil anything: the kernel does.
+    again.process.kill().unwrap();
+    eventually("anvil to end", async || ask(&again.anvil, "eth_blockNumber").await.is_none().then_some(())).await;
 }
 
 #[tokio::test]
