@@ -234,7 +234,11 @@ mod tests {
 
     #[test]
     fn logs_of_blocks_to_come_are_none() {
-        let call = |first: &str| Call { id: None, method: "eth_getLogs".to_owned(), params: vec![json!({"fromBlock": first})] };
+        let call = |first: &str| Call {
+            id: None,
+            method: "eth_getLogs".to_owned(),
+            params: vec![json!({"fromBlock": first})],
+        };
         assert!(asks_for_the_future(&call("0x65"), &VIEW) && !asks_for_the_future(&call("0x64"), &VIEW));
         assert!(asks_for_the_future(&call("0x5b"), &STALE) && !asks_for_the_future(&call("latest"), &STALE));
     }
