@@ -9,6 +9,8 @@ pub mod api;
 pub mod chain;
 #[cfg(feature = "kubernetes")]
 pub mod cli;
+#[cfg(feature = "devnet")]
+pub mod devnet;
 #[cfg(any(feature = "gateway", feature = "worker"))]
 pub mod download;
 #[cfg(feature = "gateway")]

@@ -19,6 +19,8 @@ fn allowed() -> BTreeMap<&'static str, &'static [&'static str]> {
         ("download", &["api"]),
         ("store", &["api", "download", "protocol", "reward", "verify"]),
         ("telemetry", &[]),
+        // Not `chain`: a test double that takes its numbers from what it tests would agree with every mistake.
+        ("devnet", &["api"]),
         ("operator", &["api", "chain", "protocol", "reward", "telemetry"]),
         ("gateway", &["api", "grid", "protocol", "reward", "schedule", "store", "telemetry", "verify"]),
         ("worker", &["api", "chain", "download", "grid", "inference", "protocol", "schedule", "telemetry", "verify"]),
@@ -117,7 +119,8 @@ fn pure_rooms_touch_no_clock_no_file_and_no_network() {
         ["SystemTime::now", "Instant::now", "Timestamp::now", "std::fs", "tokio::", "reqwest::", "rand::rng()"];
     let mut faults = Vec::new();
     for (path, text) in sources() {
-        if !matches!(room(&path), Some("api" | "verify" | "reward" | "schedule")) {
+        let pure = matches!(room(&path), Some("api" | "verify" | "reward" | "schedule"));
+        if !pure && !path.starts_with("src/devnet/rules") {
             continue;
         }
         for word in forbidden {

@@ -17,6 +17,8 @@ mod chart;
 mod cli;
 #[cfg(feature = "operator")]
 mod crds;
+#[cfg(all(feature = "devnet", feature = "operator"))]
+mod devnet;
 mod docs;
 #[cfg(feature = "inference")]
 mod encoder;

@@ -86,7 +86,7 @@ def up():
             cluster("up", "--nodes", 3)
             kube.kubectl("wait", "--for=condition=Ready", "nodes", "--all", "--timeout=60s")
             kube.kubectl("-n", "kube-system", "rollout", "status", "deployment/coredns", "--timeout=60s")
-    with step("chain 51 and its reward contract", [f"less {STATE}/log/anvil.log"]):
+    with step("chain 51 and its reward contract", [f"less {STATE}/log/xdc-devnet.log"]):
         start_chain()
         deploy_contract()
     if PLACE.local:
@@ -120,13 +120,10 @@ def down(objects=()):
 
 
 def start_chain():
-    anvil = Daemon("anvil")
-    fresh = not anvil.alive()
-    # fmt: one flag a line would hide that this is the chain of the reference: 2 s blocks, finalized = head - 2
-    anvil.start(
-        "anvil", "--host", HOST, "--port", RPC_PORT, "--chain-id", CHAIN_ID, "--block-time", 2, "--hardfork", "cancun",
-        "--slots-in-an-epoch", 1, "--gas-limit", 420000000, "--block-base-fee-per-gas", 12500000000, "--silent",
-    )
+    """The chain with XDC's rules: `xdc-devnet`, which starts and ends its own anvil."""
+    devnet = Daemon("xdc-devnet")
+    fresh = not devnet.alive()
+    devnet.start(binary("xdc-devnet"), "--listen", f"{HOST}:{RPC_PORT}", "--chain-id", CHAIN_ID, "--block-time", 2)
     wait_for("the chain to answer", lambda: chain().chain_id() == CHAIN_ID, 30)
     if fresh:
         (STATE / "contract.json").unlink(missing_ok=True)

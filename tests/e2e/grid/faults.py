@@ -90,8 +90,7 @@ def last_epoch():
 def submitted_epochs():
     """Epoch numbers of all EpochSubmitted events, in chain order."""
     topic = run("cast", "keccak", event_signature()).strip()
-    logs = env.chain().call("eth_getLogs", {"address": env.contract(), "fromBlock": "0x0", "toBlock": "latest", "topics": [topic]})
-    return [int(log["topics"][1], 16) for log in logs]
+    return [int(log["topics"][1], 16) for log in env.chain().logs(env.contract(), topic)]
 
 
 def event_signature():

@@ -1,6 +1,8 @@
 //! What the controller tests stand on: a real API server, a scripted gateway, a simulated chain, and one operator over them.
 
 pub mod chain;
+#[cfg(feature = "devnet")]
+pub mod devnet;
 pub mod faults;
 pub mod gateway;
 pub mod kueue;
