@@ -12,10 +12,10 @@ use super::{
     client::ChainClient,
     error::ChainError,
     fees::FeePolicy,
-    keys::ChainKey,
     nonces::NoncePool,
     outbox::{Inclusion, Intent, IntentKind, Outbox, OutboxRecord, Pace, TxCall, run_to_end},
     rpc::ChainRpc,
+    signer::Signer,
 };
 use crate::api::ids::{NodeAddress, Wei};
 
@@ -77,7 +77,7 @@ impl ChainClient {
 pub async fn execute(
     rpc: &dyn ChainRpc,
     chain_id: u64,
-    key: &ChainKey,
+    key: &dyn Signer,
     intent: Intent,
     pace: Pace,
 ) -> Result<Inclusion, ChainError> {
@@ -92,7 +92,7 @@ pub async fn execute(
 pub async fn deploy(
     rpc: Arc<dyn ChainRpc>,
     chain_id: u64,
-    key: &ChainKey,
+    key: &dyn Signer,
     parameters: DeployParameters,
     pace: Pace,
 ) -> Result<Deployment, ChainError> {
