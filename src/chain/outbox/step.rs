@@ -75,7 +75,10 @@ impl Outbox<'_> {
         let gas_limit = gas_limit(estimate, &call.data, call.to.is_none())?;
         let gas_price = self.fees.gas_price();
         self.check_funds(record, checked_fee(gas_limit, gas_price)?).await?;
-        let next_on_chain = self.rpc.nonce(record.from, At::Latest).await?;
+        // The final one, on which endpoints agree: a nonce too high would leave a gap that nobody fills, and the nonces from there to
+        // the head are in the pool of reservations, or are found to be used.
+        let final_block = self.rpc.agreed().block(At::Finalized).await?;
+        let next_on_chain = self.rpc.agreed().nonce(record.from, At::Hash(final_block.hash)).await?;
         let nonce = self.nonces.reserve(&record.intent.key, next_on_chain)?;
         self.sign(record, nonce, gas_limit, gas_price).await
     }
@@ -135,19 +138,25 @@ impl Outbox<'_> {
         missing_at: Option<u64>,
         now: u64,
     ) -> Result<OutboxState, ChainError> {
-        // In this order: whatever used up the nonce in a final block has its receipt by the time we look for it. That the nonce is
-        // used may lead to a second transaction, so one endpoint alone is not believed.
-        let finalized = self.rpc.agreed().block(At::Finalized).await?;
-        let used = self.rpc.agreed().nonce(record.from, At::Hash(finalized.hash)).await?;
-        let finalized = finalized.number;
+        let included = |receipt| OutboxState::Included {
+            attempts: attempts.to_vec(),
+            inclusion: Inclusion::of(receipt, attempts),
+        };
         if let Some(receipt) = receipt_of_any(self.rpc, attempts).await? {
-            let inclusion = Inclusion::of(receipt, attempts);
-            return Ok(OutboxState::Included { attempts: attempts.to_vec(), inclusion });
+            return Ok(included(receipt));
         }
-        if record.nonce().is_some_and(|nonce| used > nonce) {
-            return Ok(self.missing(attempts, sent_at, missing_at, finalized));
+        // Whatever used up the nonce in a final block has its receipt by the time we look for it. That ours are not there leads to a
+        // second transaction, so one endpoint alone is believed neither about the nonce nor about the receipts.
+        let agreed = self.rpc.agreed();
+        let finalized = agreed.block(At::Finalized).await?;
+        let used = agreed.nonce(record.from, At::Hash(finalized.hash)).await?;
+        if record.nonce().is_none_or(|nonce| used <= nonce) {
+            return self.nudge(record, attempts, sent_at, now).await;
         }
-        self.nudge(record, attempts, sent_at, now).await
+        match receipt_of_any(agreed, attempts).await? {
+            Some(receipt) => Ok(included(receipt)),
+            None => Ok(self.missing(attempts, sent_at, missing_at, finalized.number)),
+        }
     }
 
     /// The nonce is used up in a final block and none of our transactions is there. Believed at a second, later final block, since a
@@ -222,7 +231,8 @@ impl Outbox<'_> {
     async fn why_it_failed(&self, record: &OutboxRecord, attempts: &[Attempt], inclusion: &Inclusion) -> Refusal {
         let limit = attempts.iter().find(|attempt| attempt.hash == inclusion.hash).map(|attempt| attempt.gas_limit);
         if limit == Some(inclusion.gas_used) {
-            return Refusal::new("OutOfGas", format!("all {} gas was used up", inclusion.gas_used));
+            // Another estimate may be enough.
+            return Refusal::later("OutOfGas", format!("all {} gas was used up", inclusion.gas_used));
         }
         let request = record.intent.call.request(record.from);
         for block in [inclusion.block_number.saturating_sub(1), inclusion.block_number] {

@@ -175,7 +175,7 @@ pub(in crate::operator) mod tests {
     }
 
     fn refs(has_role: bool) -> Refs {
-        Refs { chain: Ok(facts()), reporter: Ok(Reporter { address: NodeAddress([1; 20]), has_role }) }
+        Refs { chain: Ok(facts()), reporter: Ok(Reporter { address: NodeAddress([1; 20]), has_role, balance: Wei::XDC, last_fee: None }) }
     }
 
     #[test]
