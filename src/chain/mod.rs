@@ -8,6 +8,7 @@ pub mod code;
 pub mod deploy;
 pub mod error;
 pub mod fees;
+pub mod history;
 pub mod http;
 pub mod logs;
 pub mod nonces;
