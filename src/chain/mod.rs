@@ -11,6 +11,7 @@ pub mod fees;
 pub mod history;
 pub mod http;
 pub mod logs;
+pub mod multicall;
 pub mod nonces;
 pub mod outbox;
 pub mod quote;
