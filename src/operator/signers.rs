@@ -18,7 +18,7 @@ use crate::{
         refs::SecretKeyRef,
     },
     chain::{
-        ChainKey, KeyError, Signer,
+        ChainError, ChainKey, KeyError, Signer,
         signer::{RemoteSigner, RemoteSignerOptions, local::is_keystore},
     },
 };
@@ -79,7 +79,7 @@ impl Signers {
         let opened = tokio::task::spawn_blocking(move || open(&content, password.as_deref(), &named)).await;
         let key = opened
             .unwrap_or_else(|_| Err(KeyError::Locked { source_name: source.clone() }))
-            .map_err(|error| ChainProblem::from(&error.into()))?;
+            .map_err(|error| ChainProblem::from(&ChainError::from(error)))?;
         Ok(self.keep(source, hash, Arc::new(key)))
     }
 
