@@ -72,11 +72,11 @@ interface IGridComputingRewards is IGridRoles, ICredits {
 
     /// @notice What the admin can change, within hard bounds; a change applies from the next epoch on.
     /// @param maxEpochIncrease the most wei that one epoch can allocate; at least 1
-    /// @param challengeBond wei a challenger puts down; at most MAX_BOND
+    /// @param challengeBond wei a challenger puts down; 0.1 to 1 000 XDC
     /// @param challengeReward wei from the pool for a challenger who was right; at most challengeBond
     /// @param challengeWindow seconds between a report and its activation; at most epochSeconds
-    /// @param rulingTime seconds that an arbiter has for a challenge; 1 to MAX_RULING_TIME
-    /// @param unbonding seconds between the wish to exit and the return of the stake; challengeWindow to MAX_UNBONDING
+    /// @param rulingTime seconds that an arbiter has for a challenge; 1 to 30 days
+    /// @param unbonding seconds between the wish to exit and the return of the stake; challengeWindow to 90 days
     /// @param quorum reporters that must agree on a report; 1 to 16
     /// @param maxSlashBps the most of a stake that one case can freeze, in 1/10 000; at most 5 000
     /// @param epochSlashBps the most of all stakes that can be frozen in one epoch, in 1/10 000; at most 5 000
@@ -188,9 +188,9 @@ interface IGridComputingRewards is IGridRoles, ICredits {
     error TreasuryTooSmall(uint256 amount, uint256 treasury);
     error NothingToSweep();
     error ZeroAddress();
-    /// @param bit the paused part: PAUSE_REGISTER, PAUSE_REPORT or PAUSE_CLAIM
+    /// @param bit the paused part: 1 registrations, 2 votes and reports, 4 claims
     error OperationPaused(uint8 bit, uint256 until);
-    /// @notice After a pause the contract runs for PAUSE_REST before it can be paused again.
+    /// @notice After a pause the contract runs for a day before it can be paused again.
     error PauseResting(uint256 until);
     error ContractRetired(address successor, uint256 at);
     error NotRetired();
@@ -226,13 +226,13 @@ interface IGridComputingRewards is IGridRoles, ICredits {
     function addStake(address node) external payable;
 
     /// @notice Leaves the grid: the first call starts the exit, a call after the unbonding time pays the stake back. Nothing
-    /// but an open slash case delays it, and that at most MAX_HOLD after exitAt.
+    /// but an open slash case delays it, and that at most 45 days after exitAt.
     function unregisterNode() external;
 
     /// @notice The same for a node that the caller registered with registerNodeFor.
     function unregisterNodeFor(address node) external;
 
-    /// @notice Owner only: asks for another payout address, which applies PAYOUT_DELAY later with applyPayout. Asking again
+    /// @notice Owner only: asks for another payout address, which applies two days later with applyPayout. Asking again
     /// replaces the request; asking for the current address takes it back in effect.
     function requestPayout(address node, address payout) external;
 
@@ -298,7 +298,7 @@ interface IGridComputingRewards is IGridRoles, ICredits {
     // ---------------------------------------------------------------- slashing (GridSlashing only)
 
     /// @notice Freezes part of a stake. Not after the node's exitAt; within maxSlashBps and epochSlashBps.
-    /// @param until unix seconds up to which the freeze can hold an exit; at most MAX_HOLD from now
+    /// @param until unix seconds up to which the freeze can hold an exit; at most 45 days from now
     /// @return index the registration that the freeze is about
     function freezeStake(address node, uint256 amount, uint40 until) external returns (uint32 index);
 
@@ -318,8 +318,9 @@ interface IGridComputingRewards is IGridRoles, ICredits {
     /// @notice Admin only, once: names the GridSlashing that may freeze and slash. Before that nothing can be slashed.
     function bindSlashing(address slashing) external;
 
-    /// @notice Guardian only: stops parts for PAUSE_TIME from the first bit on; more bits can be added, the end stays. Never
+    /// @notice Guardian only: stops parts for 14 days from the first bit on; more bits can be added, the end stays. Never
     /// stops exits, activation, challenges or credits.
+    /// @param bits sum of 1 (registrations and added stakes), 2 (votes and reports), 4 (claims)
     function pause(uint8 bits) external;
 
     /// @notice Guardian or admin: ends a pause early.
@@ -329,7 +330,7 @@ interface IGridComputingRewards is IGridRoles, ICredits {
     /// paid, stakes can leave.
     function retire(address successor) external;
 
-    /// @notice Sends the rest of the pool to the successor, FORWARD_DELAY after retire. Anyone may call it.
+    /// @notice Sends the rest of the pool to the successor, 30 days after retire. Anyone may call it.
     function forwardPool() external;
 
     // ---------------------------------------------------------------- views

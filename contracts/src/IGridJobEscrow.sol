@@ -2,12 +2,13 @@
 pragma solidity 0.8.37;
 
 import {ICredits} from "./ICredits.sol";
+import {IGridMember} from "./IGridMember.sol";
 
 /// @title Payers' money for jobs: the functions, types, events and errors of GridJobEscrow.
 /// @notice A payer puts money down for a job. Before the job's deadline a settler may settle it once: what was spent, minus a
 /// fee, goes to the reward pool of GridComputingRewards, the rest is the payer's credit. From the deadline on nobody but the
 /// payer can touch it. Roles are those of GridComputingRewards. Amounts are wei, times unix seconds.
-interface IGridJobEscrow is ICredits {
+interface IGridJobEscrow is ICredits, IGridMember {
     enum JobState {
         None,
         Open,
@@ -47,8 +48,10 @@ interface IGridJobEscrow is ICredits {
     event TreasuryWithdrawn(address indexed to, uint256 amount);
     event Paused(address indexed by, uint256 until);
     event Unpaused(address indexed by);
+    event ExcessSwept(uint256 amount);
+    /// @notice No job is opened here any more; those that are open are settled or cancelled as before.
+    event Closed(address indexed successor);
 
-    error NotAllowed(address caller, bytes32 neededRole);
     error ZeroEscrow();
     error JobExists(bytes32 jobId);
     error JobNotOpen(bytes32 jobId, JobState state);
@@ -63,13 +66,13 @@ interface IGridJobEscrow is ICredits {
     error OpeningPaused(uint256 until);
     error PauseResting(uint256 until);
     error NothingToSweep();
-    /// @notice The rewards contract no longer takes jobs.
-    error GridRetired(address successor, uint256 at);
-    error NoRewardsContract(address given);
+    /// @notice The grid is retired; open jobs with the escrow of its successor.
+    error EscrowClosed(address successor);
+    error GridNotRetired();
 
     /// @notice Opens a job of the caller with the value as its escrow.
     /// @param salt makes the id; a payer uses each salt once
-    /// @param deadline unix seconds, MIN_JOB_TIME to MAX_JOB_TIME from now
+    /// @param deadline unix seconds, 1 minute to 90 days from now
     /// @return jobId keccak256(abi.encode(payer, salt))
     function openJob(bytes32 salt, uint64 deadline) external payable returns (bytes32 jobId);
 
@@ -84,17 +87,21 @@ interface IGridJobEscrow is ICredits {
     /// @notice Payer only, from the deadline on: takes the whole escrow of an unsettled job back. Works while paused.
     function cancelJob(bytes32 jobId) external;
 
-    /// @notice The admin of GridComputingRewards: the fee of jobs opened from now on, at most MAX_FEE_BPS.
+    /// @notice The admin of GridComputingRewards: the fee of jobs opened from now on, at most 2 000 (20 %).
     function setFee(uint16 feeBps) external;
 
     /// @notice The treasurer of GridComputingRewards: spends fees.
     function withdrawTreasury(address to, uint256 amount) external;
 
-    /// @notice Guardian: stops opening and topping up for PAUSE_TIME; it ends by itself, and a rest of PAUSE_REST follows.
+    /// @notice Guardian: stops opening and topping up for 14 days; it ends by itself, and a day's rest follows.
     function pause() external;
 
     /// @notice Guardian or admin: ends a pause early.
     function unpause() external;
+
+    /// @notice Ends opening and topping up for good once GridComputingRewards is retired. Anyone may call it; kept apart from
+    /// openJob, which would pay 5 400 gas for asking each time.
+    function close() external;
 
     /// @notice Moves money that was forced into the contract to the treasury. Anyone may call it.
     function sweepExcess() external;
@@ -105,12 +112,7 @@ interface IGridJobEscrow is ICredits {
     function totals() external view returns (uint256 escrowTotal, uint256 creditTotal, uint256 treasury);
     /// @notice Everything the contract owes: its balance never falls below this.
     function owed() external view returns (uint256);
-    /// @notice Unix seconds until which opening is paused; 0 when it is not.
+    /// @notice Unix seconds until which opening is paused; 0 when it is not, 2^32 - 1 when it is closed for good.
     function pausedUntil() external view returns (uint256);
     function feeBps() external view returns (uint16);
-    /// @notice The GridComputingRewards that is paid and whose roles count; fixed at deployment.
-    function rewards() external view returns (address);
-    function MIN_JOB_TIME() external view returns (uint256);
-    function MAX_JOB_TIME() external view returns (uint256);
-    function MAX_FEE_BPS() external view returns (uint256);
 }

@@ -2,7 +2,7 @@
 pragma solidity 0.8.37;
 
 /// @title Who may do what in a grid. GridComputingRewards keeps the one list; GridJobEscrow and GridSlashing read it there.
-/// @notice The admin grants and revokes the roles and holds none of them; give it to a multisig. A change of admin takes two
+/// @notice The admin grants and revokes the roles; give it to a multisig that holds none of them. A change of admin takes two
 /// steps and ADMIN_DELAY. A role is named by the keccak256 of its name, as in OpenZeppelin's AccessControl, whose functions,
 /// events and errors these are; the admin itself is DEFAULT_ADMIN_ROLE (zero).
 /// REPORTER, SLASHER and ARBITER exclude each other: who accuses, who reports and who judges are three.

@@ -2,13 +2,14 @@
 pragma solidity 0.8.37;
 
 import {ICredits} from "./ICredits.sol";
+import {IGridMember} from "./IGridMember.sol";
 
 /// @title How a stake is slashed: the functions, types, events and errors of GridSlashing.
 /// @notice A slasher proposes a case, which freezes the amount in GridComputingRewards at once. The owner may appeal until
 /// appealUntil with a bond. Unappealed: anyone executes the case after that. Appealed: an arbiter rules until rulingUntil; no
 /// ruling by then means that anyone can cancel the case. Slashed stake goes to the treasury, never to the slasher. Caps
 /// and the end of every hold are GridComputingRewards' own. Amounts are wei, times unix seconds.
-interface IGridSlashing is ICredits {
+interface IGridSlashing is ICredits, IGridMember {
     enum CaseState {
         None,
         Proposed,
@@ -45,9 +46,7 @@ interface IGridSlashing is ICredits {
     event SlashExecuted(uint256 indexed caseId, address indexed node, uint256 slashed);
     event SlashCancelled(uint256 indexed caseId, address indexed node, address by);
 
-    error NotAllowed(address caller, bytes32 neededRole);
     error ParameterOutOfBounds(string name, uint256 value, uint256 min, uint256 max);
-    error NoRewardsContract(address given);
     error UnknownCase(uint256 caseId);
     error CaseClosed(uint256 caseId, CaseState state);
     error NotOwner(address node, address caller, address owner);
@@ -57,7 +56,6 @@ interface IGridSlashing is ICredits {
     error AppealOver(uint256 caseId, uint256 appealUntil);
     error AppealNotOver(uint256 caseId, uint256 appealUntil);
     error RulingOver(uint256 caseId, uint256 rulingUntil);
-    error RulingNotOver(uint256 caseId, uint256 rulingUntil);
     error WrongBond(uint256 sent, uint256 required);
 
     /// @notice Slasher only. Freezes `amount` of the node's stake.
@@ -71,7 +69,8 @@ interface IGridSlashing is ICredits {
     /// @notice Slashes. Unappealed and past appealUntil: anyone. Appealed: the arbiter, before rulingUntil.
     function executeSlash(uint256 caseId) external;
 
-    /// @notice Frees the stake. The arbiter at any time before rulingUntil; anyone from rulingUntil on, if it was appealed.
+    /// @notice Frees the stake. The arbiter at any time before rulingUntil; anyone from rulingUntil on, if it was appealed (an
+    /// unappealed case is then only executed, by anyone).
     function cancelSlash(uint256 caseId) external;
 
     function slashCases(uint256 caseId) external view returns (SlashCase memory);
@@ -79,8 +78,6 @@ interface IGridSlashing is ICredits {
     function caseCount() external view returns (uint256);
     /// @notice Wei of appeals' bonds that are not decided.
     function bondTotal() external view returns (uint256);
-    /// @notice The GridComputingRewards whose stakes and roles count; fixed at deployment.
-    function rewards() external view returns (address);
     /// @notice Seconds from a proposal to appealUntil; fixed at deployment.
     function appealTime() external view returns (uint40);
     /// @notice Seconds from appealUntil to rulingUntil; fixed at deployment.
