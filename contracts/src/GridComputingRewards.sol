@@ -16,8 +16,8 @@ import {Stakes} from "./Stakes.sol";
 /// have a node's earnings paid to its payout address.
 /// @dev Money lives in separate totals, and the balance always covers their sum: stakeTotal + treasury + rewardPool +
 /// creditTotal + the bond of an open challenge + reservation of the pending epoch + (allocated - claimed).
-/// A stolen reporter key can at worst allocate maxEpochIncrease per epoch out of rewardPool, in public; stakes are out of its
-/// reach, and payers' escrows lie in another contract. There is no proxy, no delegatecall, no loop over nodes, and no role
+/// A stolen reporter key can at worst give itself maxEpochIncrease per epoch and what others have not claimed yet, in public;
+/// stakes are out of its reach, and payers' escrows lie in another contract. There is no proxy, no delegatecall, no loop over nodes, and no role
 /// that can stop an exit: unbonding, and 45 days for an open slash case, are the most that anybody waits.
 contract GridComputingRewards is Stakes, Epochs {
     using SafeCast for uint256;

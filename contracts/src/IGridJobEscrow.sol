@@ -88,7 +88,7 @@ interface IGridJobEscrow is ICredits, IGridMember {
     function cancelJob(bytes32 jobId) external;
 
     /// @notice The admin of GridComputingRewards: the fee of jobs opened from now on, at most 2 000 (20 %).
-    function setFee(uint16 feeBps) external;
+    function setFee(uint16 newFeeBps) external;
 
     /// @notice The treasurer of GridComputingRewards: spends fees.
     function withdrawTreasury(address to, uint256 amount) external;
