@@ -9,7 +9,7 @@ import {Fixture} from "./Fixture.sol";
 contract TreesTest is Fixture {
     string private constant FILE = "cache/trees.txt";
     /// @dev Leaves name the contract, so it has to be where the trees were made for.
-    address payable private constant PLACE = payable(0x00000000000000000000000000000000000C0de5);
+    address payable private constant PLACE = payable(0x00000000000000000000000000000000000c0dE5);
 
     function setUp() public override {
         super.setUp();
