@@ -373,26 +373,35 @@ contract Actors is CommonBase, StdCheats, StdUtils {
         if (jobIds.length == 0) return;
         bytes32 id = jobIds[seed % jobIds.length];
         IGridJobEscrow.Job memory job = escrow.jobs(id);
-        IGridJobEscrow.Settlement[] memory batch = new IGridJobEscrow.Settlement[](2);
-        batch[0] = IGridJobEscrow.Settlement(id, uint96(bound(spent, 0, job.escrow)));
-        batch[1] = batch[0];
         bool due = job.state == IGridJobEscrow.JobState.Open && block.timestamp < job.deadline;
-        uint256 before = escrow.credit(job.payer);
-        (,, uint256 treasury) = escrow.totals();
-        vm.prank(roles.settler);
-        uint256 toPool = escrow.settleJobs(batch);
+        spent = uint96(bound(spent, 0, job.escrow));
+        (uint256 toPool, uint256 fee, uint256 refund) = _settle(id, spent, job.payer);
         revenue += toPool;
-        (,, uint256 fee) = escrow.totals();
-        fee -= treasury;
-        uint256 refund = escrow.credit(job.payer) - before;
         if (!due) {
             check(toPool + fee + refund == 0, "I8: a settlement that was not due moved money");
             return;
         }
-        check(refund == job.escrow - batch[0].spent, "I8: another refund than escrow - spent");
-        check(toPool + fee == batch[0].spent, "I15: a wei was lost");
-        uint256 scaled = uint256(batch[0].spent) * job.feeBps;
+        check(refund == job.escrow - spent, "I8: another refund than escrow - spent");
+        check(toPool + fee == spent, "I15: a wei was lost");
+        uint256 scaled = uint256(spent) * job.feeBps;
         check(fee * 10_000 <= scaled && scaled < (fee + 1) * 10_000, "I15: the fee is off by more than a wei");
+    }
+
+    /// @dev Twice in one batch: the second must change nothing.
+    function _settle(bytes32 id, uint96 spent, address payer)
+        private
+        returns (uint256 toPool, uint256 fee, uint256 refund)
+    {
+        IGridJobEscrow.Settlement[] memory batch = new IGridJobEscrow.Settlement[](2);
+        (batch[0], batch[1]) = (IGridJobEscrow.Settlement(id, spent), IGridJobEscrow.Settlement(id, spent));
+        (uint256 credit, uint256 treasury) = (escrow.credit(payer), _fees());
+        vm.prank(roles.settler);
+        toPool = escrow.settleJobs(batch);
+        return (toPool, _fees() - treasury, escrow.credit(payer) - credit);
+    }
+
+    function _fees() private view returns (uint256 treasury) {
+        (,, treasury) = escrow.totals();
     }
 
     function cancelJob(uint256 seed) external {
