@@ -35,7 +35,9 @@ interface IGridJobEscrow is ICredits, IGridMember {
         uint96 spent;
     }
 
-    event JobOpened(bytes32 indexed jobId, address indexed payer, bytes32 salt, uint256 escrow, uint256 deadline, uint16 feeBps);
+    event JobOpened(
+        bytes32 indexed jobId, address indexed payer, bytes32 salt, uint256 escrow, uint256 deadline, uint16 feeBps
+    );
     /// @param escrow the new sum
     event JobToppedUp(bytes32 indexed jobId, address indexed from, uint256 amount, uint256 escrow);
     /// @param fee part of spent that went to the treasury

@@ -285,8 +285,7 @@ abstract contract Stakes is Rules {
         view
         returns (bytes32)
     {
-        bytes32 domain =
-            keccak256(abi.encode(DOMAIN_TYPEHASH, NAME_HASH, VERSION_HASH, block.chainid, address(this)));
+        bytes32 domain = keccak256(abi.encode(DOMAIN_TYPEHASH, NAME_HASH, VERSION_HASH, block.chainid, address(this)));
         bytes32 binding = keccak256(abi.encode(NODE_BINDING_TYPEHASH, node, payout, owner, nonce, deadline));
         return keccak256(abi.encodePacked(hex"1901", domain, binding));
     }

@@ -205,9 +205,7 @@ contract EscrowTest is Fixture {
     function test_the_treasury_is_spent_no_further_than_it_goes() public {
         settle(open(SALT, 1 ether), 1 ether);
         vm.prank(treasurer);
-        vm.expectRevert(
-            abi.encodeWithSelector(IGridJobEscrow.TreasuryTooSmall.selector, 0.05 ether + 1, 0.05 ether)
-        );
+        vm.expectRevert(abi.encodeWithSelector(IGridJobEscrow.TreasuryTooSmall.selector, 0.05 ether + 1, 0.05 ether));
         escrow.withdrawTreasury(treasurer, 0.05 ether + 1);
     }
 

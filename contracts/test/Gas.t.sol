@@ -69,7 +69,14 @@ contract XdcGasTest is Fixture {
     function test_epochs() public {
         report("submitEpoch, root only, the first ever", 0, 1 ether, "", 150_000);
         warpPastWindow();
-        send("distributeRewards, first", stranger, address(rewards), 0, abi.encodeCall(rewards.distributeRewards, ()), 85_000);
+        send(
+            "distributeRewards, first",
+            stranger,
+            address(rewards),
+            0,
+            abi.encodeCall(rewards.distributeRewards, ()),
+            85_000
+        );
         report("submitEpoch, root only", 1, 2 ether, "", 95_000);
         warpPastWindow();
         send("distributeRewards", stranger, address(rewards), 0, abi.encodeCall(rewards.distributeRewards, ()), 40_000);
@@ -89,8 +96,17 @@ contract XdcGasTest is Fixture {
         report("submitEpoch, root only, over a vote", 0, 1 ether, "", 150_000);
         bytes memory objection = abi.encodeCall(rewards.challengeEpoch, (0, keccak256("reason")));
         send("challengeEpoch", stranger, address(rewards), BOND, objection, 70_000);
-        send("resolveChallenge, upheld", arbiter, address(rewards), 0, abi.encodeCall(rewards.resolveChallenge, (0, true)), 75_000);
-        send("withdrawCredit", stranger, address(rewards), 0, abi.encodeCall(rewards.withdrawCredit, (stranger)), 40_000);
+        send(
+            "resolveChallenge, upheld",
+            arbiter,
+            address(rewards),
+            0,
+            abi.encodeCall(rewards.resolveChallenge, (0, true)),
+            75_000
+        );
+        send(
+            "withdrawCredit", stranger, address(rewards), 0, abi.encodeCall(rewards.withdrawCredit, (stranger)), 40_000
+        );
     }
 
     /// @dev A tree of `size` leaves in which the payee has one; returns its claim.
@@ -124,14 +140,28 @@ contract XdcGasTest is Fixture {
         // The payer has a credit already and the treasury has seen fees: what an ordinary batch meets.
         IGridJobEscrow.Settlement[] memory batch = new IGridJobEscrow.Settlement[](1);
         batch[0] = IGridJobEscrow.Settlement(escrow.jobIdOf(payer, keccak256("second")), 0.4 ether);
-        send("settleJobs, 1 job, the first ever", settler, address(escrow), 0, abi.encodeCall(escrow.settleJobs, (batch)), 150_000);
+        send(
+            "settleJobs, 1 job, the first ever",
+            settler,
+            address(escrow),
+            0,
+            abi.encodeCall(escrow.settleJobs, (batch)),
+            150_000
+        );
         batch = new IGridJobEscrow.Settlement[](50);
         for (uint256 i = 0; i < 50; i++) {
             vm.prank(payer);
             bytes32 id = escrow.openJob{value: 1 ether}(keccak256(abi.encode(i)), deadline);
             batch[i] = IGridJobEscrow.Settlement(id, 0.876543210987654321 ether);
         }
-        uint256 gas = send("settleJobs, 50 jobs of one payer", settler, address(escrow), 0, abi.encodeCall(escrow.settleJobs, (batch)), 900_000);
+        uint256 gas = send(
+            "settleJobs, 50 jobs of one payer",
+            settler,
+            address(escrow),
+            0,
+            abi.encodeCall(escrow.settleJobs, (batch)),
+            900_000
+        );
         vm.snapshotValue(GROUP, "settleJobs, per job of 50", gas / 50);
         vm.warp(deadline);
         bytes32 first = escrow.jobIdOf(payer, keccak256("first"));
@@ -143,7 +173,14 @@ contract XdcGasTest is Fixture {
         bytes memory proposal = abi.encodeCall(slashing.proposeSlash, (owner, 2 ether, keccak256("evidence")));
         send("proposeSlash, the first ever", slasher, address(slashing), 0, proposal, 180_000);
         send("proposeSlash", slasher, address(slashing), 0, proposal, 135_000);
-        send("appealSlash, the first ever", owner, address(slashing), APPEAL_BOND, abi.encodeCall(slashing.appealSlash, (1)), 85_000);
+        send(
+            "appealSlash, the first ever",
+            owner,
+            address(slashing),
+            APPEAL_BOND,
+            abi.encodeCall(slashing.appealSlash, (1)),
+            85_000
+        );
         vm.prank(slasher);
         slashing.proposeSlash(owner, 2 ether, keccak256("evidence"));
         send("appealSlash", owner, address(slashing), APPEAL_BOND, abi.encodeCall(slashing.appealSlash, (3)), 65_000);

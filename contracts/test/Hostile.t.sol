@@ -51,9 +51,7 @@ contract HostileTest is Fixture {
         run(abi.encodeCall(rewards.unregisterNode, ()), address(rewards), 0, 400_000);
         assertEq(rewards.credit(address(hostile)), 5 ether);
         hostile.set(mode, address(escrow), abi.encodeCall(escrow.withdrawCredit, (address(hostile))));
-        run(
-            abi.encodeCall(escrow.cancelJob, (escrow.jobIdOf(address(hostile), "a"))), address(escrow), 0, 400_000
-        );
+        run(abi.encodeCall(escrow.cancelJob, (escrow.jobIdOf(address(hostile), "a"))), address(escrow), 0, 400_000);
         assertEq(escrow.credit(address(hostile)), 3 ether + 3 ether);
         payEverythingTo(address(hostile), 7 ether);
         hostile.set(mode, address(rewards), abi.encodeCall(rewards.claim, (address(hostile), 7 ether, noProof())));
@@ -121,7 +119,9 @@ contract HostileTest is Fixture {
         hostile.set(Hostile.Mode.Burn, address(0), "");
         leaves[0] = StandardTree.leaf(address(rewards), nodes[0], 1 ether);
         rewards.claim(nodes[0], 1 ether, StandardTree.proof(tree, leaves[0]));
-        rewards.claim(nodes[1], 2 ether, StandardTree.proof(tree, StandardTree.leaf(address(rewards), stranger, 2 ether)));
+        rewards.claim(
+            nodes[1], 2 ether, StandardTree.proof(tree, StandardTree.leaf(address(rewards), stranger, 2 ether))
+        );
         assertEq(stranger.balance, 102 ether);
     }
 }

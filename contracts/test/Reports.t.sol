@@ -87,9 +87,7 @@ contract ReportsTest is Fixture {
 
     function test_only_reporters_vote_and_only_on_the_next_epoch() public {
         bytes32 role = rewards.REPORTER_ROLE();
-        vm.expectRevert(
-            abi.encodeWithSelector(IGridRoles.AccessControlUnauthorizedAccount.selector, stranger, role)
-        );
+        vm.expectRevert(abi.encodeWithSelector(IGridRoles.AccessControlUnauthorizedAccount.selector, stranger, role));
         vote(stranger, ROOT, 1);
         vm.prank(reporter);
         vm.expectRevert(abi.encodeWithSelector(IGridComputingRewards.WrongEpoch.selector, 0, 1));
@@ -262,9 +260,7 @@ contract ReportsTest is Fixture {
         rewards.challengeEpoch{value: BOND}(0, REASON);
         rule(true);
         assertEq(rewards.credit(address(stubborn)), BOND + 5 ether);
-        vm.expectRevert(
-            abi.encodeWithSelector(ICredits.CreditRefused.selector, address(stubborn), BOND + 5 ether)
-        );
+        vm.expectRevert(abi.encodeWithSelector(ICredits.CreditRefused.selector, address(stubborn), BOND + 5 ether));
         rewards.withdrawCredit(address(stubborn));
     }
 

@@ -56,9 +56,7 @@ contract RulesTest is Fixture {
         for (uint256 i = 0; i < 3; i++) {
             for (uint256 j = 0; j < 3; j++) {
                 if (i == j) continue;
-                vm.expectRevert(
-                    abi.encodeWithSelector(IGridRoles.RolesConflict.selector, holders[i], exclusive[j])
-                );
+                vm.expectRevert(abi.encodeWithSelector(IGridRoles.RolesConflict.selector, holders[i], exclusive[j]));
                 rewards.grantRole(exclusive[j], holders[i]);
             }
         }
@@ -127,8 +125,11 @@ contract RulesTest is Fixture {
         vm.prank(admin);
         rewards.setParameters(next);
         assertEq(rewards.maxEpochIncrease(), MAX_INCREASE);
-        (IGridComputingRewards.Parameters memory inForce, IGridComputingRewards.Parameters memory announced, uint256 at)
-        = rewards.parameters();
+        (
+            IGridComputingRewards.Parameters memory inForce,
+            IGridComputingRewards.Parameters memory announced,
+            uint256 at
+        ) = rewards.parameters();
         assertEq(inForce.maxEpochIncrease, MAX_INCREASE);
         assertEq(announced.maxEpochIncrease, 5 ether);
         assertEq(at, rewards.genesis() + EPOCH);

@@ -308,9 +308,7 @@ contract SlashingTest is Fixture {
         rewards = deployRewards(admin, EPOCH, WINDOW, unbonding, MAX_INCREASE);
         assertEq(rewards.slashingContract(), address(0));
         vm.startPrank(admin);
-        vm.expectRevert(
-            abi.encodeWithSelector(IGridComputingRewards.SlashingNotForThis.selector, address(slashing))
-        );
+        vm.expectRevert(abi.encodeWithSelector(IGridComputingRewards.SlashingNotForThis.selector, address(slashing)));
         rewards.bindSlashing(address(slashing));
         vm.expectRevert();
         rewards.bindSlashing(stranger);
@@ -336,9 +334,7 @@ contract SlashingTest is Fixture {
         assertEq(slashing.appealBond(), APPEAL_BOND);
     }
 
-    function testFuzz_stake_paid_out_and_slashed_are_what_was_paid_in(uint96 stake, uint16 share, bool slashed)
-        public
-    {
+    function testFuzz_stake_paid_out_and_slashed_are_what_was_paid_in(uint96 stake, uint16 share, bool slashed) public {
         stake = uint96(bound(stake, 1 ether, 20 ether));
         leave(owner);
         vm.warp(rewards.nodes(owner).exitAt);

@@ -36,9 +36,8 @@ contract TreesTest is Fixture {
             submit(0, root, uint128(total));
             warpPastWindow();
             rewards.distributeRewards();
-            bytes memory wrong = abi.encodeWithSelector(
-                IGridComputingRewards.InvalidProof.selector, node, cumulative + 1
-            );
+            bytes memory wrong =
+                abi.encodeWithSelector(IGridComputingRewards.InvalidProof.selector, node, cumulative + 1);
             vm.expectRevert(wrong);
             rewards.claim(node, cumulative + 1, proof);
             assertEq(rewards.claim(node, cumulative, proof), cumulative);
