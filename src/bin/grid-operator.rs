@@ -1,13 +1,17 @@
 //! `grid-operator`: the Kubernetes controllers, and the generator of their CRDs.
 
-use std::path::PathBuf;
+use std::{path::PathBuf, process::ExitCode};
 
 use anyhow::{Context, Result, anyhow};
 use clap::{Parser, Subcommand};
 use tokio_util::sync::CancellationToken;
 use xdc_grid::{
     api::crds,
-    cli::selftest::{SelftestOptions, selftest},
+    cli::{
+        Exit,
+        contract::{self, ContractCommand, DeployArgs, StatusArgs, VerifyArgs},
+        selftest::{SelftestOptions, selftest},
+    },
     operator::{config::OperatorConfig, run},
     telemetry::{self, LogOptions},
 };
@@ -32,12 +36,30 @@ enum Command {
         #[arg(long, default_value = "crds")]
         out: PathBuf,
     },
+    /// Deploy the reward contract; says what it will cost first.
+    #[command(after_help = "Examples:
+  grid-operator deploy --rpc-url https://erpc.apothem.network --chain-id 51 --admin-key-file admin.key --fund-xdc 10 --dry-run
+
+Exit codes: 0 done, 1 error.")]
+    Deploy(DeployArgs),
+    /// Compare the code at an address with the contract of this release.
+    #[command(after_help = "Examples:
+  grid-operator verify-contract --rpc-url https://erpc.apothem.network --chain-id 51 --contract 0xADDRESS
+
+Exit codes: 0 it is the contract of this release, 1 it is not, or error.")]
+    VerifyContract(VerifyArgs),
+    /// Show what the contract holds, which epoch is reported, and whether its reporter can go on.
+    #[command(after_help = "Examples:
+  grid-operator status --rpc-url https://erpc.apothem.network --chain-id 51 --contract 0xADDRESS
+
+Exit codes: 0 done, 1 error.")]
+    Status(StatusArgs),
     /// Run one prompt through everything; what `helm test` does.
     Selftest(SelftestOptions),
 }
 
 #[tokio::main]
-async fn main() -> Result<()> {
+async fn main() -> Result<ExitCode> {
     let cli = Cli::parse();
     telemetry::install_crypto_provider();
     telemetry::init(&cli.log).map_err(|message| anyhow!(message))?;
@@ -45,11 +67,20 @@ async fn main() -> Result<()> {
         Command::Run(config) => {
             let stop = CancellationToken::new();
             tokio::spawn(stop_on_signal(stop.clone()));
-            Ok(run::run(*config, stop).await?)
+            run::run(*config, stop).await?;
         }
-        Command::Crds { out } => write_crds(&out),
-        Command::Selftest(options) => Ok(selftest(kube::Client::try_default().await?, &options).await?),
+        Command::Crds { out } => write_crds(&out)?,
+        Command::Deploy(args) => return on_contract(ContractCommand::Deploy(args)).await,
+        Command::VerifyContract(args) => return on_contract(ContractCommand::Verify(args)).await,
+        Command::Status(args) => return on_contract(ContractCommand::Status(args)).await,
+        Command::Selftest(options) => selftest(kube::Client::try_default().await?, &options).await?,
     }
+    Ok(Exit::Done.into())
+}
+
+async fn on_contract(command: ContractCommand) -> Result<ExitCode> {
+    // Not locked: a command waits for the chain in between.
+    Ok(contract::run(command, &mut std::io::stdout()).await?.into())
 }
 
 fn write_crds(folder: &std::path::Path) -> Result<()> {

@@ -10,9 +10,9 @@ use super::{
     bindings::{GridComputingRewards as contract, IGridComputingRewards::Node, NodeBinding},
     client::ChainClient,
     error::ChainError,
-    keys::ChainKey,
     outbox::{Intent, IntentKind, TxCall},
     rpc::At,
+    signer::ChainKey,
 };
 use crate::api::ids::{NodeAddress, Wei};
 
@@ -53,7 +53,7 @@ impl NodeConsent {
                 node_key.address()
             )));
         }
-        Ok(node_key.sign(self.digest(chain_id, contract))?.as_bytes())
+        Ok(node_key.sign_digest(self.digest(chain_id, contract))?.as_bytes())
     }
 }
 
@@ -95,6 +95,10 @@ pub struct NodeRegistration {
     /// Unix seconds from which the stake can be taken back; none unless exiting.
     pub exit_at: Option<u64>,
     pub status: RegistrationStatus,
+    /// Number of the registration on the contract, from 1.
+    pub index: u32,
+    /// Part of the stake under an open slash case.
+    pub frozen: Wei,
 }
 
 impl NodeRegistration {
@@ -113,6 +117,8 @@ impl NodeRegistration {
             registered_at: node.registeredAt.to(),
             exit_at: Some(node.exitAt.to()).filter(|at| *at > 0),
             status,
+            index: node.index,
+            frozen: Wei(node.frozen.to()),
         })
     }
 }
@@ -121,6 +127,12 @@ impl ChainClient {
     /// `None` when the node is not registered.
     pub async fn node(&self, node: NodeAddress, at: At) -> Result<Option<NodeRegistration>, ChainError> {
         Ok(NodeRegistration::read(self.view(contract::nodesCall { node: node.into() }, at).await?))
+    }
+
+    /// Several nodes in the block with the hash `at`, in their order.
+    pub async fn nodes(&self, nodes: &[NodeAddress], at: B256) -> Result<Vec<Option<NodeRegistration>>, ChainError> {
+        let calls: Vec<_> = nodes.iter().map(|node| contract::nodesCall { node: (*node).into() }).collect();
+        Ok(self.views(&calls, At::Hash(at)).await?.into_iter().map(NodeRegistration::read).collect())
     }
 
     /// The nonce for the node's next [`NodeConsent`].

@@ -8,7 +8,7 @@ pub mod cancel;
 pub mod command;
 #[cfg(feature = "cli")]
 pub mod completion;
-#[cfg(feature = "cli")]
+#[cfg(feature = "chain")]
 pub mod contract;
 pub mod error;
 #[cfg(feature = "cli")]
@@ -17,7 +17,7 @@ pub mod logs;
 pub mod lookup;
 #[cfg(feature = "cli")]
 pub mod nodes;
-#[cfg(feature = "cli")]
+#[cfg(feature = "chain")]
 pub mod output;
 #[cfg(feature = "cli")]
 pub mod results;

@@ -1,5 +1,6 @@
 //! A real chain for a test: anvil with XDC's chain id, hard fork, base fee and finality. Blocks are mined when the test says so,
-//! two seconds of chain time each, so nothing waits for a clock.
+//! two seconds of chain time each. Anvil would add the time that passes here to that of its blocks; each block is told its time
+//! instead, so that a slow machine does not bring the next epoch to its end in the middle of a test.
 
 use std::{
     io::{BufRead, BufReader},
@@ -56,16 +57,28 @@ impl Anvil {
 
     pub async fn mine(&self, blocks: u64) {
         for _ in 0..blocks {
-            // Anvil lets the base fee decay; XDC's is a constant.
-            self.request("anvil_setNextBlockBaseFeePerGas", json!([12_500_000_000u64])).await;
-            self.request("anvil_mine", json!([1, 2])).await;
+            self.mine_at(self.time().await + 2).await;
         }
     }
 
-    /// The next block is at least `seconds` later than the one before.
+    /// Unix seconds of the newest block.
+    pub async fn time(&self) -> u64 {
+        let head = self.request("eth_getBlockByNumber", json!(["latest", false])).await;
+        let digits = head["timestamp"].as_str().unwrap().trim_start_matches("0x").to_owned();
+        u64::from_str_radix(&digits, 16).unwrap()
+    }
+
+    /// A block with that time (unix seconds), not before that of the newest.
+    pub async fn mine_at(&self, time: u64) {
+        // Anvil lets the base fee decay; XDC's is a constant.
+        self.request("anvil_setNextBlockBaseFeePerGas", json!([12_500_000_000u64])).await;
+        self.request("evm_setNextBlockTimestamp", json!([time])).await;
+        self.request("anvil_mine", json!([1])).await;
+    }
+
+    /// The next block is `seconds` later than the one before.
     pub async fn pass(&self, seconds: u64) {
-        self.request("evm_increaseTime", json!([seconds])).await;
-        self.mine(1).await;
+        self.mine_at(self.time().await + seconds.max(1)).await;
     }
 
     pub async fn give(&self, account: NodeAddress, amount: Wei) {
@@ -76,11 +89,12 @@ impl Anvil {
         Arc::new(HttpEndpoints::new(&[&self.url], CHAIN_ID).unwrap())
     }
 
-    /// Mines while `work` waits for blocks.
+    /// Mines while `work` waits for blocks, however many. No time passes on the chain by them: a slow machine must not bring a window or
+    /// an epoch to its end.
     pub async fn mining<T>(&self, work: impl Future<Output = T>) -> T {
         let miner = async {
             loop {
-                self.mine(1).await;
+                self.mine_at(self.time().await).await;
                 tokio::time::sleep(Duration::from_millis(10)).await;
             }
         };
@@ -129,6 +143,9 @@ pub struct Grid {
     pub reporter: ChainKey,
     pub owner: ChainKey,
     pub node: ChainKey,
+    pub slasher: ChainKey,
+    /// Its GridJobEscrow; the reporter settles.
+    pub escrow: NodeAddress,
     /// Has no money and no key here.
     pub payout: NodeAddress,
 }
@@ -145,8 +162,8 @@ impl Grid {
     /// With a reporter of the caller's choice.
     pub async fn deploy_for(reporter: ChainKey) -> Self {
         let anvil = Anvil::start().await;
-        let [admin, owner, node] = [1, 3, 4].map(key);
-        for account in [&admin, &reporter, &owner] {
+        let [admin, owner, node, slasher, arbiter] = [1, 3, 4, 5, 6].map(key);
+        for account in [&admin, &reporter, &owner, &slasher, &arbiter] {
             anvil.give(account.address(), Wei(2_000 * Wei::XDC.0)).await;
         }
         let parameters = deploy::DeployParameters {
@@ -154,12 +171,29 @@ impl Grid {
             challenge_window: WINDOW_SECONDS,
             unbonding: UNBONDING_SECONDS,
             max_epoch_increase: Wei(500 * Wei::XDC.0),
-            reporter: reporter.address(),
-            guardian: Some(admin.address()),
+            roles: deploy::Roles {
+                reporter: reporter.address(),
+                guardian: Some(admin.address()),
+                slasher: Some(slasher.address()),
+                arbiter: Some(arbiter.address()),
+                treasurer: None,
+                settler: Some(reporter.address()),
+            },
+            members: deploy::MemberParameters { appeal_seconds: 50, ruling_seconds: 50, ..Default::default() },
             funding: Wei(1_000 * Wei::XDC.0),
         };
         let deployed = anvil.mining(deploy::deploy(anvil.rpc(), CHAIN_ID, &admin, parameters, pace())).await.unwrap();
-        Grid { anvil, client: deployed.client, admin, reporter, owner, node, payout: NodeAddress([0xaa; 20]) }
+        Grid {
+            anvil,
+            client: deployed.client,
+            escrow: deployed.escrow,
+            admin,
+            reporter,
+            owner,
+            node,
+            slasher,
+            payout: NodeAddress([0xaa; 20]),
+        }
     }
 
     pub async fn balance(&self, account: NodeAddress) -> Wei {

@@ -9,8 +9,14 @@ mod cel;
 mod chain;
 #[cfg(feature = "chain")]
 mod chain_anvil;
+#[cfg(all(feature = "chain", feature = "http"))]
+mod chain_faults;
 #[cfg(feature = "chain")]
 mod chain_gas;
+#[cfg(feature = "chain")]
+mod chain_members;
+#[cfg(all(feature = "chain", feature = "http"))]
+mod chain_signers;
 #[cfg(feature = "kubernetes")]
 mod chart;
 #[cfg(feature = "cli")]

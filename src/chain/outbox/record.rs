@@ -25,6 +25,16 @@ pub enum IntentKind {
     SubmitEpoch,
     ActivateEpoch,
     Claim,
+    OpenJob,
+    TopUpJob,
+    SettleJobs,
+    CancelJob,
+    WithdrawCredit,
+    BindSlashing,
+    ProposeSlash,
+    AppealSlash,
+    ExecuteSlash,
+    CancelSlash,
 }
 
 /// What to send: `to` is none for the creation of a contract.
@@ -38,7 +48,7 @@ pub struct TxCall {
 }
 
 impl TxCall {
-    pub(super) fn request(&self, from: NodeAddress) -> CallRequest {
+    pub(in crate::chain) fn request(&self, from: NodeAddress) -> CallRequest {
         CallRequest { from, to: self.to, value: self.value, data: self.data.clone() }
     }
 }

@@ -2,7 +2,7 @@
 
 use std::collections::BTreeSet;
 
-use futures::future::try_join_all;
+use alloy::primitives::B256;
 use kube::{Api, ResourceExt, api::ListParams};
 
 use super::{
@@ -15,9 +15,6 @@ use crate::{
     operator::{context::Context, error::Error, runner::Guarded},
     protocol::internal::EpochTotals,
 };
-
-/// Views of the contract that are asked at once.
-const AT_ONCE: usize = 8;
 
 /// The reports of a network by ascending epoch. The API server is asked, not the watch: a report that was written a moment ago
 /// must be seen.
@@ -51,40 +48,40 @@ fn epoch_of(name: &str, prefix: &str) -> bool {
 
 /// Final state first: whatever is read later is never older, as long as one endpoint answers.
 pub async fn chain_view(chain: &ChainClient, context: &Context) -> Result<ChainView, ChainError> {
-    let parameters = parameters(chain, context).await?;
-    let final_block = chain.rpc().block(At::Finalized).await?.number;
+    let last = chain.rpc().agreed().block(At::Finalized).await?;
+    let finalized = chain.epoch_state(At::Hash(last.hash)).await?;
+    let latest = chain.epoch_state(At::Latest).await?;
+    let time = chain.head().await?.timestamp;
     Ok(ChainView {
-        parameters,
-        final_block,
-        finalized: chain.epoch_state(At::Number(final_block)).await?,
-        latest: chain.epoch_state(At::Latest).await?,
-        time: chain.head().await?.timestamp,
+        parameters: parameters(chain, time, context).await?,
+        final_block: last.number,
+        final_hash: last.hash,
+        finalized,
+        latest,
+        time,
     })
 }
 
-async fn parameters(chain: &ChainClient, context: &Context) -> Result<ContractParameters, ChainError> {
+async fn parameters(chain: &ChainClient, time: u64, context: &Context) -> Result<ContractParameters, ChainError> {
     let (chain_id, contract) = (chain.chain_id(), chain.contract());
-    if let Some(known) = context.earnings.parameters(chain_id, contract) {
+    if let Some(known) = context.earnings.parameters(chain_id, contract, time) {
         return Ok(known);
     }
     let parameters = chain.parameters().await?;
-    context.earnings.set_parameters(chain_id, contract, parameters);
+    context.earnings.set_parameters(chain_id, contract, time, parameters);
     Ok(parameters)
 }
 
-/// Which of the eligible nodes the contract holds a stake of in the block `at`. A node that is leaving still counts: what it
+/// Which of the eligible nodes the contract holds a stake of in the final block with the hash `at`. A node that is leaving still counts: what it
 /// did before is paid, and its stake still answers for it.
 pub async fn registered(
     totals: &EpochTotals,
     chain: &ChainClient,
-    at: u64,
+    at: B256,
 ) -> Result<BTreeSet<NodeAddress>, ChainError> {
     let eligible: Vec<NodeAddress> =
         totals.nodes.iter().filter(|node| node.eligible).map(|node| node.address).collect();
-    let mut registered = BTreeSet::new();
-    for some in eligible.chunks(AT_ONCE) {
-        let found = try_join_all(some.iter().map(|node| chain.node(*node, At::Number(at)))).await?;
-        registered.extend(some.iter().zip(found).filter_map(|(node, found)| found.map(|_| *node)));
-    }
+    let found = chain.nodes(&eligible, at).await?;
+    let registered = eligible.iter().zip(found).filter_map(|(node, found)| found.map(|_| *node)).collect();
     Ok(registered)
 }

@@ -15,7 +15,8 @@ use alloy::{
 use xdc_grid::{
     api::ids::{NodeAddress, Wei},
     chain::{
-        At, BlockRef, CallRequest, ChainError, ChainRpc, Refusal, RpcFuture, SendOutcome, TxReceipt,
+        At, BlockRef, CallRequest, ChainError, ChainRpc, LogEntry, LogFilter, Refusal, RpcFuture, SendOutcome,
+        SentCall, TxReceipt,
         bindings::{
             GridComputingRewards::{self as contract, GridComputingRewardsCalls as Calls},
             IGridComputingRewards::{EpochState, Node},
@@ -185,6 +186,9 @@ impl State {
                         registeredAt: alloy::primitives::Uint::from(now()),
                         exitAt: alloy::primitives::Uint::ZERO,
                         status: 1.try_into().unwrap(),
+                        index: 1,
+                        frozen: alloy::primitives::Uint::ZERO,
+                        heldUntil: alloy::primitives::Uint::ZERO,
                     };
                     self.nodes.insert(call.node, node);
                 }
@@ -228,7 +232,6 @@ impl State {
             Ok(C::abi_encode_returns(value).into())
         }
         match Calls::abi_decode(data).map_err(|_| refused("Reverted"))? {
-            Calls::NODE_BINDING_TYPEHASH(_) => of::<contract::NODE_BINDING_TYPEHASHCall>(&B256::repeat_byte(1)),
             Calls::genesis(_) => of::<contract::genesisCall>(&self.genesis),
             Calls::epochSeconds(_) => of::<contract::epochSecondsCall>(&EPOCH_SECONDS),
             Calls::challengeWindow(_) => of::<contract::challengeWindowCall>(&0),
@@ -249,6 +252,9 @@ impl State {
                     registeredAt: alloy::primitives::Uint::ZERO,
                     exitAt: alloy::primitives::Uint::ZERO,
                     status: 0.try_into().unwrap(),
+                    index: 0,
+                    frozen: alloy::primitives::Uint::ZERO,
+                    heldUntil: alloy::primitives::Uint::ZERO,
                 };
                 of::<contract::nodesCall>(&self.nodes.get(&call.node).cloned().unwrap_or(none))
             }
@@ -270,6 +276,11 @@ impl State {
             rewardPool: self.pool,
             stakeTotal: 0,
             creditTotal: U256::ZERO,
+            challenged: false,
+            round: 0,
+            rulingDueAt: 0,
+            bond: 0,
+            treasury: 0,
         }
     }
 
@@ -279,6 +290,18 @@ impl State {
 }
 
 impl ChainRpc for FakeChain {
+    fn agreed(&self) -> &dyn ChainRpc {
+        self
+    }
+
+    fn transaction(&self, _: B256) -> RpcFuture<'_, Option<SentCall>> {
+        self.answer(|_| Ok(None))
+    }
+
+    fn logs<'a>(&'a self, _: &'a LogFilter) -> RpcFuture<'a, Vec<LogEntry>> {
+        self.answer(|_| Ok(Vec::new()))
+    }
+
     fn chain_id(&self) -> RpcFuture<'_, u64> {
         self.answer(|state| Ok(state.chain_id))
     }
@@ -302,6 +325,7 @@ impl ChainRpc for FakeChain {
                 At::Latest => state.head,
                 At::Finalized => state.head - FINALITY,
                 At::Number(number) => number,
+                At::Hash(hash) => U256::from_be_bytes(hash.0).to(),
             };
             Ok(state.block(number))
         })

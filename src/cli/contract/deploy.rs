@@ -4,7 +4,8 @@ use std::{io::Write, path::PathBuf, sync::Arc, time::Duration};
 
 use serde_json::json;
 
-use super::{
+use super::{ChainArgs, chain};
+use crate::cli::{
     CliError, Exit,
     output::{self, Format, note},
 };
@@ -12,31 +13,22 @@ use crate::{
     api::ids::{NodeAddress, Wei},
     chain::{
         ChainKey, ChainRpc, ContractParameters,
-        deploy::{DeployParameters, Deployment, deploy},
-        http::HttpEndpoints,
+        deploy::{DeployParameters, Deployment, MemberParameters, Roles, deploy, quote_deployment},
         outbox::Pace,
     },
 };
-
-#[derive(Debug, clap::Subcommand)]
-pub enum ContractCommand {
-    /// Deploys GridComputingRewards; the account of the admin key pays and becomes its admin.
-    Deploy(DeployArgs),
-}
 
 #[derive(Debug, clap::Args)]
 #[command(after_help = "Examples:
   # On XDC's test network, with 10 TXDC in the reward pool
   kubectl grid contract deploy --rpc-url https://erpc.apothem.network --chain-id 51 --admin-key-file admin.key --fund-xdc 10
+  # What it would cost
+  kubectl grid contract deploy --rpc-url https://erpc.apothem.network --chain-id 51 --admin-key-file admin.key --dry-run
 
 Exit codes: 0 done, 1 error.")]
 pub struct DeployArgs {
-    /// RPC endpoint; may be given several times, for several endpoints of one chain.
-    #[arg(long, required = true, value_name = "URL")]
-    pub rpc_url: Vec<String>,
-    /// Chain that the endpoints must serve: 50 XDC, 51 Apothem.
-    #[arg(long)]
-    pub chain_id: u64,
+    #[command(flatten)]
+    pub chain: ChainArgs,
     /// File with the admin's key, 64 hexadecimal digits.
     #[arg(long, value_name = "FILE")]
     pub admin_key_file: PathBuf,
@@ -55,15 +47,42 @@ pub struct DeployArgs {
     /// Account that reports epochs (default: the admin's).
     #[arg(long, value_name = "ADDRESS")]
     pub reporter: Option<NodeAddress>,
-    /// Account that may drop a report during its window.
+    /// Account that may drop a report during its window, and pause.
     #[arg(long, value_name = "ADDRESS")]
     pub guardian: Option<NodeAddress>,
+    /// Account that proposes slashes; neither the reporter nor the arbiter.
+    #[arg(long, value_name = "ADDRESS")]
+    pub slasher: Option<NodeAddress>,
+    /// Account that rules on challenges and appeals; neither the reporter nor the slasher.
+    #[arg(long, value_name = "ADDRESS")]
+    pub arbiter: Option<NodeAddress>,
+    /// Account that spends fees and slashed stakes.
+    #[arg(long, value_name = "ADDRESS")]
+    pub treasurer: Option<NodeAddress>,
+    /// Account that settles paid jobs.
+    #[arg(long, value_name = "ADDRESS")]
+    pub settler: Option<NodeAddress>,
+    /// Part of what paid jobs spend that the treasury keeps, in 1/10 000; at most 2000.
+    #[arg(long, default_value_t = 500, value_parser = clap::value_parser!(u16).range(..=2_000))]
+    pub fee_bps: u16,
+    /// How long the owner of a node can appeal against a slash.
+    #[arg(long, default_value_t = 3 * 24 * 3600, value_parser = clap::value_parser!(u64).range(1..))]
+    pub appeal_seconds: u64,
+    /// How long after that the arbiter can rule; then the case is dropped.
+    #[arg(long, default_value_t = 7 * 24 * 3600, value_parser = clap::value_parser!(u64).range(1..))]
+    pub ruling_seconds: u64,
+    /// What an appeal puts down, in XDC.
+    #[arg(long, default_value = "10", value_name = "XDC", value_parser = parse_xdc)]
+    pub appeal_bond_xdc: Wei,
     /// Put into the reward pool at once, in XDC.
     #[arg(long, default_value = "0", value_name = "XDC", value_parser = parse_xdc)]
     pub fund_xdc: Wei,
     /// Seconds until each transaction must be final.
     #[arg(long, default_value_t = 180, value_parser = clap::value_parser!(u64).range(1..=3600))]
     pub timeout_seconds: u64,
+    /// Says what it would cost, and sends nothing.
+    #[arg(long)]
+    pub dry_run: bool,
     /// How to print the result; `name` is the contract's address alone.
     #[arg(short, long, value_enum, default_value_t)]
     pub output: Format,
@@ -72,18 +91,20 @@ pub struct DeployArgs {
 /// A week: longer than any window, appeal and ruling together are meant to take.
 const UNBONDING: u64 = 7 * 24 * 3600;
 
-pub async fn run(command: ContractCommand, out: &mut dyn Write) -> Result<Exit, CliError> {
-    let ContractCommand::Deploy(args) = command;
-    let key = ChainKey::from_file(&args.admin_key_file).map_err(|error| CliError::Chain(error.to_string()))?;
-    let rpc: Arc<dyn ChainRpc> = Arc::new(HttpEndpoints::new(&args.rpc_url, args.chain_id).map_err(chain)?);
+pub async fn run(args: DeployArgs, out: &mut dyn Write) -> Result<Exit, CliError> {
+    let key = ChainKey::from_file(&args.admin_key_file).map_err(chain)?;
+    let rpc: Arc<dyn ChainRpc> = Arc::new(args.chain.endpoints()?);
     let parameters = parameters(&args, key.address())?;
+    let quote = quote_deployment(rpc.as_ref(), key.address(), &parameters).await.map_err(chain)?;
+    note(format_args!("deploying from {} to chain {}: {quote}", key.address(), args.chain.chain_id));
+    conflict(&parameters.roles)?;
+    if args.dry_run {
+        note(format_args!("nothing was sent (--dry-run)"));
+        return Ok(Exit::Done);
+    }
+    note(format_args!("every step waits until it is final"));
     let pace = Pace { timeout: Duration::from_secs(args.timeout_seconds), ..Pace::default() };
-    note(format_args!(
-        "deploying from {} to chain {}; every step waits until it is final",
-        key.address(),
-        args.chain_id
-    ));
-    let deployment = deploy(rpc, args.chain_id, &key, parameters, pace).await.map_err(chain)?;
+    let deployment = deploy(rpc, args.chain.chain_id, &key, parameters, pace).await.map_err(chain)?;
     // Read back, not echoed: what the contract says counts.
     let kept = deployment.client.parameters().await.map_err(chain)?;
     print(&args, &deployment, &parameters, &kept, out)?;
@@ -109,10 +130,34 @@ fn parameters(args: &DeployArgs, admin: NodeAddress) -> Result<DeployParameters,
         challenge_window: args.window_seconds,
         unbonding,
         max_epoch_increase: args.max_epoch_increase_xdc,
-        reporter: args.reporter.unwrap_or(admin),
-        guardian: args.guardian,
+        roles: Roles {
+            reporter: args.reporter.unwrap_or(admin),
+            guardian: args.guardian,
+            slasher: args.slasher,
+            arbiter: args.arbiter,
+            treasurer: args.treasurer,
+            settler: args.settler,
+        },
+        members: MemberParameters {
+            fee_bps: args.fee_bps,
+            appeal_seconds: args.appeal_seconds,
+            ruling_seconds: args.ruling_seconds,
+            appeal_bond: args.appeal_bond_xdc,
+        },
         funding: args.fund_xdc,
     })
+}
+
+/// The contract would refuse this after three transactions.
+fn conflict(roles: &Roles) -> Result<(), CliError> {
+    let judged = [Some(roles.reporter), roles.slasher, roles.arbiter];
+    let named: Vec<_> = judged.into_iter().flatten().collect();
+    if named.iter().enumerate().any(|(index, account)| named.iter().take(index).any(|other| other == account)) {
+        return Err(CliError::Other(
+            "--reporter, --slasher and --arbiter must be three accounts: who accuses, who reports and who judges".into(),
+        ));
+    }
+    Ok(())
 }
 
 fn print(
@@ -126,10 +171,16 @@ fn print(
     let created = &deployment.created;
     let value = json!({
         "contract": contract,
-        "chainID": args.chain_id,
+        "chainID": args.chain.chain_id,
         "admin": deployment.admin,
-        "reporter": parameters.reporter,
-        "guardian": parameters.guardian,
+        "escrow": deployment.escrow,
+        "slashing": deployment.slashing,
+        "reporter": parameters.roles.reporter,
+        "guardian": parameters.roles.guardian,
+        "slasher": parameters.roles.slasher,
+        "arbiter": parameters.roles.arbiter,
+        "treasurer": parameters.roles.treasurer,
+        "settler": parameters.roles.settler,
         "genesis": kept.genesis,
         "epochSeconds": kept.epoch_seconds,
         "windowSeconds": kept.challenge_window,
@@ -147,9 +198,11 @@ fn print(
         &value,
         || vec![contract.to_string()],
         |out| {
-            writeln!(out, "contract   {contract} on chain {}", args.chain_id)?;
+            writeln!(out, "contract   {contract} on chain {}", args.chain.chain_id)?;
             writeln!(out, "admin      {}", deployment.admin)?;
-            writeln!(out, "reporter   {}", parameters.reporter)?;
+            writeln!(out, "reporter   {}", parameters.roles.reporter)?;
+            writeln!(out, "escrow     {}", deployment.escrow)?;
+            writeln!(out, "slashing   {}", deployment.slashing)?;
             writeln!(
                 out,
                 "epochs     {} s from {}, window {} s",
@@ -161,10 +214,6 @@ fn print(
             Ok(())
         },
     )
-}
-
-fn chain(error: impl std::fmt::Display) -> CliError {
-    CliError::Chain(error.to_string())
 }
 
 /// XDC with up to 18 decimals, exactly.
@@ -187,11 +236,12 @@ pub fn parse_xdc(text: &str) -> Result<Wei, String> {
 }
 
 #[cfg(test)]
+#[cfg(feature = "cli")]
 mod tests {
     use clap::Parser;
 
     use super::*;
-    use crate::cli::{Cli, command::Command};
+    use crate::cli::{Cli, command::Command, contract::ContractCommand};
 
     fn args(extra: &[&str]) -> DeployArgs {
         let base = [
@@ -232,8 +282,8 @@ mod tests {
     fn the_admin_reports_unless_somebody_else_is_named() {
         let admin = NodeAddress([1; 20]);
         let found = parameters(&args(&[]), admin).unwrap();
-        assert_eq!((found.reporter, found.unbonding), (admin, UNBONDING));
+        assert_eq!((found.roles.reporter, found.unbonding), (admin, UNBONDING));
         let other = parameters(&args(&["--reporter", "xdc0202020202020202020202020202020202020202"]), admin).unwrap();
-        assert_eq!(other.reporter, NodeAddress([2; 20]));
+        assert_eq!(other.roles.reporter, NodeAddress([2; 20]));
     }
 }
