@@ -1,13 +1,16 @@
-//! `grid-operator`: the Kubernetes controllers, and the generator of their CRDs.
+//! `grid-operator`: the Kubernetes controllers, the generator of their CRDs, and tools for those who run or check a network.
 
-use std::path::PathBuf;
+use std::{io, path::PathBuf, process::ExitCode};
 
 use anyhow::{Context, Result, anyhow};
-use clap::{Parser, Subcommand};
+use clap::{Parser, Subcommand, error::ErrorKind as Usage};
 use tokio_util::sync::CancellationToken;
 use xdc_grid::{
     api::crds,
-    cli::selftest::{SelftestOptions, selftest},
+    cli::{
+        audit_epoch::{self, AuditArgs},
+        selftest::{SelftestOptions, selftest},
+    },
     operator::{config::OperatorConfig, run},
     telemetry::{self, LogOptions},
 };
@@ -34,21 +37,37 @@ enum Command {
     },
     /// Run one prompt through everything; what `helm test` does.
     Selftest(SelftestOptions),
+    /// Do the sum of a reported epoch again, from the chain and the published receipts, and say where it differs.
+    AuditEpoch(Box<AuditArgs>),
 }
 
 #[tokio::main]
-async fn main() -> Result<()> {
-    let cli = Cli::parse();
+async fn main() -> Result<ExitCode> {
+    let cli = match Cli::try_parse() {
+        Ok(cli) => cli,
+        Err(error) => return Ok(usage(&error)),
+    };
     telemetry::install_crypto_provider();
     telemetry::init(&cli.log).map_err(|message| anyhow!(message))?;
     match cli.command {
         Command::Run(config) => {
             let stop = CancellationToken::new();
             tokio::spawn(stop_on_signal(stop.clone()));
-            Ok(run::run(*config, stop).await?)
+            run::run(*config, stop).await?;
         }
-        Command::Crds { out } => write_crds(&out),
-        Command::Selftest(options) => Ok(selftest(kube::Client::try_default().await?, &options).await?),
+        Command::Crds { out } => write_crds(&out)?,
+        Command::Selftest(options) => selftest(kube::Client::try_default().await?, &options).await?,
+        Command::AuditEpoch(args) => return Ok(audit_epoch::run(&args, &mut io::stdout()).await?.into()),
+    }
+    Ok(ExitCode::SUCCESS)
+}
+
+/// A misspelt command is an error like any other, and not the "differs" that clap's own code would say.
+fn usage(error: &clap::Error) -> ExitCode {
+    let _ = error.print();
+    match error.kind() {
+        Usage::DisplayHelp | Usage::DisplayVersion => ExitCode::SUCCESS,
+        _ => ExitCode::FAILURE,
     }
 }
 

@@ -7,6 +7,7 @@ pub mod client;
 pub mod deploy;
 pub mod error;
 pub mod fees;
+pub mod history;
 pub mod http;
 pub mod keys;
 pub mod nonces;

@@ -1,7 +1,10 @@
-//! `kubectl grid`: the commands of a person at a shell, a room each, and the self-test that `helm test` runs. Reads resources with
+//! `kubectl grid`: the commands of a person at a shell, a room each; the self-test that `helm test` runs; and the audit of an epoch that a
+//! stranger runs. Reads resources with
 //! the person's own rights and signs with a key file that the person names; keeps neither. Writes only what the person asked for by
 //! name: a job, its cancellation, a cordon.
 
+#[cfg(feature = "operator")]
+pub mod audit_epoch;
 #[cfg(feature = "cli")]
 pub mod cancel;
 #[cfg(feature = "cli")]
@@ -17,7 +20,7 @@ pub mod logs;
 pub mod lookup;
 #[cfg(feature = "cli")]
 pub mod nodes;
-#[cfg(feature = "cli")]
+#[cfg(any(feature = "cli", feature = "operator"))]
 pub mod output;
 #[cfg(feature = "cli")]
 pub mod results;
