@@ -18,6 +18,8 @@ pub mod condition {
     pub const REPORTER_READY: &str = "ReporterReady";
     /// All of the above.
     pub const READY: &str = "Ready";
+    /// Abnormal: the reporter's account soon cannot pay for reports.
+    pub const REPORTER_FUNDS_LOW: &str = "ReporterFundsLow";
     /// Every epoch that is over is reported; set by the epoch loop, no part of Ready.
     pub const REPORTS_CURRENT: &str = "ReportsCurrent";
 }
@@ -68,20 +70,49 @@ pub struct GridNetworkSpec {
 /// Chain, contract and reporter.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, KubeSchema)]
 #[serde(rename_all = "camelCase")]
+#[x_kube(validation = Rule::new("has(self.reporterSecretRef) != has(self.remoteSigner)").message("exactly one of reporterSecretRef and remoteSigner says where the reporter's key is"))]
 pub struct ChainSpec {
     /// 50 for XDC, 51 for Apothem.
     #[serde(rename = "chainID")]
     #[schemars(range(min = 1))]
     pub chain_id: i64,
-    /// JSON-RPC endpoints, in order of preference.
+    /// JSON-RPC endpoints, in order of preference. With two or more, what decides about money is believed when two of them agree, so
+    /// three let one of them fail or lie.
     #[schemars(length(min = 1, max = 5), inner(length(max = 512), regex(pattern = r"^https?://[^\s]+$")))]
     #[x_kube(merge_strategy = ListMerge::Atomic)]
     pub rpc_endpoints: Vec<String>,
     /// Address of the GridComputingRewards contract, spelled `0x…` or `xdc…`.
     #[schemars(length(max = 43), regex(pattern = r"^(0x|xdc)[0-9a-fA-F]{40}$"))]
     pub contract: String,
-    /// Key of the account that registers Managed nodes and reports epochs: 64 hexadecimal digits. It needs the reporter role.
-    pub reporter_secret_ref: SecretKeyRef,
+    /// Key of the account that registers Managed nodes and reports epochs: 64 hexadecimal digits, or an encrypted keystore (JSON)
+    /// whose password is under the key `password` of the same Secret. The account needs the reporter role.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub reporter_secret_ref: Option<SecretKeyRef>,
+    /// A signer that holds that key instead, so that the key is never in the cluster.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub remote_signer: Option<RemoteSignerSpec>,
+    /// keccak256 of the contract's code, as `grid-operator verify-contract` prints it. With it the operator refuses any other code at
+    /// that address.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schemars(length(max = 66), regex(pattern = "^0x[0-9a-f]{64}$"))]
+    pub code_hash: Option<String>,
+}
+
+/// A program that signs for the reporter, in the way of Web3Signer's eth1 mode.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "camelCase")]
+pub struct RemoteSignerSpec {
+    /// Where it is, for example `https://web3signer.keys.svc:9000`.
+    #[schemars(length(max = 512), regex(pattern = r"^https?://[^\s/?#@]+/?$"))]
+    pub url: String,
+    /// The account whose key it holds.
+    #[schemars(length(max = 43), regex(pattern = r"^(0x|xdc)[0-9a-fA-F]{40}$"))]
+    pub address: String,
+    /// Secret in the operator's namespace with `tls.crt` and `tls.key`, our certificate for it, and `ca.crt`, the authority of its
+    /// own. Any of them may be absent.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schemars(length(min = 1, max = 253))]
+    pub tls_secret_name: Option<String>,
 }
 
 /// libp2p settings.

@@ -61,14 +61,28 @@ reasons! {
     WrongChainId,
     /// There is no code at the contract's address: wrong address, or wrong chain.
     ContractWithoutCode,
+    /// RPC endpoints give different answers to a question that decides about money; nothing is decided until two of them agree.
+    EndpointsDisagree,
+    /// The code at the contract's address is not the one that spec.chain.codeHash names.
+    ContractCodeDiffers,
     /// The contract does not answer as GridComputingRewards does.
     ContractUnreadable,
     /// spec.rewards.epochSeconds differs from the contract's.
     EpochSecondsMismatch,
     /// The Secret with the reporter key, or its key, does not exist.
     ReporterSecretMissing,
-    /// The reporter key is not 64 hexadecimal digits.
+    /// The reporter key is neither 64 hexadecimal digits nor an encrypted keystore.
     ReporterKeyInvalid,
+    /// The encrypted keystore with the reporter key cannot be opened: its password is missing or another one.
+    ReporterKeyLocked,
+    /// spec.chain.remoteSigner names no signer that has the reporter's key; the message says what is wrong.
+    SignerInvalid,
+    /// The remote signer does not answer; nothing is signed until it does.
+    SignerUnavailable,
+    /// The reporter's account pays for fewer than 100 more reports.
+    ReporterFundsLow,
+    /// The reporter's account pays for at least 100 more reports.
+    ReporterFunded,
     /// The reporter's key is there and may report.
     ReporterReady,
     /// The reporter's account lacks REPORTER_ROLE in the contract.

@@ -1,6 +1,6 @@
 //! `grid-operator`: the Kubernetes controllers, the generator of their CRDs, and tools for those who run or check a network.
 
-use std::{io, path::PathBuf, process::ExitCode};
+use std::{path::PathBuf, process::ExitCode};
 
 use anyhow::{Context, Result, anyhow};
 use clap::{Parser, Subcommand, error::ErrorKind as Usage};
@@ -8,7 +8,9 @@ use tokio_util::sync::CancellationToken;
 use xdc_grid::{
     api::crds,
     cli::{
+        Exit,
         audit_epoch::{self, AuditArgs},
+        contract::{self, ContractCommand, DeployArgs, StatusArgs, VerifyArgs},
         selftest::{SelftestOptions, selftest},
     },
     operator::{config::OperatorConfig, run},
@@ -35,6 +37,24 @@ enum Command {
         #[arg(long, default_value = "crds")]
         out: PathBuf,
     },
+    /// Deploy the reward contract; says what it will cost first.
+    #[command(after_help = "Examples:
+  grid-operator deploy --rpc-url https://erpc.apothem.network --chain-id 51 --admin-key-file admin.key --fund-xdc 10 --dry-run
+
+Exit codes: 0 done, 1 error.")]
+    Deploy(DeployArgs),
+    /// Compare the code at an address with the contract of this release.
+    #[command(after_help = "Examples:
+  grid-operator verify-contract --rpc-url https://erpc.apothem.network --chain-id 51 --contract 0xADDRESS
+
+Exit codes: 0 it is the contract of this release, 1 it is not, or error.")]
+    VerifyContract(VerifyArgs),
+    /// Show what the contract holds, which epoch is reported, and whether its reporter can go on.
+    #[command(after_help = "Examples:
+  grid-operator status --rpc-url https://erpc.apothem.network --chain-id 51 --contract 0xADDRESS
+
+Exit codes: 0 done, 1 error.")]
+    Status(StatusArgs),
     /// Run one prompt through everything; what `helm test` does.
     Selftest(SelftestOptions),
     /// Do the sum of a reported epoch again, from the chain and the published receipts, and say where it differs.
@@ -56,10 +76,13 @@ async fn main() -> Result<ExitCode> {
             run::run(*config, stop).await?;
         }
         Command::Crds { out } => write_crds(&out)?,
+        Command::Deploy(args) => return on_contract(ContractCommand::Deploy(args)).await,
+        Command::VerifyContract(args) => return on_contract(ContractCommand::Verify(args)).await,
+        Command::Status(args) => return on_contract(ContractCommand::Status(args)).await,
+        Command::AuditEpoch(args) => return Ok(audit_epoch::run(&args, &mut std::io::stdout()).await?.into()),
         Command::Selftest(options) => selftest(kube::Client::try_default().await?, &options).await?,
-        Command::AuditEpoch(args) => return Ok(audit_epoch::run(&args, &mut io::stdout()).await?.into()),
     }
-    Ok(ExitCode::SUCCESS)
+    Ok(Exit::Done.into())
 }
 
 /// A misspelt command is an error like any other, and not the "differs" that clap's own code would say.
@@ -69,6 +92,11 @@ fn usage(error: &clap::Error) -> ExitCode {
         Usage::DisplayHelp | Usage::DisplayVersion => ExitCode::SUCCESS,
         _ => ExitCode::FAILURE,
     }
+}
+
+async fn on_contract(command: ContractCommand) -> Result<ExitCode> {
+    // Not locked: a command waits for the chain in between.
+    Ok(contract::run(command, &mut std::io::stdout()).await?.into())
 }
 
 fn write_crds(folder: &std::path::Path) -> Result<()> {

@@ -2,7 +2,10 @@
 
 use std::sync::Arc;
 
-use alloy::{primitives::Bytes, sol_types::SolCall};
+use alloy::{
+    primitives::{B256, Bytes, keccak256},
+    sol_types::SolCall,
+};
 
 use super::{
     bindings::GridComputingRewards as contract,
@@ -100,8 +103,21 @@ impl ChainClient {
         self.rpc.block(At::Latest).await
     }
 
-    /// Calls a view of the contract.
+    /// Calls a view of the contract. At the head whoever answers first is believed; a final state is one that two endpoints agree on,
+    /// where there are two.
     pub async fn view<C: SolCall>(&self, call: C, at: At) -> Result<C::Return, ChainError> {
+        match at {
+            At::Latest => self.ask(self.rpc(), call, at).await,
+            // By hash: "final" may be another block a moment later, or at another endpoint.
+            At::Finalized => {
+                let block = self.rpc.agreed().block(At::Finalized).await?;
+                self.ask(self.rpc.agreed(), call, At::Hash(block.hash)).await
+            }
+            At::Number(_) | At::Hash(_) => self.ask(self.rpc.agreed(), call, at).await,
+        }
+    }
+
+    async fn ask<C: SolCall>(&self, rpc: &dyn ChainRpc, call: C, at: At) -> Result<C::Return, ChainError> {
         let not_the_contract = || ChainError::NotTheContract { contract: self.contract, method: C::SIGNATURE };
         let request = CallRequest {
             from: NodeAddress([0; 20]),
@@ -109,12 +125,26 @@ impl ChainClient {
             value: Wei(0),
             data: Bytes::from(call.abi_encode()),
         };
-        let answer = match self.rpc.call(&request, at).await {
+        let answer = match rpc.call(&request, at).await {
             // A contract that lacks the function reverts without data.
             Err(ChainError::Refused(refusal)) if refusal.name == "Reverted" => return Err(not_the_contract()),
             other => other?,
         };
         C::abi_decode_returns(&answer).map_err(|_| not_the_contract())
+    }
+
+    /// keccak256 of the code at the contract's address.
+    pub async fn code_hash(&self) -> Result<B256, ChainError> {
+        Ok(keccak256(self.rpc.code(self.contract).await?))
+    }
+
+    /// Fails when the contract's code is not the one that an admin has pinned.
+    pub async fn check_code(&self, expected: B256) -> Result<(), ChainError> {
+        let found = self.code_hash().await?;
+        if found == expected {
+            return Ok(());
+        }
+        Err(ChainError::WrongCode { contract: self.contract, expected, found })
     }
 
     pub async fn parameters(&self) -> Result<ContractParameters, ChainError> {

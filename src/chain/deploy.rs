@@ -12,10 +12,11 @@ use super::{
     client::ChainClient,
     error::ChainError,
     fees::FeePolicy,
-    keys::ChainKey,
     nonces::NoncePool,
     outbox::{Inclusion, Intent, IntentKind, Outbox, OutboxRecord, Pace, TxCall, run_to_end},
+    quote::Quote,
     rpc::ChainRpc,
+    signer::Signer,
 };
 use crate::api::ids::{NodeAddress, Wei};
 
@@ -77,7 +78,7 @@ impl ChainClient {
 pub async fn execute(
     rpc: &dyn ChainRpc,
     chain_id: u64,
-    key: &ChainKey,
+    key: &dyn Signer,
     intent: Intent,
     pace: Pace,
 ) -> Result<Inclusion, ChainError> {
@@ -88,11 +89,27 @@ pub async fn execute(
     run_to_end(outbox, record, pace, |_| ()).await
 }
 
+/// Gas of one setup transaction, above what any of them takes on XDC.
+const SETUP_GAS: u64 = 60_000;
+
+/// What [`deploy`] would cost. The creation is estimated by the node; the transactions after it need its contract and are counted
+/// with what they take at most.
+pub async fn quote_deployment(
+    rpc: &dyn ChainRpc,
+    admin: NodeAddress,
+    parameters: &DeployParameters,
+) -> Result<Quote, ChainError> {
+    let created = Quote::of(rpc, admin, &create_intent(admin, parameters)).await?;
+    let roles = 1 + u64::from(parameters.guardian.is_some());
+    let funding = u64::from(parameters.funding.0 > 0);
+    Ok(created.and_later((roles + funding) * SETUP_GAS, parameters.funding))
+}
+
 /// Deploys with `key`, which becomes the admin, and sets up what `parameters` names.
 pub async fn deploy(
     rpc: Arc<dyn ChainRpc>,
     chain_id: u64,
-    key: &ChainKey,
+    key: &dyn Signer,
     parameters: DeployParameters,
     pace: Pace,
 ) -> Result<Deployment, ChainError> {

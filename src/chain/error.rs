@@ -1,6 +1,8 @@
 //! Why something on the chain did not work, in words a person can act on.
 
-use super::{fees::FeeError, keys::KeyError, refusal::Refusal};
+use alloy::primitives::B256;
+
+use super::{fees::FeeError, refusal::Refusal, signer::KeyError};
 use crate::api::ids::{NodeAddress, Wei};
 
 /// Endpoints are named by host and port only: their paths often hold an access token.
@@ -14,12 +16,24 @@ pub enum ChainError {
     NoContractCode { contract: NodeAddress, chain_id: u64 },
     #[error("{contract} is not a GridComputingRewards contract: it does not answer {method} as one")]
     NotTheContract { contract: NodeAddress, method: &'static str },
+    #[error(
+        "the code at {contract} has the hash {found}, but spec.chain.codeHash is {expected}: it is another contract or another release of it"
+    )]
+    WrongCode { contract: NodeAddress, expected: B256, found: B256 },
     #[error("an RPC endpoint must be an http:// or https:// URL, at most five of them")]
     InvalidEndpoint,
     #[error("cannot reach {endpoint}: {detail}")]
     Unreachable { endpoint: String, detail: String },
     #[error("{endpoint} answered {method} with an error: {message}")]
     Rpc { endpoint: String, method: &'static str, message: String },
+    #[error(
+        "the RPC endpoints give different answers to {method}: nothing is decided until two of them agree; take the one that lags or lies out of rpcEndpoints"
+    )]
+    Disagreement { method: &'static str },
+    #[error(
+        "{endpoint} says no to {method}, but it is at block {head} while block {newest} was seen: it is not believed until it has caught up"
+    )]
+    Behind { endpoint: String, method: &'static str, head: u64, newest: u64 },
     #[error("the contract refuses: {0}")]
     Refused(Refusal),
     #[error("account {account} holds {} XDC and needs {} for this transaction: send it XDC", balance.to_xdc(), needed.to_xdc())]
@@ -30,6 +44,10 @@ pub enum ChainError {
         "this record belongs to account {expected} on chain {expected_chain}, but the key is {found} on chain {found_chain}"
     )]
     WrongSigner { expected: NodeAddress, expected_chain: u64, found: NodeAddress, found_chain: u64 },
+    #[error("the remote signer cannot be used: {detail}")]
+    InvalidSigner { detail: String },
+    #[error("the remote signer at {host} does not answer as it should: {detail}")]
+    SignerUnavailable { host: String, detail: String },
     #[error("signing failed: {0}")]
     Signing(String),
     #[error(transparent)]
@@ -46,6 +64,9 @@ impl ChainError {
         match self {
             ChainError::Unreachable { .. }
             | ChainError::Rpc { .. }
+            | ChainError::Disagreement { .. }
+            | ChainError::Behind { .. }
+            | ChainError::SignerUnavailable { .. }
             | ChainError::TooManyInFlight { .. }
             | ChainError::TimedOut { .. } => true,
             ChainError::Refused(refusal) => refusal.passes_with_time,
@@ -59,13 +80,18 @@ impl ChainError {
             ChainError::WrongChainId { .. } => "WrongChainId",
             ChainError::NoContractCode { .. } => "NoContractCode",
             ChainError::NotTheContract { .. } => "NotTheContract",
+            ChainError::WrongCode { .. } => "WrongCode",
             ChainError::InvalidEndpoint => "InvalidEndpoint",
             ChainError::Unreachable { .. } => "ChainUnreachable",
             ChainError::Rpc { .. } => "ChainRpcError",
+            ChainError::Disagreement { .. } => "EndpointsDisagree",
+            ChainError::Behind { .. } => "EndpointBehind",
             ChainError::Refused(_) => "ContractRefused",
             ChainError::InsufficientFunds { .. } => "InsufficientFunds",
             ChainError::TooManyInFlight { .. } => "TooManyInFlight",
             ChainError::WrongSigner { .. } => "WrongSigner",
+            ChainError::InvalidSigner { .. } => "SignerInvalid",
+            ChainError::SignerUnavailable { .. } => "SignerUnavailable",
             ChainError::Signing(_) => "SigningFailed",
             ChainError::Fee(_) => "FeeTooHigh",
             ChainError::Key(_) => "InvalidKey",

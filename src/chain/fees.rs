@@ -9,6 +9,8 @@ pub const MIN_GAS_PRICE: Wei = Wei(12_500_000_000);
 pub const MAX_GAS_PRICE: Wei = Wei(62_500_000_000);
 /// Osaka caps a transaction at 2²⁴ gas (EIP-7825). XDC plans it, and nothing we send needs more.
 pub const MAX_GAS_LIMIT: u64 = 16_000_000;
+/// XDC's pool refuses longer transactions.
+pub const MAX_TRANSACTION_BYTES: usize = 64 << 10;
 /// XDC nodes refuse over RPC what could cost more than this in fees.
 pub const MAX_FEE: Wei = Wei::XDC;
 
@@ -23,6 +25,8 @@ const ZERO_BYTE_GAS: u64 = 4;
 pub enum FeeError {
     #[error("the transaction needs {gas} gas, more than the {MAX_GAS_LIMIT} that one transaction may use")]
     GasTooHigh { gas: u64 },
+    #[error("the transaction has {bytes} bytes; XDC nodes refuse more than {MAX_TRANSACTION_BYTES}")]
+    TooLong { bytes: usize },
     #[error("the transaction could cost {} XDC in fees; XDC nodes refuse more than 1 XDC", fee.to_xdc())]
     FeeTooHigh { fee: Wei },
 }
@@ -77,6 +81,11 @@ pub fn checked_fee(gas_limit: u64, gas_price: Wei) -> Result<Wei, FeeError> {
     if fee > MAX_FEE { Err(FeeError::FeeTooHigh { fee }) } else { Ok(fee) }
 }
 
+/// Refuses a signed transaction that XDC's pool would refuse.
+pub fn checked_size(bytes: usize) -> Result<(), FeeError> {
+    if bytes > MAX_TRANSACTION_BYTES { Err(FeeError::TooLong { bytes }) } else { Ok(()) }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -101,6 +110,12 @@ mod tests {
         assert!(checked_fee(16_000_000, MIN_GAS_PRICE).is_ok());
         let fee = Wei(1_000_000_000_016_000_000);
         assert_eq!(checked_fee(16_000_000, Wei(62_500_000_001)), Err(FeeError::FeeTooHigh { fee }));
+    }
+
+    #[test]
+    fn a_transaction_that_the_pool_would_refuse_is_refused_before_it_is_sent() {
+        assert!(checked_size(65_536).is_ok());
+        assert_eq!(checked_size(65_537), Err(FeeError::TooLong { bytes: 65_537 }));
     }
 
     #[test]

@@ -4,24 +4,29 @@
 
 pub mod bindings;
 pub mod client;
+pub mod code;
 pub mod deploy;
 pub mod error;
 pub mod fees;
 pub mod history;
 pub mod http;
-pub mod keys;
+pub mod logs;
 pub mod nonces;
 pub mod outbox;
+pub mod quote;
 pub mod refusal;
 pub mod registration;
 pub mod rewards;
 pub mod rpc;
+pub mod signer;
 
 pub use client::{ChainClient, ContractParameters};
 pub use error::ChainError;
 pub use fees::FeePolicy;
-pub use keys::{ChainKey, KeyError};
 pub use nonces::NoncePool;
 pub use outbox::{Inclusion, Intent, IntentKind, Outbox, OutboxRecord, OutboxState, TxCall};
 pub use refusal::Refusal;
-pub use rpc::{At, BlockRef, CallRequest, ChainRpc, RpcFuture, SendOutcome, TxReceipt};
+pub use rpc::{
+    At, BlockRef, CallRequest, ChainRpc, LogEntry, LogFilter, RpcFuture, SendOutcome, SentCall, TxReceipt,
+};
+pub use signer::{ChainKey, KeyError, Signer};

@@ -27,7 +27,7 @@ impl Refusal {
         Refusal { name: name.to_owned(), message: message.into(), passes_with_time: false }
     }
 
-    fn later(name: &str, message: impl Into<String>) -> Self {
+    pub(super) fn later(name: &str, message: impl Into<String>) -> Self {
         Refusal { passes_with_time: true, ..Refusal::new(name, message) }
     }
 

@@ -10,9 +10,9 @@ use super::{
     bindings::{GridComputingRewards as contract, IGridComputingRewards::Node, NodeBinding},
     client::ChainClient,
     error::ChainError,
-    keys::ChainKey,
     outbox::{Intent, IntentKind, TxCall},
     rpc::At,
+    signer::ChainKey,
 };
 use crate::api::ids::{NodeAddress, Wei};
 
@@ -53,7 +53,7 @@ impl NodeConsent {
                 node_key.address()
             )));
         }
-        Ok(node_key.sign(self.digest(chain_id, contract))?.as_bytes())
+        Ok(node_key.sign_digest(self.digest(chain_id, contract))?.as_bytes())
     }
 }
 

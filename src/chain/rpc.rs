@@ -15,6 +15,8 @@ pub enum At {
     /// What consensus will not take back.
     Finalized,
     Number(u64),
+    /// The block with this hash, and no other of its number (EIP-1898).
+    Hash(B256),
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -59,8 +61,40 @@ pub enum SendOutcome {
     Underpriced,
 }
 
+/// A transaction that is in a pool or in a block, as far as a reader of its calldata needs it.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct SentCall {
+    pub from: NodeAddress,
+    pub to: Option<NodeAddress>,
+    pub data: Bytes,
+}
+
+/// Logs of one event of one contract. Nodes refuse ranges of more than some thousand blocks: see [`super::logs`].
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct LogFilter {
+    pub address: NodeAddress,
+    /// Hash of the event's signature.
+    pub topic: B256,
+    pub from_block: u64,
+    /// Inclusive.
+    pub to_block: u64,
+}
+
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct LogEntry {
+    pub transaction: B256,
+    pub block_number: u64,
+    /// Position among the logs of its block.
+    pub index: u64,
+    pub topics: Vec<B256>,
+    pub data: Bytes,
+}
+
 /// Every method fails with [`ChainError`]; a revert is [`ChainError::Refused`].
 pub trait ChainRpc: Send + Sync {
+    /// The same chain for questions that decide about money: of several endpoints two must give the same answer. Ask it about final
+    /// blocks only, since heads differ between honest nodes.
+    fn agreed(&self) -> &dyn ChainRpc;
     fn chain_id(&self) -> RpcFuture<'_, u64>;
     fn code(&self, account: NodeAddress) -> RpcFuture<'_, Bytes>;
     fn balance(&self, account: NodeAddress) -> RpcFuture<'_, Wei>;
@@ -73,4 +107,7 @@ pub trait ChainRpc: Send + Sync {
     /// Whether the node holds the transaction, in its pool or in a block.
     fn knows(&self, hash: B256) -> RpcFuture<'_, bool>;
     fn receipt(&self, hash: B256) -> RpcFuture<'_, Option<TxReceipt>>;
+    /// A transaction's sender and calldata; `None` when no node knows it.
+    fn transaction(&self, hash: B256) -> RpcFuture<'_, Option<SentCall>>;
+    fn logs<'a>(&'a self, filter: &'a LogFilter) -> RpcFuture<'a, Vec<LogEntry>>;
 }

@@ -1,7 +1,6 @@
-//! `kubectl grid`: the commands of a person at a shell, a room each; the self-test that `helm test` runs; and the audit of an epoch that a
-//! stranger runs. Reads resources with
-//! the person's own rights and signs with a key file that the person names; keeps neither. Writes only what the person asked for by
-//! name: a job, its cancellation, a cordon.
+//! `kubectl grid`: the commands of a person at a shell, a room each; the self-test that `helm test` runs; and the audit of an epoch
+//! that a stranger runs. Reads resources with the person's own rights and signs with a key file that the person names; keeps
+//! neither. Writes only what the person asked for by name: a job, its cancellation, a cordon.
 
 #[cfg(feature = "operator")]
 pub mod audit_epoch;
@@ -11,7 +10,7 @@ pub mod cancel;
 pub mod command;
 #[cfg(feature = "cli")]
 pub mod completion;
-#[cfg(feature = "cli")]
+#[cfg(feature = "chain")]
 pub mod contract;
 pub mod error;
 #[cfg(feature = "cli")]
@@ -20,7 +19,7 @@ pub mod logs;
 pub mod lookup;
 #[cfg(feature = "cli")]
 pub mod nodes;
-#[cfg(any(feature = "cli", feature = "operator"))]
+#[cfg(feature = "chain")]
 pub mod output;
 #[cfg(feature = "cli")]
 pub mod results;

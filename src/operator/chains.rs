@@ -7,10 +7,10 @@ use std::{
     time::{Duration, Instant},
 };
 
-use k8s_openapi::{ByteString, api::core::v1::Secret};
+use k8s_openapi::ByteString;
 use kube::{Api, Client, api::ListParams};
 
-use super::{error::Error, runner::Guarded};
+use super::{error::Error, runner::Guarded, signers::Signers};
 use crate::{
     api::{
         conditions::Finding,
@@ -19,11 +19,11 @@ use crate::{
         grid_node::GridNode,
         ids::NodeAddress,
         reasons::Reason,
-        refs::{SecretKeyRef, TransactionState, TransactionStatus},
+        refs::{TransactionState, TransactionStatus},
     },
     chain::{
-        BlockRef, ChainClient, ChainError, ChainKey, ChainRpc, FeePolicy, NoncePool, Outbox, OutboxRecord, OutboxState,
-        http::HttpEndpoints,
+        BlockRef, ChainClient, ChainError, ChainRpc, FeePolicy, KeyError, NoncePool, Outbox, OutboxRecord, OutboxState,
+        Signer, http::HttpEndpoints,
     },
 };
 
@@ -38,7 +38,7 @@ pub struct ChainProblem {
 }
 
 impl ChainProblem {
-    fn no(reason: Reason, message: impl Into<String>) -> Self {
+    pub(super) fn no(reason: Reason, message: impl Into<String>) -> Self {
         ChainProblem { finding: Finding::no(reason, message) }
     }
 }
@@ -56,8 +56,18 @@ pub fn finding(error: &ChainError) -> Finding {
         ChainError::NoContractCode { .. } => Reason::ContractWithoutCode,
         ChainError::NotTheContract { .. } => Reason::ContractUnreadable,
         ChainError::InsufficientFunds { .. } => Reason::ReporterWithoutFunds,
+        ChainError::Key(KeyError::PasswordMissing { .. } | KeyError::Locked { .. }) => Reason::ReporterKeyLocked,
         ChainError::Key(_) => Reason::ReporterKeyInvalid,
+        ChainError::WrongCode { .. } => Reason::ContractCodeDiffers,
+        ChainError::InvalidSigner { .. } => Reason::SignerInvalid,
         ChainError::Refused(_) => Reason::TransactionReverted,
+        ChainError::SignerUnavailable { .. } => return Finding::unknown(Reason::SignerUnavailable, error.to_string()),
+        ChainError::Disagreement { .. } => return Finding::unknown(Reason::EndpointsDisagree, error.to_string()),
+        // No numbers in the message: they would be others every time.
+        ChainError::Behind { endpoint, .. } => {
+            let message = format!("{endpoint} has not seen the newest blocks; its word alone is not enough");
+            return Finding::unknown(Reason::RpcBehind, message);
+        }
         _ => return Finding::unknown(Reason::RpcUnreachable, error.to_string()),
     };
     Finding::no(reason, error.to_string())
@@ -68,6 +78,7 @@ pub struct Chains {
     connect: Connect,
     clients: Mutex<HashMap<String, (ChainClient, Instant)>>,
     pools: tokio::sync::Mutex<HashMap<NodeAddress, Arc<NoncePool>>>,
+    signers: Signers,
 }
 
 /// XDC makes a block every two seconds: an endpoint whose newest is older than this is being restored or cut off, and its "there
@@ -87,13 +98,18 @@ impl Default for Chains {
 
 impl Chains {
     pub fn new(connect: Connect) -> Self {
-        Chains { connect, clients: Mutex::default(), pools: tokio::sync::Mutex::default() }
+        Chains {
+            connect,
+            clients: Mutex::default(),
+            pools: tokio::sync::Mutex::default(),
+            signers: Signers::default(),
+        }
     }
 
     /// A client of the network's contract, checked.
     pub async fn client(&self, network: &GridNetwork) -> Result<ChainClient, ChainProblem> {
-        let ChainSpec { chain_id, rpc_endpoints, contract, .. } = &network.spec.chain;
-        let key = format!("{chain_id} {contract} {}", rpc_endpoints.join(" "));
+        let ChainSpec { chain_id, rpc_endpoints, contract, code_hash, .. } = &network.spec.chain;
+        let key = format!("{chain_id} {contract} {code_hash:?} {}", rpc_endpoints.join(" "));
         if let Some((client, checked)) = self.clients().get(&key)
             && checked.elapsed() < CHECKED_FOR
         {
@@ -104,6 +120,12 @@ impl Chains {
             contract.parse().map_err(|error| ChainProblem::no(Reason::ContractUnreadable, format!("{error}")))?;
         let rpc = (self.connect)(rpc_endpoints, chain_id).map_err(|error| ChainProblem::from(&error))?;
         let client = ChainClient::checked(rpc, chain_id, contract).await.map_err(|error| ChainProblem::from(&error))?;
+        if let Some(pinned) = code_hash {
+            let pinned = pinned
+                .parse()
+                .map_err(|error| ChainProblem::no(Reason::ContractCodeDiffers, format!("spec.chain.codeHash: {error}")))?;
+            client.check_code(pinned).await.map_err(|error| ChainProblem::from(&error))?;
+        }
         let head = client.head().await.map_err(|error| ChainProblem::from(&error))?;
         not_behind(&head, jiff::Timestamp::now())?;
         self.clients().insert(key, (client.clone(), Instant::now()));
@@ -118,7 +140,7 @@ impl Chains {
         namespace: &str,
     ) -> Result<Session, ChainProblem> {
         let chain = self.client(network).await?;
-        let key = reporter_key(&network.spec.chain.reporter_secret_ref, client, namespace).await?;
+        let key = self.signers.of(&network.spec.chain, client, namespace).await?;
         let pool = self.pool(key.address(), client).await?;
         Ok(Session { chain, key, pool })
     }
@@ -164,37 +186,17 @@ async fn all_records(client: &Client) -> Result<Vec<OutboxRecord>, kube::Error> 
     Ok(of_nodes.chain(of_reports).flatten().filter_map(|status| record_of(&status)).collect())
 }
 
-async fn reporter_key(at: &SecretKeyRef, client: &Client, namespace: &str) -> Result<ChainKey, ChainProblem> {
-    let SecretKeyRef { name, key } = at;
-    let secrets: Api<Secret> = Api::namespaced(client.clone(), namespace);
-    let found = secrets.get_opt(name).await.map_err(|error| ChainProblem {
-        finding: Finding::unknown(
-            Reason::ReporterSecretMissing,
-            format!("Secret {namespace}/{name} cannot be read: {error}"),
-        ),
-    })?;
-    let missing = || {
-        let message = format!(
-            "there is no Secret {namespace}/{name} with the key {key:?}; it must hold the reporter's private key"
-        );
-        ChainProblem::no(Reason::ReporterSecretMissing, message)
-    };
-    let content = found.and_then(|secret| secret.data?.remove(key)).ok_or_else(missing)?;
-    ChainKey::parse(&content.0, &format!("Secret {namespace}/{name}, key {key:?}"))
-        .map_err(|error| ChainProblem::no(Reason::ReporterKeyInvalid, error.to_string()))
-}
-
 /// A network's chain with the key that may write to it.
 pub struct Session {
     pub chain: ChainClient,
-    pub key: ChainKey,
+    pub key: Arc<dyn Signer>,
     pub pool: Arc<NoncePool>,
 }
 
 impl Session {
     /// Takes the next step of a record; what comes back must be written down before the one after it.
     pub async fn step(&self, record: &OutboxRecord, now: u64) -> Result<OutboxRecord, ChainError> {
-        let outbox = Outbox { rpc: self.chain.rpc(), key: &self.key, nonces: &self.pool, fees: FeePolicy::default() };
+        let outbox = Outbox { rpc: self.chain.rpc(), key: self.key.as_ref(), nonces: &self.pool, fees: FeePolicy::default() };
         outbox.step(record, now).await
     }
 }

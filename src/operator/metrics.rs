@@ -1,4 +1,4 @@
-//! Metrics of the operator. Labels are kinds and static strings, never names.
+//! Metrics of the operator. Labels are kinds, static strings and the few networks that an admin has named, never other names.
 
 use std::time::Duration;
 
@@ -16,6 +16,7 @@ pub struct Metrics {
     pub leader: IntGauge,
     pub gateway_up: IntGauge,
     pub missing_crds: IntGaugeVec,
+    funded_reports: IntGaugeVec,
 }
 
 impl Metrics {
@@ -61,6 +62,13 @@ impl Metrics {
                     &["kind"],
                 )?,
             )?,
+            funded_reports: register(
+                &registry,
+                IntGaugeVec::new(
+                    Opts::new("grid_operator_funded_reports", "Reports that the reporter's account pays for, by network."),
+                    &["network"],
+                )?,
+            )?,
             registry,
         })
     }
@@ -74,6 +82,11 @@ impl Metrics {
         self.reconciles.with_label_values(&[kind, "error"]).inc();
         self.errors.with_label_values(&[kind, cause]).inc();
         self.backing_off.set(i64::try_from(in_backoff).unwrap_or(i64::MAX));
+    }
+
+    /// How many more reports the reporter of a network can pay for.
+    pub fn funded_reports(&self, network: &str, left: u64) {
+        self.funded_reports.with_label_values(&[network]).set(i64::try_from(left).unwrap_or(i64::MAX));
     }
 
     /// Read, decided, and found at the write that the object had changed meanwhile.

@@ -20,5 +20,6 @@ pub mod metrics;
 pub mod pods;
 pub mod run;
 pub mod runner;
+pub mod signers;
 pub mod units;
 pub mod write;

@@ -24,7 +24,7 @@ async fn consent(grid: &Grid) -> NodeConsent {
     NodeConsent { node, payout: grid.payout, owner: grid.owner.address(), nonce, deadline }
 }
 
-async fn register(grid: &Grid, stake: Wei) -> Result<Inclusion, ChainError> {
+pub async fn register(grid: &Grid, stake: Wei) -> Result<Inclusion, ChainError> {
     let consent = consent(grid).await;
     let signature = consent.sign(&grid.node, CHAIN_ID, grid.client.contract()).unwrap();
     grid.anvil.execute(&grid.owner, grid.client.register_intent(&consent, signature, CAPABILITY, stake)).await
@@ -283,6 +283,44 @@ async fn reports_wait_for_the_end_of_their_epoch_and_of_the_window_before() {
         (first.root, second.root),
         "reporting activated the first"
     );
+}
+
+/// Whoever has the reporter's key can report what he likes. What it costs: once `maxEpochIncrease` a window, after everybody
+/// could see it for the whole window, and never a stake.
+#[tokio::test]
+async fn a_stolen_reporter_key_takes_at_most_one_epochs_increase_and_no_stake() {
+    let grid = Grid::deploy().await;
+    register(&grid, Wei(2 * Wei::XDC.0)).await.unwrap();
+    let thief = NodeAddress([0x66; 20]);
+    let most = grid.client.parameters().await.unwrap().max_epoch_increase;
+    let all_to_the_thief = |amount| {
+        let leaf = RewardLeaf { node: thief, cumulative: amount };
+        RewardTree::build(grid.client.tree_domain(), [leaf]).unwrap()
+    };
+    grid.anvil.pass(3 * EPOCH_SECONDS).await;
+    let greedy = report(&grid, 0, &all_to_the_thief(Wei(most.0 + 1))).await;
+    let outcome = grid.anvil.execute(&grid.reporter, grid.client.report_intent(&greedy)).await;
+    assert_eq!(refused(outcome).0, "IncreaseTooLarge");
+
+    let loot = all_to_the_thief(most);
+    let first = report(&grid, 0, &loot).await;
+    grid.anvil.execute(&grid.reporter, grid.client.report_intent(&first)).await.unwrap();
+    let second = report(&grid, 1, &all_to_the_thief(Wei(2 * most.0))).await;
+    let outcome = grid.anvil.execute(&grid.reporter, grid.client.report_intent(&second)).await;
+    assert_eq!(refused(outcome).0, "PendingEpoch", "one at a time, each for a whole window");
+    let early = grid.anvil.execute(&grid.reporter, grid.client.claim_intent(&loot.proof(thief).unwrap())).await;
+    assert_eq!(refused(early).0, "InvalidProof", "nothing is paid inside the window");
+
+    // Nobody looked: what is lost is one epoch's increase.
+    let pending = grid.client.epoch_state(At::Latest).await.unwrap().pending.unwrap();
+    grid.anvil.pass(WINDOW_SECONDS).await;
+    grid.anvil.execute(&grid.reporter, grid.client.activate_intent(&pending)).await.unwrap();
+    grid.anvil.execute(&grid.reporter, grid.client.claim_intent(&loot.proof(thief).unwrap())).await.unwrap();
+    assert_eq!(grid.balance(thief).await, most);
+    let state = grid.client.epoch_state(At::Latest).await.unwrap();
+    assert_eq!(state.reward_pool.0, 1_000 * Wei::XDC.0 - most.0);
+    assert_eq!(state.stake_total, Wei(2 * Wei::XDC.0), "stakes are out of reach");
+    assert_eq!(grid.balance(grid.client.contract()).await.0, state.reward_pool.0 + state.stake_total.0);
 }
 
 #[tokio::test]

@@ -1,5 +1,6 @@
 //! A real chain for a test: anvil with XDC's chain id, hard fork, base fee and finality. Blocks are mined when the test says so,
-//! two seconds of chain time each, so nothing waits for a clock.
+//! two seconds of chain time each. Anvil would add the time that passes here to that of its blocks; each block is told its time
+//! instead, so that a slow machine does not bring the next epoch to its end in the middle of a test.
 
 use std::{
     io::{BufRead, BufReader},
@@ -56,16 +57,28 @@ impl Anvil {
 
     pub async fn mine(&self, blocks: u64) {
         for _ in 0..blocks {
-            // Anvil lets the base fee decay; XDC's is a constant.
-            self.request("anvil_setNextBlockBaseFeePerGas", json!([12_500_000_000u64])).await;
-            self.request("anvil_mine", json!([1, 2])).await;
+            self.mine_at(self.time().await + 2).await;
         }
     }
 
-    /// The next block is at least `seconds` later than the one before.
+    /// Unix seconds of the newest block.
+    pub async fn time(&self) -> u64 {
+        let head = self.request("eth_getBlockByNumber", json!(["latest", false])).await;
+        let digits = head["timestamp"].as_str().unwrap().trim_start_matches("0x").to_owned();
+        u64::from_str_radix(&digits, 16).unwrap()
+    }
+
+    /// A block with that time (unix seconds), not before that of the newest.
+    pub async fn mine_at(&self, time: u64) {
+        // Anvil lets the base fee decay; XDC's is a constant.
+        self.request("anvil_setNextBlockBaseFeePerGas", json!([12_500_000_000u64])).await;
+        self.request("evm_setNextBlockTimestamp", json!([time])).await;
+        self.request("anvil_mine", json!([1])).await;
+    }
+
+    /// The next block is `seconds` later than the one before.
     pub async fn pass(&self, seconds: u64) {
-        self.request("evm_increaseTime", json!([seconds])).await;
-        self.mine(1).await;
+        self.mine_at(self.time().await + seconds.max(1)).await;
     }
 
     pub async fn give(&self, account: NodeAddress, amount: Wei) {

@@ -9,8 +9,12 @@ mod cel;
 mod chain;
 #[cfg(feature = "chain")]
 mod chain_anvil;
+#[cfg(all(feature = "chain", feature = "http"))]
+mod chain_faults;
 #[cfg(feature = "chain")]
 mod chain_gas;
+#[cfg(all(feature = "chain", feature = "http"))]
+mod chain_signers;
 #[cfg(feature = "kubernetes")]
 mod chart;
 #[cfg(feature = "cli")]

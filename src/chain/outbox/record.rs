@@ -38,7 +38,7 @@ pub struct TxCall {
 }
 
 impl TxCall {
-    pub(super) fn request(&self, from: NodeAddress) -> CallRequest {
+    pub(in crate::chain) fn request(&self, from: NodeAddress) -> CallRequest {
         CallRequest { from, to: self.to, value: self.value, data: self.data.clone() }
     }
 }

@@ -16,7 +16,9 @@ use crate::{
     chain::{
         error::ChainError,
         refusal::Refusal,
-        rpc::{At, BlockRef, CallRequest, ChainRpc, RpcFuture, SendOutcome, TxReceipt},
+        rpc::{
+            At, BlockRef, CallRequest, ChainRpc, LogEntry, LogFilter, RpcFuture, SendOutcome, SentCall, TxReceipt,
+        },
     },
 };
 
@@ -76,6 +78,7 @@ impl State {
             At::Latest => self.head(),
             At::Finalized => self.committed,
             At::Number(number) => number,
+            At::Hash(hash) => (0..=self.head()).find(|number| self.block_hash(*number) == hash).unwrap_or(0),
         }
     }
 }
@@ -169,6 +172,18 @@ fn unreachable() -> ChainError {
 }
 
 impl ChainRpc for SimulatedChain {
+    fn agreed(&self) -> &dyn ChainRpc {
+        self
+    }
+
+    fn transaction(&self, _: B256) -> RpcFuture<'_, Option<SentCall>> {
+        self.answer(|_| Ok(None))
+    }
+
+    fn logs<'a>(&'a self, _: &'a LogFilter) -> RpcFuture<'a, Vec<LogEntry>> {
+        self.answer(|_| Ok(Vec::new()))
+    }
+
     fn chain_id(&self) -> RpcFuture<'_, u64> {
         self.answer(|_| Ok(CHAIN_ID))
     }

@@ -11,11 +11,11 @@ use crate::{
     api::ids::Wei,
     chain::{
         error::ChainError,
-        fees::{FeePolicy, checked_fee, gas_limit, replacement_price},
-        keys::ChainKey,
+        fees::{FeePolicy, checked_fee, checked_size, gas_limit, replacement_price},
         nonces::NoncePool,
         refusal::Refusal,
         rpc::{At, ChainRpc, TxReceipt},
+        signer::Signer,
     },
 };
 
@@ -28,7 +28,7 @@ const REPLACE_SECONDS: u64 = 60;
 #[derive(Clone, Copy)]
 pub struct Outbox<'a> {
     pub rpc: &'a dyn ChainRpc,
-    pub key: &'a ChainKey,
+    pub key: &'a dyn Signer,
     pub nonces: &'a NoncePool,
     pub fees: FeePolicy,
 }
@@ -75,9 +75,12 @@ impl Outbox<'_> {
         let gas_limit = gas_limit(estimate, &call.data, call.to.is_none())?;
         let gas_price = self.fees.gas_price();
         self.check_funds(record, checked_fee(gas_limit, gas_price)?).await?;
-        let next_on_chain = self.rpc.nonce(record.from, At::Latest).await?;
+        // The final one, on which endpoints agree: a nonce too high would leave a gap that nobody fills, and the nonces from there to
+        // the head are in the pool of reservations, or are found to be used.
+        let final_block = self.rpc.agreed().block(At::Finalized).await?;
+        let next_on_chain = self.rpc.agreed().nonce(record.from, At::Hash(final_block.hash)).await?;
         let nonce = self.nonces.reserve(&record.intent.key, next_on_chain)?;
-        self.sign(record, nonce, gas_limit, gas_price)
+        self.sign(record, nonce, gas_limit, gas_price).await
     }
 
     /// Nodes word this differently, so it is checked before they are asked.
@@ -91,7 +94,13 @@ impl Outbox<'_> {
     }
 
     /// Legacy type: XDC's base fee is a constant, so there is nothing a type-2 transaction could save.
-    fn sign(&self, record: &OutboxRecord, nonce: u64, gas_limit: u64, gas_price: Wei) -> Result<Attempt, ChainError> {
+    async fn sign(
+        &self,
+        record: &OutboxRecord,
+        nonce: u64,
+        gas_limit: u64,
+        gas_price: Wei,
+    ) -> Result<Attempt, ChainError> {
         let call = &record.intent.call;
         let transaction = TxLegacy {
             chain_id: Some(record.chain_id),
@@ -102,10 +111,11 @@ impl Outbox<'_> {
             value: U256::from(call.value.0),
             input: call.data.clone(),
         };
-        let signature = self.key.sign(transaction.signature_hash())?;
+        let signature = self.key.sign(&transaction.encoded_for_signing()).await?;
         let envelope = TxEnvelope::from(transaction.into_signed(signature));
-        let hash = *envelope.tx_hash();
-        Ok(Attempt { nonce, gas_limit, gas_price, hash, raw: Bytes::from(envelope.encoded_2718()) })
+        let (hash, raw) = (*envelope.tx_hash(), envelope.encoded_2718());
+        checked_size(raw.len())?;
+        Ok(Attempt { nonce, gas_limit, gas_price, hash, raw: Bytes::from(raw) })
     }
 
     // ------------------------------------------------------------ Signed
@@ -128,26 +138,25 @@ impl Outbox<'_> {
         missing_at: Option<u64>,
         now: u64,
     ) -> Result<OutboxState, ChainError> {
-        // In this order: whatever used up the nonce in a final block has its receipt by the time we look for it.
-        let finalized = self.rpc.block(At::Finalized).await?.number;
-        let used = self.rpc.nonce(record.from, At::Number(finalized)).await?;
-        if let Some(receipt) = self.receipt_of_any(attempts).await? {
-            let inclusion = Inclusion::of(receipt, attempts);
-            return Ok(OutboxState::Included { attempts: attempts.to_vec(), inclusion });
+        let included = |receipt| OutboxState::Included {
+            attempts: attempts.to_vec(),
+            inclusion: Inclusion::of(receipt, attempts),
+        };
+        if let Some(receipt) = receipt_of_any(self.rpc, attempts).await? {
+            return Ok(included(receipt));
         }
-        if record.nonce().is_some_and(|nonce| used > nonce) {
-            return Ok(self.missing(attempts, sent_at, missing_at, finalized));
+        // Whatever used up the nonce in a final block has its receipt by the time we look for it. That ours are not there leads to a
+        // second transaction, so one endpoint alone is believed neither about the nonce nor about the receipts.
+        let agreed = self.rpc.agreed();
+        let finalized = agreed.block(At::Finalized).await?;
+        let used = agreed.nonce(record.from, At::Hash(finalized.hash)).await?;
+        if record.nonce().is_none_or(|nonce| used <= nonce) {
+            return self.nudge(record, attempts, sent_at, now).await;
         }
-        self.nudge(record, attempts, sent_at, now).await
-    }
-
-    async fn receipt_of_any(&self, attempts: &[Attempt]) -> Result<Option<TxReceipt>, ChainError> {
-        for attempt in attempts.iter().rev() {
-            if let Some(receipt) = self.rpc.receipt(attempt.hash).await? {
-                return Ok(Some(receipt));
-            }
+        match receipt_of_any(agreed, attempts).await? {
+            Some(receipt) => Ok(included(receipt)),
+            None => Ok(self.missing(attempts, sent_at, missing_at, finalized.number)),
         }
-        Ok(None)
     }
 
     /// The nonce is used up in a final block and none of our transactions is there. Believed at a second, later final block, since a
@@ -187,7 +196,7 @@ impl Outbox<'_> {
         if self.check_funds(record, fee).await.is_err() {
             return Ok(None);
         }
-        self.sign(record, newest.nonce, newest.gas_limit, price).map(Some)
+        self.sign(record, newest.nonce, newest.gas_limit, price).await.map(Some)
     }
 
     // ------------------------------------------------------------ Included
@@ -199,11 +208,12 @@ impl Outbox<'_> {
         inclusion: &Inclusion,
         now: u64,
     ) -> Result<OutboxState, ChainError> {
-        if self.rpc.block(At::Finalized).await?.number < inclusion.block_number {
+        let agreed = self.rpc.agreed();
+        if agreed.block(At::Finalized).await?.number < inclusion.block_number {
             return Ok(record.state.clone());
         }
-        // Read again below finality: the block we saw first may have been dropped.
-        let Some(receipt) = self.receipt_of_any(attempts).await? else {
+        // Read again below finality: the block we saw first may have been dropped, or never was.
+        let Some(receipt) = receipt_of_any(agreed, attempts).await? else {
             return Ok(OutboxState::Sent { attempts: attempts.to_vec(), sent_at: now, missing_at: None });
         };
         let found = Inclusion::of(receipt, attempts);
@@ -221,7 +231,8 @@ impl Outbox<'_> {
     async fn why_it_failed(&self, record: &OutboxRecord, attempts: &[Attempt], inclusion: &Inclusion) -> Refusal {
         let limit = attempts.iter().find(|attempt| attempt.hash == inclusion.hash).map(|attempt| attempt.gas_limit);
         if limit == Some(inclusion.gas_used) {
-            return Refusal::new("OutOfGas", format!("all {} gas was used up", inclusion.gas_used));
+            // Another estimate may be enough.
+            return Refusal::later("OutOfGas", format!("all {} gas was used up", inclusion.gas_used));
         }
         let request = record.intent.call.request(record.from);
         for block in [inclusion.block_number.saturating_sub(1), inclusion.block_number] {
@@ -231,4 +242,13 @@ impl Outbox<'_> {
         }
         Refusal::without_reason(&format!("transaction {}", inclusion.hash))
     }
+}
+
+async fn receipt_of_any(rpc: &dyn ChainRpc, attempts: &[Attempt]) -> Result<Option<TxReceipt>, ChainError> {
+    for attempt in attempts.iter().rev() {
+        if let Some(receipt) = rpc.receipt(attempt.hash).await? {
+            return Ok(Some(receipt));
+        }
+    }
+    Ok(None)
 }

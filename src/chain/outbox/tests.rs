@@ -8,7 +8,7 @@ use super::{
 };
 use crate::{
     api::ids::{NodeAddress, Wei},
-    chain::{error::ChainError, fees::FeePolicy, keys::ChainKey, nonces::NoncePool, refusal::Refusal},
+    chain::{error::ChainError, fees::FeePolicy, nonces::NoncePool, refusal::Refusal, signer::ChainKey},
 };
 
 fn key() -> ChainKey {

@@ -1,6 +1,8 @@
 //! Pure: what to do next with each report, and whether the next epoch is to be planned. Decided from what is written down and
 //! what the contract says, never from what this process remembers, so a restart decides the same.
 
+use alloy::primitives::B256;
+
 use super::report::{Report, is_under_way};
 use crate::{
     api::ids::{EpochNumber, Wei},
@@ -16,6 +18,7 @@ pub struct ChainView {
     pub parameters: ContractParameters,
     /// Number of the final block.
     pub final_block: u64,
+    pub final_hash: B256,
     /// The contract at that block.
     pub finalized: EpochState,
     /// The contract at the head.

@@ -2,6 +2,7 @@
 
 use std::collections::BTreeSet;
 
+use alloy::primitives::B256;
 use futures::future::try_join_all;
 use kube::{Api, ResourceExt, api::ListParams};
 
@@ -52,11 +53,12 @@ fn epoch_of(name: &str, prefix: &str) -> bool {
 /// Final state first: whatever is read later is never older, as long as one endpoint answers.
 pub async fn chain_view(chain: &ChainClient, context: &Context) -> Result<ChainView, ChainError> {
     let parameters = parameters(chain, context).await?;
-    let final_block = chain.rpc().block(At::Finalized).await?.number;
+    let last = chain.rpc().agreed().block(At::Finalized).await?;
     Ok(ChainView {
         parameters,
-        final_block,
-        finalized: chain.epoch_state(At::Number(final_block)).await?,
+        final_block: last.number,
+        final_hash: last.hash,
+        finalized: chain.epoch_state(At::Hash(last.hash)).await?,
         latest: chain.epoch_state(At::Latest).await?,
         time: chain.head().await?.timestamp,
     })
@@ -72,18 +74,18 @@ async fn parameters(chain: &ChainClient, context: &Context) -> Result<ContractPa
     Ok(parameters)
 }
 
-/// Which of the eligible nodes the contract holds a stake of in the block `at`. A node that is leaving still counts: what it
+/// Which of the eligible nodes the contract holds a stake of in the final block with the hash `at`. A node that is leaving still counts: what it
 /// did before is paid, and its stake still answers for it.
 pub async fn registered(
     totals: &EpochTotals,
     chain: &ChainClient,
-    at: u64,
+    at: B256,
 ) -> Result<BTreeSet<NodeAddress>, ChainError> {
     let eligible: Vec<NodeAddress> =
         totals.nodes.iter().filter(|node| node.eligible).map(|node| node.address).collect();
     let mut registered = BTreeSet::new();
     for some in eligible.chunks(AT_ONCE) {
-        let found = try_join_all(some.iter().map(|node| chain.node(*node, At::Number(at)))).await?;
+        let found = try_join_all(some.iter().map(|node| chain.node(*node, At::Hash(at)))).await?;
         registered.extend(some.iter().zip(found).filter_map(|(node, found)| found.map(|_| *node)));
     }
     Ok(registered)

@@ -273,7 +273,7 @@ impl Round<'_> {
             Ok(split) => split,
             Err(error) => return impossible(format!("spec.rewards.split: {error}")),
         };
-        let registered = dereference::registered(totals, &self.session.chain, self.chain.final_block).await?;
+        let registered = dereference::registered(totals, &self.session.chain, self.chain.final_hash).await?;
         let planned = plan::plan(&plan::Inputs {
             network: &self.network.name_any(),
             epoch,

@@ -1,7 +1,13 @@
 //! IO: what the chain says about a network. Never fails: an absent chain is something to report.
 
+use kube::{Api, ResourceExt};
+
 use crate::{
-    api::{grid_network::GridNetwork, ids::NodeAddress},
+    api::{
+        contribution_report::ContributionReport,
+        grid_network::GridNetwork,
+        ids::{EpochNumber, NodeAddress, Wei},
+    },
     chain::{At, ChainError, ContractParameters, rewards::EpochState},
     operator::{
         chains::{ChainProblem, Session},
@@ -27,6 +33,9 @@ pub struct Reporter {
     pub address: NodeAddress,
     /// May submit epochs.
     pub has_role: bool,
+    pub balance: Wei,
+    /// What its last report cost in fees, submission and activation; `None` before the first.
+    pub last_fee: Option<Wei>,
 }
 
 pub async fn dereference(network: &GridNetwork, context: &Context) -> Refs {
@@ -34,7 +43,7 @@ pub async fn dereference(network: &GridNetwork, context: &Context) -> Refs {
     let reporter = match &chain {
         // The key cannot be judged while the contract cannot be asked.
         Err(problem) => Err(problem.clone()),
-        Ok(_) => reporter(network, context).await,
+        Ok(facts) => reporter(network, facts.epochs.last_epoch(), context).await,
     };
     Refs { chain, reporter }
 }
@@ -50,10 +59,28 @@ async fn facts(network: &GridNetwork, context: &Context) -> Result<ChainFacts, C
     read.await.map_err(|error| ChainProblem::from(&error))
 }
 
-async fn reporter(network: &GridNetwork, context: &Context) -> Result<Reporter, ChainProblem> {
+async fn reporter(
+    network: &GridNetwork,
+    last: Option<EpochNumber>,
+    context: &Context,
+) -> Result<Reporter, ChainProblem> {
     let Session { chain, key, .. } =
         context.chains.session(network, &context.client, &context.config.namespace).await?;
     let address = key.address();
     let has_role = chain.is_reporter(address).await.map_err(|error| ChainProblem::from(&error))?;
-    Ok(Reporter { address, has_role })
+    let balance = chain.rpc().balance(address).await.map_err(|error| ChainProblem::from(&error))?;
+    let last_fee = match last {
+        Some(epoch) => fee_of(&format!("{}-{epoch}", network.name_any()), context).await,
+        None => None,
+    };
+    Ok(Reporter { address, has_role, balance, last_fee })
+}
+
+/// Fees of a report by its name. An API server that does not answer leaves it unknown: the alert has an estimate for that.
+async fn fee_of(report: &str, context: &Context) -> Option<Wei> {
+    let reports: Api<ContributionReport> = Api::all(context.client.clone());
+    let status = reports.get_opt(report).await.ok()??.status?;
+    let fee = |of: Option<crate::api::refs::TransactionStatus>| of?.fee_wei?.parse::<Wei>().ok();
+    let submitted = fee(status.submit)?;
+    Some(Wei(submitted.0.saturating_add(fee(status.activate).unwrap_or_default().0)))
 }

@@ -9,7 +9,7 @@ pub mod validate;
 use std::{sync::Arc, time::Duration};
 
 use futures::StreamExt;
-use kube::{Api, runtime::controller::Action};
+use kube::{Api, ResourceExt, runtime::controller::Action};
 use tokio_util::sync::CancellationToken;
 
 use super::{
@@ -39,6 +39,9 @@ pub async fn run(context: Arc<Context>, stop: CancellationToken) {
 pub async fn reconcile(network: Arc<GridNetwork>, context: Arc<Context>) -> Result<Action, Error> {
     let refs = dereference::dereference(&network, &context).await;
     let validated = validate::validate(&network, &refs);
+    if let Some(left) = validated.reports_left {
+        context.metrics.funded_reports(&network.name_any(), left);
+    }
     let applied = apply::apply(&validated, &context).await;
     let status = status::of(&network, &validated, &applied, (context.clock)());
     status::update(&network, &status, &context).await?;

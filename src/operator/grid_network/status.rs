@@ -41,7 +41,8 @@ pub fn of(network: &GridNetwork, found: &ValidatedNetwork, applied: &Applied, no
     };
     let ready = conditions::summarize(parts, ready);
     let now = Time(now);
-    for (type_, finding) in parts.into_iter().chain([(condition::READY, &ready)]) {
+    let funds = found.funds_low.iter().map(|finding| (condition::REPORTER_FUNDS_LOW, finding));
+    for (type_, finding) in parts.into_iter().chain([(condition::READY, &ready)]).chain(funds) {
         conditions::set(&mut status.conditions, type_, finding.clone(), network.metadata.generation, &now);
     }
     status
@@ -96,7 +97,7 @@ pub async fn update(network: &GridNetwork, status: &GridNetworkStatus, context: 
         new: status,
         old_conditions: old.map(|status| status.conditions.as_slice()).unwrap_or_default(),
         new_conditions: &status.conditions,
-        abnormal: &[],
+        abnormal: &[condition::REPORTER_FUNDS_LOW],
     };
     write::status(&api, context, MANAGER, network, change).await?;
     Ok(())
@@ -106,7 +107,10 @@ pub async fn update(network: &GridNetwork, status: &GridNetworkStatus, context: 
 mod tests {
     use super::*;
     use crate::{
-        api::{conditions::Truth, ids::NodeAddress},
+        api::{
+            conditions::Truth,
+            ids::{NodeAddress, Wei},
+        },
         operator::grid_network::{
             dereference::{Refs, Reporter},
             validate::{
@@ -118,7 +122,7 @@ mod tests {
     };
 
     fn found() -> ValidatedNetwork {
-        let reporter = Ok(Reporter { address: NodeAddress([1; 20]), has_role: true });
+        let reporter = Ok(Reporter { address: NodeAddress([1; 20]), has_role: true, balance: Wei::XDC, last_fee: None });
         validate(&network(), &Refs { chain: Ok(facts()), reporter })
     }
 
@@ -146,6 +150,20 @@ mod tests {
             Timestamp::MAX,
         );
         assert_eq!(again, status, "nothing changed, so nothing is written");
+    }
+
+    #[test]
+    fn a_reporter_that_cannot_pay_for_a_hundred_reports_is_bad_news_and_no_reason_to_stop() {
+        let poor = |balance, last_fee| {
+            let reporter = Ok(Reporter { address: NodeAddress([1; 20]), has_role: true, balance, last_fee });
+            let found = validate(&network(), &Refs { chain: Ok(facts()), reporter });
+            let status = of(&network(), &found, &Applied::Asked(Ok(info())), Timestamp::UNIX_EPOCH);
+            assert!(conditions::is_true(&status.conditions, condition::READY));
+            (found.reports_left.unwrap(), conditions::is_true(&status.conditions, condition::REPORTER_FUNDS_LOW))
+        };
+        assert_eq!(poor(Wei::XDC, None), (80, true), "1 XDC pays for 80 reports of a million gas");
+        assert_eq!(poor(Wei::XDC, Some(Wei(Wei::XDC.0 / 100))), (100, false));
+        assert_eq!(poor(Wei(0), Some(Wei(1))), (0, true));
     }
 
     #[test]

@@ -4,9 +4,15 @@ use std::collections::BTreeMap;
 
 use kube::ResourceExt;
 
-use super::dereference::{ChainFacts, Refs};
+use super::dereference::{ChainFacts, Refs, Reporter};
 use crate::{
-    api::{conditions::Finding, grid_network::GridNetwork, ids::NodeAddress, reasons::Reason},
+    api::{
+        conditions::Finding,
+        grid_network::GridNetwork,
+        ids::{NodeAddress, Wei},
+        reasons::Reason,
+    },
+    chain::fees::MIN_GAS_PRICE,
     protocol::{internal::NetworkConfig, names::NetworkId},
 };
 
@@ -15,6 +21,10 @@ pub struct ValidatedNetwork {
     pub facts: Option<ChainFacts>,
     pub reporter: Finding,
     pub reporter_address: Option<NodeAddress>,
+    /// Bad news when true; absent while the account is not known.
+    pub funds_low: Option<Finding>,
+    /// How many reports the reporter's account pays for.
+    pub reports_left: Option<u64>,
     /// Absent until the chain was read once.
     pub gateway: Option<NetworkConfig>,
 }
@@ -30,7 +40,35 @@ pub fn validate(network: &GridNetwork, refs: &Refs) -> ValidatedNetwork {
         Err(problem) => (problem.finding.clone(), None),
         Ok(reporter) => (may_report(network, reporter.address, reporter.has_role), Some(reporter.address)),
     };
-    ValidatedNetwork { chain, facts, reporter, reporter_address, gateway }
+    let (funds_low, reports_left) = refs.reporter.as_ref().map_or((None, None), |found| {
+        let left = reports_left(found);
+        (Some(funds(found, left)), Some(left))
+    });
+    ValidatedNetwork { chain, facts, reporter, reporter_address, funds_low, reports_left, gateway }
+}
+
+/// What a report is taken to cost before the first one is there: 1 million gas, that of about 1,000 nodes.
+const FIRST_REPORT: Wei = Wei(1_000_000 * MIN_GAS_PRICE.0);
+/// Fewer than these are worth an alert: with epochs of an hour, four days.
+const ENOUGH_REPORTS: u64 = 100;
+
+fn reports_left(reporter: &Reporter) -> u64 {
+    let cost = reporter.last_fee.unwrap_or(FIRST_REPORT).0.max(1);
+    u64::try_from(reporter.balance.0 / cost).unwrap_or(u64::MAX)
+}
+
+fn funds(reporter: &Reporter, left: u64) -> Finding {
+    let Reporter { address, balance, .. } = reporter;
+    if left >= ENOUGH_REPORTS {
+        // No numbers: they would be others after every report.
+        let message = format!("{address} pays for {ENOUGH_REPORTS} reports and more");
+        return Finding::no(Reason::ReporterFunded, message);
+    }
+    let message = format!(
+        "{address} holds {} XDC, enough for {left} reports as the last one was; send it XDC before it runs out",
+        balance.to_xdc()
+    );
+    Finding::yes(Reason::ReporterFundsLow, message)
 }
 
 fn epochs_agree(network: &GridNetwork, facts: &ChainFacts) -> Finding {
@@ -137,7 +175,7 @@ pub(in crate::operator) mod tests {
     }
 
     fn refs(has_role: bool) -> Refs {
-        Refs { chain: Ok(facts()), reporter: Ok(Reporter { address: NodeAddress([1; 20]), has_role }) }
+        Refs { chain: Ok(facts()), reporter: Ok(Reporter { address: NodeAddress([1; 20]), has_role, balance: Wei::XDC, last_fee: None }) }
     }
 
     #[test]

@@ -110,6 +110,25 @@ async fn epochs_that_ended_while_the_operator_was_away_are_reported_in_order() {
 }
 
 #[tokio::test]
+async fn when_the_chain_was_away_for_three_epochs_all_three_are_reported_after_in_order() {
+    let stage = Stage::set().await;
+    let life = stage.life();
+    assert!(stage.epoch_by(&life, 0).await);
+    life.chain.set_away(true);
+    for epoch in 1..=3 {
+        stage.end_epoch(epoch).await;
+        life.look().await.unwrap();
+        assert_eq!(stage.reports().await.len(), 1, "nothing is planned for a chain that cannot be asked");
+    }
+    life.chain.set_away(false);
+    for epoch in 1..=3 {
+        assert!(stage.epoch_by(&life, epoch).await);
+    }
+    stage.assert_exactly_once(4).await;
+    stage.assert_everybody_is_paid().await;
+}
+
+#[tokio::test]
 async fn a_report_whose_block_is_dropped_is_sent_again_and_counted_once() {
     let stage = Stage::set().await;
     let life = stage.life();

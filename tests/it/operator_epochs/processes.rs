@@ -95,7 +95,7 @@ async fn until(stage: &Stage, what: &str, mut done: impl AsyncFnMut() -> bool) {
         assert!(Instant::now() < deadline, "not within two minutes: {what}: {:#?}", stage.reports().await);
         stage.step().await;
         stage.gateway.changed(ChangeKind::Epoch, NETWORK);
-        // Every block is a second of the chain's time, and an epoch has only six hundred.
+        // The operators poll every second.
         tokio::time::sleep(Duration::from_millis(250)).await;
     }
 }

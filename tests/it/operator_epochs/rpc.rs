@@ -5,7 +5,9 @@ use std::sync::Arc;
 use alloy::primitives::{B256, Bytes};
 use xdc_grid::{
     api::ids::{NodeAddress, Wei},
-    chain::{At, BlockRef, CallRequest, ChainError, ChainRpc, RpcFuture, SendOutcome, TxReceipt},
+    chain::{
+        At, BlockRef, CallRequest, ChainError, ChainRpc, LogEntry, LogFilter, RpcFuture, SendOutcome, SentCall, TxReceipt,
+    },
 };
 
 use crate::support::faults::Faults;
@@ -37,6 +39,18 @@ impl FaultyRpc {
 }
 
 impl ChainRpc for FaultyRpc {
+    fn agreed(&self) -> &dyn ChainRpc {
+        self
+    }
+
+    fn transaction(&self, hash: B256) -> RpcFuture<'_, Option<SentCall>> {
+        self.around("eth_getTransactionByHash", move || self.inner.transaction(hash))
+    }
+
+    fn logs<'a>(&'a self, filter: &'a LogFilter) -> RpcFuture<'a, Vec<LogEntry>> {
+        self.around("eth_getLogs", move || self.inner.logs(filter))
+    }
+
     fn chain_id(&self) -> RpcFuture<'_, u64> {
         self.around("eth_chainId", || self.inner.chain_id())
     }

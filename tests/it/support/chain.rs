@@ -15,7 +15,8 @@ use alloy::{
 use xdc_grid::{
     api::ids::{NodeAddress, Wei},
     chain::{
-        At, BlockRef, CallRequest, ChainError, ChainRpc, Refusal, RpcFuture, SendOutcome, TxReceipt,
+        At, BlockRef, CallRequest, ChainError, ChainRpc, LogEntry, LogFilter, Refusal, RpcFuture, SendOutcome, SentCall,
+        TxReceipt,
         bindings::{
             GridComputingRewards::{self as contract, GridComputingRewardsCalls as Calls},
             IGridComputingRewards::{EpochState, Node},
@@ -272,6 +273,18 @@ impl State {
 }
 
 impl ChainRpc for FakeChain {
+    fn agreed(&self) -> &dyn ChainRpc {
+        self
+    }
+
+    fn transaction(&self, _: B256) -> RpcFuture<'_, Option<SentCall>> {
+        self.answer(|_| Ok(None))
+    }
+
+    fn logs<'a>(&'a self, _: &'a LogFilter) -> RpcFuture<'a, Vec<LogEntry>> {
+        self.answer(|_| Ok(Vec::new()))
+    }
+
     fn chain_id(&self) -> RpcFuture<'_, u64> {
         self.answer(|state| Ok(state.chain_id))
     }
@@ -295,6 +308,7 @@ impl ChainRpc for FakeChain {
                 At::Latest => state.head,
                 At::Finalized => state.head - FINALITY,
                 At::Number(number) => number,
+                At::Hash(hash) => U256::from_be_bytes(hash.0).to(),
             };
             Ok(state.block(number))
         })

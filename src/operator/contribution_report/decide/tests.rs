@@ -108,7 +108,7 @@ fn chain(next: u64, window: Option<u64>, time: u64) -> ChainView {
         max_epoch_increase: Wei(1_000),
     };
     let state = state(next, window);
-    ChainView { parameters, final_block: 100, finalized: state, latest: state, time }
+    ChainView { parameters, final_block: 100, final_hash: B256::ZERO, finalized: state, latest: state, time }
 }
 
 fn one(reports: &[Report], chain: &ChainView, sending: Sending) -> Step {

@@ -52,6 +52,9 @@ pub fn tier(reason: &str) -> Tier {
             | R::RegistrationDiffers
             | R::ReporterSecretMissing
             | R::ReporterKeyInvalid
+            | R::ReporterKeyLocked
+            | R::SignerInvalid
+            | R::ContractCodeDiffers
             | R::ReporterWithoutFunds
             | R::WrongChainId
             | R::ContractWithoutCode

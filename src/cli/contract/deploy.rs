@@ -4,7 +4,8 @@ use std::{io::Write, path::PathBuf, sync::Arc, time::Duration};
 
 use serde_json::json;
 
-use super::{
+use super::{ChainArgs, chain};
+use crate::cli::{
     CliError, Exit,
     output::{self, Format, note},
 };
@@ -12,31 +13,22 @@ use crate::{
     api::ids::{NodeAddress, Wei},
     chain::{
         ChainKey, ChainRpc, ContractParameters,
-        deploy::{DeployParameters, Deployment, deploy},
-        http::HttpEndpoints,
+        deploy::{DeployParameters, Deployment, deploy, quote_deployment},
         outbox::Pace,
     },
 };
-
-#[derive(Debug, clap::Subcommand)]
-pub enum ContractCommand {
-    /// Deploys GridComputingRewards; the account of the admin key pays and becomes its admin.
-    Deploy(DeployArgs),
-}
 
 #[derive(Debug, clap::Args)]
 #[command(after_help = "Examples:
   # On XDC's test network, with 10 TXDC in the reward pool
   kubectl grid contract deploy --rpc-url https://erpc.apothem.network --chain-id 51 --admin-key-file admin.key --fund-xdc 10
+  # What it would cost
+  kubectl grid contract deploy --rpc-url https://erpc.apothem.network --chain-id 51 --admin-key-file admin.key --dry-run
 
 Exit codes: 0 done, 1 error.")]
 pub struct DeployArgs {
-    /// RPC endpoint; may be given several times, for several endpoints of one chain.
-    #[arg(long, required = true, value_name = "URL")]
-    pub rpc_url: Vec<String>,
-    /// Chain that the endpoints must serve: 50 XDC, 51 Apothem.
-    #[arg(long)]
-    pub chain_id: u64,
+    #[command(flatten)]
+    pub chain: ChainArgs,
     /// File with the admin's key, 64 hexadecimal digits.
     #[arg(long, value_name = "FILE")]
     pub admin_key_file: PathBuf,
@@ -64,6 +56,9 @@ pub struct DeployArgs {
     /// Seconds until each transaction must be final.
     #[arg(long, default_value_t = 180, value_parser = clap::value_parser!(u64).range(1..=3600))]
     pub timeout_seconds: u64,
+    /// Says what it would cost, and sends nothing.
+    #[arg(long)]
+    pub dry_run: bool,
     /// How to print the result; `name` is the contract's address alone.
     #[arg(short, long, value_enum, default_value_t)]
     pub output: Format,
@@ -72,18 +67,19 @@ pub struct DeployArgs {
 /// A week: longer than any window, appeal and ruling together are meant to take.
 const UNBONDING: u64 = 7 * 24 * 3600;
 
-pub async fn run(command: ContractCommand, out: &mut dyn Write) -> Result<Exit, CliError> {
-    let ContractCommand::Deploy(args) = command;
-    let key = ChainKey::from_file(&args.admin_key_file).map_err(|error| CliError::Chain(error.to_string()))?;
-    let rpc: Arc<dyn ChainRpc> = Arc::new(HttpEndpoints::new(&args.rpc_url, args.chain_id).map_err(chain)?);
+pub async fn run(args: DeployArgs, out: &mut dyn Write) -> Result<Exit, CliError> {
+    let key = ChainKey::from_file(&args.admin_key_file).map_err(chain)?;
+    let rpc: Arc<dyn ChainRpc> = Arc::new(args.chain.endpoints()?);
     let parameters = parameters(&args, key.address())?;
+    let quote = quote_deployment(rpc.as_ref(), key.address(), &parameters).await.map_err(chain)?;
+    note(format_args!("deploying from {} to chain {}: {quote}", key.address(), args.chain.chain_id));
+    if args.dry_run {
+        note(format_args!("nothing was sent (--dry-run)"));
+        return Ok(Exit::Done);
+    }
+    note(format_args!("every step waits until it is final"));
     let pace = Pace { timeout: Duration::from_secs(args.timeout_seconds), ..Pace::default() };
-    note(format_args!(
-        "deploying from {} to chain {}; every step waits until it is final",
-        key.address(),
-        args.chain_id
-    ));
-    let deployment = deploy(rpc, args.chain_id, &key, parameters, pace).await.map_err(chain)?;
+    let deployment = deploy(rpc, args.chain.chain_id, &key, parameters, pace).await.map_err(chain)?;
     // Read back, not echoed: what the contract says counts.
     let kept = deployment.client.parameters().await.map_err(chain)?;
     print(&args, &deployment, &parameters, &kept, out)?;
@@ -126,7 +122,7 @@ fn print(
     let created = &deployment.created;
     let value = json!({
         "contract": contract,
-        "chainID": args.chain_id,
+        "chainID": args.chain.chain_id,
         "admin": deployment.admin,
         "reporter": parameters.reporter,
         "guardian": parameters.guardian,
@@ -147,7 +143,7 @@ fn print(
         &value,
         || vec![contract.to_string()],
         |out| {
-            writeln!(out, "contract   {contract} on chain {}", args.chain_id)?;
+            writeln!(out, "contract   {contract} on chain {}", args.chain.chain_id)?;
             writeln!(out, "admin      {}", deployment.admin)?;
             writeln!(out, "reporter   {}", parameters.reporter)?;
             writeln!(
@@ -161,10 +157,6 @@ fn print(
             Ok(())
         },
     )
-}
-
-fn chain(error: impl std::fmt::Display) -> CliError {
-    CliError::Chain(error.to_string())
 }
 
 /// XDC with up to 18 decimals, exactly.
@@ -186,12 +178,12 @@ pub fn parse_xdc(text: &str) -> Result<Wei, String> {
     whole.checked_mul(Wei::XDC.0).and_then(|wei| wei.checked_add(fraction)).map(Wei).ok_or_else(refuse)
 }
 
-#[cfg(test)]
+#[cfg(all(test, feature = "cli"))]
 mod tests {
     use clap::Parser;
 
     use super::*;
-    use crate::cli::{Cli, command::Command};
+    use crate::cli::{Cli, command::Command, contract::ContractCommand};
 
     fn args(extra: &[&str]) -> DeployArgs {
         let base = [
