@@ -29,10 +29,11 @@ use crate::{
 
 use judge::Rules;
 use replay::Replay;
-use statement::{Seen, Statement};
+pub use statement::{Seen, Served, Statement, StatementError};
 
 pub use difference::{Difference, What};
 pub use judge::{Form, Verdict};
+pub use statement::read as read_statement;
 
 /// The most epochs of one run.
 const MAX_EPOCHS: u64 = 10_000;
