@@ -36,7 +36,13 @@ enum Command {
     },
     /// Register this node on the network's contract with a stake, paid by its owner.
     #[cfg(feature = "register")]
-    Register(worker::register::RegisterOptions),
+    Register(worker::owner::RegisterOptions),
+    /// Leave the contract: the first run starts the exit, a later one takes the stake back.
+    #[cfg(feature = "register")]
+    Unregister(worker::owner::UnregisterOptions),
+    /// Pay what this node earned to its payout address.
+    #[cfg(feature = "register")]
+    Claim(worker::owner::ClaimOptions),
 }
 
 #[tokio::main]
@@ -61,7 +67,11 @@ async fn run(cli: Cli) -> Result<ExitCode> {
         Command::Keygen(options) => keygen(&options.out)?,
         Command::Id { key_file } => print_identity(&NodeKey::read(&key_file)?),
         #[cfg(feature = "register")]
-        Command::Register(options) => println!("{}", worker::register::register(options).await?),
+        Command::Register(options) => println!("{}", worker::owner::register(options).await?),
+        #[cfg(feature = "register")]
+        Command::Unregister(options) => println!("{}", worker::owner::unregister(options).await?),
+        #[cfg(feature = "register")]
+        Command::Claim(options) => println!("{}", worker::owner::claim(options).await?),
     }
     Ok(ExitCode::SUCCESS)
 }

@@ -34,6 +34,10 @@ pub enum ChainError {
         "{endpoint} says no to {method}, but it is at block {head} while block {newest} was seen: it is not believed until it has caught up"
     )]
     Behind { endpoint: String, method: &'static str, head: u64, newest: u64 },
+    #[error(
+        "no report on chain carries the leaves of the live root {root}: the endpoint may not serve old logs, name another one"
+    )]
+    HistoryMissing { root: B256 },
     #[error("the contract refuses: {0}")]
     Refused(Refusal),
     #[error("account {account} holds {} XDC and needs {} for this transaction: send it XDC", balance.to_xdc(), needed.to_xdc())]
@@ -86,6 +90,7 @@ impl ChainError {
             ChainError::Rpc { .. } => "ChainRpcError",
             ChainError::Disagreement { .. } => "EndpointsDisagree",
             ChainError::Behind { .. } => "EndpointBehind",
+            ChainError::HistoryMissing { .. } => "HistoryMissing",
             ChainError::Refused(_) => "ContractRefused",
             ChainError::InsufficientFunds { .. } => "InsufficientFunds",
             ChainError::TooManyInFlight { .. } => "TooManyInFlight",

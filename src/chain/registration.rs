@@ -123,6 +123,16 @@ impl ChainClient {
         Ok(NodeRegistration::read(self.view(contract::nodesCall { node: node.into() }, at).await?))
     }
 
+    /// Several nodes in the block with the hash `at`, in their order.
+    pub async fn nodes(
+        &self,
+        nodes: &[NodeAddress],
+        at: B256,
+    ) -> Result<Vec<Option<NodeRegistration>>, ChainError> {
+        let calls: Vec<_> = nodes.iter().map(|node| contract::nodesCall { node: (*node).into() }).collect();
+        Ok(self.views(&calls, At::Hash(at)).await?.into_iter().map(NodeRegistration::read).collect())
+    }
+
     /// The nonce for the node's next [`NodeConsent`].
     pub async fn binding_nonce(&self, node: NodeAddress) -> Result<u64, ChainError> {
         let nonce = self.view(contract::bindingNonceCall { node: node.into() }, At::Latest).await?;

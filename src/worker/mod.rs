@@ -1,6 +1,6 @@
 //! The worker process: serves inference over the grid, re-computes answers when it is a Verify node, answers compute and
 //! storage challenges, keeps model blobs, tells its health. It may use the grid, the engine and the verification rules;
-//! it reads its own key and data folder and never the ledger, the chain (but for `register`) or Kubernetes.
+//! it reads its own key and data folder and never the ledger, the chain (but for `owner`) or Kubernetes.
 
 mod advert;
 mod assignment;
@@ -17,7 +17,7 @@ mod leases;
 mod models;
 mod options;
 #[cfg(feature = "register")]
-pub mod register;
+pub mod owner;
 mod request;
 mod run;
 mod serving;

@@ -123,6 +123,26 @@ async fn a_reporter_without_the_role_is_told_who_must_grant_it() {
 }
 
 #[tokio::test]
+async fn many_nodes_are_read_at_once_with_and_without_a_multicall_contract() {
+    let grid = Grid::deploy().await;
+    register(&grid, Wei::XDC).await.unwrap();
+    let mut asked: Vec<_> = (1..=250u8).map(|seed| NodeAddress([seed; 20])).collect();
+    asked[201] = grid.node.address();
+    let at = grid.client.rpc().block(At::Finalized).await.unwrap().hash;
+    let singly = grid.client.nodes(&asked, at).await.unwrap();
+    assert!(singly[201].is_some() && singly.iter().flatten().count() == 1);
+
+    // What the canonical contract's creation leaves behind.
+    let code = alloy::providers::bindings::IMulticall3::BYTECODE[32..].to_vec();
+    let address = xdc_grid::chain::multicall::multicall_address(CHAIN_ID).unwrap();
+    let code = alloy::primitives::Bytes::from(code).to_string();
+    grid.anvil.request("anvil_setCode", json!([address.to_string(), code])).await;
+    grid.anvil.mine(3).await;
+    let at = grid.client.rpc().block(At::Finalized).await.unwrap().hash;
+    assert_eq!(grid.client.nodes(&asked, at).await.unwrap(), singly);
+}
+
+#[tokio::test]
 async fn a_wrong_chain_a_missing_contract_and_another_contract_are_told_apart() {
     let grid = Grid::deploy().await;
     let url = &grid.anvil.url;

@@ -25,6 +25,16 @@ pub enum IntentKind {
     SubmitEpoch,
     ActivateEpoch,
     Claim,
+    OpenJob,
+    TopUpJob,
+    SettleJobs,
+    CancelJob,
+    WithdrawCredit,
+    BindSlashing,
+    ProposeSlash,
+    AppealSlash,
+    ExecuteSlash,
+    CancelSlash,
 }
 
 /// What to send: `to` is none for the creation of a contract.

@@ -12,7 +12,7 @@ use super::{
 };
 use crate::{
     api::ids::{EpochNumber, NodeAddress, Wei},
-    chain::history::{Registrations, Submission},
+    chain::reports::{Registrations, Submission},
     reward::{
         EpochInputs, NodeContribution, PackedReport, PaidWork, Recipe, RewardLeaf, RewardSplit, RewardTree,
         SettledEpoch, TreeDomain, apply_changes, budgets_of, settle, unpack_report,

@@ -20,7 +20,7 @@ use crate::{
     api::ids::{EpochNumber, NodeAddress, Wei},
     chain::{
         ChainClient,
-        history::{ContractHistory, HistoryError},
+        reports::{ContractHistory, HistoryError},
         http::chain_id_of,
     },
     protocol::names::NetworkId,
@@ -134,7 +134,7 @@ pub async fn run(args: &AuditArgs, out: &mut dyn Write) -> Result<AuditExit, Cli
     let chain = connect(args).await?;
     let mut ticker = Ticker::default();
     let history = chain
-        .history(args.from_block, |at| {
+        .report_history(args.from_block, |at| {
             ticker.say(|| format!("read the contract's logs up to block {} of {}", at.block, at.last));
         })
         .await

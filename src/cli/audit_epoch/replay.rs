@@ -5,7 +5,7 @@ use alloy::primitives::B256;
 use super::{chain_error, history_error};
 use crate::{
     api::ids::Wei,
-    chain::{ChainClient, history::ContractHistory},
+    chain::{ChainClient, reports::ContractHistory},
     cli::CliError,
     reward::{PackedReport, RewardLeaf, apply_changes, unpack_report},
 };

@@ -11,6 +11,7 @@ use crate::{
         ChainKey,
         deploy::execute,
         outbox::{Inclusion, Pace},
+        quote::Quote,
     },
     cli::{
         CliError, Exit,
@@ -22,6 +23,8 @@ use crate::{
 #[derive(Debug, clap::Args)]
 #[command(after_help = "Examples:
   kubectl grid rewards claim cpu-1 --key-file wallet.key
+  # What it would cost
+  kubectl grid rewards claim cpu-1 --key-file wallet.key --dry-run
   # A node of another cluster, by its address
   kubectl grid rewards claim 0xADDRESS --network main --key-file wallet.key
 
@@ -35,6 +38,9 @@ pub struct ClaimArgs {
     pub key_file: PathBuf,
     #[command(flatten)]
     pub source: SourceOptions,
+    /// Says what it would cost, and sends nothing.
+    #[arg(long)]
+    pub dry_run: bool,
     /// Seconds until the claim must be final.
     #[arg(long, default_value_t = 180, value_parser = clap::value_parser!(u64).range(1..=3600))]
     pub timeout_seconds: u64,
@@ -69,6 +75,12 @@ pub async fn run(session: &Session, args: &ClaimArgs, out: &mut dyn Write) -> Re
         // In its window: it is a question of time.
         return Ok(if entitlement.pending > Wei(0) { Exit::NotYet } else { Exit::Failed });
     }
+    let quote = quote(&ledger, &name, address, &key).await?;
+    note(format_args!("claiming {} XDC for {name}, from {}: {quote}", entitlement.claimable().to_xdc(), key.address()));
+    if args.dry_run {
+        note(format_args!("nothing was sent (--dry-run)"));
+        return Ok(Exit::Done);
+    }
     let result = claim(&ledger, name, address, &key, args).await?;
     output::print(out, args.output, &result, || vec![result.transaction.clone()], |out| print(&result, out))?;
     Ok(Exit::Done)
@@ -94,6 +106,17 @@ fn why_nothing(found: &super::entitlement::Entitlement) -> String {
     }
 }
 
+async fn quote(
+    ledger: &NetworkLedger,
+    node: &str,
+    address: NodeAddress,
+    key: &ChainKey,
+) -> Result<Quote, CliError> {
+    let proof = ledger.proof(address).ok_or_else(|| CliError::Other(format!("{node} has no leaf in the live tree")))?;
+    let intent = ledger.chain.claim_intent(&proof);
+    Quote::of(ledger.chain.rpc(), key.address(), &intent).await.map_err(chain_error)
+}
+
 async fn claim(
     ledger: &NetworkLedger,
     node: String,
@@ -107,7 +130,7 @@ async fn claim(
     let payout = chain.payout_of(address).await.map_err(chain_error)?;
     let payout_before_wei = chain.rpc().balance(payout).await.map_err(chain_error)?;
     let pace = Pace { timeout: Duration::from_secs(args.timeout_seconds), ..Pace::default() };
-    note(format_args!("claiming for {node} from {}; waits until it is final", key.address()));
+    note(format_args!("waits until it is final"));
     let inclusion: Inclusion =
         execute(chain.rpc(), chain.chain_id(), key, chain.claim_intent(&proof), pace).await.map_err(chain_error)?;
     let payout_after_wei = chain.rpc().balance(payout).await.map_err(chain_error)?;

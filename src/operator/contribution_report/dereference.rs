@@ -3,7 +3,6 @@
 use std::collections::BTreeSet;
 
 use alloy::primitives::B256;
-use futures::future::try_join_all;
 use kube::{Api, ResourceExt, api::ListParams};
 
 use super::{
@@ -16,9 +15,6 @@ use crate::{
     operator::{context::Context, error::Error, runner::Guarded},
     protocol::internal::EpochTotals,
 };
-
-/// Views of the contract that are asked at once.
-const AT_ONCE: usize = 8;
 
 /// The reports of a network by ascending epoch. The API server is asked, not the watch: a report that was written a moment ago
 /// must be seen.
@@ -83,10 +79,7 @@ pub async fn registered(
 ) -> Result<BTreeSet<NodeAddress>, ChainError> {
     let eligible: Vec<NodeAddress> =
         totals.nodes.iter().filter(|node| node.eligible).map(|node| node.address).collect();
-    let mut registered = BTreeSet::new();
-    for some in eligible.chunks(AT_ONCE) {
-        let found = try_join_all(some.iter().map(|node| chain.node(*node, At::Hash(at)))).await?;
-        registered.extend(some.iter().zip(found).filter_map(|(node, found)| found.map(|_| *node)));
-    }
+    let found = chain.nodes(&eligible, at).await?;
+    let registered = eligible.iter().zip(found).filter_map(|(node, found)| found.map(|_| *node)).collect();
     Ok(registered)
 }
