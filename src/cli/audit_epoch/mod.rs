@@ -20,8 +20,8 @@ use crate::{
     api::ids::{EpochNumber, NodeAddress, Wei},
     chain::{
         ChainClient,
-        reports::{ContractHistory, HistoryError},
         http::chain_id_of,
+        reports::{ContractHistory, HistoryError},
     },
     protocol::names::NetworkId,
     reward::RewardSplit,
