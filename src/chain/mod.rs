@@ -28,7 +28,5 @@ pub use fees::FeePolicy;
 pub use nonces::NoncePool;
 pub use outbox::{Inclusion, Intent, IntentKind, Outbox, OutboxRecord, OutboxState, TxCall};
 pub use refusal::Refusal;
-pub use rpc::{
-    At, BlockRef, CallRequest, ChainRpc, LogEntry, LogFilter, RpcFuture, SendOutcome, SentCall, TxReceipt,
-};
+pub use rpc::{At, BlockRef, CallRequest, ChainRpc, LogEntry, LogFilter, RpcFuture, SendOutcome, SentCall, TxReceipt};
 pub use signer::{ChainKey, KeyError, Signer};

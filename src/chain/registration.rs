@@ -124,11 +124,7 @@ impl ChainClient {
     }
 
     /// Several nodes in the block with the hash `at`, in their order.
-    pub async fn nodes(
-        &self,
-        nodes: &[NodeAddress],
-        at: B256,
-    ) -> Result<Vec<Option<NodeRegistration>>, ChainError> {
+    pub async fn nodes(&self, nodes: &[NodeAddress], at: B256) -> Result<Vec<Option<NodeRegistration>>, ChainError> {
         let calls: Vec<_> = nodes.iter().map(|node| contract::nodesCall { node: (*node).into() }).collect();
         Ok(self.views(&calls, At::Hash(at)).await?.into_iter().map(NodeRegistration::read).collect())
     }

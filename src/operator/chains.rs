@@ -98,12 +98,7 @@ impl Default for Chains {
 
 impl Chains {
     pub fn new(connect: Connect) -> Self {
-        Chains {
-            connect,
-            clients: Mutex::default(),
-            pools: tokio::sync::Mutex::default(),
-            signers: Signers::default(),
-        }
+        Chains { connect, clients: Mutex::default(), pools: tokio::sync::Mutex::default(), signers: Signers::default() }
     }
 
     /// A client of the network's contract, checked.
@@ -121,9 +116,9 @@ impl Chains {
         let rpc = (self.connect)(rpc_endpoints, chain_id).map_err(|error| ChainProblem::from(&error))?;
         let client = ChainClient::checked(rpc, chain_id, contract).await.map_err(|error| ChainProblem::from(&error))?;
         if let Some(pinned) = code_hash {
-            let pinned = pinned
-                .parse()
-                .map_err(|error| ChainProblem::no(Reason::ContractCodeDiffers, format!("spec.chain.codeHash: {error}")))?;
+            let pinned = pinned.parse().map_err(|error| {
+                ChainProblem::no(Reason::ContractCodeDiffers, format!("spec.chain.codeHash: {error}"))
+            })?;
             client.check_code(pinned).await.map_err(|error| ChainProblem::from(&error))?;
         }
         let head = client.head().await.map_err(|error| ChainProblem::from(&error))?;
@@ -196,7 +191,8 @@ pub struct Session {
 impl Session {
     /// Takes the next step of a record; what comes back must be written down before the one after it.
     pub async fn step(&self, record: &OutboxRecord, now: u64) -> Result<OutboxRecord, ChainError> {
-        let outbox = Outbox { rpc: self.chain.rpc(), key: self.key.as_ref(), nonces: &self.pool, fees: FeePolicy::default() };
+        let outbox =
+            Outbox { rpc: self.chain.rpc(), key: self.key.as_ref(), nonces: &self.pool, fees: FeePolicy::default() };
         outbox.step(record, now).await
     }
 }

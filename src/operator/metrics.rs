@@ -65,7 +65,10 @@ impl Metrics {
             funded_reports: register(
                 &registry,
                 IntGaugeVec::new(
-                    Opts::new("grid_operator_funded_reports", "Reports that the reporter's account pays for, by network."),
+                    Opts::new(
+                        "grid_operator_funded_reports",
+                        "Reports that the reporter's account pays for, by network.",
+                    ),
                     &["network"],
                 )?,
             )?,

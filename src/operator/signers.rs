@@ -18,7 +18,7 @@ use crate::{
         refs::SecretKeyRef,
     },
     chain::{
-        ChainKey, KeyError, Signer,
+        ChainError, ChainKey, KeyError, Signer,
         signer::{RemoteSigner, RemoteSignerOptions, local::is_keystore},
     },
 };
@@ -29,10 +29,13 @@ const PASSWORD: &str = "password";
 /// More than networks in a cluster; what is older is made again.
 const MAX_KEPT: usize = 16;
 
-/// Signers by where they are from, with the hash of what they were made of.
+/// A signer, and the hash of what it was made of.
+type Made = (blake3::Hash, Arc<dyn Signer>);
+
+/// Signers by where they are from.
 #[derive(Default)]
 pub struct Signers {
-    made: Mutex<HashMap<String, (blake3::Hash, Arc<dyn Signer>)>>,
+    made: Mutex<HashMap<String, Made>>,
 }
 
 impl Signers {
@@ -44,7 +47,7 @@ impl Signers {
         namespace: &str,
     ) -> Result<Arc<dyn Signer>, ChainProblem> {
         match (&chain.reporter_secret_ref, &chain.remote_signer) {
-            (Some(at), None) => self.from_secret(at, client, namespace).await,
+            (Some(at), None) => self.local(at, client, namespace).await,
             (None, Some(remote)) => self.remote(remote, client, namespace).await,
             _ => Err(ChainProblem::no(
                 Reason::ReporterSecretMissing,
@@ -53,7 +56,7 @@ impl Signers {
         }
     }
 
-    async fn from_secret(
+    async fn local(
         &self,
         at: &SecretKeyRef,
         client: &Client,
@@ -79,7 +82,7 @@ impl Signers {
         let opened = tokio::task::spawn_blocking(move || open(&content, password.as_deref(), &named)).await;
         let key = opened
             .unwrap_or_else(|_| Err(KeyError::Locked { source_name: source.clone() }))
-            .map_err(|error| ChainProblem::from(&error.into()))?;
+            .map_err(|error| ChainProblem::from(&ChainError::from(error)))?;
         Ok(self.keep(source, hash, Arc::new(key)))
     }
 
@@ -98,11 +101,9 @@ impl Signers {
         };
         let mut part = |key: &str| tls.remove(key).map(|content| content.0);
         let (certificate, key, authority) = (part("tls.crt"), part("tls.key"), part("ca.crt"));
-        let client_identity = certificate.zip(key).map(|(certificate, key)| [certificate, b"\n".to_vec(), key].concat());
-        let hash = hash([
-            client_identity.as_deref().unwrap_or_default(),
-            authority.as_deref().unwrap_or_default(),
-        ]);
+        let client_identity =
+            certificate.zip(key).map(|(certificate, key)| [certificate, b"\n".to_vec(), key].concat());
+        let hash = hash([client_identity.as_deref().unwrap_or_default(), authority.as_deref().unwrap_or_default()]);
         let source = format!("{} {}", spec.url, spec.address);
         if let Some(known) = self.known(&source, hash) {
             return Ok(known);

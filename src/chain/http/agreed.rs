@@ -15,9 +15,7 @@ use crate::{
     api::ids::{NodeAddress, Wei},
     chain::{
         error::ChainError,
-        rpc::{
-            At, BlockRef, CallRequest, ChainRpc, LogEntry, LogFilter, RpcFuture, SendOutcome, SentCall, TxReceipt,
-        },
+        rpc::{At, BlockRef, CallRequest, ChainRpc, LogEntry, LogFilter, RpcFuture, SendOutcome, SentCall, TxReceipt},
     },
 };
 
@@ -43,10 +41,8 @@ impl Agreed {
         if self.quorum() < QUORUM {
             return pool.final_block().await;
         }
-        let answers = futures::future::join_all(
-            pool.endpoints.iter().map(|endpoint| endpoint.final_block(pool.chain_id)),
-        )
-        .await;
+        let answers =
+            futures::future::join_all(pool.endpoints.iter().map(|endpoint| endpoint.final_block(pool.chain_id))).await;
         let number = common_final(&answers, self.quorum())
             .ok_or_else(|| answers.into_iter().find_map(Result::err).unwrap_or(ChainError::InvalidEndpoint))?;
         self.block_by(At::Number(number)).await
@@ -177,10 +173,7 @@ mod tests {
         assert_eq!(agree(vec![Ok(1), gone()], 2, "m"), gone());
         assert_eq!(agree(vec![Ok(1), Ok(2)], 2, "m"), Err(ChainError::Disagreement { method: "m" }));
         assert_eq!(agree(vec![Ok(1), Ok(2), Ok(1)], 2, "m"), Ok(1), "a liar is outvoted");
-        assert_eq!(
-            agree(vec![Ok(1), Ok(2), Ok(1), Ok(2)], 2, "m"),
-            Err(ChainError::Disagreement { method: "m" })
-        );
+        assert_eq!(agree(vec![Ok(1), Ok(2), Ok(1), Ok(2)], 2, "m"), Err(ChainError::Disagreement { method: "m" }));
         let refused = || Err(ChainError::Refused(Refusal::new("WrongEpoch", "no")));
         assert_eq!(agree::<u8>(vec![refused(), refused(), gone()], 2, "m"), refused());
     }

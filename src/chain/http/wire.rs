@@ -201,7 +201,8 @@ mod tests {
         assert_eq!(receipt.contract, Some(NodeAddress([0xaa; 20])));
         assert!(receipt.succeeded, "no effectiveGasPrice, and none is needed");
 
-        let sent = json!({"from": "xdc1111111111111111111111111111111111111111", "to": null, "input": "0x01", "nonce": "0x0"});
+        let sent =
+            json!({"from": "xdc1111111111111111111111111111111111111111", "to": null, "input": "0x01", "nonce": "0x0"});
         let sent = SentCall::from(serde_json::from_value::<RawTransaction>(sent).unwrap());
         assert_eq!(sent.from, NodeAddress([0x11; 20]));
     }

@@ -16,9 +16,7 @@ use crate::{
     chain::{
         error::ChainError,
         refusal::Refusal,
-        rpc::{
-            At, BlockRef, CallRequest, ChainRpc, LogEntry, LogFilter, RpcFuture, SendOutcome, SentCall, TxReceipt,
-        },
+        rpc::{At, BlockRef, CallRequest, ChainRpc, LogEntry, LogFilter, RpcFuture, SendOutcome, SentCall, TxReceipt},
     },
 };
 

@@ -66,12 +66,8 @@ mod tests {
     use crate::chain::ChainKey;
 
     /// The order of secp256k1.
-    const ORDER: U256 = U256::from_limbs([
-        0xbfd2_5e8c_d036_4141,
-        0xbaae_dce6_af48_a03b,
-        0xffff_ffff_ffff_fffe,
-        0xffff_ffff_ffff_ffff,
-    ]);
+    const ORDER: U256 =
+        U256::from_limbs([0xbfd2_5e8c_d036_4141, 0xbaae_dce6_af48_a03b, 0xffff_ffff_ffff_fffe, 0xffff_ffff_ffff_ffff]);
 
     /// Signs with a real key and returns the high s, as every second signature of a real service has it.
     #[derive(Debug)]

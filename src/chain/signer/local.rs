@@ -84,7 +84,7 @@ impl ChainKey {
 
     /// From the 32 bytes of the secret scalar, big-endian. Fails for zero and for numbers above the curve's order.
     pub fn from_bytes(secret: &[u8; 32]) -> Result<Self, KeyError> {
-        PrivateKeySigner::from_bytes(&B256::from(*secret))
+        PrivateKeySigner::from_slice(secret)
             .map(|signer| ChainKey { signer })
             .map_err(|_| KeyError::Malformed { source_name: "the given secret".to_owned() })
     }

@@ -178,7 +178,8 @@ pub fn parse_xdc(text: &str) -> Result<Wei, String> {
     whole.checked_mul(Wei::XDC.0).and_then(|wei| wei.checked_add(fraction)).map(Wei).ok_or_else(refuse)
 }
 
-#[cfg(all(test, feature = "cli"))]
+#[cfg(test)]
+#[cfg(feature = "cli")]
 mod tests {
     use clap::Parser;
 

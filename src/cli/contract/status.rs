@@ -121,7 +121,12 @@ fn print(args: &StatusArgs, facts: &Facts, overdue: u64, out: &mut dyn Write) ->
         )?,
         None => writeln!(out, "pending    nothing")?,
     }
-    writeln!(out, "live       {} XDC allocated, {} XDC claimed", state.live_total.to_xdc(), state.claimed_total.to_xdc())?;
+    writeln!(
+        out,
+        "live       {} XDC allocated, {} XDC claimed",
+        state.live_total.to_xdc(),
+        state.claimed_total.to_xdc()
+    )?;
     writeln!(out, "pool       {} XDC", state.reward_pool.to_xdc())?;
     writeln!(out, "stakes     {} XDC for {power} compute units and {storage} GiB", state.stake_total.to_xdc())?;
     if let Some((address, has_role, balance)) = facts.reporter {

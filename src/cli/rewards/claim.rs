@@ -106,12 +106,7 @@ fn why_nothing(found: &super::entitlement::Entitlement) -> String {
     }
 }
 
-async fn quote(
-    ledger: &NetworkLedger,
-    node: &str,
-    address: NodeAddress,
-    key: &ChainKey,
-) -> Result<Quote, CliError> {
+async fn quote(ledger: &NetworkLedger, node: &str, address: NodeAddress, key: &ChainKey) -> Result<Quote, CliError> {
     let proof = ledger.proof(address).ok_or_else(|| CliError::Other(format!("{node} has no leaf in the live tree")))?;
     let intent = ledger.chain.claim_intent(&proof);
     Quote::of(ledger.chain.rpc(), key.address(), &intent).await.map_err(chain_error)

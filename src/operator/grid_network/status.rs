@@ -122,7 +122,8 @@ mod tests {
     };
 
     fn found() -> ValidatedNetwork {
-        let reporter = Ok(Reporter { address: NodeAddress([1; 20]), has_role: true, balance: Wei::XDC, last_fee: None });
+        let reporter =
+            Ok(Reporter { address: NodeAddress([1; 20]), has_role: true, balance: Wei::XDC, last_fee: None });
         validate(&network(), &Refs { chain: Ok(facts()), reporter })
     }
 

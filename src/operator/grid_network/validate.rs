@@ -175,7 +175,10 @@ pub(in crate::operator) mod tests {
     }
 
     fn refs(has_role: bool) -> Refs {
-        Refs { chain: Ok(facts()), reporter: Ok(Reporter { address: NodeAddress([1; 20]), has_role, balance: Wei::XDC, last_fee: None }) }
+        Refs {
+            chain: Ok(facts()),
+            reporter: Ok(Reporter { address: NodeAddress([1; 20]), has_role, balance: Wei::XDC, last_fee: None }),
+        }
     }
 
     #[test]

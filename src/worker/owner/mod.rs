@@ -45,9 +45,9 @@ pub struct OwnerOptions {
     pub dry_run: bool,
 }
 
-/// Which node: by its key, or by its address.
+/// Which node: by its address, or by its key.
 #[derive(Debug, Clone, clap::Args)]
-#[group(required = true, multiple = false)]
+#[group(required = true, multiple = true)]
 pub struct NodeOptions {
     /// File with the node's key.
     #[arg(long, env = "GRID_KEY_FILE")]

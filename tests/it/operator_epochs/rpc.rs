@@ -6,7 +6,8 @@ use alloy::primitives::{B256, Bytes};
 use xdc_grid::{
     api::ids::{NodeAddress, Wei},
     chain::{
-        At, BlockRef, CallRequest, ChainError, ChainRpc, LogEntry, LogFilter, RpcFuture, SendOutcome, SentCall, TxReceipt,
+        At, BlockRef, CallRequest, ChainError, ChainRpc, LogEntry, LogFilter, RpcFuture, SendOutcome, SentCall,
+        TxReceipt,
     },
 };
 

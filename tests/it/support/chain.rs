@@ -15,8 +15,8 @@ use alloy::{
 use xdc_grid::{
     api::ids::{NodeAddress, Wei},
     chain::{
-        At, BlockRef, CallRequest, ChainError, ChainRpc, LogEntry, LogFilter, Refusal, RpcFuture, SendOutcome, SentCall,
-        TxReceipt,
+        At, BlockRef, CallRequest, ChainError, ChainRpc, LogEntry, LogFilter, Refusal, RpcFuture, SendOutcome,
+        SentCall, TxReceipt,
         bindings::{
             GridComputingRewards::{self as contract, GridComputingRewardsCalls as Calls},
             IGridComputingRewards::{EpochState, Node},
