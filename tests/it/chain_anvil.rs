@@ -89,11 +89,12 @@ impl Anvil {
         Arc::new(HttpEndpoints::new(&[&self.url], CHAIN_ID).unwrap())
     }
 
-    /// Mines while `work` waits for blocks.
+    /// Mines while `work` waits for blocks, however many. No time passes on the chain by them: a slow machine must not bring a window or
+    /// an epoch to its end.
     pub async fn mining<T>(&self, work: impl Future<Output = T>) -> T {
         let miner = async {
             loop {
-                self.mine(1).await;
+                self.mine_at(self.time().await).await;
                 tokio::time::sleep(Duration::from_millis(10)).await;
             }
         };
