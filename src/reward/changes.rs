@@ -8,15 +8,15 @@
 //!  4  split: work and capacity in basis points, big-endian; storage is the rest
 //!  1  n, then n bytes: the budget in wei, big-endian, without leading zeros
 //!  v  number of changes
-//!  1  w: bytes of the largest increase
-//!     for each change, by ascending index: v, the gap to the index before it (first: the index itself), then w bytes, the increase in
-//!     wei, big-endian
+//!  1  w: bits of the largest increase; 0 without changes
+//!  v  for each change, by ascending index: the gap to the index before it (first: the index itself)
+//!     for each change: w bits, the increase in wei, the highest bit first; then zeros to the end of the byte
 //!  1  0x00, only where the length would be a multiple of 36 otherwise: so nothing can be taken for the whole form
 //! ```
 //!
-//! v is unsigned LEB128 in its shortest form. XDC charges 68 gas for a byte and 4 for a zero: gaps of neighbours are zero bytes, an
-//! increase costs what its size costs, and the zeros in front of a smaller one nearly nothing. Raises and not sums, because a sum
-//! gets longer with every epoch.
+//! v is unsigned LEB128 in its shortest form. XDC charges 68 gas for a byte and 4 for a zero: gaps of neighbours are zero bytes, and
+//! bits are packed because a byte for the last of them costs as much as any other. Raises and not sums, because a sum gets longer
+//! with every epoch.
 
 use std::collections::BTreeMap;
 
@@ -75,7 +75,7 @@ pub fn pack_changes(packed: &PackedChanges) -> Result<Vec<u8>, PackedError> {
     out.extend_from_slice(&digits);
     put_varint(&mut out, packed.changes.len() as u64);
     let largest = packed.changes.iter().map(|change| change.increase.0).max().unwrap_or(0);
-    let width = without_zeros(largest).len();
+    let width = bits_of(largest);
     out.push(u8::try_from(width).unwrap_or(u8::MAX));
     let mut next = 0u64;
     for (at, change) in packed.changes.iter().enumerate() {
@@ -84,10 +84,9 @@ pub fn pack_changes(packed: &PackedChanges) -> Result<Vec<u8>, PackedError> {
         }
         let gap = u64::from(change.index).checked_sub(next).ok_or(PackedError::Order(at))?;
         put_varint(&mut out, gap);
-        let bytes = change.increase.0.to_be_bytes();
-        out.extend(bytes.iter().skip(bytes.len() - width));
         next = u64::from(change.index) + 1;
     }
+    out.extend(pack_bits(packed.changes.iter().map(|change| change.increase.0), width));
     if out.len().is_multiple_of(LEAF) {
         out.push(0);
     }
@@ -111,27 +110,20 @@ pub fn unpack_changes(bytes: &[u8]) -> Result<PackedChanges, PackedError> {
     let recipe = reader.recipe()?;
     let count = usize::try_from(reader.varint()?).map_err(|_| PackedError::Short)?;
     let [width] = reader.fixed()?;
-    let width = usize::from(width);
     // Before anything is set aside for them: each takes a byte for its gap at least.
-    if width > 16 || (width == 0) != (count == 0) || count > reader.rest.len() / (width + 1) {
+    if width > 128 || (width == 0) != (count == 0) || count > reader.rest.len() {
         return Err(PackedError::Short);
     }
-    let mut changes = Vec::with_capacity(count);
-    let mut next = 0u64;
-    for at in 0..count {
-        let index = reader.varint()?.checked_add(next).and_then(|index| u32::try_from(index).ok());
-        let index = index.ok_or(PackedError::Index(at))?;
-        let increase = reader.number(width)?;
-        if increase == 0 {
-            return Err(PackedError::Zero(at));
-        }
-        changes.push(LeafChange { index, increase: Wei(increase) });
-        next = u64::from(index) + 1;
+    let indexes = reader.indexes(count)?;
+    let increases = reader.numbers(count, u32::from(width))?;
+    if let Some(at) = increases.iter().position(|increase| *increase == 0) {
+        return Err(PackedError::Zero(at));
     }
-    let largest = changes.iter().map(|change| change.increase.0).max().unwrap_or(0);
-    if without_zeros(largest).len() != width {
+    if bits_of(increases.iter().copied().max().unwrap_or(0)) != u32::from(width) {
         return Err(PackedError::NotShortest);
     }
+    let change = |(index, increase)| LeafChange { index, increase: Wei(increase) };
+    let changes = indexes.into_iter().zip(increases).map(change).collect();
     let padding: &[u8] = if (bytes.len() - reader.rest.len()).is_multiple_of(LEAF) { &[0] } else { &[] };
     if reader.rest != padding {
         return Err(PackedError::Trailing { bytes: reader.rest.len() });
@@ -210,6 +202,31 @@ impl<'a> Reader<'a> {
         Err(PackedError::NotShortest)
     }
 
+    /// Ascending, by their gaps.
+    fn indexes(&mut self, count: usize) -> Result<Vec<u32>, PackedError> {
+        let (mut indexes, mut next) = (Vec::with_capacity(count), 0u64);
+        for at in 0..count {
+            let index = self.varint()?.checked_add(next).and_then(|index| u32::try_from(index).ok());
+            let index = index.ok_or(PackedError::Index(at))?;
+            indexes.push(index);
+            next = u64::from(index) + 1;
+        }
+        Ok(indexes)
+    }
+
+    /// `count` numbers of `width` bits, and zeros to the end of the byte.
+    fn numbers(&mut self, count: usize, width: u32) -> Result<Vec<u128>, PackedError> {
+        let width = usize::try_from(width).map_err(|_| PackedError::Short)?;
+        let bytes = self.take(count.checked_mul(width).ok_or(PackedError::Short)?.div_ceil(8))?;
+        let mut bits = bytes.iter().flat_map(|byte| (0..8).rev().map(move |at| (byte >> at) & 1));
+        let number = |_| bits.by_ref().take(width).fold(0, |number, bit| (number << 1) | u128::from(bit));
+        let numbers = (0..count).map(number).collect();
+        if bits.any(|bit| bit != 0) {
+            return Err(PackedError::NotShortest);
+        }
+        Ok(numbers)
+    }
+
     fn recipe(&mut self) -> Result<Recipe, PackedError> {
         let statement = B256::from(self.fixed::<32>()?);
         let block = self.varint()?;
@@ -227,6 +244,28 @@ impl<'a> Reader<'a> {
         }
         Ok(Recipe { statement, block, split: split.ok_or(PackedError::Split)?, budget: Wei(budget) })
     }
+}
+
+/// Numbers of `width` bits one after the other, the highest bit first.
+fn pack_bits(numbers: impl Iterator<Item = u128>, width: u32) -> Vec<u8> {
+    let (mut out, mut free) = (Vec::new(), 0);
+    for number in numbers {
+        for at in (0..width).rev() {
+            if free == 0 {
+                out.push(0);
+                free = 8;
+            }
+            free -= 1;
+            if let Some(last) = out.last_mut() {
+                *last |= u8::from((number >> at) & 1 == 1) << free;
+            }
+        }
+    }
+    out
+}
+
+fn bits_of(value: u128) -> u32 {
+    u128::BITS - value.leading_zeros()
 }
 
 fn put_varint(out: &mut Vec<u8>, mut value: u64) {

@@ -44,6 +44,7 @@ fn what_would_not_be_packed_is_refused() {
     assert_eq!(pack_changes(&changes(&[(3, 0)])), Err(PackedError::Zero(0)));
     assert_eq!(unpack_changes(&[]), Err(PackedError::Short));
     assert_eq!(unpack_changes(&[2]), Err(PackedError::Version(2)));
+    assert!(!(good.len()).is_multiple_of(LEAF));
     assert_eq!(unpack_changes(&[&good[..], &[0]].concat()), Err(PackedError::Trailing { bytes: 1 }));
     for end in 0..good.len() {
         assert!(unpack_changes(&good[..end]).is_err(), "{end} bytes");
@@ -54,11 +55,11 @@ fn what_would_not_be_packed_is_refused() {
 
 #[test]
 fn a_length_is_not_believed() {
-    // A recipe, then 2⁶³ changes of 16 bytes each, of which none is there.
+    // A recipe, then 2⁶³ changes of 128 bits each, of which none is there.
     let mut hostile = pack_changes(&changes(&[])).unwrap();
     hostile.truncate(hostile.len() - 2);
     put_varint(&mut hostile, 1 << 63);
-    hostile.push(16);
+    hostile.push(128);
     assert_eq!(unpack_changes(&hostile), Err(PackedError::Short));
 }
 
@@ -68,6 +69,10 @@ fn the_same_number_in_more_bytes_is_refused() {
     let packed = pack_changes(&PackedChanges { recipe: Recipe { block: 0, ..recipe(1) }, changes: vec![] }).unwrap();
     let long = [&packed[..33], &[0x80], &packed[33..]].concat();
     assert_eq!(unpack_changes(&long), Err(PackedError::NotShortest));
+    // A bit after the last number: 3 changes of 3 bits leave 7 free.
+    let mut packed = pack_changes(&changes(&[(1, 5), (2, 1), (3, 7)])).unwrap();
+    *packed.last_mut().unwrap() |= 1;
+    assert_eq!(unpack_changes(&packed), Err(PackedError::NotShortest));
 }
 
 #[test]
