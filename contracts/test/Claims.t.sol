@@ -1,7 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
 pragma solidity 0.8.37;
 
-import {GridComputingRewards} from "../src/GridComputingRewards.sol";
 import {IGridComputingRewards} from "../src/IGridComputingRewards.sol";
 import {Fixture} from "./Fixture.sol";
 import {StandardTree} from "./StandardTree.sol";
@@ -88,7 +87,7 @@ contract ClaimsTest is Fixture {
     }
 
     function test_a_leaf_of_another_contract_or_chain_pays_nothing() public {
-        GridComputingRewards other = new GridComputingRewards(admin, EPOCH, WINDOW, unbonding, MAX_INCREASE);
+        IGridComputingRewards other = deployRewards(admin, EPOCH, WINDOW, unbonding, MAX_INCREASE);
         uint64 epoch = state().nextEpoch;
         warpPastEpoch(epoch);
         submit(epoch, StandardTree.leaf(address(other), alice, 1 ether), 1 ether);
@@ -212,11 +211,11 @@ contract Burner {
 }
 
 contract Reentrant {
-    GridComputingRewards private immutable rewards;
+    IGridComputingRewards private immutable rewards;
     uint256 private cumulative;
     bytes32[] private proof;
 
-    constructor(GridComputingRewards rewards_) {
+    constructor(IGridComputingRewards rewards_) {
         rewards = rewards_;
     }
 

@@ -1,9 +1,8 @@
 // SPDX-License-Identifier: Apache-2.0
 pragma solidity 0.8.37;
 
-import {IAccessControl} from "@openzeppelin/contracts/access/IAccessControl.sol";
-
 import {IGridComputingRewards} from "../src/IGridComputingRewards.sol";
+import {IGridRoles} from "../src/IGridRoles.sol";
 import {Fixture} from "./Fixture.sol";
 
 contract EpochsTest is Fixture {
@@ -120,13 +119,13 @@ contract EpochsTest is Fixture {
         bytes32 guardianRole = rewards.GUARDIAN_ROLE();
         vm.prank(guardian);
         vm.expectRevert(
-            abi.encodeWithSelector(IAccessControl.AccessControlUnauthorizedAccount.selector, guardian, reporterRole)
+            abi.encodeWithSelector(IGridRoles.AccessControlUnauthorizedAccount.selector, guardian, reporterRole)
         );
         rewards.submitEpoch(0, ROOT, 1 ether, keccak256(""), "");
         submit(0, ROOT, 1 ether);
         vm.prank(reporter);
         vm.expectRevert(
-            abi.encodeWithSelector(IAccessControl.AccessControlUnauthorizedAccount.selector, reporter, guardianRole)
+            abi.encodeWithSelector(IGridRoles.AccessControlUnauthorizedAccount.selector, reporter, guardianRole)
         );
         rewards.disableEpoch(0);
         assertEq(rewards.admin(), admin);

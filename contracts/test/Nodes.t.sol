@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
 pragma solidity 0.8.37;
 
-import {GridComputingRewards} from "../src/GridComputingRewards.sol";
+import {ICredits} from "../src/ICredits.sol";
 import {IGridComputingRewards} from "../src/IGridComputingRewards.sol";
 import {Fixture} from "./Fixture.sol";
 
@@ -139,7 +139,7 @@ contract NodesTest is Fixture {
     }
 
     function test_without_an_unbonding_time_an_exit_is_one_call() public {
-        rewards = new GridComputingRewards(admin, EPOCH, 0, 0, MAX_INCREASE);
+        rewards = deployRewards(admin, EPOCH, 0, 0, MAX_INCREASE);
         vm.startPrank(owner);
         rewards.registerNode{value: 1 ether}(1, 1);
         uint256 before = owner.balance;
@@ -156,27 +156,97 @@ contract NodesTest is Fixture {
         vm.warp(block.timestamp + unbonding);
         refuser.quit(rewards);
         assertEq(rewards.credit(address(refuser)), 1 ether);
-        vm.expectRevert(abi.encodeWithSelector(IGridComputingRewards.CreditRefused.selector, address(refuser), 1 ether));
+        vm.expectRevert(abi.encodeWithSelector(ICredits.CreditRefused.selector, address(refuser), 1 ether));
         rewards.withdrawCredit(address(refuser));
         refuser.accept();
         rewards.withdrawCredit(address(refuser));
         assertEq(address(refuser).balance, 1 ether);
         assertEq(state().creditTotal, 0);
-        vm.expectRevert(abi.encodeWithSelector(IGridComputingRewards.NoCredit.selector, address(refuser)));
+        vm.expectRevert(abi.encodeWithSelector(ICredits.NoCredit.selector, address(refuser)));
         rewards.withdrawCredit(address(refuser));
     }
 
     function test_parameters_are_bounded() public {
         vm.expectPartialRevert(IGridComputingRewards.ParameterOutOfBounds.selector);
-        new GridComputingRewards(admin, 0, 0, 0, 1);
+        deployRewards(admin, 0, 0, 0, 1);
         vm.expectPartialRevert(IGridComputingRewards.ParameterOutOfBounds.selector);
-        new GridComputingRewards(admin, 60, 61, 100, 1);
+        deployRewards(admin, 60, 61, 100, 1);
         vm.expectPartialRevert(IGridComputingRewards.ParameterOutOfBounds.selector);
-        new GridComputingRewards(admin, 60, 60, 59, 1);
+        deployRewards(admin, 60, 60, 59, 1);
         vm.expectPartialRevert(IGridComputingRewards.ParameterOutOfBounds.selector);
-        new GridComputingRewards(admin, 60, 60, 60, 0);
-        vm.expectRevert();
-        new GridComputingRewards(address(0), 60, 60, 60, 1);
+        deployRewards(admin, 60, 60, 60, 0);
+        vm.expectRevert(IGridComputingRewards.ZeroAddress.selector);
+        deployRewards(address(0), 60, 60, 60, 1);
+        vm.expectPartialRevert(IGridComputingRewards.ParameterOutOfBounds.selector);
+        deployRewards(admin, 30 days + 1, 60, 60, 1);
+    }
+
+    function test_stake_is_added_to_registered_nodes_only() public {
+        register();
+        deal(stranger, 5 ether);
+        vm.startPrank(stranger);
+        rewards.addStake{value: 2 ether}(node);
+        assertEq(rewards.nodes(node).stake, 3 ether);
+        assertEq(state().stakeTotal, 3 ether);
+        vm.expectRevert(abi.encodeWithSelector(IGridComputingRewards.NotRegistered.selector, payout));
+        rewards.addStake{value: 1 ether}(payout);
+        vm.stopPrank();
+        vm.prank(owner);
+        rewards.unregisterNodeFor(node);
+        uint256 exitAt = rewards.nodes(node).exitAt;
+        vm.expectRevert(abi.encodeWithSelector(IGridComputingRewards.NodeExiting.selector, node, exitAt));
+        rewards.addStake{value: 1 ether}(node);
+    }
+
+    function test_each_registration_has_an_index_of_its_own() public {
+        register();
+        assertEq(rewards.nodes(node).index, 1);
+        vm.prank(owner);
+        rewards.registerNode{value: 1 ether}(1, 1);
+        assertEq(rewards.nodes(owner).index, 2);
+    }
+
+    // ---------------------------------------------------------------- payout
+
+    function test_the_owner_changes_the_payout_after_two_days() public {
+        register();
+        address next = makeAddr("next payout");
+        vm.expectRevert(abi.encodeWithSelector(IGridComputingRewards.NotOwner.selector, node, node, owner));
+        vm.prank(node);
+        rewards.requestPayout(node, next);
+        vm.startPrank(owner);
+        vm.expectRevert(abi.encodeWithSelector(IGridComputingRewards.ZeroPayout.selector, node));
+        rewards.requestPayout(node, address(0));
+        rewards.requestPayout(node, next);
+        vm.stopPrank();
+        uint256 at = block.timestamp + 2 days;
+        (address requested, uint256 applicableAt) = rewards.payoutRequest(node);
+        assertEq(requested, next);
+        assertEq(applicableAt, at);
+        vm.expectRevert(abi.encodeWithSelector(IGridComputingRewards.PayoutChangeTooEarly.selector, node, at));
+        rewards.applyPayout(node);
+        assertEq(rewards.payoutOf(node), payout);
+        vm.warp(at);
+        rewards.applyPayout(node);
+        assertEq(rewards.payoutOf(node), next);
+        vm.expectRevert(abi.encodeWithSelector(IGridComputingRewards.NoPayoutChange.selector, node));
+        rewards.applyPayout(node);
+    }
+
+    function test_what_a_former_owner_asked_for_applies_no_more() public {
+        register();
+        vm.startPrank(owner);
+        rewards.unregisterNodeFor(node);
+        vm.warp(rewards.nodes(node).exitAt);
+        rewards.requestPayout(node, stranger);
+        rewards.unregisterNodeFor(node);
+        vm.stopPrank();
+        vm.warp(block.timestamp + 2 days);
+        vm.expectRevert(abi.encodeWithSelector(IGridComputingRewards.NoPayoutChange.selector, node));
+        rewards.applyPayout(node);
+        register();
+        vm.expectRevert(abi.encodeWithSelector(IGridComputingRewards.NoPayoutChange.selector, node));
+        rewards.applyPayout(node);
     }
 
     function testFuzz_stakes_come_back_whole(uint96 stake, uint64 power, uint64 gib) public {
@@ -197,11 +267,11 @@ contract NodesTest is Fixture {
 contract Refuser {
     bool private willing;
 
-    function register(GridComputingRewards rewards) external {
+    function register(IGridComputingRewards rewards) external {
         rewards.registerNode{value: 1 ether}(1, 0);
     }
 
-    function quit(GridComputingRewards rewards) external {
+    function quit(IGridComputingRewards rewards) external {
         rewards.unregisterNode();
     }
 

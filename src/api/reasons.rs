@@ -337,6 +337,8 @@ reasons! {
     ReportPending,
     /// The report is in a final block.
     ReportFinal,
+    /// A report is challenged: nothing of it is paid until the contract's arbiter has ruled, or its time is over.
+    EpochChallenged,
     /// The contract's window is still open.
     WindowOpen,
     /// The root is live and nodes can claim.

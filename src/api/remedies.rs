@@ -122,7 +122,7 @@ remedies! {
         MissingSecret: "Create the Secret that the message names, in the operator's namespace.",
         VolumeNotMounted: "The message names the volume or the device: a StorageClass without volumes, a disk that another machine holds, a device that cannot be prepared.",
         DeviceLost: "Look at the Kubernetes node: `kubectl describe node`; its driver or the device is at fault. The pod is made again.",
-        PayoutFixed: "The contract goes on paying the old address. To be paid elsewhere, delete the node and make a new one.",
+        PayoutFixed: "The contract goes on paying the old address until the owner of the node has asked it for another: `cast send CONTRACT requestPayout(address,address) NODE PAYOUT`, and two days later `applyPayout(address)`.",
         NoModels: "Name models in spec.models of the GridNode.",
         Unschedulable: "The scheduler's message says what no Kubernetes node has: add a node, free the resource, or change spec.nodeSelector, spec.tolerations or spec.resources.",
         CrashLoopBackOff: "Read why it ended: `kubectl grid logs` or `kubectl logs --previous` of the pod.",
@@ -268,6 +268,7 @@ remedies! {
         SettlementPending: "Nothing to do: the epoch has to end, be reported, and pass its window.",
         ReportPending: "Nothing to do: the report is on its way to the chain.",
         ReportsBehind: "See `kubectl get contributionreports` and `kubectl grid why gnet/<name>`: the chain may be away, or the reporter without funds.",
+        EpochChallenged: "Look at the challenge (event EpochChallenged of the contract) and tell the arbiter; after the time that the message names anybody can drop the report with `expireChallenge`.",
         WindowOpen: "Nothing to do: the contract's window has to pass.",
     }
     Fine {

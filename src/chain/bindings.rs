@@ -1,10 +1,22 @@
-//! Types of the contract, from the committed output of the Solidity compiler (`contracts/abi`; `npm run abi:check` in
+//! Types of the contracts, from the committed output of the Solidity compiler (`contracts/abi`; `npm run abi:check` in
 //! `contracts/` fails when it is stale). Includes the creation code, so that the project can deploy itself.
 
 alloy::sol! {
     #[derive(Debug, PartialEq, Eq)]
     GridComputingRewards,
     "contracts/abi/GridComputingRewards.json"
+}
+
+alloy::sol! {
+    #[derive(Debug, PartialEq, Eq)]
+    GridJobEscrow,
+    "contracts/abi/GridJobEscrow.json"
+}
+
+alloy::sol! {
+    #[derive(Debug, PartialEq, Eq)]
+    GridSlashing,
+    "contracts/abi/GridSlashing.json"
 }
 
 alloy::sol! {

@@ -26,7 +26,7 @@ pub struct ChainClient {
     contract: NodeAddress,
 }
 
-/// What the contract was deployed with; never changes.
+/// The contract's rules. Genesis and the length of an epoch never change; the admin can change the others from the next epoch on.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct ContractParameters {
     /// Unix seconds at which epoch 0 began.
@@ -74,7 +74,7 @@ impl ChainClient {
         }
         let client = ChainClient { rpc, chain_id, contract };
         // Any other contract fails here rather than with the first transaction.
-        client.view(contract::NODE_BINDING_TYPEHASHCall {}, At::Latest).await?;
+        client.view(contract::epochStateCall {}, At::Latest).await?;
         Ok(client)
     }
 
@@ -84,6 +84,11 @@ impl ChainClient {
 
     pub fn shared_rpc(&self) -> Arc<dyn ChainRpc> {
         Arc::clone(&self.rpc)
+    }
+
+    /// The same chain, with another contract of the grid in its place.
+    pub(super) fn at_address(&self, contract: NodeAddress) -> Self {
+        ChainClient { contract, ..self.clone() }
     }
 
     pub fn chain_id(&self) -> u64 {

@@ -1,17 +1,21 @@
-//! Puts the contract on a chain: create, name the reporter and the guardian, fund. For tools that a person runs.
+//! Puts the contracts on a chain: create the three, bind the slashing, give the roles, fund. For tools that a person runs.
 
 use std::sync::Arc;
 
 use alloy::{
-    primitives::{Address, Bytes, keccak256},
+    primitives::{
+        Address, Bytes,
+        aliases::{U40, U96},
+        keccak256,
+    },
     sol_types::SolConstructor,
 };
 
 use super::{
-    bindings::GridComputingRewards as contract,
+    bindings::{GridComputingRewards as contract, GridJobEscrow, GridSlashing},
     client::ChainClient,
     error::ChainError,
-    fees::FeePolicy,
+    fees::{FeePolicy, intrinsic_gas},
     nonces::NoncePool,
     outbox::{Inclusion, Intent, IntentKind, Outbox, OutboxRecord, Pace, TxCall, run_to_end},
     quote::Quote,
@@ -27,12 +31,71 @@ pub struct DeployParameters {
     pub challenge_window: u64,
     pub unbonding: u64,
     pub max_epoch_increase: Wei,
-    /// The account that reports epochs.
-    pub reporter: NodeAddress,
-    /// The account that may drop a pending epoch, if any.
-    pub guardian: Option<NodeAddress>,
+    /// Who may do what.
+    pub roles: Roles,
+    /// The escrow and the slashing beside it.
+    pub members: MemberParameters,
     /// Put into the reward pool at once; zero for nothing.
     pub funding: Wei,
+}
+
+/// Accounts by their roles. Reporter, slasher and arbiter must be three.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Roles {
+    /// Reports epochs.
+    pub reporter: NodeAddress,
+    /// May drop a pending epoch, and pause.
+    pub guardian: Option<NodeAddress>,
+    /// Proposes slashes.
+    pub slasher: Option<NodeAddress>,
+    /// Rules on challenges and appeals.
+    pub arbiter: Option<NodeAddress>,
+    /// Spends fees and slashed stakes.
+    pub treasurer: Option<NodeAddress>,
+    /// Settles paid jobs.
+    pub settler: Option<NodeAddress>,
+}
+
+impl Roles {
+    /// A reporter and nobody else.
+    pub fn reporter(reporter: NodeAddress) -> Self {
+        Roles { reporter, guardian: None, slasher: None, arbiter: None, treasurer: None, settler: None }
+    }
+
+    /// Names of the contract's roles with the accounts that get them.
+    fn granted(&self) -> impl Iterator<Item = (&'static str, NodeAddress)> {
+        [
+            ("REPORTER_ROLE", Some(self.reporter)),
+            ("GUARDIAN_ROLE", self.guardian),
+            ("SLASHER_ROLE", self.slasher),
+            ("ARBITER_ROLE", self.arbiter),
+            ("TREASURER_ROLE", self.treasurer),
+            ("SETTLER_ROLE", self.settler),
+        ]
+        .into_iter()
+        .filter_map(|(role, account)| Some((role, account?)))
+    }
+}
+
+/// What escrow and slashing are created with.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct MemberParameters {
+    /// Part of what jobs spend that the treasury keeps, in 1/10 000; at most 2 000.
+    pub fee_bps: u16,
+    /// Seconds in which an owner can appeal against a slash.
+    pub appeal_seconds: u64,
+    /// Seconds after that in which an arbiter can rule.
+    pub ruling_seconds: u64,
+    pub appeal_bond: Wei,
+}
+
+impl Default for MemberParameters {
+    /// 5 %, three days to appeal, a week to rule, 10 XDC.
+    fn default() -> Self {
+        let day = 24 * 3600;
+        let (appeal_seconds, ruling_seconds) = (3 * day, 7 * day);
+        MemberParameters { fee_bps: 500, appeal_seconds, ruling_seconds, appeal_bond: Wei(10 * Wei::XDC.0) }
+    }
 }
 
 /// The result; every transaction in it is final.
@@ -42,6 +105,10 @@ pub struct Deployment {
     /// The account that deployed, which is the admin.
     pub admin: NodeAddress,
     pub created: Inclusion,
+    /// Address of its GridJobEscrow.
+    pub escrow: NodeAddress,
+    /// Address of its GridSlashing.
+    pub slashing: NodeAddress,
 }
 
 /// The creation intent; `admin` manages the roles.
@@ -54,23 +121,43 @@ pub fn create_intent(admin: NodeAddress, parameters: &DeployParameters) -> Inten
         maxEpochIncrease_: parameters.max_epoch_increase.0,
     };
     let data = Bytes::from([&contract::BYTECODE[..], &arguments.abi_encode()].concat());
-    Intent { kind: IntentKind::Deploy, key: format!("deploy/{admin}"), call: TxCall { to: None, value: Wei(0), data } }
+    creation("rewards", admin, data)
+}
+
+/// The intent that creates the escrow of the grid `grid`.
+pub fn create_escrow_intent(admin: NodeAddress, grid: NodeAddress, parameters: &MemberParameters) -> Intent {
+    let arguments = GridJobEscrow::constructorCall { rewards_: grid.into(), feeBps_: parameters.fee_bps };
+    creation("escrow", admin, [&GridJobEscrow::BYTECODE[..], &arguments.abi_encode()].concat().into())
+}
+
+/// The intent that creates the slashing of the grid `grid`. The contract checks the bounds; what does not fit into its types is
+/// cut to their greatest value, which it refuses.
+pub fn create_slashing_intent(admin: NodeAddress, grid: NodeAddress, parameters: &MemberParameters) -> Intent {
+    let arguments = GridSlashing::constructorCall {
+        rewards_: grid.into(),
+        appealTime_: U40::saturating_from(parameters.appeal_seconds),
+        rulingTime_: U40::saturating_from(parameters.ruling_seconds),
+        appealBond_: U96::saturating_from(parameters.appeal_bond.0),
+    };
+    creation("slashing", admin, [&GridSlashing::BYTECODE[..], &arguments.abi_encode()].concat().into())
+}
+
+fn creation(what: &str, admin: NodeAddress, data: Bytes) -> Intent {
+    let call = TxCall { to: None, value: Wei(0), data };
+    Intent { kind: IntentKind::Deploy, key: format!("deploy/{what}/{admin}"), call }
 }
 
 impl ChainClient {
-    /// Lets an account submit epochs. The admin signs.
-    pub fn grant_reporter_intent(&self, account: NodeAddress) -> Intent {
-        self.grant_intent("REPORTER_ROLE", account)
-    }
-
-    /// Lets an account drop pending epochs. The admin signs.
-    pub fn grant_guardian_intent(&self, account: NodeAddress) -> Intent {
-        self.grant_intent("GUARDIAN_ROLE", account)
-    }
-
-    fn grant_intent(&self, role: &str, account: NodeAddress) -> Intent {
+    /// Gives an account a role, by its name. The admin signs.
+    pub fn grant_intent(&self, role: &str, account: NodeAddress) -> Intent {
         let call = contract::grantRoleCall { role: keccak256(role), account: Address::from(account) };
         self.intent(IntentKind::GrantRole, format!("grant/{}/{role}/{account}", self.contract()), Wei(0), call)
+    }
+
+    /// Names the one GridSlashing that may freeze stakes. The admin signs, once.
+    pub fn bind_slashing_intent(&self, slashing: NodeAddress) -> Intent {
+        let call = contract::bindSlashingCall { slashing: slashing.into() };
+        self.intent(IntentKind::BindSlashing, format!("bind/{}/{slashing}", self.contract()), Wei(0), call)
     }
 }
 
@@ -90,19 +177,26 @@ pub async fn execute(
 }
 
 /// Gas of one setup transaction, above what any of them takes on XDC.
-const SETUP_GAS: u64 = 60_000;
+const SETUP_GAS: u64 = 80_000;
+/// What a chain takes for each byte of code that stays there.
+const CODE_BYTE_GAS: u64 = 200;
 
-/// What [`deploy`] would cost. The creation is estimated by the node; the transactions after it need its contract and are counted
-/// with what they take at most.
+/// What [`deploy`] would cost. The first creation is estimated by the node; what comes after needs its contract and is counted with
+/// what it takes at most.
 pub async fn quote_deployment(
     rpc: &dyn ChainRpc,
     admin: NodeAddress,
     parameters: &DeployParameters,
 ) -> Result<Quote, ChainError> {
     let created = Quote::of(rpc, admin, &create_intent(admin, parameters)).await?;
-    let roles = 1 + u64::from(parameters.guardian.is_some());
-    let funding = u64::from(parameters.funding.0 > 0);
-    Ok(created.and_later((roles + funding) * SETUP_GAS, parameters.funding))
+    let member = |intent: &Intent| {
+        let data = &intent.call.data;
+        intrinsic_gas(data, true) + CODE_BYTE_GAS * data.len() as u64
+    };
+    let members = member(&create_escrow_intent(admin, admin, &parameters.members))
+        + member(&create_slashing_intent(admin, admin, &parameters.members));
+    let setup = 1 + parameters.roles.granted().count() as u64 + u64::from(parameters.funding.0 > 0);
+    Ok(created.and_later(members + setup * SETUP_GAS, parameters.funding))
 }
 
 /// Deploys with `key`, which becomes the admin, and sets up what `parameters` names.
@@ -114,16 +208,24 @@ pub async fn deploy(
     pace: Pace,
 ) -> Result<Deployment, ChainError> {
     let admin = key.address();
-    let created = execute(rpc.as_ref(), chain_id, key, create_intent(admin, &parameters), pace).await?;
-    let contract = created.contract.ok_or(ChainError::NoContractCode { contract: NodeAddress([0; 20]), chain_id })?;
-    let client = ChainClient::checked(rpc, chain_id, contract).await?;
-    let mut setup = vec![client.grant_reporter_intent(parameters.reporter)];
-    setup.extend(parameters.guardian.map(|guardian| client.grant_guardian_intent(guardian)));
+    let run = async |intent| execute(rpc.as_ref(), chain_id, key, intent, pace).await;
+    let created = run(create_intent(admin, &parameters)).await?;
+    let contract = address_of(&created, chain_id)?;
+    let escrow = run(create_escrow_intent(admin, contract, &parameters.members)).await?;
+    let slashing = run(create_slashing_intent(admin, contract, &parameters.members)).await?;
+    let (escrow, slashing) = (address_of(&escrow, chain_id)?, address_of(&slashing, chain_id)?);
+    let client = ChainClient::checked(Arc::clone(&rpc), chain_id, contract).await?;
+    let mut setup = vec![client.bind_slashing_intent(slashing)];
+    setup.extend(parameters.roles.granted().map(|(role, account)| client.grant_intent(role, account)));
     if parameters.funding.0 > 0 {
         setup.push(client.fund_intent(parameters.funding, "deployment"));
     }
     for intent in setup {
-        execute(client.rpc(), chain_id, key, intent, pace).await?;
+        run(intent).await?;
     }
-    Ok(Deployment { client, admin, created })
+    Ok(Deployment { client, admin, created, escrow, slashing })
+}
+
+fn address_of(created: &Inclusion, chain_id: u64) -> Result<NodeAddress, ChainError> {
+    created.contract.ok_or(ChainError::NoContractCode { contract: NodeAddress([0; 20]), chain_id })
 }

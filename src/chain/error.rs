@@ -20,6 +20,8 @@ pub enum ChainError {
         "the code at {contract} has the hash {found}, but spec.chain.codeHash is {expected}: it is another contract or another release of it"
     )]
     WrongCode { contract: NodeAddress, expected: B256, found: B256 },
+    #[error("the contract at {contract} belongs to the grid of {grid}, not to this one")]
+    OfAnotherGrid { contract: NodeAddress, grid: NodeAddress },
     #[error("an RPC endpoint must be an http:// or https:// URL, at most five of them")]
     InvalidEndpoint,
     #[error("cannot reach {endpoint}: {detail}")]
@@ -85,6 +87,7 @@ impl ChainError {
             ChainError::NoContractCode { .. } => "NoContractCode",
             ChainError::NotTheContract { .. } => "NotTheContract",
             ChainError::WrongCode { .. } => "WrongCode",
+            ChainError::OfAnotherGrid { .. } => "OfAnotherGrid",
             ChainError::InvalidEndpoint => "InvalidEndpoint",
             ChainError::Unreachable { .. } => "ChainUnreachable",
             ChainError::Rpc { .. } => "ChainRpcError",

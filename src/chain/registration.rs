@@ -95,6 +95,10 @@ pub struct NodeRegistration {
     /// Unix seconds from which the stake can be taken back; none unless exiting.
     pub exit_at: Option<u64>,
     pub status: RegistrationStatus,
+    /// Number of the registration on the contract, from 1.
+    pub index: u32,
+    /// Part of the stake under an open slash case.
+    pub frozen: Wei,
 }
 
 impl NodeRegistration {
@@ -113,6 +117,8 @@ impl NodeRegistration {
             registered_at: node.registeredAt.to(),
             exit_at: Some(node.exitAt.to()).filter(|at| *at > 0),
             status,
+            index: node.index,
+            frozen: Wei(node.frozen.to()),
         })
     }
 }

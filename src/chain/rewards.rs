@@ -22,8 +22,10 @@ pub struct PendingEpoch {
     pub epoch: EpochNumber,
     pub root: B256,
     pub total: Wei,
-    /// Unix seconds from which it can be activated.
+    /// Unix seconds from which it can be activated; the end of time while it is challenged.
     pub active_at: u64,
+    /// Unix seconds until which a challenge of it can be ruled on; none unless it is challenged.
+    pub ruling_due_at: Option<u64>,
 }
 
 /// One consistent reading of the contract's epochs and money.
@@ -66,6 +68,7 @@ impl From<RawState> for EpochState {
             root: raw.pendingRoot,
             total: Wei(raw.pendingTotal),
             active_at: raw.activeAt,
+            ruling_due_at: raw.challenged.then_some(raw.rulingDueAt),
         });
         EpochState {
             next_epoch: EpochNumber(raw.nextEpoch),
@@ -216,7 +219,7 @@ mod tests {
         assert_eq!(report.standing(&state(5, report.root, Wei(10))), Standing::Reported);
         assert_eq!(report.standing(&state(5, B256::ZERO, Wei(10))), Standing::Conflict { root: B256::ZERO });
         assert_eq!(report.standing(&state(6, report.root, Wei(10))), Standing::Past);
-        let pending = PendingEpoch { epoch: EpochNumber(4), root: report.root, total: Wei(10), active_at: 9 };
+        let pending = PendingEpoch { epoch: EpochNumber(4), root: report.root, total: Wei(10), active_at: 9, ruling_due_at: None };
         let reported = EpochState { pending: Some(pending), ..state(5, B256::ZERO, Wei(0)) };
         assert_eq!(report.standing(&reported), Standing::Reported);
         assert!(!reported.can_activate(8) && reported.can_activate(9));

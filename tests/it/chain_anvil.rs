@@ -143,6 +143,9 @@ pub struct Grid {
     pub reporter: ChainKey,
     pub owner: ChainKey,
     pub node: ChainKey,
+    pub slasher: ChainKey,
+    /// Its GridJobEscrow; the reporter settles.
+    pub escrow: NodeAddress,
     /// Has no money and no key here.
     pub payout: NodeAddress,
 }
@@ -159,8 +162,8 @@ impl Grid {
     /// With a reporter of the caller's choice.
     pub async fn deploy_for(reporter: ChainKey) -> Self {
         let anvil = Anvil::start().await;
-        let [admin, owner, node] = [1, 3, 4].map(key);
-        for account in [&admin, &reporter, &owner] {
+        let [admin, owner, node, slasher, arbiter] = [1, 3, 4, 5, 6].map(key);
+        for account in [&admin, &reporter, &owner, &slasher, &arbiter] {
             anvil.give(account.address(), Wei(2_000 * Wei::XDC.0)).await;
         }
         let parameters = deploy::DeployParameters {
@@ -168,12 +171,29 @@ impl Grid {
             challenge_window: WINDOW_SECONDS,
             unbonding: UNBONDING_SECONDS,
             max_epoch_increase: Wei(500 * Wei::XDC.0),
-            reporter: reporter.address(),
-            guardian: Some(admin.address()),
+            roles: deploy::Roles {
+                reporter: reporter.address(),
+                guardian: Some(admin.address()),
+                slasher: Some(slasher.address()),
+                arbiter: Some(arbiter.address()),
+                treasurer: None,
+                settler: Some(reporter.address()),
+            },
+            members: deploy::MemberParameters { appeal_seconds: 50, ruling_seconds: 50, ..Default::default() },
             funding: Wei(1_000 * Wei::XDC.0),
         };
         let deployed = anvil.mining(deploy::deploy(anvil.rpc(), CHAIN_ID, &admin, parameters, pace())).await.unwrap();
-        Grid { anvil, client: deployed.client, admin, reporter, owner, node, payout: NodeAddress([0xaa; 20]) }
+        Grid {
+            anvil,
+            client: deployed.client,
+            escrow: deployed.escrow,
+            admin,
+            reporter,
+            owner,
+            node,
+            slasher,
+            payout: NodeAddress([0xaa; 20]),
+        }
     }
 
     pub async fn balance(&self, account: NodeAddress) -> Wei {

@@ -5,7 +5,7 @@ use xdc_grid::{
     api::ids::{EpochNumber, NodeAddress, Wei},
     chain::{
         At, ChainKey, Intent,
-        deploy::{DeployParameters, create_intent},
+        deploy::{DeployParameters, MemberParameters, Roles, create_intent},
         registration::{NodeCapability, NodeConsent},
         rewards::EpochReport,
     },
@@ -50,8 +50,8 @@ async fn gas_on_the_xdc_schedule_stays_within_its_limits() {
         challenge_window: 3_600,
         unbonding: 604_800,
         max_epoch_increase: Wei::XDC,
-        reporter: grid.reporter.address(),
-        guardian: None,
+        roles: Roles::reporter(grid.reporter.address()),
+        members: MemberParameters::default(),
         funding: Wei(0),
     };
     table.row("deploy", &grid.admin, create_intent(grid.admin.address(), &parameters), 5_000_000).await;

@@ -15,6 +15,8 @@ mod chain_anvil;
 mod chain_faults;
 #[cfg(feature = "chain")]
 mod chain_gas;
+#[cfg(feature = "chain")]
+mod chain_members;
 #[cfg(all(feature = "chain", feature = "http"))]
 mod chain_signers;
 #[cfg(feature = "kubernetes")]

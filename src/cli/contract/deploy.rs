@@ -13,7 +13,7 @@ use crate::{
     api::ids::{NodeAddress, Wei},
     chain::{
         ChainKey, ChainRpc, ContractParameters,
-        deploy::{DeployParameters, Deployment, deploy, quote_deployment},
+        deploy::{DeployParameters, Deployment, MemberParameters, Roles, deploy, quote_deployment},
         outbox::Pace,
     },
 };
@@ -47,9 +47,33 @@ pub struct DeployArgs {
     /// Account that reports epochs (default: the admin's).
     #[arg(long, value_name = "ADDRESS")]
     pub reporter: Option<NodeAddress>,
-    /// Account that may drop a report during its window.
+    /// Account that may drop a report during its window, and pause.
     #[arg(long, value_name = "ADDRESS")]
     pub guardian: Option<NodeAddress>,
+    /// Account that proposes slashes; neither the reporter nor the arbiter.
+    #[arg(long, value_name = "ADDRESS")]
+    pub slasher: Option<NodeAddress>,
+    /// Account that rules on challenges and appeals; neither the reporter nor the slasher.
+    #[arg(long, value_name = "ADDRESS")]
+    pub arbiter: Option<NodeAddress>,
+    /// Account that spends fees and slashed stakes.
+    #[arg(long, value_name = "ADDRESS")]
+    pub treasurer: Option<NodeAddress>,
+    /// Account that settles paid jobs.
+    #[arg(long, value_name = "ADDRESS")]
+    pub settler: Option<NodeAddress>,
+    /// Part of what paid jobs spend that the treasury keeps, in 1/10 000; at most 2000.
+    #[arg(long, default_value_t = 500, value_parser = clap::value_parser!(u16).range(..=2_000))]
+    pub fee_bps: u16,
+    /// How long the owner of a node can appeal against a slash.
+    #[arg(long, default_value_t = 3 * 24 * 3600, value_parser = clap::value_parser!(u64).range(1..))]
+    pub appeal_seconds: u64,
+    /// How long after that the arbiter can rule; then the case is dropped.
+    #[arg(long, default_value_t = 7 * 24 * 3600, value_parser = clap::value_parser!(u64).range(1..))]
+    pub ruling_seconds: u64,
+    /// What an appeal puts down, in XDC.
+    #[arg(long, default_value = "10", value_name = "XDC", value_parser = parse_xdc)]
+    pub appeal_bond_xdc: Wei,
     /// Put into the reward pool at once, in XDC.
     #[arg(long, default_value = "0", value_name = "XDC", value_parser = parse_xdc)]
     pub fund_xdc: Wei,
@@ -73,6 +97,7 @@ pub async fn run(args: DeployArgs, out: &mut dyn Write) -> Result<Exit, CliError
     let parameters = parameters(&args, key.address())?;
     let quote = quote_deployment(rpc.as_ref(), key.address(), &parameters).await.map_err(chain)?;
     note(format_args!("deploying from {} to chain {}: {quote}", key.address(), args.chain.chain_id));
+    conflict(&parameters.roles)?;
     if args.dry_run {
         note(format_args!("nothing was sent (--dry-run)"));
         return Ok(Exit::Done);
@@ -105,10 +130,34 @@ fn parameters(args: &DeployArgs, admin: NodeAddress) -> Result<DeployParameters,
         challenge_window: args.window_seconds,
         unbonding,
         max_epoch_increase: args.max_epoch_increase_xdc,
-        reporter: args.reporter.unwrap_or(admin),
-        guardian: args.guardian,
+        roles: Roles {
+            reporter: args.reporter.unwrap_or(admin),
+            guardian: args.guardian,
+            slasher: args.slasher,
+            arbiter: args.arbiter,
+            treasurer: args.treasurer,
+            settler: args.settler,
+        },
+        members: MemberParameters {
+            fee_bps: args.fee_bps,
+            appeal_seconds: args.appeal_seconds,
+            ruling_seconds: args.ruling_seconds,
+            appeal_bond: args.appeal_bond_xdc,
+        },
         funding: args.fund_xdc,
     })
+}
+
+/// The contract would refuse this after three transactions.
+fn conflict(roles: &Roles) -> Result<(), CliError> {
+    let judged = [Some(roles.reporter), roles.slasher, roles.arbiter];
+    let named: Vec<_> = judged.into_iter().flatten().collect();
+    if named.iter().enumerate().any(|(index, account)| named.iter().take(index).any(|other| other == account)) {
+        return Err(CliError::Other(
+            "--reporter, --slasher and --arbiter must be three accounts: who accuses, who reports and who judges".into(),
+        ));
+    }
+    Ok(())
 }
 
 fn print(
@@ -124,8 +173,14 @@ fn print(
         "contract": contract,
         "chainID": args.chain.chain_id,
         "admin": deployment.admin,
-        "reporter": parameters.reporter,
-        "guardian": parameters.guardian,
+        "escrow": deployment.escrow,
+        "slashing": deployment.slashing,
+        "reporter": parameters.roles.reporter,
+        "guardian": parameters.roles.guardian,
+        "slasher": parameters.roles.slasher,
+        "arbiter": parameters.roles.arbiter,
+        "treasurer": parameters.roles.treasurer,
+        "settler": parameters.roles.settler,
         "genesis": kept.genesis,
         "epochSeconds": kept.epoch_seconds,
         "windowSeconds": kept.challenge_window,
@@ -145,7 +200,9 @@ fn print(
         |out| {
             writeln!(out, "contract   {contract} on chain {}", args.chain.chain_id)?;
             writeln!(out, "admin      {}", deployment.admin)?;
-            writeln!(out, "reporter   {}", parameters.reporter)?;
+            writeln!(out, "reporter   {}", parameters.roles.reporter)?;
+            writeln!(out, "escrow     {}", deployment.escrow)?;
+            writeln!(out, "slashing   {}", deployment.slashing)?;
             writeln!(
                 out,
                 "epochs     {} s from {}, window {} s",
@@ -225,8 +282,8 @@ mod tests {
     fn the_admin_reports_unless_somebody_else_is_named() {
         let admin = NodeAddress([1; 20]);
         let found = parameters(&args(&[]), admin).unwrap();
-        assert_eq!((found.reporter, found.unbonding), (admin, UNBONDING));
+        assert_eq!((found.roles.reporter, found.unbonding), (admin, UNBONDING));
         let other = parameters(&args(&["--reporter", "xdc0202020202020202020202020202020202020202"]), admin).unwrap();
-        assert_eq!(other.reporter, NodeAddress([2; 20]));
+        assert_eq!(other.roles.reporter, NodeAddress([2; 20]));
     }
 }

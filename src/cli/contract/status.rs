@@ -7,7 +7,7 @@ use serde_json::json;
 use super::{ChainArgs, chain};
 use crate::{
     api::ids::{NodeAddress, Wei},
-    chain::{At, BlockRef, ChainClient, ChainError, ContractParameters, rewards::EpochState},
+    chain::{At, BlockRef, ChainClient, ChainError, ContractParameters, rewards::{EpochState, PendingEpoch}, slashing::Slashing},
     cli::{
         CliError, Exit,
         output::{self, Format},
@@ -42,6 +42,8 @@ struct Facts {
     parameters: ContractParameters,
     epochs: EpochState,
     capability: (u128, u128),
+    /// The slashing that the contract is bound to, and how many cases there were.
+    slashing: Option<(NodeAddress, u64)>,
     /// Whether it has the role, and what it holds.
     reporter: Option<(NodeAddress, bool, Wei)>,
 }
@@ -68,6 +70,7 @@ pub async fn run(args: StatusArgs, out: &mut dyn Write) -> Result<Exit, CliError
         "stakeTotalWei": state.stake_total,
         "computingPower": facts.capability.0.to_string(),
         "storageGib": facts.capability.1.to_string(),
+        "slashing": facts.slashing.map(|(address, cases)| json!({"address": address, "cases": cases})),
         "reporter": facts.reporter.map(|(address, has_role, balance)| json!({"address": address, "hasRole": has_role, "balanceWei": balance})),
     });
     output::print(
@@ -85,7 +88,12 @@ async fn read(client: &ChainClient, reporter: Option<NodeAddress>) -> Result<Fac
         Some(account) => Some((account, client.is_reporter(account).await?, client.rpc().balance(account).await?)),
         None => None,
     };
+    let slashing = match Slashing::of(client).await? {
+        Some(slashing) => Some((slashing.address(), slashing.case_count(At::Latest).await?)),
+        None => None,
+    };
     Ok(Facts {
+        slashing,
         last: client.rpc().block(At::Finalized).await?,
         parameters: client.parameters().await?,
         epochs: client.epoch_state(At::Finalized).await?,
@@ -112,6 +120,9 @@ fn print(args: &StatusArgs, facts: &Facts, overdue: u64, out: &mut dyn Write) ->
         state.next_epoch, facts.parameters.epoch_seconds
     )?;
     match state.pending {
+        Some(PendingEpoch { epoch, ruling_due_at: Some(due), .. }) => {
+            writeln!(out, "pending    epoch {epoch} is challenged; the arbiter rules until {due} (unix seconds)")?;
+        }
         Some(pending) => writeln!(
             out,
             "pending    epoch {} with {} XDC in all, can become live from {} on (unix seconds)",
@@ -129,6 +140,10 @@ fn print(args: &StatusArgs, facts: &Facts, overdue: u64, out: &mut dyn Write) ->
     )?;
     writeln!(out, "pool       {} XDC", state.reward_pool.to_xdc())?;
     writeln!(out, "stakes     {} XDC for {power} compute units and {storage} GiB", state.stake_total.to_xdc())?;
+    match facts.slashing {
+        Some((address, cases)) => writeln!(out, "slashing   {address}, {cases} cases so far")?,
+        None => writeln!(out, "slashing   none: the admin has bound no GridSlashing")?,
+    }
     if let Some((address, has_role, balance)) = facts.reporter {
         let role = if has_role { "may report" } else { "lacks REPORTER_ROLE" };
         writeln!(out, "reporter   {address} {role} and holds {} XDC", balance.to_xdc())?;

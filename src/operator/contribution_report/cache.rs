@@ -6,7 +6,7 @@ use std::{
 };
 
 use crate::{
-    api::ids::{NodeAddress, Wei},
+    api::ids::{EpochNumber, NodeAddress, Wei},
     chain::ContractParameters,
     reward::RewardLeaf,
 };
@@ -16,7 +16,8 @@ pub type Earnings = Arc<BTreeMap<NodeAddress, Wei>>;
 
 #[derive(Default)]
 pub struct EarningsCache {
-    parameters: Mutex<HashMap<(u64, NodeAddress), ContractParameters>>,
+    /// By contract: the epoch in which they were read, and the parameters. A change applies from the next epoch on.
+    parameters: Mutex<HashMap<(u64, NodeAddress), (EpochNumber, ContractParameters)>>,
     /// By network: the report they are from, and the earnings.
     earnings: Mutex<HashMap<String, (String, Earnings)>>,
 }
@@ -43,12 +44,22 @@ impl EarningsCache {
         lock(&self.earnings).remove(network);
     }
 
-    pub(super) fn parameters(&self, chain_id: u64, contract: NodeAddress) -> Option<ContractParameters> {
-        lock(&self.parameters).get(&(chain_id, contract)).copied()
+    /// The parameters as long as the epoch, by the chain's clock, is the one in which they were read.
+    pub(super) fn parameters(&self, chain_id: u64, contract: NodeAddress, time: u64) -> Option<ContractParameters> {
+        let (read_in, known) = lock(&self.parameters).get(&(chain_id, contract)).copied()?;
+        (known.epoch_at(time) == Some(read_in)).then_some(known)
     }
 
-    pub(super) fn set_parameters(&self, chain_id: u64, contract: NodeAddress, parameters: ContractParameters) {
-        lock(&self.parameters).insert((chain_id, contract), parameters);
+    pub(super) fn set_parameters(
+        &self,
+        chain_id: u64,
+        contract: NodeAddress,
+        time: u64,
+        parameters: ContractParameters,
+    ) {
+        if let Some(epoch) = parameters.epoch_at(time) {
+            lock(&self.parameters).insert((chain_id, contract), (epoch, parameters));
+        }
     }
 }
 

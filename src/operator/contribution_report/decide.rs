@@ -6,7 +6,10 @@ use alloy::primitives::B256;
 use super::report::{Report, is_under_way};
 use crate::{
     api::ids::{EpochNumber, Wei},
-    chain::{ContractParameters, OutboxState, rewards::EpochState},
+    chain::{
+        ContractParameters, OutboxState,
+        rewards::{EpochState, PendingEpoch},
+    },
 };
 
 /// Seconds that an activation waits for the report of the next epoch.
@@ -49,6 +52,10 @@ pub enum Step {
     /// Its window is open until then (unix seconds).
     Window {
         active_at: u64,
+    },
+    /// Somebody challenged it; an arbiter rules until then (unix seconds).
+    Challenged {
+        ruling_due_at: u64,
     },
     /// The report of the next epoch activates it on the way.
     ActivatedByNext {
@@ -123,6 +130,9 @@ fn after_final(report: &Report, beside: &Neighbours<'_>, chain: &ChainView, send
         }
     }
     match state.pending {
+        Some(PendingEpoch { epoch, ruling_due_at: Some(ruling_due_at), .. }) if epoch == report.epoch => {
+            Step::Challenged { ruling_due_at }
+        }
         Some(pending) if pending.epoch == report.epoch => activation(report, beside, chain, sending, pending.active_at),
         // Its root is live, but our own activation is not followed to its end: the next report waits for that, and so does its nonce.
         _ if is_under_way(report.activate.as_ref()) => Step::Activate,

@@ -48,25 +48,27 @@ fn epoch_of(name: &str, prefix: &str) -> bool {
 
 /// Final state first: whatever is read later is never older, as long as one endpoint answers.
 pub async fn chain_view(chain: &ChainClient, context: &Context) -> Result<ChainView, ChainError> {
-    let parameters = parameters(chain, context).await?;
     let last = chain.rpc().agreed().block(At::Finalized).await?;
+    let finalized = chain.epoch_state(At::Hash(last.hash)).await?;
+    let latest = chain.epoch_state(At::Latest).await?;
+    let time = chain.head().await?.timestamp;
     Ok(ChainView {
-        parameters,
+        parameters: parameters(chain, time, context).await?,
         final_block: last.number,
         final_hash: last.hash,
-        finalized: chain.epoch_state(At::Hash(last.hash)).await?,
-        latest: chain.epoch_state(At::Latest).await?,
-        time: chain.head().await?.timestamp,
+        finalized,
+        latest,
+        time,
     })
 }
 
-async fn parameters(chain: &ChainClient, context: &Context) -> Result<ContractParameters, ChainError> {
+async fn parameters(chain: &ChainClient, time: u64, context: &Context) -> Result<ContractParameters, ChainError> {
     let (chain_id, contract) = (chain.chain_id(), chain.contract());
-    if let Some(known) = context.earnings.parameters(chain_id, contract) {
+    if let Some(known) = context.earnings.parameters(chain_id, contract, time) {
         return Ok(known);
     }
     let parameters = chain.parameters().await?;
-    context.earnings.set_parameters(chain_id, contract, parameters);
+    context.earnings.set_parameters(chain_id, contract, time, parameters);
     Ok(parameters)
 }
 

@@ -91,6 +91,7 @@ impl Round<'_> {
             _ if said.trouble.as_ref().is_some_and(|trouble| trouble.needs_a_person) => LOOK_AGAIN,
             Step::Submit | Step::Activate | Step::Wait(_) | Step::ActivatedByNext { .. } => poll,
             Step::Window { active_at } => self.until(active_at),
+            Step::Challenged { ruling_due_at } => self.until(ruling_due_at),
             // What is live now may have been all that the next plan waited for.
             Step::Live => Duration::from_millis(100),
             Step::Held(_) | Step::Discard | Step::Stuck(_) => LONGEST,

@@ -111,7 +111,7 @@ pub fn of(report: &Report, said: &Said, now: Timestamp) -> ContributionReportSta
 
 /// Steps that are taken only once the report is in a final block.
 fn on_chain(step: &Step) -> bool {
-    matches!(step, Step::Activate | Step::Window { .. } | Step::ActivatedByNext { .. } | Step::Live)
+    matches!(step, Step::Activate | Step::Window { .. } | Step::Challenged { .. } | Step::ActivatedByNext { .. } | Step::Live)
 }
 
 fn findings(report: &Report, said: &Said, on_chain: bool) -> (Finding, Finding) {
@@ -139,6 +139,10 @@ fn findings(report: &Report, said: &Said, on_chain: bool) -> (Finding, Finding) 
         Step::Live => Finding::yes(Reason::RewardsActive, "the root is live and nodes can claim"),
         Step::Window { active_at } => {
             Finding::no(Reason::WindowOpen, format!("the window is open until {}", time(*active_at)))
+        }
+        Step::Challenged { ruling_due_at } => {
+            let until = time(*ruling_due_at);
+            Finding::no(Reason::EpochChallenged, format!("somebody challenged it; the arbiter rules until {until}"))
         }
         _ => trouble.unwrap_or_else(|| {
             Finding::no(Reason::WindowOpen, "the window is over and the root is about to become live")

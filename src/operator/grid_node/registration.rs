@@ -190,14 +190,14 @@ fn as_asked(registration: &NodeRegistration, node: &ValidatedNode) -> Finding {
     Finding::yes(Reason::Registered, stated)
 }
 
-/// A Managed node is paid where it was registered for, whatever spec.rewards says now: the contract has no way to change it.
+/// A Managed node is paid where it was registered for, whatever spec.rewards says now: a change takes the contract two days and is the owner's to ask for.
 pub fn payout_differs(node: &ValidatedNode, refs: &Refs) -> Option<Finding> {
     let registration = refs.chain.as_ref().ok()?.registration?;
     let wanted = node.rewards.filter(|_| node.mode == NodeMode::Managed)?.payout;
     let message = || {
         format!(
-            "spec.rewards.payoutAddress is {wanted}, but the contract pays {} for as long as this node's key earns, and cannot be told another; to be paid at {wanted}, delete this GridNode and make a new one",
-            registration.payout
+            "spec.rewards.payoutAddress is {wanted}, but the contract pays {}; the node's owner {} can ask it for another with requestPayout, which applies two days later, with applyPayout",
+            registration.payout, registration.owner
         )
     };
     (registration.payout != wanted).then(|| Finding::yes(Reason::PayoutFixed, message()))
@@ -291,6 +291,8 @@ pub(in crate::operator) mod tests {
             registered_at: 1,
             exit_at: None,
             status: RegistrationStatus::Registered,
+            index: 1,
+            frozen: Wei(0),
         }
     }
 

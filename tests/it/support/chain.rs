@@ -179,6 +179,9 @@ impl State {
                         registeredAt: alloy::primitives::Uint::from(now()),
                         exitAt: alloy::primitives::Uint::ZERO,
                         status: 1.try_into().unwrap(),
+                        index: 1,
+                        frozen: alloy::primitives::Uint::ZERO,
+                        heldUntil: alloy::primitives::Uint::ZERO,
                     };
                     self.nodes.insert(call.node, node);
                 }
@@ -222,7 +225,6 @@ impl State {
             Ok(C::abi_encode_returns(value).into())
         }
         match Calls::abi_decode(data).map_err(|_| refused("Reverted"))? {
-            Calls::NODE_BINDING_TYPEHASH(_) => of::<contract::NODE_BINDING_TYPEHASHCall>(&B256::repeat_byte(1)),
             Calls::genesis(_) => of::<contract::genesisCall>(&self.genesis),
             Calls::epochSeconds(_) => of::<contract::epochSecondsCall>(&EPOCH_SECONDS),
             Calls::challengeWindow(_) => of::<contract::challengeWindowCall>(&0),
@@ -243,6 +245,9 @@ impl State {
                     registeredAt: alloy::primitives::Uint::ZERO,
                     exitAt: alloy::primitives::Uint::ZERO,
                     status: 0.try_into().unwrap(),
+                    index: 0,
+                    frozen: alloy::primitives::Uint::ZERO,
+                    heldUntil: alloy::primitives::Uint::ZERO,
                 };
                 of::<contract::nodesCall>(&self.nodes.get(&call.node).cloned().unwrap_or(none))
             }
@@ -264,6 +269,11 @@ impl State {
             rewardPool: self.pool,
             stakeTotal: 0,
             creditTotal: U256::ZERO,
+            challenged: false,
+            round: 0,
+            rulingDueAt: 0,
+            bond: 0,
+            treasury: 0,
         }
     }
 

@@ -88,6 +88,7 @@ fn state(next: u64, window: Option<u64>) -> EpochState {
             root: root(last),
             total: total(last),
             active_at,
+            ruling_due_at: None,
         }),
         live_root: live.map_or(B256::ZERO, root),
         live_total: live.map_or(Wei(0), total),

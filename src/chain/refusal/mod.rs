@@ -6,6 +6,8 @@ use alloy::{
 };
 use serde::{Deserialize, Serialize};
 
+mod members;
+
 use super::bindings::GridComputingRewards::GridComputingRewardsErrors as Error;
 use crate::api::ids::{NodeAddress, Wei};
 
@@ -35,7 +37,7 @@ impl Refusal {
     pub fn decode(data: &[u8]) -> Self {
         match Error::abi_decode(data) {
             Ok(error) => of_contract(&error),
-            Err(_) => Refusal::new("Reverted", undeclared(data)),
+            Err(_) => members::decode(data).unwrap_or_else(|| Refusal::new("Reverted", undeclared(data))),
         }
     }
 
@@ -61,7 +63,7 @@ fn shortened(text: &str) -> String {
 }
 
 fn of_contract(error: &Error) -> Refusal {
-    of_nodes(error).or_else(|| of_epochs(error)).or_else(|| of_claims(error)).unwrap_or_else(|| of_roles(error))
+    of_nodes(error).or_else(|| of_epochs(error)).or_else(|| of_rules(error)).or_else(|| of_claims(error)).unwrap_or_else(|| of_roles(error))
 }
 
 fn of_nodes(error: &Error) -> Option<Refusal> {
@@ -158,6 +160,44 @@ fn of_epochs(error: &Error) -> Option<Refusal> {
     })
 }
 
+fn of_rules(error: &Error) -> Option<Refusal> {
+    Some(match error {
+        Error::QuorumMissing(e) => Refusal::later(
+            "QuorumMissing",
+            format!("{} reporters agree on this report, {} are needed: the others vote for it first", e.votes, e.needed),
+        ),
+        Error::ChallengeOpen(e) => Refusal::later(
+            "ChallengeOpen",
+            format!("epoch {} is challenged; the arbiter rules until {} (unix seconds)", e.epoch, e.rulingDueAt),
+        ),
+        Error::OperationPaused(e) => Refusal::later(
+            "OperationPaused",
+            format!("the contract's guardian has paused this until {} (unix seconds); then it ends by itself", e.until),
+        ),
+        Error::ContractRetired(e) => Refusal::new(
+            "ContractRetired",
+            format!("the contract is retired, its successor is {}: make a GridNetwork for that one", address(e.successor)),
+        ),
+        Error::NodeExiting(e) => Refusal::new(
+            "NodeExiting",
+            format!("node {} is leaving; its stake is free from {} on (unix seconds)", address(e.node), e.exitAt),
+        ),
+        Error::FreezeTooLarge(e) => Refusal::new(
+            "FreezeTooLarge",
+            format!("{} XDC are more than the {} XDC that one case may freeze", xdc(e.amount), xdc(e.max)),
+        ),
+        Error::EpochFreezeTooLarge(e) => Refusal::later(
+            "EpochFreezeTooLarge",
+            format!("{} XDC are more than the {} XDC that may still be frozen in this epoch", xdc(e.amount), xdc(e.left)),
+        ),
+        Error::WrongBond(e) => Refusal::new(
+            "WrongBond",
+            format!("a bond of {} XDC was sent, it must be {} XDC exactly", xdc(e.sent), xdc(e.required)),
+        ),
+        _ => return None,
+    })
+}
+
 fn of_claims(error: &Error) -> Option<Refusal> {
     Some(match error {
         Error::InvalidProof(e) => Refusal::new(
@@ -194,6 +234,14 @@ fn of_roles(error: &Error) -> Refusal {
                 role_name(e.neededRole)
             ),
         ),
+        Error::RolesConflict(e) => Refusal::new(
+            "RolesConflict",
+            format!(
+                "account {} holds a role that excludes {}: reporter, slasher and arbiter must be three accounts",
+                address(e.account),
+                role_name(e.role)
+            ),
+        ),
         Error::ParameterOutOfBounds(e) => Refusal::new(
             "ParameterOutOfBounds",
             format!("{} is {}, it must be between {} and {}", shortened(&e.name), e.value, e.min, e.max),
@@ -203,7 +251,7 @@ fn of_roles(error: &Error) -> Refusal {
 }
 
 fn role_name(role: B256) -> String {
-    ["REPORTER_ROLE", "GUARDIAN_ROLE"]
+    ["REPORTER_ROLE", "SLASHER_ROLE", "ARBITER_ROLE", "GUARDIAN_ROLE", "TREASURER_ROLE", "SETTLER_ROLE"]
         .into_iter()
         .find(|name| keccak256(name) == role)
         .map_or_else(|| role.to_string(), str::to_owned)
