@@ -73,6 +73,11 @@ pub struct ContributionReportSpec {
     /// Secret of the epoch's audit selection: anyone can check which audits were owed.
     #[schemars(length(max = 64))]
     pub audit_secret: String,
+    /// Digest of the epoch's published statement, from which anyone can work out the leaves anew (`grid-operator audit-epoch`):
+    /// BLAKE3, `0x` and 64 hexadecimal digits.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schemars(length(max = 66), regex(pattern = "^0x[0-9a-f]{64}$"))]
+    pub statement: Option<String>,
     /// Written only, never sent.
     #[serde(default)]
     pub dry_run: bool,

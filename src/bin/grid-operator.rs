@@ -1,14 +1,15 @@
-//! `grid-operator`: the Kubernetes controllers, and the generator of their CRDs.
+//! `grid-operator`: the Kubernetes controllers, the generator of their CRDs, and tools for those who run or check a network.
 
 use std::{path::PathBuf, process::ExitCode};
 
 use anyhow::{Context, Result, anyhow};
-use clap::{Parser, Subcommand};
+use clap::{Parser, Subcommand, error::ErrorKind as Usage};
 use tokio_util::sync::CancellationToken;
 use xdc_grid::{
     api::crds,
     cli::{
         Exit,
+        audit_epoch::{self, AuditArgs},
         contract::{self, ContractCommand, DeployArgs, StatusArgs, VerifyArgs},
         selftest::{SelftestOptions, selftest},
     },
@@ -56,11 +57,16 @@ Exit codes: 0 done, 1 error.")]
     Status(StatusArgs),
     /// Run one prompt through everything; what `helm test` does.
     Selftest(SelftestOptions),
+    /// Do the sum of a reported epoch again, from the chain and the published receipts, and say where it differs.
+    AuditEpoch(Box<AuditArgs>),
 }
 
 #[tokio::main]
 async fn main() -> Result<ExitCode> {
-    let cli = Cli::parse();
+    let cli = match Cli::try_parse() {
+        Ok(cli) => cli,
+        Err(error) => return Ok(usage(&error)),
+    };
     telemetry::install_crypto_provider();
     telemetry::init(&cli.log).map_err(|message| anyhow!(message))?;
     match cli.command {
@@ -73,9 +79,19 @@ async fn main() -> Result<ExitCode> {
         Command::Deploy(args) => return on_contract(ContractCommand::Deploy(args)).await,
         Command::VerifyContract(args) => return on_contract(ContractCommand::Verify(args)).await,
         Command::Status(args) => return on_contract(ContractCommand::Status(args)).await,
+        Command::AuditEpoch(args) => return Ok(audit_epoch::run(&args, &mut std::io::stdout()).await?.into()),
         Command::Selftest(options) => selftest(kube::Client::try_default().await?, &options).await?,
     }
     Ok(Exit::Done.into())
+}
+
+/// A misspelt command is an error like any other, and not the "differs" that clap's own code would say.
+fn usage(error: &clap::Error) -> ExitCode {
+    let _ = error.print();
+    match error.kind() {
+        Usage::DisplayHelp | Usage::DisplayVersion => ExitCode::SUCCESS,
+        _ => ExitCode::FAILURE,
+    }
 }
 
 async fn on_contract(command: ContractCommand) -> Result<ExitCode> {

@@ -19,6 +19,7 @@ pub mod outbox;
 pub mod quote;
 pub mod refusal;
 pub mod registration;
+pub mod reports;
 pub mod rewards;
 pub mod rpc;
 pub mod signer;

@@ -1,7 +1,9 @@
-//! `kubectl grid`: the commands of a person at a shell, a room each, and the self-test that `helm test` runs. Reads resources with
-//! the person's own rights and signs with a key file that the person names; keeps neither. Writes only what the person asked for by
-//! name: a job, its cancellation, a cordon.
+//! `kubectl grid`: the commands of a person at a shell, a room each; the self-test that `helm test` runs; and the audit of an epoch
+//! that a stranger runs. Reads resources with the person's own rights and signs with a key file that the person names; keeps
+//! neither. Writes only what the person asked for by name: a job, its cancellation, a cordon.
 
+#[cfg(feature = "operator")]
+pub mod audit_epoch;
 #[cfg(feature = "cli")]
 pub mod cancel;
 #[cfg(feature = "cli")]

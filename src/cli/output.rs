@@ -2,7 +2,7 @@
 
 use std::{fmt, io::Write};
 
-#[cfg(feature = "cli")]
+#[cfg(any(feature = "cli", feature = "operator"))]
 use comfy_table::{Table, presets};
 use serde::Serialize;
 
@@ -52,7 +52,7 @@ pub fn yaml(out: &mut dyn Write, value: &impl Serialize) -> Result<(), CliError>
 }
 
 /// Writes rows under an upper-case header, as kubectl does.
-#[cfg(feature = "cli")]
+#[cfg(any(feature = "cli", feature = "operator"))]
 pub fn table(out: &mut dyn Write, header: &[&str], rows: Vec<Vec<String>>) -> Result<(), CliError> {
     let mut table = Table::new();
     table.load_preset(presets::NOTHING).set_header(header.iter().map(|name| name.to_uppercase()));
@@ -67,7 +67,7 @@ pub fn table(out: &mut dyn Write, header: &[&str], rows: Vec<Vec<String>>) -> Re
 }
 
 /// An empty cell would shift what awk and cut see, and so would one of two lines.
-#[cfg(feature = "cli")]
+#[cfg(any(feature = "cli", feature = "operator"))]
 fn blank(cell: String) -> String {
     if cell.is_empty() { "-".into() } else { one_line(&cell) }
 }
@@ -91,7 +91,7 @@ pub fn one_line(text: &str) -> String {
 mod tests {
     use super::*;
 
-    #[cfg(feature = "cli")]
+    #[cfg(any(feature = "cli", feature = "operator"))]
     #[test]
     fn a_table_reads_like_kubectl() {
         let mut out = Vec::new();

@@ -5,7 +5,10 @@ use std::collections::BTreeMap;
 use super::{Gateway, GatewayError, receipts::millis, standing::NodeStanding};
 use crate::{
     api::ids::{EpochNumber, NodeAddress},
-    protocol::internal::{EpochTotals, NodeTotals},
+    protocol::{
+        internal::{EpochTotals, NodeTotals},
+        statement::ReceiptsHash,
+    },
     reward::units::{ComputeUnits, TokenCost},
     store::{AuditState, ChallengeKind, ChallengeTally, MemberRecord, PayableReceipt},
 };
@@ -89,23 +92,20 @@ pub fn close(
     secret: &[u8; 32],
 ) -> Closing {
     let mut rows: BTreeMap<NodeAddress, (NodeTotals, ComputeUnits)> = BTreeMap::new();
-    let mut counted = Vec::new();
+    let mut counted: Vec<&PayableReceipt> = Vec::new();
+    let mut work = by_address(receipts, |receipt| receipt.address);
+    let mut proofs = by_address(tallies, |tally| tally.address);
     for facts in nodes {
-        let work = receipts.iter().filter(|receipt| receipt.address == facts.record.address);
-        let proofs: Vec<_> = tallies.iter().filter(|tally| tally.address == facts.record.address).collect();
+        let work = work.remove(&facts.record.address).unwrap_or_default();
+        let proofs = proofs.remove(&facts.record.address).unwrap_or_default();
         let mut totals = empty(facts);
         let mut units = ComputeUnits::default();
-        for receipt in work.filter(|receipt| totals.eligible && counts(receipt, &facts.standing)) {
+        for receipt in work.into_iter().filter(|receipt| totals.eligible && counts(receipt, &facts.standing)) {
             totals.requests += 1;
             totals.prompt_tokens += u64::from(receipt.prompt_tokens);
             totals.output_tokens += u64::from(receipt.output_tokens);
-            let cost = TokenCost(receipt.cost_per_token);
-            // What an earlier worker had made was read, like the prompt.
-            let read = receipt.prompt_tokens.saturating_add(receipt.prefix_tokens);
-            let made = receipt.output_tokens.saturating_sub(receipt.prefix_tokens);
-            let worth = ComputeUnits::of_response(cost, read, made);
-            units = [units, worth].into_iter().sum();
-            counted.push(receipt.hash);
+            units = [units, worth(receipt)].into_iter().sum();
+            counted.push(receipt);
         }
         totals.capacity_units = capacity(&proofs);
         totals.proven_bytes = proven(&proofs);
@@ -114,9 +114,32 @@ pub fn close(
             rows.insert(facts.record.address, (totals, units));
         }
     }
-    counted.sort_unstable();
-    let nodes = rows.into_values().map(|(totals, units)| NodeTotals { units: units.to_string(), ..totals }).collect();
-    Closing { totals: EpochTotals { epoch, nodes, audit_secret: hex::encode(secret) }, counted }
+    counted.sort_unstable_by_key(|receipt| receipt.hash);
+    let mut hash = ReceiptsHash::default();
+    for receipt in &counted {
+        hash.add(&receipt.hash, receipt.epoch, receipt.prefix_tokens, receipt.cost_per_token);
+    }
+    let totals = EpochTotals {
+        epoch,
+        nodes: rows.into_values().map(|(totals, units)| NodeTotals { units: units.to_string(), ..totals }).collect(),
+        audit_secret: hex::encode(secret),
+        receipts: counted.len() as u64,
+        receipts_hash: hash.finish(),
+    };
+    Closing { totals, counted: counted.into_iter().map(|receipt| receipt.hash).collect() }
+}
+
+fn by_address<T>(rows: &[T], address: impl Fn(&T) -> NodeAddress) -> BTreeMap<NodeAddress, Vec<&T>> {
+    let mut by_address: BTreeMap<NodeAddress, Vec<&T>> = BTreeMap::new();
+    for row in rows {
+        by_address.entry(address(row)).or_default().push(row);
+    }
+    by_address
+}
+
+fn worth(receipt: &PayableReceipt) -> ComputeUnits {
+    let (prompt, output) = (receipt.prompt_tokens, receipt.output_tokens);
+    ComputeUnits::of_continuation(TokenCost(receipt.cost_per_token), prompt, output, receipt.prefix_tokens)
 }
 
 fn empty(facts: &NodeFacts) -> NodeTotals {
@@ -233,6 +256,7 @@ mod tests {
         let totals = &closing.totals.nodes[0];
         assert_eq!((totals.requests, totals.output_tokens, totals.units.as_str()), (2, 10, "200"));
         assert_eq!(closing.counted, [[1; 32], [2; 32]]);
+        assert_eq!((closing.totals.receipts, closing.totals.receipts_hash.len()), (2, 64));
         assert_eq!(closing.totals.audit_secret, hex::encode([7; 32]));
     }
 

@@ -58,7 +58,11 @@ impl GatewayError {
 /// Outcome of closing an epoch.
 #[derive(Debug, Clone, PartialEq)]
 pub enum Close {
-    Closed(EpochTotals),
+    Closed {
+        totals: EpochTotals,
+        /// BLAKE3 of the totals as they were answered: the digest of the epoch's published statement.
+        statement: [u8; 32],
+    },
     /// Audits are still owed, or the epoch's grace is not over.
     NotYet(String),
 }
@@ -190,8 +194,13 @@ impl GatewayClient {
     /// Closing is idempotent: the same epoch always gives the same totals.
     pub async fn close_epoch(&self, epoch: EpochNumber) -> Result<Close, GatewayError> {
         let request = self.request(Method::POST, &format!("epochs/{epoch}/close")).await?;
-        match self.json(request).await {
-            Ok(totals) => Ok(Close::Closed(totals)),
+        match self.body(request).await {
+            Ok(body) => {
+                let totals =
+                    serde_json::from_slice(&body).map_err(|error| GatewayError::Malformed(error.to_string()))?;
+                // Of the bytes and not of what was read from them: a newer gateway may say more than this program knows.
+                Ok(Close::Closed { totals, statement: *blake3::hash(&body).as_bytes() })
+            }
             Err(GatewayError::Refused { status: 425, message, .. }) => Ok(Close::NotYet(message)),
             Err(error) => Err(error),
         }
@@ -226,8 +235,12 @@ impl GatewayClient {
     }
 
     async fn json<T: DeserializeOwned>(&self, request: RequestBuilder) -> Result<T, GatewayError> {
-        let body = bounded(checked(send(request).await?).await?, MAX_ANSWER).await?;
+        let body = self.body(request).await?;
         serde_json::from_slice(&body).map_err(|error| GatewayError::Malformed(error.to_string()))
+    }
+
+    async fn body(&self, request: RequestBuilder) -> Result<Vec<u8>, GatewayError> {
+        bounded(checked(send(request).await?).await?, MAX_ANSWER).await
     }
 
     async fn done(&self, request: RequestBuilder) -> Result<(), GatewayError> {

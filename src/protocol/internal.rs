@@ -19,6 +19,7 @@
 //! | `DELETE /internal/v1/jobs/{uid}` | → 204: text and files forgotten, receipts kept |
 //! | `GET  /internal/v1/changes?after=REV` | → endless NDJSON of [`Change`]; an empty line every 10 s |
 //! | `POST /internal/v1/epochs/{n}/close` | → [`EpochTotals`]; 425 while audits are owed; again: the same bytes |
+//! | `GET  /internal/v1/epochs/{n}/statement` | → zstd of JSON lines (`protocol::statement`); 404 before it is closed |
 //!
 //! Errors are [`ApiError`] bodies. Every write is idempotent under its path.
 
@@ -557,6 +558,12 @@ pub struct EpochTotals {
     pub nodes: Vec<NodeTotals>,
     /// Hexadecimal secret of the epoch's audit selection, published now that it cannot help a cheat.
     pub audit_secret: String,
+    /// Receipts that the epoch counts.
+    #[serde(default)]
+    pub receipts: u64,
+    /// `statement::ReceiptsHash` over them; empty in the totals of older versions.
+    #[serde(default)]
+    pub receipts_hash: String,
 }
 
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]

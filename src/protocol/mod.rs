@@ -1,5 +1,5 @@
 //! What crosses a process boundary: wire messages, protocol names, node identity, receipts, and the internal API between
-//! operator and gateway, and the shards of Local jobs. Pure; the only rooms that may depend on a message layout are the ones that send or read it.
+//! operator and gateway, the shards of Local jobs, and the published statement of an epoch. Pure; the only rooms that may depend on a message layout are the ones that send or read it.
 
 pub mod embeddings;
 pub mod identity;
@@ -7,5 +7,6 @@ pub mod internal;
 pub mod names;
 pub mod receipt;
 pub mod shard;
+pub mod statement;
 pub mod vector;
 pub mod wire;

@@ -1,14 +1,23 @@
-//! From verified work to wei: units, allocation by largest remainder, and the reward tree that the contract checks. Pure: it
-//! is told what was verified and how much there is to share, and never asks anybody. Who is eligible is decided before.
+//! From verified work to wei: units, fees, allocation by largest remainder, and the reward tree that the contract checks. Pure: it
+//! is told what was verified and how much there is to share, and never asks anybody. Who is eligible is decided before. What it
+//! promises, with formulas and an example, is in `docs/rewards.md`.
 
 pub mod allocation;
+pub mod changes;
+pub mod epoch;
+pub mod fees;
 pub mod packed;
+mod remainder;
 pub mod tree;
 pub mod units;
 
 pub use allocation::{Allocation, AllocationError, NodeAmounts, NodeContribution, RewardSplit, allocate};
+pub use changes::{LeafChange, PackedChanges, Recipe, apply_changes, changes_between, pack_changes, unpack_changes};
+pub use epoch::{EpochInputs, SettleError, SettledEpoch, budgets_of, settle};
+pub use fees::{FeeBps, PaidJob, PaidWork, share_fees};
 pub use packed::{
-    MAX_LEAVES, PackedError, checked_leaves, compress_leaves, decompress_leaves, pack_leaves, unpack_leaves,
+    MAX_LEAVES, MAX_PACKED, PackedError, PackedReport, checked_leaves, compress_leaves, decompress_leaves, pack_leaves,
+    unpack_leaves, unpack_report,
 };
-pub use tree::{RewardLeaf, RewardProof, RewardTree, TreeDomain, TreeError, verify_proof};
+pub use tree::{MAX_TREE_LEAVES, RewardLeaf, RewardProof, RewardTree, TreeDomain, TreeError, verify_proof};
 pub use units::{ComputeUnits, TokenCost};

@@ -1,20 +1,40 @@
-//! The leaves of a reward tree as they travel in the calldata of an epoch report: (20-byte node, 16-byte cumulative amount),
-//! by ascending node. Anyone can rebuild the tree from the chain alone. Beside the report they are kept compressed (zstd).
+//! The leaves of a reward tree as they travel in the calldata of an epoch report. Anyone can rebuild the tree from the chain alone.
+//!
+//! Two forms: all leaves, (20-byte node, 16-byte cumulative amount) by ascending node; or only what changed (`changes`), by the
+//! node's index on the contract. Nothing is both: the length of the first is a multiple of 36, that of the second never.
+//! Beside the report leaves are kept whole and compressed (zstd).
 
 use std::io::Read;
 
 use alloy::primitives::{B256, keccak256};
 
-use super::tree::RewardLeaf;
+use super::{
+    changes::{PackedChanges, unpack_changes},
+    tree::RewardLeaf,
+};
 use crate::api::ids::{NodeAddress, Wei};
 
 const NODE: usize = 20;
-const LEAF: usize = NODE + 16;
+/// Bytes of a leaf in the whole form.
+pub(super) const LEAF: usize = NODE + 16;
 
-/// The most leaves one report carries: XDC's pool refuses transactions above 64 KiB.
+/// The most leaves that one report carries whole: XDC's pool refuses transactions above 64 KiB.
 pub const MAX_LEAVES: usize = 1_800;
+/// The most bytes of leaves in one report, for the same reason.
+pub const MAX_PACKED: usize = MAX_LEAVES * LEAF;
 
-/// Why bytes are not the one packed form of a set of leaves.
+/// What the calldata of a report holds.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum PackedReport {
+    /// Nothing: the leaves are those of the report before.
+    Unchanged,
+    /// All leaves, by ascending node.
+    Whole(Vec<RewardLeaf>),
+    /// What the epoch raised.
+    Changes(PackedChanges),
+}
+
+/// Why bytes are not the one packed form of their content.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub enum PackedError {
     #[error("{0} bytes are not a whole number of 36-byte leaves")]
@@ -25,6 +45,24 @@ pub enum PackedError {
     Order(usize),
     #[error("leaf {0} has the amount zero")]
     Zero(usize),
+    #[error("{bytes} bytes are more than the {MAX_PACKED} that fit in one report")]
+    TooLong { bytes: usize },
+    #[error("form {0} of packed leaves is not known: use a newer version of this program")]
+    Version(u8),
+    #[error("the packed leaves end in the middle")]
+    Short,
+    #[error("{bytes} bytes follow the last leaf")]
+    Trailing { bytes: usize },
+    #[error("a number is not written in its shortest form")]
+    NotShortest,
+    #[error("the parts of the split are more than the whole")]
+    Split,
+    #[error("leaf {0} has an index above 2^32 - 1")]
+    Index(usize),
+    #[error("no node was registered under the index {0}")]
+    UnknownIndex(u32),
+    #[error("the earnings of {0} do not fit in 128 bits")]
+    Overflow(NodeAddress),
     #[error("the compressed leaves cannot be read: {0}")]
     Compressed(String),
     #[error("the leaves hash to {found}, the report says {expected}")]
@@ -59,6 +97,15 @@ pub fn unpack_leaves(packed: &[u8]) -> Result<Vec<RewardLeaf>, PackedError> {
     Ok(leaves)
 }
 
+/// Reads either form.
+pub fn unpack_report(packed: &[u8]) -> Result<PackedReport, PackedError> {
+    match packed.len() {
+        0 => Ok(PackedReport::Unchanged),
+        length if length.is_multiple_of(LEAF) => unpack_leaves(packed).map(PackedReport::Whole),
+        _ => unpack_changes(packed).map(PackedReport::Changes),
+    }
+}
+
 /// Packed leaves as they are stored (`leaves.zst`).
 pub fn compress_leaves(packed: &[u8]) -> Result<Vec<u8>, PackedError> {
     zstd::encode_all(packed, 9).map_err(|error| PackedError::Compressed(error.to_string()))
@@ -69,7 +116,7 @@ pub fn compress_leaves(packed: &[u8]) -> Result<Vec<u8>, PackedError> {
 pub fn decompress_leaves(compressed: &[u8], data_hash: B256) -> Result<Vec<RewardLeaf>, PackedError> {
     let broken = |error: std::io::Error| PackedError::Compressed(error.to_string());
     let mut packed = Vec::new();
-    let limit = (MAX_LEAVES * LEAF) as u64 + 1;
+    let limit = MAX_PACKED as u64 + 1;
     zstd::Decoder::new(compressed).map_err(broken)?.take(limit).read_to_end(&mut packed).map_err(broken)?;
     checked_leaves(&packed, data_hash)
 }
@@ -108,6 +155,8 @@ mod tests {
         assert_eq!(packed.len(), 72);
         assert_eq!(unpack_leaves(&packed), Ok(leaves));
         assert_eq!(unpack_leaves(&[]), Ok(vec![]));
+        assert_eq!(unpack_report(&[]), Ok(PackedReport::Unchanged));
+        assert_eq!(unpack_report(&packed), unpack_leaves(&packed).map(PackedReport::Whole));
     }
 
     #[test]

@@ -1,12 +1,13 @@
 //! The Merkle tree over everybody's cumulative earnings. Equal to OpenZeppelin's `StandardMerkleTree` with the leaf types
 //! `uint256 chainId, address contract, address node, uint256 cumulative`, so wallets and scripts can check it with stock tools.
 
-use std::collections::BTreeMap;
-
 use alloy::primitives::{B256, keccak256};
 
-use super::packed::{MAX_LEAVES, pack_leaves};
+use super::packed::pack_leaves;
 use crate::api::ids::{NodeAddress, Wei};
+
+/// The most leaves of a tree: a bound on memory, 112 bytes a leaf. What one report can carry is less (`packed`).
+pub const MAX_TREE_LEAVES: usize = 1 << 20;
 
 /// What a leaf is bound to, so that it is worth nothing on another chain or to another contract.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -55,8 +56,8 @@ pub struct RewardProof {
 pub enum TreeError {
     #[error("node {0} has two leaves")]
     DuplicateNode(NodeAddress),
-    #[error("{count} nodes with earnings are more than the {MAX_LEAVES} that fit in one report")]
-    TooManyLeaves { count: usize },
+    #[error("there are more nodes with earnings than the {MAX_TREE_LEAVES} that a tree holds")]
+    TooManyLeaves,
     #[error("the sum of all earnings does not fit in 128 bits")]
     TotalOverflow,
 }
@@ -65,7 +66,8 @@ pub enum TreeError {
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct RewardTree {
     domain: TreeDomain,
-    leaves: BTreeMap<NodeAddress, Wei>,
+    /// By ascending node.
+    leaves: Vec<RewardLeaf>,
     total: Wei,
     /// Node i has the children 2i+1 and 2i+2; the leaves fill the end, the smallest hash last.
     hashes: Vec<B256>,
@@ -74,20 +76,19 @@ pub struct RewardTree {
 impl RewardTree {
     /// Leaves of amount zero are left out: there is nothing to claim.
     pub fn build(domain: TreeDomain, leaves: impl IntoIterator<Item = RewardLeaf>) -> Result<Self, TreeError> {
-        let mut by_node = BTreeMap::new();
-        let mut total: u128 = 0;
-        for leaf in leaves.into_iter().filter(|leaf| leaf.cumulative.0 > 0) {
-            if by_node.insert(leaf.node, leaf.cumulative).is_some() {
-                return Err(TreeError::DuplicateNode(leaf.node));
-            }
-            total = total.checked_add(leaf.cumulative.0).ok_or(TreeError::TotalOverflow)?;
+        let earned = leaves.into_iter().filter(|leaf| leaf.cumulative.0 > 0);
+        let mut leaves: Vec<RewardLeaf> = earned.take(MAX_TREE_LEAVES + 1).collect();
+        if leaves.len() > MAX_TREE_LEAVES {
+            return Err(TreeError::TooManyLeaves);
         }
-        if by_node.len() > MAX_LEAVES {
-            return Err(TreeError::TooManyLeaves { count: by_node.len() });
+        leaves.sort_unstable_by_key(|leaf| leaf.node);
+        if let Some([twice, _]) = leaves.windows(2).find(|pair| matches!(pair, [a, b] if a.node == b.node)) {
+            return Err(TreeError::DuplicateNode(twice.node));
         }
-        let hashes = by_node.iter().map(|(node, wei)| RewardLeaf { node: *node, cumulative: *wei }.hash(domain));
-        let hashes = heap(hashes.collect());
-        Ok(RewardTree { domain, leaves: by_node, total: Wei(total), hashes })
+        let total = leaves.iter().try_fold(0u128, |sum, leaf| sum.checked_add(leaf.cumulative.0));
+        let total = Wei(total.ok_or(TreeError::TotalOverflow)?);
+        let hashes = heap(leaves.iter().map(|leaf| leaf.hash(domain)).collect());
+        Ok(RewardTree { domain, leaves, total, hashes })
     }
 
     /// Zero for a tree without leaves, which is also the contract's root before the first report.
@@ -106,27 +107,39 @@ impl RewardTree {
 
     /// By ascending node.
     pub fn leaves(&self) -> impl ExactSizeIterator<Item = RewardLeaf> + '_ {
-        self.leaves.iter().map(|(node, cumulative)| RewardLeaf { node: *node, cumulative: *cumulative })
+        self.leaves.iter().copied()
     }
 
-    /// The calldata form of the leaves; its keccak256 is the report's data hash.
+    /// The calldata form of all leaves; its keccak256 is the report's data hash.
     pub fn packed(&self) -> Vec<u8> {
-        let leaves: Vec<RewardLeaf> = self.leaves().collect();
-        pack_leaves(&leaves)
+        pack_leaves(&self.leaves)
+    }
+
+    /// What a node ever earned; zero for one without a leaf.
+    pub fn cumulative(&self, node: NodeAddress) -> Wei {
+        self.leaf(node).map_or(Wei(0), |leaf| leaf.cumulative)
     }
 
     /// `None` for a node without earnings.
     pub fn proof(&self, node: NodeAddress) -> Option<RewardProof> {
-        let cumulative = *self.leaves.get(&node)?;
-        let hash = RewardLeaf { node, cumulative }.hash(self.domain);
-        let mut index = self.hashes.iter().rposition(|candidate| *candidate == hash)?;
+        let leaf = self.leaf(node)?;
+        let hash = leaf.hash(self.domain);
+        // n leaves make 2n − 1 hashes, the last n of them the leaves' in descending order.
+        let inner = self.hashes.len() / 2;
+        let at = self.hashes.get(inner..)?.binary_search_by(|found| hash.cmp(found)).ok()?;
+        let mut index = inner + at;
         let mut siblings = Vec::new();
         while index > 0 {
             let sibling = if index % 2 == 1 { index + 1 } else { index - 1 };
             siblings.push(*self.hashes.get(sibling)?);
             index = (index - 1) / 2;
         }
-        Some(RewardProof { node, cumulative, siblings })
+        Some(RewardProof { node, cumulative: leaf.cumulative, siblings })
+    }
+
+    fn leaf(&self, node: NodeAddress) -> Option<&RewardLeaf> {
+        let index = self.leaves.binary_search_by_key(&node, |leaf| leaf.node).ok()?;
+        self.leaves.get(index)
     }
 }
 
@@ -154,7 +167,7 @@ fn heap(mut leaves: Vec<B256>) -> Vec<B256> {
 /// The pair is hashed in sorted order, so a proof needs no directions.
 fn parent(a: B256, b: B256) -> B256 {
     let (low, high) = if a <= b { (a, b) } else { (b, a) };
-    keccak256([low.0, high.0].concat())
+    keccak256([low.0, high.0].as_flattened())
 }
 
 #[cfg(test)]
@@ -196,8 +209,8 @@ mod tests {
         assert_eq!(RewardTree::build(domain(), twice), Err(TreeError::DuplicateNode(leaf(1, 0).node)));
         let huge = [leaf(1, u128::MAX), leaf(2, 1)];
         assert_eq!(RewardTree::build(domain(), huge), Err(TreeError::TotalOverflow));
-        let many = (0..1_801).map(|id| leaf(id, 1));
-        assert_eq!(RewardTree::build(domain(), many), Err(TreeError::TooManyLeaves { count: 1_801 }));
+        let many = std::iter::repeat_n(leaf(1, 1), MAX_TREE_LEAVES + 1);
+        assert_eq!(RewardTree::build(domain(), many), Err(TreeError::TooManyLeaves));
     }
 
     proptest! {
@@ -211,6 +224,7 @@ mod tests {
             for leaf in leaves {
                 let mut proof = tree.proof(leaf.node).unwrap();
                 prop_assert!(verify_proof(domain(), tree.root(), &proof));
+                prop_assert_eq!(tree.cumulative(leaf.node), leaf.cumulative);
                 let elsewhere = TreeDomain { chain_id: 50, ..domain() };
                 prop_assert!(!verify_proof(elsewhere, tree.root(), &proof));
                 proof.cumulative.0 += 1;

@@ -36,6 +36,12 @@ impl ComputeUnits {
         let tokens = DECODE_WEIGHT * u128::from(output_tokens) + u128::from(prompt_tokens);
         ComputeUnits(u128::from(cost.0) * tokens)
     }
+
+    /// The units of a response whose first `prefix_tokens` an earlier worker had made: those were read, like the prompt.
+    pub fn of_continuation(cost: TokenCost, prompt_tokens: u32, output_tokens: u32, prefix_tokens: u32) -> Self {
+        let read = prompt_tokens.saturating_add(prefix_tokens);
+        ComputeUnits::of_response(cost, read, output_tokens.saturating_sub(prefix_tokens))
+    }
 }
 
 impl fmt::Display for ComputeUnits {
@@ -73,6 +79,8 @@ mod tests {
         assert_eq!(cost, TokenCost(270));
         assert_eq!(ComputeUnits::of_response(cost, 10, 5), ComputeUnits(270 * 50));
         assert_eq!(ComputeUnits::of_response(cost, 8, 0), ComputeUnits::of_response(cost, 0, 1));
+        let continued = ComputeUnits::of_continuation(cost, 10, 5, 4);
+        assert_eq!(continued, ComputeUnits::of_response(cost, 14, 1), "what an earlier worker made was only read");
     }
 
     #[test]

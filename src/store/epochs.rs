@@ -30,6 +30,19 @@ pub struct PayableReceipt {
     pub undecidable: bool,
 }
 
+/// A receipt that an epoch counts, for its published statement.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct SettledReceipt {
+    pub hash: [u8; 32],
+    /// `wire::Receipt`, with the worker's signature.
+    pub encoded: Vec<u8>,
+    /// In which it was accepted.
+    pub epoch: u64,
+    pub countersignature: Vec<u8>,
+    pub prefix_tokens: u32,
+    pub cost_per_token: u64,
+}
+
 /// A closed epoch.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct StoredEpoch {
@@ -71,6 +84,26 @@ impl Ledger {
         .fetch_all(self.readers())
         .await?;
         rows.iter().map(payable).collect()
+    }
+
+    /// At most `limit` of the receipts that an epoch counts, by ascending hash, from the one after `after` on.
+    pub async fn settled_receipts(
+        &self,
+        epoch: u64,
+        after: Option<[u8; 32]>,
+        limit: u32,
+    ) -> Result<Vec<SettledReceipt>, LedgerError> {
+        let after = after.as_ref().map_or(&[][..], |hash| hash.as_slice());
+        let rows = sqlx::query(
+            "SELECT c.* FROM settlements s JOIN receipts c ON c.hash = s.receipt
+             WHERE s.epoch = ? AND s.receipt > ? ORDER BY s.receipt LIMIT ?",
+        )
+        .bind(int(epoch))
+        .bind(after)
+        .bind(limit)
+        .fetch_all(self.readers())
+        .await?;
+        rows.iter().map(settled).collect()
     }
 
     pub async fn closed_epoch(&self, epoch: u64) -> Result<Option<StoredEpoch>, LedgerError> {
@@ -156,6 +189,17 @@ fn payable(row: &SqliteRow) -> Result<PayableReceipt, LedgerError> {
         cost_per_token: row.count("cost_per_token")?,
         audit: audit.map(|state| AuditState::of(&state)).transpose()?,
         undecidable: reason.as_deref() == Some(UNDECIDABLE),
+    })
+}
+
+fn settled(row: &SqliteRow) -> Result<SettledReceipt, LedgerError> {
+    Ok(SettledReceipt {
+        hash: row.fixed("hash")?,
+        encoded: row.bytes("encoded")?,
+        epoch: row.count("epoch")?,
+        countersignature: row.bytes("countersignature")?,
+        prefix_tokens: row.count32("prefix_tokens")?,
+        cost_per_token: row.count("cost_per_token")?,
     })
 }
 

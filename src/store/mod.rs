@@ -27,7 +27,7 @@ pub use crate::download::{FetchError, FetchLimits, Fetching};
 pub use audits::{AuditDecision, AuditRecord, AuditState, CanaryRecord, OwedAudit, UNDECIDABLE};
 pub use blobs::Blobs;
 pub use challenges::{ChallengeKind, ChallengeOutcome, ChallengeRecord, ChallengeTally};
-pub use epochs::{PayableReceipt, StoredEpoch};
+pub use epochs::{PayableReceipt, SettledReceipt, StoredEpoch};
 pub use error::LedgerError;
 pub use evidence::EvidenceRecord;
 pub use fsck::fsck;

@@ -9,7 +9,7 @@ use xdc_grid::{
         registration::{NodeCapability, NodeConsent},
         rewards::EpochReport,
     },
-    reward::{RewardLeaf, RewardTree},
+    reward::{LeafChange, PackedChanges, Recipe, RewardLeaf, RewardSplit, RewardTree, pack_changes},
 };
 
 use crate::chain_anvil::{CHAIN_ID, EPOCH_SECONDS, Grid, WINDOW_SECONDS, key};
@@ -104,4 +104,38 @@ async fn gas_on_the_xdc_schedule_stays_within_its_limits() {
 fn tree(grid: &Grid, count: u32, epoch: u64) -> RewardTree {
     let each = u128::from(epoch + 1) * (Wei::XDC.0 / 100_000);
     RewardTree::build(grid.client.tree_domain(), leaves(count, each)).unwrap()
+}
+
+/// The leaves that an epoch raised, by index (`reward::changes`). The goals: 1,500 gas a node with 100 nodes, 750 with 1,000.
+#[tokio::test]
+async fn a_report_in_the_compact_form_stays_within_the_goals_for_each_node() {
+    let grid = Grid::deploy().await;
+    let table = Table { grid: &grid };
+    let mut total = 0;
+    for (epoch, count, name, limit) in [
+        (0, 3, "submitEpoch, 3 changes, first ever", 100_000),
+        (1, 100, "submitEpoch, 100 changes, activates the last", 150_000),
+        (2, 1_000, "submitEpoch, 1000 changes, activates the last", 750_000),
+    ] {
+        grid.anvil.pass(EPOCH_SECONDS).await;
+        // 10 XDC an epoch, in unequal parts.
+        let each = 10 * Wei::XDC.0 / u128::from(count);
+        let change = |at: u32| LeafChange { index: at + 1, increase: Wei(each - 12_345_678_901 * u128::from(at)) };
+        let changes: Vec<_> = (0..count).map(change).collect();
+        total += changes.iter().map(|change| change.increase.0).sum::<u128>();
+        let recipe = Recipe {
+            statement: blake3::hash(b"statement").as_bytes().into(),
+            block: 98_802_000,
+            split: RewardSplit::default(),
+            budget: Wei(10 * Wei::XDC.0),
+        };
+        let report = EpochReport {
+            epoch: EpochNumber(epoch),
+            // The contract knows nothing of leaves; who reads them is tested with audit-epoch.
+            root: blake3::hash(&epoch.to_be_bytes()).as_bytes().into(),
+            cumulative_total: Wei(total),
+            leaves: pack_changes(&PackedChanges { recipe, changes }).unwrap(),
+        };
+        table.row(name, &grid.reporter, grid.client.report_intent(&report), limit).await;
+    }
 }

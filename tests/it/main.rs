@@ -4,6 +4,8 @@
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic)]
 
 #[cfg(feature = "operator")]
+mod audit_epoch;
+#[cfg(feature = "operator")]
 mod cel;
 #[cfg(feature = "chain")]
 mod chain;
@@ -68,6 +70,8 @@ mod operator_pools;
 mod operator_queue;
 #[cfg(feature = "operator")]
 mod operator_tenants;
+mod reward_docs;
+mod reward_speed;
 #[cfg(feature = "chain")]
 mod reward_tree;
 #[cfg(feature = "gateway")]

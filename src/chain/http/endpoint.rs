@@ -51,13 +51,18 @@ impl Endpoint {
         params: &Value,
     ) -> Result<T, ChainError> {
         if !self.verified.load(Ordering::Relaxed) {
-            let found = self.request::<U64>("eth_chainId", &json!([])).await?.to::<u64>();
+            let found = self.chain_id().await?;
             if found != chain_id {
                 return Err(ChainError::WrongChainId { endpoint: self.label.clone(), expected: chain_id, found });
             }
             self.verified.store(true, Ordering::Relaxed);
         }
         self.request(method, params).await
+    }
+
+    /// The chain that it says it serves.
+    pub(super) async fn chain_id(&self) -> Result<u64, ChainError> {
+        Ok(self.request::<U64>("eth_chainId", &json!([])).await?.to())
     }
 
     /// The newest block that this endpoint calls final. A node that does not know the tag is asked for one far below its head; any

@@ -51,21 +51,30 @@ struct Pool {
     newest_final: AtomicU64,
 }
 
+/// The chain that an endpoint says it serves, for somebody who was told nothing but its URL.
+pub async fn chain_id_of(url: &str) -> Result<u64, ChainError> {
+    Endpoint::new(url, &client()?)?.chain_id().await
+}
+
+fn client() -> Result<reqwest::Client, ChainError> {
+    reqwest::Client::builder()
+        .timeout(REQUEST_TIMEOUT)
+        .connect_timeout(CONNECT_TIMEOUT)
+        .redirect(reqwest::redirect::Policy::none())
+        .build()
+        .map_err(|error| ChainError::Unreachable {
+            endpoint: "the RPC endpoints".to_owned(),
+            detail: error.to_string(),
+        })
+}
+
 impl HttpEndpoints {
     /// Prepares clients for `urls`; asks nothing yet.
     pub fn new<S: AsRef<str>>(urls: &[S], chain_id: u64) -> Result<Self, ChainError> {
         if urls.is_empty() || urls.len() > MAX_ENDPOINTS {
             return Err(ChainError::InvalidEndpoint);
         }
-        let http = reqwest::Client::builder()
-            .timeout(REQUEST_TIMEOUT)
-            .connect_timeout(CONNECT_TIMEOUT)
-            .redirect(reqwest::redirect::Policy::none())
-            .build()
-            .map_err(|error| ChainError::Unreachable {
-                endpoint: "the RPC endpoints".to_owned(),
-                detail: error.to_string(),
-            })?;
+        let http = client()?;
         let endpoints = urls.iter().map(|url| Endpoint::new(url.as_ref(), &http)).collect::<Result<_, _>>()?;
         let pool = Arc::new(Pool {
             chain_id,

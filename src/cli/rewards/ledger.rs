@@ -17,11 +17,9 @@ use crate::{
     },
     chain::{At, ChainClient},
     cli::{CliError, session::Session},
-    reward::{MAX_LEAVES, RewardProof, RewardTree},
+    reward::{MAX_PACKED, RewardProof, RewardTree},
 };
 
-/// Uncompressed leaves of the largest report: a bound for what is unpacked.
-const MAX_PACKED: usize = MAX_LEAVES * 36;
 /// Reports of one root whose leaves are tried.
 const MAX_TRIES: usize = 50;
 /// Key of the leaves in their ConfigMap.

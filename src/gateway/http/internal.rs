@@ -16,7 +16,7 @@ use super::{
     auth::{self, Tokens},
     changes,
     error::{ApiFailure, Body},
-    files, input,
+    files, input, statement,
 };
 use crate::{
     api::ids::{EpochNumber, GridPeerId, ModelDigest, ParseIdError},
@@ -48,6 +48,7 @@ pub fn router(gateway: Arc<Gateway>, tokens: Tokens) -> Router {
         .route("/jobs/{uid}/files/{name}", files::route())
         .route("/changes", get(follow))
         .route("/epochs/{epoch}/close", post(close_epoch))
+        .route("/epochs/{epoch}/statement", get(statement::statement))
         .fallback(unknown_path)
         .layer(DefaultBodyLimit::max(MAX_BODY))
         .layer(middleware::from_fn_with_state(tokens, auth::internal))

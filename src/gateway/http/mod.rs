@@ -12,6 +12,7 @@ mod openai_embeddings;
 mod openai_error;
 mod openai_request;
 mod openai_stream;
+mod statement;
 
 pub use auth::Tokens;
 pub use internal::router as internal_router;

@@ -1,6 +1,6 @@
 //! Pure: what one epoch amounts to, from the gateway's totals to the report and its leaves. The same input gives the same bytes.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeSet;
 
 use alloy::primitives::{B256, keccak256};
 
@@ -13,8 +13,8 @@ use crate::{
     },
     protocol::internal::{EpochTotals, NodeTotals},
     reward::{
-        ComputeUnits, NodeContribution, PackedError, RewardLeaf, RewardSplit, RewardTree, TreeDomain, TreeError,
-        allocate, allocation::AllocationError, compress_leaves,
+        AllocationError, ComputeUnits, EpochInputs, MAX_LEAVES, NodeContribution, PackedError, PaidWork, RewardLeaf,
+        RewardSplit, SettleError, SettledEpoch, TreeDomain, compress_leaves, settle,
     },
 };
 
@@ -26,11 +26,15 @@ pub struct Inputs<'a> {
     pub domain: TreeDomain,
     pub reporter: NodeAddress,
     pub totals: &'a EpochTotals,
+    /// Digest of the epoch's published statement.
+    pub statement: B256,
     /// Nodes that the contract holds a stake of.
     pub registered: &'a BTreeSet<NodeAddress>,
     /// Leaves of the report before.
     pub previous: &'a [RewardLeaf],
-    /// What this epoch may allocate.
+    /// Settled jobs that users paid for.
+    pub paid: PaidWork<'a>,
+    /// What this epoch may allocate beside the fees.
     pub budget: Wei,
     pub split: RewardSplit,
     pub dry_run: bool,
@@ -51,21 +55,10 @@ pub enum PlanError {
     OtherEpoch { wanted: EpochNumber, found: EpochNumber },
     #[error("the gateway says that node {node} has {units:?} units, which is no number")]
     Units { node: NodeAddress, units: String },
-    #[error("the sum of all units does not fit in 128 bits")]
-    UnitsOverflow,
     #[error(transparent)]
-    Allocation(#[from] AllocationError),
-    #[error(transparent)]
-    Tree(#[from] TreeError),
+    Settle(#[from] SettleError),
     #[error(transparent)]
     Packed(#[from] PackedError),
-    #[error("the sum of all earnings does not fit in 128 bits")]
-    TotalOverflow,
-}
-
-/// What one epoch may allocate: as much as the network wants, the pool holds and the contract lets through.
-pub fn budget(wanted: Wei, pool: Wei, max_increase: Wei) -> Wei {
-    wanted.min(pool).min(max_increase)
 }
 
 /// Percentages of a GridNetwork as basis points.
@@ -81,15 +74,19 @@ pub fn plan(inputs: &Inputs<'_>) -> Result<Planned, PlanError> {
         return Err(PlanError::OtherEpoch { wanted: epoch, found: totals.epoch });
     }
     let contributions = contributions(inputs)?;
-    let allocation = allocate(inputs.budget, inputs.split, &contributions)?;
-    let mut cumulative: BTreeMap<NodeAddress, u128> =
-        inputs.previous.iter().map(|leaf| (leaf.node, leaf.cumulative.0)).collect();
-    for (node, amounts) in &allocation.amounts {
-        let sum = cumulative.entry(*node).or_default();
-        *sum = sum.checked_add(amounts.total().0).ok_or(PlanError::TotalOverflow)?;
+    let settled = settle(EpochInputs {
+        domain: inputs.domain,
+        previous: inputs.previous,
+        nodes: &contributions,
+        paid: inputs.paid,
+        budget: inputs.budget,
+        split: inputs.split,
+    })?;
+    let tree = &settled.tree;
+    // The whole form names a node by its address. `reward::changes` carries four times as many, once indexes are known here.
+    if tree.leaves().len() > MAX_LEAVES {
+        return Err(PackedError::TooMany { count: tree.leaves().len() }.into());
     }
-    let leaves = cumulative.into_iter().map(|(node, sum)| RewardLeaf { node, cumulative: Wei(sum) });
-    let tree = RewardTree::build(inputs.domain, leaves)?;
     let packed = tree.packed();
     let data_hash = keccak256(&packed);
     let name = format!("{network}-{epoch}");
@@ -98,11 +95,12 @@ pub fn plan(inputs: &Inputs<'_>) -> Result<Planned, PlanError> {
         epoch: i64::try_from(epoch.0).unwrap_or(i64::MAX),
         root: tree.root().to_string(),
         cumulative_wei: tree.total().to_string(),
-        allocated_wei: allocation.allocated.to_string(),
-        allocated: allocation.allocated.to_xdc(),
+        allocated_wei: settled.increase.to_string(),
+        allocated: settled.increase.to_xdc(),
         leaves: LeavesRef { config_map: leaves_name(&name, data_hash), data_hash: data_hash.to_string() },
-        totals: sums(&contributions, allocation.amounts.len(), totals),
+        totals: sums(&contributions, paid_nodes(&settled), totals),
         reporter: inputs.reporter.to_string(),
+        statement: Some(inputs.statement.to_string()),
         audit_secret: totals.audit_secret.chars().filter(char::is_ascii_hexdigit).take(64).collect(),
         dry_run: inputs.dry_run,
     };
@@ -130,6 +128,11 @@ fn contribution(node: &NodeTotals) -> Result<NodeContribution, PlanError> {
         capacity: node.capacity_units.into(),
         storage: node.proven_bytes.into(),
     })
+}
+
+/// How many nodes the epoch pays anything.
+fn paid_nodes(settled: &SettledEpoch) -> usize {
+    settled.allocation.amounts.keys().chain(settled.fees.keys()).collect::<BTreeSet<_>>().len()
 }
 
 /// Sums over everybody who worked, paid or not; units over those who are paid.

@@ -35,7 +35,7 @@ use crate::{
         write,
     },
     protocol::internal::EpochTotals,
-    reward::{RewardLeaf, RewardTree},
+    reward::{PaidWork, RewardLeaf, RewardTree, epoch::budget},
 };
 
 /// One look at everything, with at most one step for each report.
@@ -216,8 +216,8 @@ impl Round<'_> {
         if let Some(finding) = self.gateway_serves_another().await {
             return Ok(Outcome { finding, again: LOOK_AGAIN });
         }
-        let totals = match self.context.gateway.close_epoch(epoch).await {
-            Ok(Close::Closed(totals)) => totals,
+        let (totals, statement) = match self.context.gateway.close_epoch(epoch).await {
+            Ok(Close::Closed { totals, statement }) => (totals, statement),
             Ok(Close::NotYet(why)) => {
                 let finding =
                     Finding::no(Reason::ReportsBehind, format!("epoch {epoch} is over and not closed yet: {why}"));
@@ -232,7 +232,7 @@ impl Round<'_> {
                 None => return Ok(Outcome { finding: missing(report), again: LONGEST }),
             },
         };
-        match self.plan(epoch, &totals, &previous, pool).await {
+        match self.plan(epoch, &totals, statement.into(), &previous, pool).await {
             Ok(Ok(planned)) => self.write_down(planned).await,
             Ok(Err(finding)) => Ok(Outcome { finding, again: LONGEST }),
             Err(error) => Ok(Outcome { finding: chains::finding(&error), again: LOOK_AGAIN }),
@@ -260,6 +260,7 @@ impl Round<'_> {
         &self,
         epoch: EpochNumber,
         totals: &EpochTotals,
+        statement: B256,
         previous: &[RewardLeaf],
         pool: Wei,
     ) -> Result<Result<plan::Planned, Finding>, ChainError> {
@@ -280,9 +281,12 @@ impl Round<'_> {
             domain: self.session.chain.tree_domain(),
             reporter: self.session.key.address(),
             totals,
+            statement,
             registered: &registered,
             previous,
-            budget: plan::budget(wanted, pool, self.chain.parameters.max_epoch_increase),
+            paid: PaidWork::default(),
+            // No fees yet: they come with the settlement of escrowed jobs, whose contract and client are parts of their own.
+            budget: budget(wanted, pool, self.chain.parameters.max_epoch_increase, Wei(0)),
             split,
             dry_run: self.sending == Sending::DryRun,
         });

@@ -5,6 +5,8 @@ use std::time::Duration;
 use reqwest::{Method, StatusCode};
 use xdc_grid::protocol::internal::{ApiError, EpochTotals, Member, NodeMode, NodeRole};
 
+#[cfg(feature = "operator")]
+use super::harness::network_id;
 use super::harness::{EPOCH_SECONDS, Harness};
 
 const ROLES: &[NodeRole] = &[NodeRole::Compute, NodeRole::Storage];
@@ -108,4 +110,38 @@ async fn an_epoch_without_anything_is_empty_and_closes() {
     let (status, body) = close(&h, 0).await;
     assert_eq!(status, StatusCode::OK);
     assert!(serde_json::from_slice::<EpochTotals>(&body).unwrap().nodes.is_empty());
+}
+
+/// As a stranger reads it, who believes nothing but signatures.
+#[cfg(feature = "operator")]
+#[tokio::test]
+async fn the_statement_of_a_closed_epoch_proves_its_totals() {
+    use xdc_grid::cli::audit_epoch::{Seen, read_statement};
+
+    let h = Harness::start().await;
+    h.worker("a", ROLES).await;
+    h.worker("b", ROLES).await;
+    h.job("job-1", &["one two three", "four five six", "seven eight nine", "ten eleven twelve"]).await;
+    h.finished("job-1").await;
+    let epoch = h.epoch();
+    let path = format!("/epochs/{epoch}/statement");
+    let early = h.request(Method::GET, &path).send().await.unwrap();
+    assert_eq!(early.status(), StatusCode::NOT_FOUND);
+    assert_eq!(reason(&early.bytes().await.unwrap()), "EpochNotClosed");
+    h.pass(Duration::from_secs(EPOCH_SECONDS + 6));
+    let (_, totals) = close(&h, epoch).await;
+    let statement = h.request(Method::GET, &path).send().await.unwrap();
+    assert_eq!(statement.status(), StatusCode::OK);
+    let text = zstd::decode_all(&statement.bytes().await.unwrap()[..]).unwrap();
+    assert_eq!(text.split(|byte| *byte == b'\n').next().unwrap(), totals);
+
+    let gateway = [h.key.address()];
+    let epoch = xdc_grid::api::ids::EpochNumber(epoch);
+    let read = read_statement(&text[..], epoch, &network_id(), &gateway, &mut Seen::default(), |_| {}).unwrap();
+    assert_eq!(read.differences.listed, []);
+    assert_eq!((read.receipts, read.gateways[&gateway[0]]), (4, 4));
+    assert_eq!(read.totals, serde_json::from_slice(&totals).unwrap());
+    let stranger = [xdc_grid::api::ids::NodeAddress([5; 20])];
+    let other = read_statement(&text[..], epoch, &network_id(), &stranger, &mut Seen::default(), |_| {}).unwrap();
+    assert!(other.served.is_empty() && !other.differences.listed.is_empty());
 }

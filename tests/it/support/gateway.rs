@@ -649,7 +649,13 @@ async fn close(State(gateway): Shared, Path(epoch): Path<u64>) -> Json<Value> {
         reason: String::new(),
     };
     let nodes = script.members.values().map(node).collect();
-    let totals = EpochTotals { epoch: xdc_grid::api::ids::EpochNumber(epoch), nodes, audit_secret: "00".repeat(32) };
+    let totals = EpochTotals {
+        epoch: xdc_grid::api::ids::EpochNumber(epoch),
+        nodes,
+        audit_secret: "00".repeat(32),
+        receipts: 0,
+        receipts_hash: String::new(),
+    };
     Json(serde_json::to_value(totals).unwrap())
 }
 

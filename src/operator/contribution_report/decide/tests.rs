@@ -30,6 +30,7 @@ fn report(epoch: u64) -> Report {
         leaves: LeavesRef { config_map: String::new(), data_hash: B256::ZERO.to_string() },
         totals: ReportTotals::default(),
         reporter: String::new(),
+        statement: None,
         audit_secret: String::new(),
         dry_run: false,
     };

@@ -1,5 +1,6 @@
 use super::*;
-use crate::reward::{decompress_leaves, verify_proof};
+use crate::reward::{RewardTree, decompress_leaves, verify_proof};
+use std::collections::BTreeMap;
 
 const TOTALS: &str = r#"
 epoch: 7
@@ -38,8 +39,10 @@ fn planned(totals: &EpochTotals, previous: &[RewardLeaf], budget: u128) -> Resul
         domain: domain(),
         reporter: NodeAddress([8; 20]),
         totals,
+        statement: B256::repeat_byte(7),
         registered: &registered,
         previous,
+        paid: PaidWork::default(),
         budget: Wei(budget),
         split: RewardSplit::default(),
         dry_run: false,
@@ -61,6 +64,7 @@ fn only_eligible_nodes_with_a_stake_are_paid_and_exactly_the_budget() {
     assert_eq!(planned.spec.cumulative_wei, "1000");
     assert_eq!((planned.spec.totals.nodes, planned.spec.totals.requests), (2, 22));
     assert_eq!(planned.spec.totals.units, "800");
+    assert_eq!(planned.spec.statement, Some(B256::repeat_byte(7).to_string()));
 }
 
 #[test]
@@ -98,22 +102,23 @@ fn planning_again_gives_the_same_bytes_whatever_the_order() {
 }
 
 #[test]
-fn the_budget_ends_where_wish_pool_or_contract_ends() {
-    assert_eq!(budget(Wei(5), Wei(9), Wei(9)), Wei(5));
-    assert_eq!(budget(Wei(5), Wei(3), Wei(9)), Wei(3));
-    assert_eq!(budget(Wei(5), Wei(9), Wei(2)), Wei(2));
-}
-
-#[test]
 fn nonsense_of_the_gateway_is_refused_with_a_sentence() {
     let mut totals = totals();
     totals.nodes[0].units = "many".into();
     assert!(planned(&totals, &[], 1).unwrap_err().to_string().contains("\"many\""));
     totals.nodes[0].units = "1".into();
     totals.nodes[1].address = totals.nodes[0].address;
-    assert!(matches!(planned(&totals, &[], 1), Err(PlanError::Allocation(_))));
+    assert!(matches!(planned(&totals, &[], 1), Err(PlanError::Settle(_))));
     totals.epoch = EpochNumber(8);
     assert!(matches!(planned(&totals, &[], 1), Err(PlanError::OtherEpoch { .. })));
+    let many: Vec<_> = (0..=MAX_LEAVES as u64)
+        .map(|id| {
+            let mut node = [5; 20];
+            node[..8].copy_from_slice(&id.to_be_bytes());
+            RewardLeaf { node: NodeAddress(node), cumulative: Wei(1) }
+        })
+        .collect();
+    assert!(matches!(planned(&self::totals(), &many, 0), Err(PlanError::Packed(PackedError::TooMany { .. }))));
     let rich = RewardLeaf { node: address(1), cumulative: Wei(u128::MAX) };
     assert!(planned(&self::totals(), &[rich], 1_000).is_err());
 }

@@ -1,0 +1,283 @@
+//! Pure: one report against what it should be, leaf by leaf.
+
+use std::collections::BTreeMap;
+
+use alloy::primitives::{B256, keccak256};
+use serde::Serialize;
+
+use super::{
+    difference::{Difference, Differences, What},
+    replay::Before,
+    statement::Statement,
+};
+use crate::{
+    api::ids::{EpochNumber, NodeAddress, Wei},
+    chain::reports::{Registrations, Submission},
+    reward::{
+        EpochInputs, NodeContribution, PackedReport, PaidWork, Recipe, RewardLeaf, RewardSplit, RewardTree,
+        SettledEpoch, TreeDomain, apply_changes, budgets_of, settle, unpack_report,
+    },
+};
+
+/// What the report itself may not say.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Rules {
+    pub budget: Option<Wei>,
+    pub split: RewardSplit,
+    /// Digest that the statement must have.
+    pub statement: Option<B256>,
+}
+
+/// One report and everything it is held against.
+pub struct Case<'a> {
+    pub domain: TreeDomain,
+    pub submission: &'a Submission,
+    /// The leaves in its calldata.
+    pub packed: &'a [u8],
+    pub before: &'a Before,
+    pub registrations: &'a Registrations,
+    pub statement: Option<&'a Statement>,
+    pub rules: Rules,
+}
+
+/// How a report carries its leaves.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
+pub enum Form {
+    Unchanged,
+    Whole,
+    Changes,
+    Unknown,
+}
+
+/// What came of one epoch.
+#[derive(Debug, Clone, PartialEq, Serialize)]
+#[serde(rename_all = "camelCase")]
+pub struct Verdict {
+    pub epoch: EpochNumber,
+    pub transaction: B256,
+    pub block: u64,
+    /// Dropped in its window: it pays nothing.
+    pub dropped: bool,
+    pub form: Form,
+    pub root: B256,
+    pub total_wei: Wei,
+    /// What the epoch adds.
+    pub increase_wei: Wei,
+    pub leaves: u64,
+    /// Whether the leaves were worked out from a statement. False: only the chain was checked.
+    pub recomputed: bool,
+    /// What the epoch was to allocate, as it says or as its increase implies.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub budget_wei: Option<Wei>,
+    pub receipts: u64,
+    /// Receipts by who countersigned them.
+    pub gateways: BTreeMap<NodeAddress, u64>,
+    pub differences: Vec<Difference>,
+    /// Differences beyond those listed.
+    pub differences_omitted: u64,
+    /// What could not be decided, or had to be assumed.
+    pub notes: Vec<String>,
+}
+
+impl Verdict {
+    pub fn is_equal(&self) -> bool {
+        self.differences.is_empty()
+    }
+}
+
+/// The verdict, and the leaves that the report says there are; none when they cannot be read.
+pub fn judge(case: &Case<'_>) -> (Verdict, Option<Vec<RewardLeaf>>) {
+    let mut differences = Differences::default();
+    let mut verdict = opened(case);
+    differences.compare(What::DataHash, "", case.submission.data_hash, keccak256(case.packed));
+    check_before(case, &mut differences);
+    let read = found_leaves(case);
+    let (form, recipe, found) = match read {
+        Ok(read) => read,
+        Err(error) => {
+            differences.add(What::Calldata, "", "packed leaves", error);
+            return (closed(verdict, differences), None);
+        }
+    };
+    (verdict.form, verdict.leaves) = (form, found.len() as u64);
+    check_found(case, &found, &mut differences);
+    if let Some(statement) = case.statement {
+        check_digest(case, recipe, statement, &mut differences);
+        differences.extend(&statement.differences);
+        let (nodes, notes) = contributions(case, recipe, statement, &found);
+        verdict.notes.extend(notes);
+        match expected(case, recipe, &nodes) {
+            Ok((settled, budget)) => {
+                (verdict.recomputed, verdict.budget_wei) = (true, Some(budget));
+                compare_leaves(settled.tree.leaves(), &found, &mut differences);
+                differences.compare(What::Root, "", settled.tree.root(), case.submission.root);
+                differences.compare(What::Total, "", settled.tree.total(), case.submission.total);
+            }
+            Err(error) => differences.add(What::Statement, "", "a sum that can be done", error),
+        }
+    } else {
+        verdict
+            .notes
+            .push("no statement was given: leaves, root and sums agree or not, but nobody did the sum again".into());
+    }
+    (closed(verdict, differences), Some(found))
+}
+
+fn opened(case: &Case<'_>) -> Verdict {
+    let Submission { epoch, transaction, block, dropped, root, total, .. } = *case.submission;
+    Verdict {
+        epoch,
+        transaction,
+        block,
+        dropped,
+        form: Form::Unknown,
+        root,
+        total_wei: total,
+        increase_wei: Wei(total.0.saturating_sub(case.before.total.0)),
+        leaves: 0,
+        recomputed: false,
+        budget_wei: None,
+        receipts: case.statement.map_or(0, |statement| statement.receipts),
+        gateways: case.statement.map(|statement| statement.gateways.clone()).unwrap_or_default(),
+        differences: Vec::new(),
+        differences_omitted: 0,
+        notes: Vec::new(),
+    }
+}
+
+fn closed(verdict: Verdict, differences: Differences) -> Verdict {
+    Verdict { differences: differences.listed, differences_omitted: differences.omitted, ..verdict }
+}
+
+type Found = (Form, Option<Recipe>, Vec<RewardLeaf>);
+
+fn found_leaves(case: &Case<'_>) -> Result<Found, String> {
+    let before = &case.before.leaves;
+    Ok(match unpack_report(case.packed).map_err(|error| error.to_string())? {
+        PackedReport::Unchanged => (Form::Unchanged, None, before.clone()),
+        PackedReport::Whole(leaves) => (Form::Whole, None, leaves),
+        PackedReport::Changes(packed) => {
+            let leaves = apply_changes(before, &packed.changes, |index| case.registrations.node_of(index));
+            (Form::Changes, Some(packed.recipe), leaves.map_err(|error| error.to_string())?)
+        }
+    })
+}
+
+fn check_before(case: &Case<'_>, differences: &mut Differences) {
+    match RewardTree::build(case.domain, case.before.leaves.iter().copied()) {
+        Ok(tree) => differences.compare(What::LeavesBefore, "", tree.root(), case.before.root),
+        Err(error) => differences.add(What::LeavesBefore, "", case.before.root, error),
+    }
+}
+
+/// What the leaves say of themselves.
+fn check_found(case: &Case<'_>, found: &[RewardLeaf], differences: &mut Differences) {
+    match RewardTree::build(case.domain, found.iter().copied()) {
+        Ok(tree) => {
+            differences.compare(What::CalldataRoot, "", tree.root(), case.submission.root);
+            differences.compare(What::CalldataTotal, "", tree.total(), case.submission.total);
+        }
+        Err(error) => differences.add(What::CalldataRoot, "", case.submission.root, error),
+    }
+    let now = by_node(found.iter().copied());
+    for leaf in &case.before.leaves {
+        let amount = now.get(&leaf.node).copied().unwrap_or_default();
+        if amount < leaf.cumulative {
+            differences.add(What::LeafFell, leaf.node, format_args!("at least {}", leaf.cumulative), amount);
+        }
+    }
+}
+
+fn check_digest(case: &Case<'_>, recipe: Option<Recipe>, statement: &Statement, differences: &mut Differences) {
+    let named = recipe.map(|recipe| recipe.statement).into_iter().chain(case.rules.statement);
+    for digest in named {
+        differences.compare(What::Statement, "", digest, statement.digest);
+    }
+}
+
+/// Who may earn, with what its receipts prove. Where the report does not say when registrations were read, a node that
+/// came or went since the report before is taken as this report took it.
+fn contributions(
+    case: &Case<'_>,
+    recipe: Option<Recipe>,
+    statement: &Statement,
+    found: &[RewardLeaf],
+) -> (Vec<NodeContribution>, Vec<String>) {
+    let (before, now) = (by_node(case.before.leaves.iter().copied()), by_node(found.iter().copied()));
+    let (from, until) = (case.before.block, case.submission.block);
+    let (mut nodes, mut notes) = (Vec::new(), Vec::new());
+    for node in statement.totals.nodes.iter().filter(|node| node.eligible) {
+        let address = node.address;
+        let registered = match recipe {
+            Some(recipe) => case.registrations.index_of(address, recipe.block).is_some(),
+            None if case.registrations.changed(address, from, until) => {
+                let taken = now.get(&address) > before.get(&address);
+                let word = if taken { "registered" } else { "not registered" };
+                notes.push(format!("{address} registered or left between two reports; this one took it as {word}"));
+                taken
+            }
+            None => case.registrations.index_of(address, until).is_some(),
+        };
+        if registered {
+            nodes.push(NodeContribution {
+                node: address,
+                work: statement.served.get(&address).map(|served| served.units).unwrap_or_default(),
+                capacity: node.capacity_units.into(),
+                storage: node.proven_bytes.into(),
+            });
+        }
+    }
+    (nodes, notes)
+}
+
+/// What the epoch should amount to, and by which budget. Where nobody says the budget, it is one that allocates what was allocated.
+fn expected(
+    case: &Case<'_>,
+    recipe: Option<Recipe>,
+    nodes: &[NodeContribution],
+) -> Result<(SettledEpoch, Wei), String> {
+    let split = recipe.map_or(case.rules.split, |recipe| recipe.split);
+    let increase = Wei(case.submission.total.0.saturating_sub(case.before.total.0));
+    let mut budgets = match recipe.map(|recipe| recipe.budget).or(case.rules.budget) {
+        Some(budget) => vec![budget],
+        None => budgets_of(increase, split, nodes),
+    };
+    if budgets.is_empty() {
+        // Nothing was allocated, or nothing that these nodes could have been allocated.
+        budgets.push(Wei(0));
+    }
+    let mut first = None;
+    for budget in budgets {
+        let settled = settle(EpochInputs {
+            domain: case.domain,
+            previous: &case.before.leaves,
+            nodes,
+            // Fees are in no report yet: they come with the settlement of escrowed jobs.
+            paid: PaidWork::default(),
+            budget,
+            split,
+        })
+        .map_err(|error| error.to_string())?;
+        if settled.tree.root() == case.submission.root {
+            return Ok((settled, budget));
+        }
+        first.get_or_insert((settled, budget));
+    }
+    first.ok_or_else(|| "there is nothing to allocate".to_owned())
+}
+
+fn compare_leaves(expected: impl Iterator<Item = RewardLeaf>, found: &[RewardLeaf], differences: &mut Differences) {
+    let (expected, found) = (by_node(expected), by_node(found.iter().copied()));
+    let amount = |leaves: &BTreeMap<NodeAddress, Wei>, node| leaves.get(node).copied().unwrap_or_default();
+    let others = found.keys().filter(|node| !expected.contains_key(*node));
+    for node in expected.keys().chain(others) {
+        differences.compare(What::Leaf, node, amount(&expected, node), amount(&found, node));
+    }
+}
+
+fn by_node(leaves: impl Iterator<Item = RewardLeaf>) -> BTreeMap<NodeAddress, Wei> {
+    leaves.map(|leaf| (leaf.node, leaf.cumulative)).collect()
+}
+
+#[cfg(test)]
+mod tests;

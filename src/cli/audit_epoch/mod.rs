@@ -1,0 +1,285 @@
+//! `grid-operator audit-epoch`: a stranger does the reporter's sum again. Needs an RPC endpoint, the contract's address and the published
+//! statement of the epoch, and believes none of them: leaves must hash to the root on chain, receipts carry two signatures, and
+//! what follows from them is compared leaf by leaf. Reads only; touches no cluster.
+
+mod difference;
+mod judge;
+mod replay;
+mod show;
+mod source;
+mod statement;
+
+use std::{
+    io::Write,
+    str::FromStr,
+    time::{Duration, Instant},
+};
+
+use super::{CliError, output::note};
+use crate::{
+    api::ids::{EpochNumber, NodeAddress, Wei},
+    chain::{
+        ChainClient,
+        http::chain_id_of,
+        reports::{ContractHistory, HistoryError},
+    },
+    protocol::names::NetworkId,
+    reward::RewardSplit,
+};
+
+use judge::Rules;
+use replay::Replay;
+pub use statement::{Seen, Served, Statement, StatementError};
+
+pub use difference::{Difference, What};
+pub use judge::{Form, Verdict};
+pub use statement::read as read_statement;
+
+/// The most epochs of one run.
+const MAX_EPOCHS: u64 = 10_000;
+/// Between two remarks about long work.
+const SAY_EVERY: Duration = Duration::from_secs(2);
+
+/// Options of `grid-operator audit-epoch`.
+#[derive(Debug, Clone, clap::Args)]
+#[command(after_help = "Examples:
+  # Everything about epoch 7, with its statement from a file
+  grid-operator audit-epoch 7 --rpc-url https://erpc.xinfin.network --contract 0xADDRESS --receipts epoch-7.jsonl.zst
+  # A hundred epochs, from where the network publishes them
+  grid-operator audit-epoch 0-99 --rpc-url https://erpc.xinfin.network --contract 0xADDRESS \\
+    --receipts 'https://grid.example/statements/{epoch}.jsonl.zst'
+
+Exit codes: 0 everything is equal, 1 error, 2 something differs.")]
+pub struct AuditArgs {
+    /// Epoch, or first and last one: 7, or 0-99.
+    #[arg(value_name = "EPOCHS")]
+    pub epochs: EpochRange,
+    /// RPC endpoint; may be given several times. Of two or more, two must agree.
+    #[arg(long, required = true, value_name = "URL")]
+    pub rpc_url: Vec<String>,
+    /// The network's GridComputingRewards, 0x or xdc.
+    #[arg(long, value_name = "ADDRESS")]
+    pub contract: NodeAddress,
+    /// Chain that the endpoints must serve (default: what the first one says).
+    #[arg(long)]
+    pub chain_id: Option<u64>,
+    /// Published statement: a file, or a URL. {epoch} stands for the number. Without it only the chain is checked: leaves, root and sums.
+    #[arg(long, value_name = "FILE|URL")]
+    pub receipts: Option<String>,
+    /// Digest that the statement must have, as the ContributionReport names it (spec.statement). One epoch only.
+    #[arg(long, value_name = "HEX")]
+    pub statement: Option<alloy::primitives::B256>,
+    /// Address of a gateway that may countersign; may be given several times (default: any).
+    #[arg(long, value_name = "ADDRESS")]
+    pub gateway: Vec<NodeAddress>,
+    /// What each epoch was to allocate, in wei, where the report does not say it (default: what its increase implies).
+    #[arg(long, value_name = "WEI")]
+    pub budget_wei: Option<Wei>,
+    /// Percent for work, capacity and storage, where the report does not say it.
+    #[arg(long, default_value = "60:25:15", value_parser = parse_split)]
+    pub split: RewardSplit,
+    /// A block before the contract, to spare looking for it.
+    #[arg(long, value_name = "BLOCK")]
+    pub from_block: Option<u64>,
+    /// How to print the result.
+    #[arg(short, long, value_enum, default_value_t)]
+    pub output: AuditFormat,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, clap::ValueEnum)]
+pub enum AuditFormat {
+    #[default]
+    Table,
+    Json,
+}
+
+/// First and last epoch, both included.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct EpochRange {
+    pub first: u64,
+    pub last: u64,
+}
+
+impl FromStr for EpochRange {
+    type Err = String;
+
+    fn from_str(text: &str) -> Result<Self, String> {
+        let (first, last) = text.split_once('-').unwrap_or((text, text));
+        let range = first.parse().ok().zip(last.parse().ok()).map(|(first, last)| EpochRange { first, last });
+        range.filter(|range| range.first <= range.last && range.last - range.first < MAX_EPOCHS).ok_or_else(|| {
+            format!("{text:?} is no epoch (7) and no range of at most {MAX_EPOCHS} epochs (0-99, first before last)")
+        })
+    }
+}
+
+/// How an audit ended, as its exit code says it.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum AuditExit {
+    Equal,
+    Differs,
+}
+
+impl From<AuditExit> for std::process::ExitCode {
+    fn from(exit: AuditExit) -> Self {
+        std::process::ExitCode::from(match exit {
+            AuditExit::Equal => 0,
+            AuditExit::Differs => 2,
+        })
+    }
+}
+
+/// Audits, prints the verdicts to `out`, and says what it does on standard error.
+pub async fn run(args: &AuditArgs, out: &mut dyn Write) -> Result<AuditExit, CliError> {
+    check(args)?;
+    let chain = connect(args).await?;
+    let mut ticker = Ticker::default();
+    let history = chain
+        .report_history(args.from_block, |at| {
+            ticker.say(|| format!("read the contract's logs up to block {} of {}", at.block, at.last));
+        })
+        .await
+        .map_err(chain_error)?;
+    let mut verdicts = Vec::new();
+    let mut audit =
+        Audit { replay: Replay::new(&chain, &history), seen: Seen::default(), args, chain: &chain, history: &history };
+    for epoch in args.epochs.first..=args.epochs.last {
+        verdicts.push(audit.epoch(EpochNumber(epoch)).await?);
+        ticker.say(|| format!("epoch {epoch} of {} is done", args.epochs.last));
+    }
+    show::print(&verdicts, args.output, out)?;
+    let equal = verdicts.iter().all(Verdict::is_equal);
+    Ok(if equal { AuditExit::Equal } else { AuditExit::Differs })
+}
+
+fn check(args: &AuditArgs) -> Result<(), CliError> {
+    let one = args.epochs.first == args.epochs.last;
+    let places = args.receipts.as_ref().is_none_or(|receipts| receipts.contains(source::PLACE));
+    if !one && !places {
+        return Err(CliError::Other(format!(
+            "--receipts names one statement for {} epochs: put {} where the number belongs",
+            args.epochs.last - args.epochs.first + 1,
+            source::PLACE
+        )));
+    }
+    if !one && args.statement.is_some() {
+        return Err(CliError::Other("--statement is the digest of one epoch: audit that epoch alone".into()));
+    }
+    Ok(())
+}
+
+async fn connect(args: &AuditArgs) -> Result<ChainClient, CliError> {
+    let chain_id = match (args.chain_id, args.rpc_url.first()) {
+        (Some(chain_id), _) => chain_id,
+        (None, Some(url)) => chain_id_of(url).await.map_err(chain_error)?,
+        (None, None) => return Err(CliError::Other("--rpc-url is missing".into())),
+    };
+    ChainClient::connect(&args.rpc_url, chain_id, args.contract).await.map_err(chain_error)
+}
+
+/// One run over its epochs.
+struct Audit<'a> {
+    args: &'a AuditArgs,
+    chain: &'a ChainClient,
+    history: &'a ContractHistory,
+    replay: Replay<'a>,
+    seen: Seen,
+}
+
+impl Audit<'_> {
+    async fn epoch(&mut self, epoch: EpochNumber) -> Result<Verdict, CliError> {
+        // A report that was dropped in its window is judged only while there is no other.
+        let history = self.history;
+        let of_epoch = history.submissions.iter().enumerate().filter(|(_, report)| report.epoch == epoch);
+        let Some((at, submission)) = of_epoch.max_by_key(|(at, report)| (!report.dropped, *at)) else {
+            let last = history.until;
+            let message = format!("epoch {epoch} is not reported in a final block (the last one read is {last})");
+            return Err(CliError::Other(message));
+        };
+        let packed = self.chain.packed_leaves(submission).await.map_err(history_error)?;
+        let before = self.replay.before(at).await?;
+        let statement = self.statement(epoch).await?;
+        let case = judge::Case {
+            domain: self.chain.tree_domain(),
+            submission,
+            packed: &packed,
+            before: &before,
+            registrations: &history.registrations,
+            statement: statement.as_ref(),
+            rules: Rules { budget: self.args.budget_wei, split: self.args.split, statement: self.args.statement },
+        };
+        let (verdict, after) = judge::judge(&case);
+        self.replay.keep(at, after);
+        Ok(verdict)
+    }
+
+    async fn statement(&mut self, epoch: EpochNumber) -> Result<Option<Statement>, CliError> {
+        let Some(place) = &self.args.receipts else { return Ok(None) };
+        let (chain_id, contract) = (self.chain.chain_id(), self.chain.contract());
+        // Signatures know chain and contract; the salt of the peer-to-peer protocols is not in them.
+        let network = NetworkId { chain_id, contract, salt: String::new() };
+        let seen = std::mem::take(&mut self.seen);
+        let (statement, seen) = source::read(place, epoch, network, self.args.gateway.clone(), seen).await?;
+        self.seen = seen;
+        Ok(Some(statement))
+    }
+}
+
+/// Says something now and then.
+#[derive(Default)]
+struct Ticker {
+    said: Option<Instant>,
+}
+
+impl Ticker {
+    fn say(&mut self, text: impl FnOnce() -> String) {
+        let begun = *self.said.get_or_insert_with(Instant::now);
+        if begun.elapsed() >= SAY_EVERY {
+            note(format_args!("{}", text()));
+            self.said = Some(Instant::now());
+        }
+    }
+}
+
+fn chain_error(error: impl std::fmt::Display) -> CliError {
+    CliError::Chain(error.to_string())
+}
+
+fn history_error(error: HistoryError) -> CliError {
+    chain_error(error)
+}
+
+/// Three percentages that sum to 100.
+fn parse_split(text: &str) -> Result<RewardSplit, String> {
+    let refuse = || format!("{text:?} is no split: three percentages that sum to 100, such as 60:25:15");
+    let points: Vec<u16> = text
+        .split(':')
+        .map(|part| part.parse::<u16>().ok().filter(|percent| *percent <= 100).map(|percent| percent * 100))
+        .collect::<Option<_>>()
+        .ok_or_else(refuse)?;
+    match points.as_slice() {
+        [work, capacity, storage] => RewardSplit::new(*work, *capacity, *storage).map_err(|_| refuse()),
+        _ => Err(refuse()),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn an_epoch_or_a_range_is_read_and_nothing_else() {
+        assert_eq!("7".parse(), Ok(EpochRange { first: 7, last: 7 }));
+        assert_eq!("0-99".parse(), Ok(EpochRange { first: 0, last: 99 }));
+        for bad in ["", "-", "9-8", "0-10000", "7..9", "-1", "x"] {
+            assert!(bad.parse::<EpochRange>().is_err(), "{bad}");
+        }
+    }
+
+    #[test]
+    fn a_split_is_three_percentages_of_one_whole() {
+        assert_eq!(parse_split("60:25:15"), Ok(RewardSplit::default()));
+        for bad in ["60:25", "60:25:16", "60:25:15:0", "a:b:c", "700:1:1"] {
+            assert!(parse_split(bad).is_err(), "{bad}");
+        }
+    }
+}
