@@ -62,7 +62,7 @@ pub fn of(code: &str) -> Option<&'static Remedy> {
 
 /// Codes of the first two tiers with which things may go on without anybody's doing: what somebody decided on purpose, what the
 /// cluster may mend by itself, what is tried or challenged again, and what another object already says of itself.
-const MAY_PASS: [&str; 30] = [
+const MAY_PASS: [&str; 33] = [
     "NotApproved",
     "EvidenceAgainstNode",
     "Quarantined",
@@ -89,9 +89,12 @@ const MAY_PASS: [&str; 30] = [
     "NotRegistered",
     "ReporterSecretMissing",
     "ReporterKeyInvalid",
+    "ReporterKeyLocked",
+    "SignerInvalid",
     "ReporterWithoutFunds",
     "WrongChainId",
     "ContractWithoutCode",
+    "ContractCodeDiffers",
     "ContractUnreadable",
 ];
 

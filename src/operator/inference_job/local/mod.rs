@@ -72,8 +72,7 @@ pub fn watch(controller: Controller<Guarded<KnownJob>>, context: &Context) -> Co
     // Metadata only: twenty thousand pods pass by here.
     let jobs = Api::<PartialObjectMeta<Job>>::all(context.client.clone());
     let pods = Api::<PartialObjectMeta<Pod>>::all(context.client.clone());
-    let controller =
-        controller.watches(jobs, ours.clone(), |job| owner(&job)).watches(pods, ours, |pod| owner(&pod));
+    let controller = controller.watches(jobs, ours.clone(), |job| owner(&job)).watches(pods, ours, |pod| owner(&pod));
     if context.config.kueue { queue::watch(controller, context) } else { controller }
 }
 
