@@ -196,8 +196,8 @@ async fn the_reward_contract_is_deployed_by_our_client() {
         challenge_window: 100,
         unbonding: 1_000,
         max_epoch_increase: Wei::XDC,
-        reporter: admin.address(),
-        guardian: None,
+        roles: deploy::Roles::reporter(admin.address()),
+        members: deploy::MemberParameters::default(),
         funding: Wei(0),
     };
     let inclusion = net.execute(&admin, deploy::create_intent(admin.address(), &parameters)).await.unwrap();
