@@ -203,7 +203,9 @@ async fn after_the_way_back_nothing_fails(before: &[Stored], newer: &[Stored]) {
     for object in before {
         let now = object.read().await;
         let lost = stored::lost(&object.was["spec"], &now["spec"]);
-        let meant = |path: &String| ["paused", "replicas", "deadlineSeconds", "parallelism"].iter().any(|field| path.ends_with(field));
+        let meant = |path: &String| {
+            ["paused", "replicas", "deadlineSeconds", "parallelism"].iter().any(|field| path.ends_with(field))
+        };
         let lost: Vec<_> = lost.into_iter().filter(|path| !meant(path)).collect();
         assert!(lost.is_empty(), "{} lost {lost:?}", object.name());
     }
