@@ -125,7 +125,9 @@ fn mark_addresses(value: &mut Value) {
 
 #[cfg(test)]
 mod tests {
-    use super::*;
+    use proptest::prelude::*;
+
+    use super::{super::questions, *};
 
     fn call(method: &str, params: Value) -> Call {
         Call { id: None, method: method.to_owned(), params: params.as_array().unwrap().clone() }
@@ -180,6 +182,72 @@ mod tests {
         assert_eq!(answered("eth_getBlockReceipts", json!([]), json!([at("0x5b")]), &STALE), Value::Null);
         let pending = json!({"blockNumber": null});
         assert_eq!(answered("eth_getTransactionByHash", json!([]), pending.clone(), &STALE), pending);
+    }
+
+    /// JSON as strangers write it: words that mean something here in places where they do not.
+    fn any_json() -> impl Strategy<Value = Value> {
+        let word = prop_oneof![
+            Just("latest"),
+            Just("safe"),
+            Just("finalized"),
+            Just("pending"),
+            Just("0x"),
+            Just("0xffffffffffffffff"),
+            Just("0x-1"),
+            Just("xdc"),
+            Just("xdcé"),
+            Just("0x00000000000000000000000000000000000000aa"),
+            Just("-0x1"),
+        ];
+        let leaf = prop_oneof![
+            word.prop_map(|word| json!(word)),
+            Just(Value::Null),
+            any::<bool>().prop_map(|value| json!(value)),
+            any::<f64>().prop_map(|value| json!(value)),
+            any::<u64>().prop_map(|value| json!(value)),
+            ".{0,45}".prop_map(|text| json!(text)),
+        ];
+        let name = prop_oneof![
+            Just("blockNumber"),
+            Just("blockHash"),
+            Just("fromBlock"),
+            Just("toBlock"),
+            Just("number"),
+            Just("data"),
+            Just("input"),
+            Just("gasUsed"),
+            Just("baseFeePerGas"),
+            Just("from"),
+            Just("é"),
+        ];
+        leaf.prop_recursive(4, 32, 5, move |inner| {
+            prop_oneof![
+                proptest::collection::vec(inner.clone(), 0..5).prop_map(Value::Array),
+                proptest::collection::vec((name.clone(), inner), 0..5)
+                    .prop_map(|fields| fields.into_iter().map(|(name, value)| (name.to_owned(), value)).collect()),
+            ]
+        })
+    }
+
+    proptest! {
+        #[test]
+        fn whatever_is_asked_and_answered_is_rewritten_without_a_panic(
+            method in prop_oneof![
+                Just("eth_getLogs"), Just("eth_newFilter"), Just("eth_call"), Just("eth_estimateGas"), Just("eth_getBlockByNumber"),
+                Just("eth_getTransactionCount"), Just("eth_getStorageAt"), Just("eth_feeHistory"), Just("eth_createAccessList"),
+                Just("eth_blockNumber"), Just("eth_getBlockReceipts"),
+            ],
+            params in proptest::collection::vec(any_json(), 0..4),
+            result in any_json(),
+            (head, behind) in (any::<u64>(), any::<u64>()),
+        ) {
+            let view = View { head, behind, ..VIEW };
+            let asked = Call { id: None, method: method.to_owned(), params };
+            if let Ok(call) = questions::rewrite(asked, &view) {
+                questions::asks_for_the_future(&call, &view);
+                let _ = rewrite(&call, result, &view, AddressForm::Xdc);
+            }
+        }
     }
 
     #[test]
