@@ -44,8 +44,8 @@ pub struct OperatorConfig {
     /// Where /livez, /readyz and /metrics are served.
     #[arg(long, env = "GRID_HTTP_ADDRESS", default_value = "0.0.0.0:8080")]
     pub http_address: SocketAddr,
-    /// Objects of one kind that are reconciled at once.
-    #[arg(long, env = "GRID_CONCURRENCY", default_value_t = 8, value_parser = clap::value_parser!(u16).range(1..=64))]
+    /// Objects of one kind that are reconciled at once. Most of a reconcile is waiting for an answer.
+    #[arg(long, env = "GRID_CONCURRENCY", default_value_t = 32, value_parser = clap::value_parser!(u16).range(1..=64))]
     pub concurrency: u16,
     /// Contribution reports that are kept once they are active.
     #[arg(long, env = "GRID_KEEP_REPORTS", default_value_t = 50, value_parser = clap::value_parser!(u32).range(2..=10_000))]

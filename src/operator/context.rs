@@ -11,12 +11,16 @@ use jiff::Timestamp;
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::Time;
 use kube::Client;
 use serde::Serialize;
+use tokio::sync::Semaphore;
 
 use super::{
     backoff::Backoffs, chains::Chains, changes::Changes, config::OperatorConfig,
     contribution_report::leaves::EarningsCache, events::Recorder, gateway::GatewayClient, grid_node::fleet::Fleet,
     inference_job::pace::Pace, metrics::Metrics,
 };
+
+/// Jobs whose results are published at once, however many are looked at.
+const PUBLISHERS: usize = 4;
 
 /// Shared by all controllers.
 pub struct Context {
@@ -32,6 +36,8 @@ pub struct Context {
     pub earnings: EarningsCache,
     pub pace: Pace,
     pub fleet: Fleet,
+    /// Turns to publish results: a job that does holds two parts of them in memory.
+    pub publishing: Semaphore,
     /// The clock; tests stop it.
     pub clock: fn() -> Timestamp,
 }
@@ -57,6 +63,7 @@ impl Context {
             earnings: EarningsCache::default(),
             pace: Pace::default(),
             fleet: Fleet::default(),
+            publishing: Semaphore::new(PUBLISHERS),
             clock: Timestamp::now,
         }))
     }

@@ -242,6 +242,8 @@ async fn steer(uid: &str, control: JobControl, report: JobReport, context: &Cont
 // ------------------------------------------------------------------------------------------------ publication
 
 async fn publish(publication: Publication, context: &Context) -> Result<Applied, Error> {
+    let turn = context.publishing.acquire().await;
+    let _turn = turn.map_err(|_| Error::Waiting("the operator is stopping".into()))?;
     let applied = Applied { report: Some(publication.report.clone()), ..Applied::default() };
     let rejected = match publication::rejections(&publication, context).await? {
         Ok(rejected) => rejected,

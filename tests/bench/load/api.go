@@ -7,13 +7,13 @@ import (
 	"crypto/tls"
 	"crypto/x509"
 	"encoding/json"
-	"errors"
 	"fmt"
 	"io"
 	"net/http"
 	"net/url"
 	"os"
 	"strings"
+	"sync"
 )
 
 // maxEvent is the longest event of a watch: an object of etcd's largest size.
@@ -137,14 +137,26 @@ func (a *api) watch(ctx context.Context, path, selector string, ready func(), ea
 	}
 	query.Del("limit")
 	query.Set("watch", "1")
-	query.Set("resourceVersion", list.Metadata.ResourceVersion)
-	response, err = a.open(ctx, http.MethodGet, path+"?"+query.Encode(), "application/json", nil)
-	if err != nil {
-		return err
+	last := list.Metadata.ResourceVersion
+	for ready := sync.OnceFunc(ready); ; {
+		query.Set("resourceVersion", last)
+		response, err := a.open(ctx, http.MethodGet, path+"?"+query.Encode(), "application/json", nil)
+		if err != nil {
+			return err
+		}
+		ready()
+		enough, err := follow(response.Body, &last, each)
+		response.Body.Close()
+		if enough || err != nil {
+			return err
+		}
+		// The API server may end a watch at any time, one that is slow to read above all: it goes on where it ended.
 	}
-	defer response.Body.Close()
-	ready()
-	lines := bufio.NewScanner(response.Body)
+}
+
+// follow reads events until each says that it is enough, or the stream ends.
+func follow(body io.Reader, last *string, each func(seen) bool) (bool, error) {
+	lines := bufio.NewScanner(body)
 	lines.Buffer(make([]byte, 64<<10), maxEvent)
 	for lines.Scan() {
 		var event struct {
@@ -152,17 +164,15 @@ func (a *api) watch(ctx context.Context, path, selector string, ready func(), ea
 			Object seen
 		}
 		if err := json.Unmarshal(lines.Bytes(), &event); err != nil {
-			return err
+			return false, err
 		}
 		if event.Type == "ERROR" {
-			return fmt.Errorf("the watch of %s failed: %s", path, lines.Text())
+			return false, fmt.Errorf("the watch failed: %s", lines.Text())
 		}
+		*last = event.Object.Metadata.ResourceVersion
 		if event.Type != "DELETED" && each(event.Object) {
-			return nil
+			return true, nil
 		}
 	}
-	if err := lines.Err(); err != nil {
-		return err
-	}
-	return errors.New("the watch ended")
+	return false, lines.Err()
 }

@@ -119,7 +119,9 @@ fn state(child: &Job, pods: &[Pod]) -> (JobState, Option<Finding>) {
             None => (JobState::Suspended, Some(Finding::no(Reason::Suspended, "its Job is suspended"))),
         };
     }
-    match pods.iter().any(|pod| phase(pod) == "Running") {
+    let any = |wanted: &str| pods.iter().any(|pod| phase(pod) == wanted);
+    // Or its pods are done, and its Job does not say so yet.
+    match any("Running") || (any("Succeeded") && !any("Pending")) {
         true => (JobState::Running, None),
         false => (JobState::Queued, Some(blocked(pods))),
     }
@@ -343,6 +345,14 @@ mod tests {
         assert_eq!(seen.nodes, [JobNode { node_name: "node-1".into(), requests: 2 }]);
         let gone = observe(&with_status("{completedIndexes: '0-1'}"), &[]).report;
         assert_eq!((gone.completed, gone.failed), (5, 0), "a pod that is gone answered all");
+    }
+
+    #[test]
+    fn a_job_whose_pods_are_done_runs_until_it_says_that_it_is_done() {
+        let done = ended(0, "Succeeded", 0, DONE);
+        let state = |pods: &[Pod]| observe(&with_status("{active: 1}"), pods).report.state;
+        assert_eq!(state(std::slice::from_ref(&done)), JobState::Running);
+        assert_eq!(state(&[done, pod(1, "{phase: Pending}")]), JobState::Queued, "another shard waits");
     }
 
     #[test]
