@@ -1,27 +1,21 @@
 // SPDX-License-Identifier: Apache-2.0
 pragma solidity 0.8.37;
 
-import {SafeCast} from "@openzeppelin/contracts/utils/math/SafeCast.sol";
-
 import {IGridComputingRewards} from "./IGridComputingRewards.sol";
 import {Rules} from "./Rules.sol";
 
 /// @title Reports of epochs: votes, the one pending report, challenges, activation.
 abstract contract Epochs is Rules {
-    using SafeCast for uint256;
-
-    bytes32 internal _pendingRoot;
-    bytes32 internal _liveRoot;
-    /// @inheritdoc IGridComputingRewards
-    mapping(address reporter => bytes32) public voteOf;
+    /// @dev The live one is at _live, the pending one at the other place: an activation writes neither.
+    bytes32[2] private _roots;
 
     // ---------------------------------------------------------------- reports
 
     /// @inheritdoc IGridComputingRewards
     function voteEpoch(uint64 epoch, bytes32 root, uint128 cumulativeTotal, bytes32 dataHash) external {
-        _requireMayReport(epoch);
+        _requireReporterOf(epoch);
         bytes32 hash = reportHash(epoch, root, cumulativeTotal, dataHash);
-        voteOf[msg.sender] = hash;
+        _votes[msg.sender] = hash;
         emit EpochVoted(epoch, msg.sender, hash);
     }
 
@@ -29,7 +23,8 @@ abstract contract Epochs is Rules {
     function submitEpoch(uint64 epoch, bytes32 root, uint128 cumulativeTotal, bytes32 dataHash, bytes calldata leaves)
         external
     {
-        _requireMayReport(epoch);
+        _requireReporterOf(epoch);
+        _requireNotPaused(PAUSE_REPORT);
         uint256 endsAt = genesis + (uint256(epoch) + 1) * epochSeconds;
         if (block.timestamp < endsAt) revert EpochNotOver(epoch, endsAt);
         _requireNotRetiredBefore(endsAt - 1);
@@ -46,7 +41,7 @@ abstract contract Epochs is Rules {
         // forge-lint: disable-next-line(unsafe-typecast)
         _nextEpoch = uint40(epoch + 1);
         if (increase == 0) {
-            if (root != _liveRoot) revert EmptyEpochChangesRoot(_liveRoot, root);
+            if (root != _liveRoot()) revert EmptyEpochChangesRoot(_liveRoot(), root);
             emit EpochSubmitted(epoch, root, cumulativeTotal, dataHash, block.timestamp);
             emit EpochActivated(epoch, root, cumulativeTotal);
             return;
@@ -54,9 +49,10 @@ abstract contract Epochs is Rules {
         if (root == bytes32(0)) revert EmptyRoot(epoch);
         if (increase > rules.maxEpochIncrease) revert IncreaseTooLarge(increase, rules.maxEpochIncrease);
         if (increase > _rewardPool) revert PoolTooSmall(increase, _rewardPool);
-        _rewardPool -= increase.toUint104();
-        _pendingRoot = root;
-        _pendingTotal = uint256(cumulativeTotal).toUint104();
+        // No more than the pool and all that came out of it.
+        // forge-lint: disable-next-line(unsafe-typecast)
+        (_rewardPool, _pendingTotal) = (_rewardPool - uint104(increase), uint104(cumulativeTotal));
+        _roots[_live ^ 1] = root;
         emit EpochSubmitted(epoch, root, cumulativeTotal, dataHash, _openWindow(rules));
     }
 
@@ -75,9 +71,8 @@ abstract contract Epochs is Rules {
         return keccak256(abi.encode(epoch, _round, root, cumulativeTotal, dataHash));
     }
 
-    function _requireMayReport(uint64 epoch) private view {
-        _requireRole(REPORTER_ROLE);
-        _requireNotPaused(PAUSE_REPORT);
+    function _requireReporterOf(uint64 epoch) private view {
+        _requireRole(REPORTER);
         if (epoch != _nextEpoch) revert WrongEpoch(_nextEpoch, epoch);
     }
 
@@ -87,7 +82,7 @@ abstract contract Epochs is Rules {
         uint256 count = _reporters.length;
         for (uint256 i = 0; i < count; i++) {
             address reporter = _reporters[i];
-            if (reporter != msg.sender && voteOf[reporter] == hash) votes++;
+            if (reporter != msg.sender && _votes[reporter] == hash) votes++;
         }
         if (votes < quorum) revert QuorumMissing(votes, quorum);
     }
@@ -102,10 +97,11 @@ abstract contract Epochs is Rules {
         uint64 epoch = _nextEpoch - 1;
         if (_phase == Phase.Challenged) revert ChallengeOpen(epoch, _activeAt);
         if (block.timestamp < _activeAt) revert PendingEpoch(epoch, _activeAt);
+        uint104 total = _pendingTotal;
         _phase = Phase.None;
-        _liveRoot = _pendingRoot;
-        _allocatedTotal = _pendingTotal;
-        emit EpochActivated(epoch, _liveRoot, _allocatedTotal);
+        _live ^= 1;
+        _allocatedTotal = total;
+        emit EpochActivated(epoch, _liveRoot(), total);
     }
 
     // ---------------------------------------------------------------- objections
@@ -126,7 +122,7 @@ abstract contract Epochs is Rules {
 
     /// @inheritdoc IGridComputingRewards
     function resolveChallenge(uint64 epoch, bool upheld) external {
-        _requireRole(ARBITER_ROLE);
+        _requireRole(ARBITER);
         _requireChallenged(epoch);
         if (block.timestamp >= _activeAt) revert RulingOver(epoch, _activeAt);
         Parameters storage rules = _rules();
@@ -147,7 +143,7 @@ abstract contract Epochs is Rules {
 
     /// @inheritdoc IGridComputingRewards
     function disableEpoch(uint64 epoch) external {
-        _requireRole(GUARDIAN_ROLE);
+        _requireRole(GUARDIAN);
         _requireLast(epoch);
         if (_phase == Phase.Challenged) {
             _uphold(epoch, 0);
@@ -161,7 +157,8 @@ abstract contract Epochs is Rules {
     function _uphold(uint64 epoch, uint256 reward) private {
         _drop(epoch);
         if (reward > _rewardPool) reward = _rewardPool;
-        _rewardPool -= reward.toUint104();
+        // forge-lint: disable-next-line(unsafe-typecast)
+        _rewardPool -= uint104(reward);
         emit ChallengeUpheld(epoch, _challenger, _bond, reward);
         _giveCredit(_challenger, _bond + reward);
     }
@@ -174,7 +171,15 @@ abstract contract Epochs is Rules {
         // Votes name the round: none for the dropped report counts for its number again.
         _round++;
         _rewardPool += released;
-        emit EpochDropped(epoch, _pendingRoot, released);
+        emit EpochDropped(epoch, _pendingRoot(), released);
+    }
+
+    function _liveRoot() internal view returns (bytes32) {
+        return _roots[_live];
+    }
+
+    function _pendingRoot() private view returns (bytes32) {
+        return _roots[_live ^ 1];
     }
 
     function _requireLast(uint64 epoch) private view {
@@ -190,12 +195,17 @@ abstract contract Epochs is Rules {
     // ---------------------------------------------------------------- views
 
     /// @inheritdoc IGridComputingRewards
+    function voteOf(address reporter) external view returns (bytes32) {
+        return _votes[reporter];
+    }
+
+    /// @inheritdoc IGridComputingRewards
     function epochState() external view returns (EpochState memory state) {
         state.nextEpoch = _nextEpoch;
         state.pendingTotal = _allocatedTotal;
         if (_phase != Phase.None) {
             state.pending = true;
-            state.pendingRoot = _pendingRoot;
+            state.pendingRoot = _pendingRoot();
             state.pendingTotal = _pendingTotal;
             state.activeAt = _activeAt;
         }
@@ -205,7 +215,7 @@ abstract contract Epochs is Rules {
             state.rulingDueAt = _activeAt;
             state.bond = _bond;
         }
-        state.liveRoot = _liveRoot;
+        state.liveRoot = _liveRoot();
         state.liveTotal = _allocatedTotal;
         state.claimedTotal = _claimedTotal;
         state.rewardPool = _rewardPool;

@@ -80,7 +80,7 @@ contract GridComputingRewards is Stakes, Epochs {
         // Hashed twice, so that no inner node of a tree can pass for a leaf; bound to chain and contract, so that no leaf
         // can be used anywhere else.
         bytes32 leaf = keccak256(bytes.concat(keccak256(abi.encode(block.chainid, address(this), node, cumulative))));
-        return MerkleProof.verifyCalldata(proof, _liveRoot, leaf);
+        return MerkleProof.verifyCalldata(proof, _liveRoot(), leaf);
     }
 
     function _claim(address node, uint256 cumulative) private returns (uint256 amount) {

@@ -7,24 +7,27 @@ import {IGridRoles} from "./IGridRoles.sol";
 /// @dev OpenZeppelin's AccessControlDefaultAdminRules would be 2.1 kB more, could grant roles that do not exist, and keeps
 /// neither the list of reporters that a quorum needs nor roles that exclude each other.
 abstract contract GridRoles is IGridRoles {
-    bytes32 public constant DEFAULT_ADMIN_ROLE = 0;
-    bytes32 public constant REPORTER_ROLE = keccak256("REPORTER_ROLE");
-    bytes32 public constant SLASHER_ROLE = keccak256("SLASHER_ROLE");
-    bytes32 public constant ARBITER_ROLE = keccak256("ARBITER_ROLE");
-    bytes32 public constant GUARDIAN_ROLE = keccak256("GUARDIAN_ROLE");
-    bytes32 public constant TREASURER_ROLE = keccak256("TREASURER_ROLE");
-    bytes32 public constant SETTLER_ROLE = keccak256("SETTLER_ROLE");
     uint256 public constant ADMIN_DELAY = 1 days;
 
     /// @dev A vote is counted over all reporters, so their number has a bound.
     uint256 internal constant MAX_REPORTERS = 16;
 
-    uint256 private constant REPORTER = 1;
-    /// @dev Reporter, slasher and arbiter: an account holds at most one of them.
+    // Numbers of roles: the bit of a role in _roleBits. Their hashes stand in _roleOf alone, because each is 32 bytes of code.
+    uint256 internal constant REPORTER = 0;
+    uint256 internal constant SLASHER = 1;
+    uint256 internal constant ARBITER = 2;
+    uint256 internal constant GUARDIAN = 3;
+    uint256 internal constant TREASURER = 4;
+    uint256 internal constant SETTLER = 5;
+    uint256 private constant ROLES = 6;
+    /// @dev Bits of reporter, slasher and arbiter: an account holds at most one of them.
     uint256 private constant EXCLUSIVE = 7;
 
     mapping(address account => uint256) private _roleBits;
     address[] internal _reporters;
+    /// @dev The hash that a reporter voted for last; set to something that is no hash when the role is granted, so that a vote
+    /// of former times does not count and the first vote costs no more than the next.
+    mapping(address reporter => bytes32) internal _votes;
     address private _admin;
     address private _proposedAdmin;
     uint40 private _acceptableAt;
@@ -35,14 +38,15 @@ abstract contract GridRoles is IGridRoles {
 
     /// @inheritdoc IGridRoles
     function grantRole(bytes32 role, address account) external {
-        _requireRole(DEFAULT_ADMIN_ROLE);
+        _requireAdmin();
         uint256 bit = _knownBit(role);
         uint256 held = _roleBits[account];
         if (held & bit != 0) return;
         if (bit & EXCLUSIVE != 0 && held & EXCLUSIVE != 0) revert RolesConflict(account, role);
-        if (bit == REPORTER) {
+        if (bit == 1 << REPORTER) {
             if (_reporters.length == MAX_REPORTERS) revert TooManyReporters(MAX_REPORTERS);
             _reporters.push(account);
+            _votes[account] = bytes32(uint256(1));
         }
         _roleBits[account] = held | bit;
         emit RoleGranted(role, account, msg.sender);
@@ -50,7 +54,7 @@ abstract contract GridRoles is IGridRoles {
 
     /// @inheritdoc IGridRoles
     function revokeRole(bytes32 role, address account) external {
-        _requireRole(DEFAULT_ADMIN_ROLE);
+        _requireAdmin();
         _revoke(role, account);
     }
 
@@ -61,7 +65,7 @@ abstract contract GridRoles is IGridRoles {
 
     /// @inheritdoc IGridRoles
     function proposeAdmin(address newAdmin) external {
-        _requireRole(DEFAULT_ADMIN_ROLE);
+        _requireAdmin();
         uint256 acceptableAt = newAdmin == address(0) ? 0 : block.timestamp + ADMIN_DELAY;
         (_proposedAdmin, _acceptableAt) = (newAdmin, uint40(acceptableAt));
         emit AdminProposed(newAdmin, acceptableAt);
@@ -86,8 +90,8 @@ abstract contract GridRoles is IGridRoles {
     }
 
     /// @inheritdoc IGridRoles
-    function hasRole(bytes32 role, address account) public view returns (bool) {
-        return role == DEFAULT_ADMIN_ROLE ? account == _admin : _roleBits[account] & _bit(role) != 0;
+    function hasRole(bytes32 role, address account) external view returns (bool) {
+        return role == 0 ? account == _admin : _roleBits[account] & _bit(role) != 0;
     }
 
     /// @inheritdoc IGridRoles
@@ -95,8 +99,53 @@ abstract contract GridRoles is IGridRoles {
         return _reporters;
     }
 
-    function _requireRole(bytes32 role) internal view {
-        if (!hasRole(role, msg.sender)) revert AccessControlUnauthorizedAccount(msg.sender, role);
+    /// @inheritdoc IGridRoles
+    function DEFAULT_ADMIN_ROLE() external pure returns (bytes32) {
+        return 0;
+    }
+
+    /// @inheritdoc IGridRoles
+    function REPORTER_ROLE() external pure returns (bytes32) {
+        return _roleOf(REPORTER);
+    }
+
+    /// @inheritdoc IGridRoles
+    function SLASHER_ROLE() external pure returns (bytes32) {
+        return _roleOf(SLASHER);
+    }
+
+    /// @inheritdoc IGridRoles
+    function ARBITER_ROLE() external pure returns (bytes32) {
+        return _roleOf(ARBITER);
+    }
+
+    /// @inheritdoc IGridRoles
+    function GUARDIAN_ROLE() external pure returns (bytes32) {
+        return _roleOf(GUARDIAN);
+    }
+
+    /// @inheritdoc IGridRoles
+    function TREASURER_ROLE() external pure returns (bytes32) {
+        return _roleOf(TREASURER);
+    }
+
+    /// @inheritdoc IGridRoles
+    function SETTLER_ROLE() external pure returns (bytes32) {
+        return _roleOf(SETTLER);
+    }
+
+    function _requireRole(uint256 number) internal view {
+        if (_roleBits[msg.sender] >> number & 1 == 0) {
+            revert AccessControlUnauthorizedAccount(msg.sender, _roleOf(number));
+        }
+    }
+
+    function _requireAdmin() internal view {
+        if (msg.sender != _admin) revert AccessControlUnauthorizedAccount(msg.sender, 0);
+    }
+
+    function _isAdmin() internal view returns (bool) {
+        return msg.sender == _admin;
     }
 
     function _setAdmin(address admin_) private {
@@ -109,7 +158,7 @@ abstract contract GridRoles is IGridRoles {
         uint256 held = _roleBits[account];
         if (held & bit == 0) return;
         _roleBits[account] = held & ~bit;
-        if (bit == REPORTER) _removeReporter(account);
+        if (bit == 1 << REPORTER) _removeReporter(account);
         emit RoleRevoked(role, account, msg.sender);
     }
 
@@ -129,13 +178,20 @@ abstract contract GridRoles is IGridRoles {
         if (bit == 0) revert UnknownRole(role);
     }
 
+    /// @return 0 for a role that does not exist
     function _bit(bytes32 role) private pure returns (uint256) {
-        if (role == REPORTER_ROLE) return REPORTER;
-        if (role == SLASHER_ROLE) return 2;
-        if (role == ARBITER_ROLE) return 4;
-        if (role == GUARDIAN_ROLE) return 8;
-        if (role == TREASURER_ROLE) return 16;
-        if (role == SETTLER_ROLE) return 32;
+        for (uint256 number = 0; number < ROLES; number++) {
+            if (_roleOf(number) == role) return 1 << number;
+        }
         return 0;
+    }
+
+    function _roleOf(uint256 number) private pure returns (bytes32) {
+        if (number == REPORTER) return keccak256("REPORTER_ROLE");
+        if (number == SLASHER) return keccak256("SLASHER_ROLE");
+        if (number == ARBITER) return keccak256("ARBITER_ROLE");
+        if (number == GUARDIAN) return keccak256("GUARDIAN_ROLE");
+        if (number == TREASURER) return keccak256("TREASURER_ROLE");
+        return keccak256("SETTLER_ROLE");
     }
 }

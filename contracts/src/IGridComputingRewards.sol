@@ -188,7 +188,7 @@ interface IGridComputingRewards is IGridRoles, ICredits {
     error TreasuryTooSmall(uint256 amount, uint256 treasury);
     error NothingToSweep();
     error ZeroAddress();
-    /// @param bit the paused part: 1 registrations, 2 votes and reports, 4 claims
+    /// @param bit the paused part: 1 registrations, 2 reports, 4 claims
     error OperationPaused(uint8 bit, uint256 until);
     /// @notice After a pause the contract runs for a day before it can be paused again.
     error PauseResting(uint256 until);
@@ -320,7 +320,7 @@ interface IGridComputingRewards is IGridRoles, ICredits {
 
     /// @notice Guardian only: stops parts for 14 days from the first bit on; more bits can be added, the end stays. Never
     /// stops exits, activation, challenges or credits.
-    /// @param bits sum of 1 (registrations and added stakes), 2 (votes and reports), 4 (claims)
+    /// @param bits sum of 1 (registrations and added stakes), 2 (reports), 4 (claims)
     function pause(uint8 bits) external;
 
     /// @notice Guardian or admin: ends a pause early.

@@ -43,8 +43,11 @@ abstract contract Rules is IGridComputingRewards, GridRoles, Vault {
 
     uint104 internal _allocatedTotal;
     uint104 internal _claimedTotal;
-    uint40 internal _pauseUntil;
+    /// @dev 32 bits of time last until the year 2106.
+    uint32 internal _pauseUntil;
     uint8 internal _pauseBits;
+    /// @dev Which of Epochs' two roots is live.
+    uint8 internal _live;
 
     // The last pending epoch; its values stay behind after activation, because writing over a non-zero slot costs a quarter of
     // filling an empty one. _activeAt is when a challenged epoch's ruling is due.
@@ -96,10 +99,11 @@ abstract contract Rules is IGridComputingRewards, GridRoles, Vault {
 
     /// @inheritdoc IGridComputingRewards
     function withdrawTreasury(address to, uint256 amount) external nonReentrant {
-        _requireRole(TREASURER_ROLE);
+        _requireRole(TREASURER);
         if (to == address(0)) revert ZeroAddress();
         if (amount > _treasury) revert TreasuryTooSmall(amount, _treasury);
-        _treasury -= amount.toUint104();
+        // forge-lint: disable-next-line(unsafe-typecast)
+        _treasury -= uint104(amount);
         emit TreasuryWithdrawn(to, amount);
         _pay(to, amount);
     }
@@ -120,7 +124,7 @@ abstract contract Rules is IGridComputingRewards, GridRoles, Vault {
 
     /// @inheritdoc IGridComputingRewards
     function setParameters(Parameters calldata next) external {
-        _requireRole(DEFAULT_ADMIN_ROLE);
+        _requireAdmin();
         // An announcement that does not apply yet is replaced; one that does becomes what is in force until the new one applies.
         if (block.timestamp >= _announcedFrom) _inForce = _announced;
         _announce(next, genesis + (_currentEpoch() + 1) * epochSeconds);
@@ -173,13 +177,22 @@ abstract contract Rules is IGridComputingRewards, GridRoles, Vault {
         emit ParametersChanged(p, from);
     }
 
-    function _requireWithin(string memory name, uint256 value, uint256 min, uint256 max) internal pure {
-        if (value < min || value > max) revert ParameterOutOfBounds(name, value, min, max);
+    function _requireWithin(bytes32 name, uint256 value, uint256 min, uint256 max) internal pure {
+        if (value < min || value > max) {
+            // A literal in a bytes32 takes half the code of a string.
+            uint256 length = 0;
+            while (name[length] != 0) length++;
+            string memory text = string(abi.encodePacked(name));
+            assembly ("memory-safe") {
+                mstore(text, length)
+            }
+            revert ParameterOutOfBounds(text, value, min, max);
+        }
     }
 
     /// @inheritdoc IGridComputingRewards
     function bindSlashing(address slashing) external {
-        _requireRole(DEFAULT_ADMIN_ROLE);
+        _requireAdmin();
         if (slashingContract != address(0)) revert SlashingAlreadyBound(slashingContract);
         if (IGridMember(slashing).rewards() != address(this)) revert SlashingNotForThis(slashing);
         slashingContract = slashing;
@@ -190,13 +203,13 @@ abstract contract Rules is IGridComputingRewards, GridRoles, Vault {
 
     /// @inheritdoc IGridComputingRewards
     function pause(uint8 bits) external {
-        _requireRole(GUARDIAN_ROLE);
+        _requireRole(GUARDIAN);
         _requireWithin("bits", bits, 1, PAUSE_ALL);
         uint256 until = _pauseUntil;
         if (block.timestamp >= until) {
             if (block.timestamp < until + PAUSE_REST) revert PauseResting(until + PAUSE_REST);
             until = block.timestamp + PAUSE_TIME;
-            _pauseUntil = uint40(until);
+            _pauseUntil = uint32(until);
             _pauseBits &= RETIRED;
         }
         _pauseBits |= bits;
@@ -205,9 +218,9 @@ abstract contract Rules is IGridComputingRewards, GridRoles, Vault {
 
     /// @inheritdoc IGridComputingRewards
     function unpause() external {
-        if (!hasRole(DEFAULT_ADMIN_ROLE, msg.sender)) _requireRole(GUARDIAN_ROLE);
+        if (!_isAdmin()) _requireRole(GUARDIAN);
         if (block.timestamp >= _pauseUntil) return;
-        _pauseUntil = uint40(block.timestamp);
+        _pauseUntil = uint32(block.timestamp);
         emit Unpaused(msg.sender);
     }
 
@@ -222,7 +235,7 @@ abstract contract Rules is IGridComputingRewards, GridRoles, Vault {
 
     /// @inheritdoc IGridComputingRewards
     function retire(address successor) external {
-        _requireRole(DEFAULT_ADMIN_ROLE);
+        _requireAdmin();
         if (successor == address(0)) revert ZeroAddress();
         _requireNotRetiredBefore(block.timestamp);
         (_successor, _retiredAt) = (successor, uint40(block.timestamp));

@@ -139,10 +139,10 @@ abstract contract Stakes is Rules {
             if (first) return;
             revert StillUnbonding(node, leavesAt);
         }
-        uint256 stake = record.stake;
+        uint96 stake = record.stake;
         delete _nodes[node];
         delete _freezes[node];
-        _stakeTotal -= stake.toUint104();
+        _stakeTotal -= stake;
         emit StakeWithdrawn(node, msg.sender, stake);
         _pay(msg.sender, stake);
     }
@@ -219,12 +219,13 @@ abstract contract Stakes is Rules {
 
     /// @inheritdoc IGridComputingRewards
     function slashStake(address node, uint32 index, uint256 amount) external returns (uint256 slashed) {
-        slashed = _unfreeze(node, index, amount);
-        // _unfreeze returns nothing for a registration that has ended, so the record is the one that was frozen.
-        _nodes[node].stake -= slashed.toUint96();
-        _stakeTotal -= slashed.toUint104();
-        _treasury += slashed.toUint104();
-        emit StakeSlashed(node, index, slashed);
+        uint96 taken = _unfreeze(node, index, amount);
+        // _unfreeze frees nothing of a registration that has ended, so the record is the one that was frozen.
+        _nodes[node].stake -= taken;
+        _stakeTotal -= taken;
+        _treasury += taken;
+        emit StakeSlashed(node, index, taken);
+        return taken;
     }
 
     function _countFreeze(uint256 amount, uint256 cap) private {
@@ -232,16 +233,24 @@ abstract contract Stakes is Rules {
         uint256 before = _freezeEpoch == epoch ? _frozenInEpoch : 0;
         uint256 left = cap > before ? cap - before : 0;
         if (amount > left) revert EpochFreezeTooLarge(amount, left);
-        (_frozenInEpoch, _freezeEpoch) = ((before + amount).toUint104(), uint40(epoch));
+        // At most half of all stakes.
+        // forge-lint: disable-next-line(unsafe-typecast)
+        (_frozenInEpoch, _freezeEpoch) = (uint104(before + amount), uint40(epoch));
     }
 
-    function _unfreeze(address node, uint32 index, uint256 amount) private returns (uint256 freed) {
+    function _unfreeze(address node, uint32 index, uint256 amount) private returns (uint96 freed) {
         _requireSlashing();
         if (_nodes[node].index != index) return 0;
         Freeze storage freeze = _freezes[node];
-        freed = amount < freeze.amount ? amount : freeze.amount;
+        freed = freeze.amount;
+        if (amount >= freed) {
+            delete _freezes[node];
+            return freed;
+        }
         // forge-lint: disable-next-line(unsafe-typecast)
-        freeze.amount -= uint96(freed);
+        freeze.amount = freed - uint96(amount);
+        // forge-lint: disable-next-line(unsafe-typecast)
+        return uint96(amount);
     }
 
     function _requireSlashing() private view {

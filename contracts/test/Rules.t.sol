@@ -230,9 +230,6 @@ contract RulesTest is Fixture {
         assertEq(end, until, "more bits, the same end");
         expectPaused(2, until);
         submit(2, ROOT, 2 ether);
-        vm.prank(reporter);
-        expectPaused(2, until);
-        rewards.voteEpoch(2, ROOT, 2 ether, keccak256(""));
         rewards.claim(owner, 1 ether, noProof());
         rewards.distributeRewards();
         pause(4);
