@@ -157,7 +157,7 @@ reasons! {
     NoRewardsConfigured,
     /// Registration waits until the node's compute is proven.
     WaitingForCapability,
-    /// spec.rewards.payoutAddress was changed after the registration. The contract has no way to change it and goes on paying the old one; to be paid elsewhere, delete the node and make a new one.
+    /// spec.rewards.payoutAddress was changed after the registration. The contract goes on paying the old one until the node's owner has asked it for another, which applies two days later.
     PayoutFixed,
     /// The node is leaving the contract; the stake is free after the unbonding time.
     Exiting,

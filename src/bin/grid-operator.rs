@@ -27,6 +27,8 @@ struct Cli {
     command: Command,
 }
 
+// One of these, once.
+#[allow(clippy::large_enum_variant)]
 #[derive(Debug, Subcommand)]
 enum Command {
     /// Run the controllers until stopped.

@@ -1,6 +1,9 @@
 //! Types of the contracts, from the committed output of the Solidity compiler (`contracts/abi`; `npm run abi:check` in
 //! `contracts/` fails when it is stale). Includes the creation code, so that the project can deploy itself.
 
+// Events have as many fields as the contracts give them.
+#![allow(clippy::too_many_arguments)]
+
 alloy::sol! {
     #[derive(Debug, PartialEq, Eq)]
     GridComputingRewards,

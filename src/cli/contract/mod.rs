@@ -17,6 +17,8 @@ pub use deploy::{DeployArgs, parse_xdc};
 pub use status::StatusArgs;
 pub use verify::VerifyArgs;
 
+// One of these, once.
+#[allow(clippy::large_enum_variant)]
 #[derive(Debug, clap::Subcommand)]
 pub enum ContractCommand {
     /// Deploys GridComputingRewards; the account of the admin key pays and becomes its admin.
