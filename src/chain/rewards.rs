@@ -219,7 +219,13 @@ mod tests {
         assert_eq!(report.standing(&state(5, report.root, Wei(10))), Standing::Reported);
         assert_eq!(report.standing(&state(5, B256::ZERO, Wei(10))), Standing::Conflict { root: B256::ZERO });
         assert_eq!(report.standing(&state(6, report.root, Wei(10))), Standing::Past);
-        let pending = PendingEpoch { epoch: EpochNumber(4), root: report.root, total: Wei(10), active_at: 9, ruling_due_at: None };
+        let pending = PendingEpoch {
+            epoch: EpochNumber(4),
+            root: report.root,
+            total: Wei(10),
+            active_at: 9,
+            ruling_due_at: None,
+        };
         let reported = EpochState { pending: Some(pending), ..state(5, B256::ZERO, Wei(0)) };
         assert_eq!(report.standing(&reported), Standing::Reported);
         assert!(!reported.can_activate(8) && reported.can_activate(9));

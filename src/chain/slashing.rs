@@ -42,8 +42,7 @@ pub struct SlashCase {
 impl Slashing {
     /// `None` while the contract has no slashing.
     pub async fn of(client: &ChainClient) -> Result<Option<Self>, ChainError> {
-        let address: NodeAddress =
-            client.view(GridComputingRewards::slashingContractCall {}, At::Latest).await?.into();
+        let address: NodeAddress = client.view(GridComputingRewards::slashingContractCall {}, At::Latest).await?.into();
         if address == NodeAddress([0; 20]) {
             return Ok(None);
         }

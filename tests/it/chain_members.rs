@@ -103,7 +103,11 @@ async fn a_slash_is_proposed_once_and_takes_what_it_froze_when_nobody_appeals() 
     let slashing = Slashing::of(&grid.client).await.unwrap().unwrap();
     let node = grid.node.address();
     let propose = slashing.propose_intent(node, Wei::XDC, B256::repeat_byte(1)).unwrap();
-    assert_eq!(refused(grid.anvil.execute(&grid.reporter, propose.clone()).await), "MissingRole", "who reports does not accuse");
+    assert_eq!(
+        refused(grid.anvil.execute(&grid.reporter, propose.clone()).await),
+        "MissingRole",
+        "who reports does not accuse"
+    );
     with_crashes(&grid, &grid.slasher, propose).await;
     assert_eq!((sent(&grid, &grid.slasher).await, slashing.case_count(At::Latest).await.unwrap()), (1, 1));
     let case = slashing.case(1, At::Latest).await.unwrap().unwrap();

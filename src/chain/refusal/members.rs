@@ -18,7 +18,9 @@ pub(super) fn decode(data: &[u8]) -> Option<Refusal> {
 fn of_escrow(error: &Escrow) -> Refusal {
     match error {
         Escrow::NotAllowed(e) => missing_role(e.caller, e.neededRole),
-        Escrow::JobExists(e) => Refusal::new("JobExists", format!("job {} was opened before: use another salt", e.jobId)),
+        Escrow::JobExists(e) => {
+            Refusal::new("JobExists", format!("job {} was opened before: use another salt", e.jobId))
+        }
         Escrow::JobNotOpen(e) => Refusal::new("JobNotOpen", format!("job {} is not open", e.jobId)),
         Escrow::NotPayer(e) => Refusal::new(
             "NotPayer",
@@ -26,7 +28,10 @@ fn of_escrow(error: &Escrow) -> Refusal {
         ),
         Escrow::JobBeforeDeadline(e) => Refusal::later(
             "JobBeforeDeadline",
-            format!("job {} can be settled until {} (unix seconds); after that its payer takes the rest", e.jobId, e.deadline),
+            format!(
+                "job {} can be settled until {} (unix seconds); after that its payer takes the rest",
+                e.jobId, e.deadline
+            ),
         ),
         Escrow::JobPastDeadline(e) => Refusal::new(
             "JobPastDeadline",

@@ -63,7 +63,11 @@ fn shortened(text: &str) -> String {
 }
 
 fn of_contract(error: &Error) -> Refusal {
-    of_nodes(error).or_else(|| of_epochs(error)).or_else(|| of_rules(error)).or_else(|| of_claims(error)).unwrap_or_else(|| of_roles(error))
+    of_nodes(error)
+        .or_else(|| of_epochs(error))
+        .or_else(|| of_rules(error))
+        .or_else(|| of_claims(error))
+        .unwrap_or_else(|| of_roles(error))
 }
 
 fn of_nodes(error: &Error) -> Option<Refusal> {
@@ -164,7 +168,10 @@ fn of_rules(error: &Error) -> Option<Refusal> {
     Some(match error {
         Error::QuorumMissing(e) => Refusal::later(
             "QuorumMissing",
-            format!("{} reporters agree on this report, {} are needed: the others vote for it first", e.votes, e.needed),
+            format!(
+                "{} reporters agree on this report, {} are needed: the others vote for it first",
+                e.votes, e.needed
+            ),
         ),
         Error::ChallengeOpen(e) => Refusal::later(
             "ChallengeOpen",
@@ -176,7 +183,10 @@ fn of_rules(error: &Error) -> Option<Refusal> {
         ),
         Error::ContractRetired(e) => Refusal::new(
             "ContractRetired",
-            format!("the contract is retired, its successor is {}: make a GridNetwork for that one", address(e.successor)),
+            format!(
+                "the contract is retired, its successor is {}: make a GridNetwork for that one",
+                address(e.successor)
+            ),
         ),
         Error::NodeExiting(e) => Refusal::new(
             "NodeExiting",
@@ -188,7 +198,11 @@ fn of_rules(error: &Error) -> Option<Refusal> {
         ),
         Error::EpochFreezeTooLarge(e) => Refusal::later(
             "EpochFreezeTooLarge",
-            format!("{} XDC are more than the {} XDC that may still be frozen in this epoch", xdc(e.amount), xdc(e.left)),
+            format!(
+                "{} XDC are more than the {} XDC that may still be frozen in this epoch",
+                xdc(e.amount),
+                xdc(e.left)
+            ),
         ),
         Error::WrongBond(e) => Refusal::new(
             "WrongBond",

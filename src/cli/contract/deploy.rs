@@ -154,7 +154,8 @@ fn conflict(roles: &Roles) -> Result<(), CliError> {
     let named: Vec<_> = judged.into_iter().flatten().collect();
     if named.iter().enumerate().any(|(index, account)| named.iter().take(index).any(|other| other == account)) {
         return Err(CliError::Other(
-            "--reporter, --slasher and --arbiter must be three accounts: who accuses, who reports and who judges".into(),
+            "--reporter, --slasher and --arbiter must be three accounts: who accuses, who reports and who judges"
+                .into(),
         ));
     }
     Ok(())

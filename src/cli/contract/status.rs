@@ -7,7 +7,11 @@ use serde_json::json;
 use super::{ChainArgs, chain};
 use crate::{
     api::ids::{NodeAddress, Wei},
-    chain::{At, BlockRef, ChainClient, ChainError, ContractParameters, rewards::{EpochState, PendingEpoch}, slashing::Slashing},
+    chain::{
+        At, BlockRef, ChainClient, ChainError, ContractParameters,
+        rewards::{EpochState, PendingEpoch},
+        slashing::Slashing,
+    },
     cli::{
         CliError, Exit,
         output::{self, Format},

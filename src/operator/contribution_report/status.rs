@@ -111,7 +111,10 @@ pub fn of(report: &Report, said: &Said, now: Timestamp) -> ContributionReportSta
 
 /// Steps that are taken only once the report is in a final block.
 fn on_chain(step: &Step) -> bool {
-    matches!(step, Step::Activate | Step::Window { .. } | Step::Challenged { .. } | Step::ActivatedByNext { .. } | Step::Live)
+    matches!(
+        step,
+        Step::Activate | Step::Window { .. } | Step::Challenged { .. } | Step::ActivatedByNext { .. } | Step::Live
+    )
 }
 
 fn findings(report: &Report, said: &Said, on_chain: bool) -> (Finding, Finding) {
