@@ -10,6 +10,7 @@ use alloy::{
     },
     sol_types::SolConstructor,
 };
+use futures::future::{try_join, try_join_all};
 
 use super::{
     bindings::{GridComputingRewards as contract, GridJobEscrow, GridSlashing},
@@ -208,11 +209,17 @@ pub async fn deploy(
     pace: Pace,
 ) -> Result<Deployment, ChainError> {
     let admin = key.address();
-    let run = async |intent| execute(rpc.as_ref(), chain_id, key, intent, pace).await;
+    let nonces = NoncePool::new(admin);
+    let outbox = Outbox { rpc: rpc.as_ref(), key, nonces: &nonces, fees: FeePolicy::default() };
+    let run = |intent| run_to_end(outbox, OutboxRecord::plan(intent, admin, chain_id), pace, |_| ());
     let created = run(create_intent(admin, &parameters)).await?;
     let contract = address_of(&created, chain_id)?;
-    let escrow = run(create_escrow_intent(admin, contract, &parameters.members)).await?;
-    let slashing = run(create_slashing_intent(admin, contract, &parameters.members)).await?;
+    // What does not need one another is on its way at the same time, and waits for finality together.
+    let (escrow, slashing) = try_join(
+        run(create_escrow_intent(admin, contract, &parameters.members)),
+        run(create_slashing_intent(admin, contract, &parameters.members)),
+    )
+    .await?;
     let (escrow, slashing) = (address_of(&escrow, chain_id)?, address_of(&slashing, chain_id)?);
     let client = ChainClient::checked(Arc::clone(&rpc), chain_id, contract).await?;
     let mut setup = vec![client.bind_slashing_intent(slashing)];
@@ -220,9 +227,7 @@ pub async fn deploy(
     if parameters.funding.0 > 0 {
         setup.push(client.fund_intent(parameters.funding, "deployment"));
     }
-    for intent in setup {
-        run(intent).await?;
-    }
+    try_join_all(setup.into_iter().map(run)).await?;
     Ok(Deployment { client, admin, created, escrow, slashing })
 }
 

@@ -47,6 +47,7 @@ struct State {
     unreachable: bool,
     answer_lost: bool,
     mined_transactions_fail: bool,
+    receipts_lag: bool,
     refusal: Option<Refusal>,
 }
 
@@ -145,6 +146,11 @@ impl SimulatedChain {
         self.state().refusal = refusal;
     }
 
+    /// Blocks and transactions are there and their receipts are not.
+    pub(super) fn set_receipts_lag(&self, lag: bool) {
+        self.state().receipts_lag = lag;
+    }
+
     pub(super) fn fail_mined_transactions(&self) {
         self.state().mined_transactions_fail = true;
     }
@@ -241,6 +247,7 @@ impl ChainRpc for SimulatedChain {
     fn receipt(&self, hash: B256) -> RpcFuture<'_, Option<TxReceipt>> {
         self.answer(|state| {
             let number = state.blocks.iter().position(|block| block.iter().any(|tx| tx.hash == hash));
+            let number = number.filter(|_| !state.receipts_lag);
             Ok(number.map(|number| TxReceipt {
                 hash,
                 block_number: number as u64,

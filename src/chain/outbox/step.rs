@@ -155,6 +155,10 @@ impl Outbox<'_> {
         }
         match receipt_of_any(agreed, attempts).await? {
             Some(receipt) => Ok(included(receipt)),
+            // An endpoint of several nodes can have the transaction on one and lack its receipt on another, for any time.
+            None if is_known(agreed, attempts).await? => {
+                Ok(OutboxState::Sent { attempts: attempts.to_vec(), sent_at, missing_at: None })
+            }
             None => Ok(self.missing(attempts, sent_at, missing_at, finalized.number)),
         }
     }
@@ -251,4 +255,14 @@ async fn receipt_of_any(rpc: &dyn ChainRpc, attempts: &[Attempt]) -> Result<Opti
         }
     }
     Ok(None)
+}
+
+/// Whether a node still has one of the transactions, in a block or in its pool.
+async fn is_known(rpc: &dyn ChainRpc, attempts: &[Attempt]) -> Result<bool, ChainError> {
+    for attempt in attempts {
+        if rpc.knows(attempt.hash).await? {
+            return Ok(true);
+        }
+    }
+    Ok(false)
 }

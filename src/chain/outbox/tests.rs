@@ -102,6 +102,23 @@ fn a_crash_after_signing_or_sending_repeats_the_same_bytes() {
 }
 
 #[test]
+fn receipts_that_lag_behind_their_blocks_do_not_send_twice() {
+    let chain = SimulatedChain::new();
+    let mut process = Process::start(&chain);
+    process.step();
+    process.step();
+    chain.set_receipts_lag(true);
+    for _ in 0..6 {
+        chain.mine();
+        assert_eq!(process.step(), "Sent");
+    }
+    chain.set_receipts_lag(false);
+    assert_eq!(process.step(), "Included");
+    assert_eq!(process.step(), "Finalized");
+    assert_eq!(chain.times_mined(&process.data()), 1);
+}
+
+#[test]
 fn a_lost_answer_does_not_send_twice() {
     let chain = SimulatedChain::new();
     let mut process = Process::start(&chain);

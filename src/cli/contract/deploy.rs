@@ -102,7 +102,7 @@ pub async fn run(args: DeployArgs, out: &mut dyn Write) -> Result<Exit, CliError
         note(format_args!("nothing was sent (--dry-run)"));
         return Ok(Exit::Done);
     }
-    note(format_args!("every step waits until it is final"));
+    note(format_args!("what a step needs is final before it is taken"));
     let pace = Pace { timeout: Duration::from_secs(args.timeout_seconds), ..Pace::default() };
     let deployment = deploy(rpc, args.chain.chain_id, &key, parameters, pace).await.map_err(chain)?;
     // Read back, not echoed: what the contract says counts.
