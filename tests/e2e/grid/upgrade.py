@@ -69,7 +69,10 @@ def receipts():
 
 def assert_paid_once(uid):
     """Of however many answers to a request one is worth something, and every request of the job has one."""
-    twice = ledger("SELECT hex(request), COUNT(*) FROM receipts WHERE standing = 'Accepted' GROUP BY request HAVING COUNT(*) > 1")
+    # Of this job: what a cheat answered in another one was accepted when it came, and is answered again by somebody else.
+    twice = ledger(
+        "SELECT hex(c.request), COUNT(*) FROM receipts c JOIN requests r ON r.id = c.request"
+        " WHERE c.standing = 'Accepted' AND r.job = ? GROUP BY c.request HAVING COUNT(*) > 1", uid)
     assert not twice, f"more than one receipt counts: {twice}"
     ((won,),) = ledger("SELECT COUNT(*) FROM wins w JOIN requests r ON r.id = w.request WHERE r.job = ?", uid)
     assert won == LENGTH, f"{won} of {LENGTH} requests have a receipt"
