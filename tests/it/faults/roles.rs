@@ -4,7 +4,10 @@
 
 use std::{collections::BTreeSet, fmt};
 
-use k8s_openapi::api::{batch::v1::Job, core::v1::{ConfigMap, ServiceAccount}};
+use k8s_openapi::api::{
+    batch::v1::Job,
+    core::v1::{ConfigMap, ServiceAccount},
+};
 use kube::{
     Api, Client, ResourceExt,
     api::{DeleteParams, ListParams, Patch, PatchParams},
