@@ -1,12 +1,13 @@
 //! The leaves behind the contract's roots, from the calldata of its reports: what anybody can know without asking us.
 
-use alloy::{primitives::B256, sol_types::SolCall};
+use alloy::{primitives::B256, sol_types::SolEvent};
 
 use super::{
-    bindings::GridComputingRewards::{EpochSubmitted, submitEpochCall},
+    bindings::GridComputingRewards::EpochSubmitted,
     client::ChainClient,
     error::ChainError,
     logs::MAX_BLOCKS,
+    reports::{leaves_in, submission},
     rpc::{At, LogFilter},
 };
 use crate::reward::{RewardTree, unpack_leaves};
@@ -36,12 +37,10 @@ impl ChainClient {
 
     /// The tree with that root, if one of the reports in these blocks carries it.
     async fn tree_in(&self, root: B256, from_block: u64, to_block: u64) -> Result<Option<RewardTree>, ChainError> {
-        use alloy::sol_types::SolEvent;
         let filter =
             LogFilter { address: self.contract(), topic: EpochSubmitted::SIGNATURE_HASH, from_block, to_block };
         for entry in self.rpc().logs(&filter).await?.into_iter().rev() {
-            let event = EpochSubmitted::decode_raw_log(entry.topics.iter().copied(), &entry.data);
-            if !event.is_ok_and(|event| event.root == root) {
+            if submission(&entry).is_none_or(|submission| submission.root != root) {
                 continue;
             }
             // Whatever endpoint this came from: only leaves that hash to the root are taken.
@@ -55,7 +54,6 @@ impl ChainClient {
     }
 
     fn tree_of(&self, calldata: &[u8]) -> Option<RewardTree> {
-        let call = submitEpochCall::abi_decode(calldata).ok()?;
-        RewardTree::build(self.tree_domain(), unpack_leaves(&call.leaves).ok()?).ok()
+        RewardTree::build(self.tree_domain(), unpack_leaves(&leaves_in(calldata)?).ok()?).ok()
     }
 }

@@ -100,7 +100,7 @@ impl ContractHistory {
     }
 }
 
-fn submission(entry: &LogEntry) -> Option<Submission> {
+pub(super) fn submission(entry: &LogEntry) -> Option<Submission> {
     let event = decode::<EpochSubmitted>(entry)?;
     Some(Submission {
         epoch: EpochNumber(event.epoch),
@@ -111,6 +111,11 @@ fn submission(entry: &LogEntry) -> Option<Submission> {
         block: entry.block_number,
         dropped: false,
     })
+}
+
+/// The packed leaves in the calldata of a report; `None` for any other call.
+pub(super) fn leaves_in(calldata: &[u8]) -> Option<Bytes> {
+    submitEpochCall::abi_decode(calldata).ok().map(|call| call.leaves)
 }
 
 fn decode<E: SolEvent>(entry: &LogEntry) -> Option<E> {
@@ -172,8 +177,7 @@ impl ChainClient {
             // A wallet contract that reports: the bytes are inside its own call.
             return Err(unreadable("it does not call the contract itself"));
         }
-        let call = submitEpochCall::abi_decode(&found.data).map_err(|_| unreadable("it does not call submitEpoch"))?;
-        Ok(call.leaves)
+        leaves_in(&found.data).ok_or_else(|| unreadable("it does not call submitEpoch"))
     }
 
     /// Logs of the four events in order.

@@ -105,7 +105,9 @@ pub trait ChainRpc: Send + Sync {
     fn estimate_gas<'a>(&'a self, request: &'a CallRequest) -> RpcFuture<'a, u64>;
     fn send_raw<'a>(&'a self, raw: &'a [u8]) -> RpcFuture<'a, SendOutcome>;
     /// Whether the node holds the transaction, in its pool or in a block.
-    fn knows(&self, hash: B256) -> RpcFuture<'_, bool>;
+    fn knows(&self, hash: B256) -> RpcFuture<'_, bool> {
+        Box::pin(async move { Ok(self.transaction(hash).await?.is_some()) })
+    }
     fn receipt(&self, hash: B256) -> RpcFuture<'_, Option<TxReceipt>>;
     /// A transaction's sender and calldata; `None` when no node knows it.
     fn transaction(&self, hash: B256) -> RpcFuture<'_, Option<SentCall>>;

@@ -4,7 +4,6 @@
 
 use std::{
     io::{BufRead, BufReader},
-    path::PathBuf,
     process::{Child, Command, Stdio},
     sync::Arc,
     time::Duration,
@@ -13,10 +12,12 @@ use std::{
 use serde_json::{Value, json};
 use xdc_grid::{
     api::ids::{NodeAddress, Wei},
-    chain::{ChainClient, ChainKey, ChainRpc, Inclusion, Intent, deploy, http::HttpEndpoints, outbox::Pace},
+    chain::{ChainClient, ChainKey, ChainRpc, Inclusion, Intent, deploy, http::HttpEndpoints},
 };
 
-pub const CHAIN_ID: u64 = 51;
+use crate::support::devnet::anvil;
+pub use crate::support::devnet::{CHAIN_ID, pace};
+
 pub const EPOCH_SECONDS: u64 = 600;
 pub const WINDOW_SECONDS: u64 = 100;
 pub const UNBONDING_SECONDS: u64 = 1_000;
@@ -30,7 +31,7 @@ pub struct Anvil {
 
 impl Anvil {
     pub async fn start() -> Self {
-        let program = find();
+        let program = anvil();
         let mut process = Command::new(&program)
             .args(["--host", "127.0.0.1", "--port", "0", "--no-mining", "--hardfork", "cancun"])
             .args(["--chain-id", "51", "--slots-in-an-epoch", "1", "--gas-limit", "420000000"])
@@ -116,23 +117,6 @@ impl Drop for Anvil {
         let _ = self.process.kill();
         let _ = self.process.wait();
     }
-}
-
-pub fn pace() -> Pace {
-    Pace { poll: Duration::from_millis(20), timeout: Duration::from_secs(30) }
-}
-
-/// `$ANVIL`, then the PATH, then the tool cache.
-fn find() -> PathBuf {
-    let home = std::env::var_os("HOME").map(PathBuf::from).unwrap_or_default();
-    let cache = std::env::var_os("XDC_GRID_CACHE").map_or_else(|| home.join(".cache/xdc-grid"), PathBuf::from);
-    let path = std::env::var_os("PATH").unwrap_or_default();
-    let named = std::env::var_os("ANVIL").map(PathBuf::from).into_iter();
-    named
-        .chain(std::env::split_paths(&path).map(|folder| folder.join("anvil")))
-        .chain([cache.join("bin/anvil")])
-        .find(|candidate| candidate.is_file())
-        .expect("anvil is neither on the PATH nor in the tool cache: run `make tools`, or set ANVIL to the program")
 }
 
 /// A deployed and funded contract with everybody who acts on it.

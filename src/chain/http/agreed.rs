@@ -131,10 +131,6 @@ impl ChainRpc for Agreed {
         Box::pin(self.pool.send_to_all(raw))
     }
 
-    fn knows(&self, hash: B256) -> RpcFuture<'_, bool> {
-        Box::pin(async move { Ok(self.transaction(hash).await?.is_some()) })
-    }
-
     fn receipt(&self, hash: B256) -> RpcFuture<'_, Option<TxReceipt>> {
         Box::pin(async move {
             let found: Option<RawReceipt> = self.ask("eth_getTransactionReceipt", json!([hash])).await?;

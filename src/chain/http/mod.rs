@@ -219,10 +219,6 @@ impl ChainRpc for HttpEndpoints {
         Box::pin(self.pool.send_to_all(raw))
     }
 
-    fn knows(&self, hash: B256) -> RpcFuture<'_, bool> {
-        Box::pin(async move { Ok(self.transaction(hash).await?.is_some()) })
-    }
-
     fn receipt(&self, hash: B256) -> RpcFuture<'_, Option<TxReceipt>> {
         Box::pin(async move {
             let question = self.pool.ask("eth_getTransactionReceipt", json!([hash]), Option::is_some);

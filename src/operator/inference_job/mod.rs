@@ -27,12 +27,7 @@ use kube::{
     Api, ResourceExt,
     api::{DeleteParams, Preconditions},
     core::PartialObjectMeta,
-    runtime::{
-        Controller, WatchStreamExt,
-        controller::Action,
-        reflector::{self, Store},
-        watcher,
-    },
+    runtime::{Controller, WatchStreamExt, controller::Action, reflector, watcher},
 };
 use tokio_util::sync::CancellationToken;
 
@@ -52,7 +47,7 @@ use crate::{
     protocol::internal::{ChangeKind, JobReport, JobState},
 };
 use apply::Applied;
-use known::{JobRef, KnownJob, Live};
+use known::{KnownJob, Live};
 use validate::{Place, Stage, Validated, ValidatedJob};
 
 /// Field manager of this controller.
@@ -83,9 +78,11 @@ pub async fn run(context: Arc<Context>, stop: CancellationToken) {
     let controller = controller
         .watches(models, watcher::Config::default(), move |model| {
             let name = model.name_any();
-            select(&by_model, |job| !job.is_over && job.model == name)
+            runner::select(&by_model, |job: &KnownJob| !job.is_over && job.model == name)
         })
-        .watches(reports, watcher::Config::default(), move |_| select(&by_report, |job| job.is_over && !job.is_settled))
+        .watches(reports, watcher::Config::default(), move |_| {
+            runner::select(&by_report, |job: &KnownJob| job.is_over && !job.is_settled)
+        })
         .reconcile_on(changes);
     let controller = local::watch(controller, &context);
     runner::run(controller, context, stop, reconcile).await;
@@ -104,10 +101,6 @@ fn controller(live: Live, context: &Context) -> Controller<Guarded<KnownJob>> {
         }))
     });
     Controller::for_stream(applied, reader).with_config(runner::config(context))
-}
-
-fn select(jobs: &Store<Guarded<KnownJob>>, pick: impl Fn(&KnownJob) -> bool) -> Vec<JobRef> {
-    runner::select(jobs, pick)
 }
 
 pub async fn reconcile(known: Arc<KnownJob>, context: Arc<Context>) -> Result<Action, Error> {

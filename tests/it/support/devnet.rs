@@ -118,10 +118,14 @@ impl TestNet {
 
     /// One transaction to finality.
     pub async fn execute(&self, key: &ChainKey, intent: Intent) -> Result<Inclusion, ChainError> {
-        let pace = Pace { poll: Duration::from_millis(20), timeout: Duration::from_secs(30) };
         let rpc = self.rpc();
-        self.mining(deploy::execute(rpc.as_ref(), CHAIN_ID, key, intent, pace)).await
+        self.mining(deploy::execute(rpc.as_ref(), CHAIN_ID, key, intent, pace())).await
     }
+}
+
+/// For blocks that come as fast as a test makes them.
+pub fn pace() -> Pace {
+    Pace { poll: Duration::from_millis(20), timeout: Duration::from_secs(30) }
 }
 
 /// A number as JSON-RPC writes it.
