@@ -49,6 +49,20 @@ PARTS = {
     "existing": [("cargo build --locked --bins --example grid-cheater", None), ("python3 tests/e2e/existing.py", SUMMARY)],
 }
 
+# Lines that say what failed, whatever ran: said again at the end, where a person or a log's last page shows them.
+TOLD = re.compile(r"^(test .* FAILED$|FAILED |✘ |--- FAIL|\[FAIL|not ok |.* \.\.\. (FAIL|ERROR)$|error(\[|:)|thread '.*' .*panicked at|not within )")
+
+
+def told(output):
+    """What a command said of its failures, bounded; a panic's message is the line after its place."""
+    lines = output.splitlines()
+    chosen = []
+    for number, line in enumerate(lines):
+        if TOLD.match(line):
+            chosen.append(line)
+            chosen += lines[number + 1 : number + 2] if "panicked at" in line else []
+    return [line[:300] for line in chosen[:30]]
+
 
 def counted(pattern, output, succeeded):
     """(passed, failed) of one command; a command that failed without a failed test still counts one."""
@@ -88,10 +102,12 @@ def main():
             good, bad = counted(pattern, output, succeeded)
             passed, failed = passed + good, failed + bad
             if bad:
-                broken.append(name)
+                broken.append((name, told(output)))
                 break
-    for name in broken:
+    for name, lines in broken:
         print(f"{name} failed; only that part again: tests/run.py {name}")
+        for line in lines:
+            print(f"  {line}")
     print(f"took {time.monotonic() - begun:.0f} s")
     print(f"{passed} passed, {failed} failed")
     sys.exit(1 if failed else 0)

@@ -23,4 +23,5 @@ pub mod run;
 pub mod runner;
 pub mod signers;
 pub mod units;
+pub mod watches;
 pub mod write;

@@ -16,9 +16,9 @@ use kube::{
     api::ListParams,
     core::{DeserializeGuard, PartialObjectMeta, error_boundary::InvalidObject},
     runtime::{
-        Controller,
+        Controller, WatchStreamExt,
         controller::{Action, Config},
-        reflector::{ObjectRef, Store},
+        reflector::{self, ObjectRef, Store},
         watcher,
     },
 };
@@ -27,7 +27,7 @@ use serde::{Deserialize, Deserializer, de::DeserializeOwned};
 use super::{
     context::Context,
     error::{Class, Error, is_not_found},
-    write,
+    watches, write,
 };
 use crate::{api::reasons::Reason, telemetry::readiness::Readiness};
 
@@ -113,12 +113,19 @@ pub fn controller<K>(api: Api<Guarded<K>>, context: &Context) -> Controller<Guar
 where
     K: Resource<DynamicType = ()> + Clone + DeserializeOwned + Debug + Send + Sync + 'static,
 {
-    Controller::new(api, watcher::Config::default()).with_config(config(context))
+    let (reader, writer) = reflector::store();
+    let applied = watches::events(api, watcher::Config::default()).reflect(writer).applied_objects();
+    framed(Controller::for_stream(applied, reader), context)
 }
 
-/// How every controller runs.
-pub fn config(context: &Context) -> Config {
-    Config::default().concurrency(context.config.concurrency).debounce(Duration::from_millis(50))
+/// Gives a controller what all have in common.
+pub fn framed<K>(controller: Controller<K>, context: &Context) -> Controller<K>
+where
+    K: Resource + Clone + DeserializeOwned + Debug + Send + Sync + 'static,
+    K::DynamicType: Eq + Hash + Clone,
+{
+    let config = Config::default().concurrency(context.config.concurrency).debounce(Duration::from_millis(50));
+    controller.with_config(config).trigger_backoff(watches::NoPause)
 }
 
 /// Runs `controller` until `stop` resolves, with `reconcile` for every well-formed object.

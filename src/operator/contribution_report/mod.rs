@@ -30,6 +30,7 @@ use super::{
     context::Context,
     error::Error,
     runner::{self, Guarded},
+    watches,
 };
 use crate::{
     api::{
@@ -63,7 +64,7 @@ pub async fn run(context: Arc<Context>, stop: CancellationToken) {
         .flat_map(move |_| futures::stream::iter(runner::select(&by_change, |_: &GridNetwork| true)));
     let reports: Api<Guarded<ContributionReport>> = Api::all(context.client.clone());
     let controller = controller
-        .watches(reports, watcher::Config::default(), move |report| {
+        .watches_stream(watches::touched(reports, watcher::Config::default()), move |report| {
             let network = report.0.as_ref().ok().map(|report| report.spec.network_ref.name.clone());
             runner::select(&by_report, |found: &GridNetwork| {
                 network.as_ref().is_none_or(|name| *name == found.name_any())

@@ -37,6 +37,7 @@ use super::{
     error::Error,
     finalizers,
     runner::{self, Guarded},
+    watches,
 };
 use crate::{
     api::{
@@ -73,14 +74,16 @@ pub async fn run(context: Arc<Context>, stop: CancellationToken) {
     // Metadata only: what else they say is read when their node is looked at.
     let sets = Api::<PartialObjectMeta<StatefulSet>>::namespaced(context.client.clone(), &namespace);
     let pods = Api::<PartialObjectMeta<Pod>>::namespaced(context.client.clone(), &namespace);
+    let models = Api::<Guarded<GridModel>>::all(context.client.clone());
+    let networks = Api::<Guarded<GridNetwork>>::all(context.client.clone());
     let controller = controller
-        .watches(sets, ours.clone(), |set| owner(set.labels()))
-        .watches(pods, ours, |pod| owner(pod.labels()))
-        .watches(Api::<Guarded<GridModel>>::all(context.client.clone()), watcher::Config::default(), move |model| {
+        .watches_stream(watches::touched(sets, ours.clone()), |set| owner(set.labels()))
+        .watches_stream(watches::touched(pods, ours), |pod| owner(pod.labels()))
+        .watches_stream(watches::touched(models, watcher::Config::default()), move |model| {
             let name = model.name_any();
             runner::select(&by_model, |node: &GridNode| node.spec.models.contains(&name))
         })
-        .watches(Api::<Guarded<GridNetwork>>::all(context.client.clone()), watcher::Config::default(), move |network| {
+        .watches_stream(watches::touched(networks, watcher::Config::default()), move |network| {
             let name = network.name_any();
             runner::select(&by_network, |node: &GridNode| node.spec.network_ref.name == name)
         })

@@ -27,6 +27,7 @@ use super::{
     finalizers,
     grid_node::validate::POOL_LABEL,
     runner::{self, Guarded},
+    watches,
 };
 use crate::api::{grid_node::GridNode, grid_node_pool::GridNodePool};
 
@@ -42,7 +43,8 @@ pub async fn run(context: Arc<Context>, stop: CancellationToken) {
     let namespace = context.config.namespace.clone();
     let controller = runner::controller(Api::<Guarded<GridNodePool>>::all(context.client.clone()), &context);
     let ours = watcher::Config::default().labels(POOL_LABEL);
-    let controller = controller.watches(Api::<Guarded<GridNode>>::all(context.client.clone()), ours, move |node| {
+    let nodes = Api::<Guarded<GridNode>>::all(context.client.clone());
+    let controller = controller.watches_stream(watches::touched(nodes, ours), move |node| {
         node.labels().get(POOL_LABEL).map(|pool| ObjectRef::<Guarded<GridNodePool>>::new(pool).within(&namespace))
     });
     runner::run(controller, context, stop, reconcile).await;

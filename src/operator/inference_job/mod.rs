@@ -36,6 +36,7 @@ use super::{
     error::{Error, is_not_found},
     finalizers,
     runner::{self, Guarded},
+    watches,
 };
 use crate::{
     api::{
@@ -76,11 +77,11 @@ pub async fn run(context: Arc<Context>, stop: CancellationToken) {
     let models = Api::<PartialObjectMeta<GridModel>>::all(context.client.clone());
     let reports = Api::<PartialObjectMeta<ContributionReport>>::all(context.client.clone());
     let controller = controller
-        .watches(models, watcher::Config::default(), move |model| {
+        .watches_stream(watches::touched(models, watcher::Config::default()), move |model| {
             let name = model.name_any();
             runner::select(&by_model, |job: &KnownJob| !job.is_over && job.model == name)
         })
-        .watches(reports, watcher::Config::default(), move |_| {
+        .watches_stream(watches::touched(reports, watcher::Config::default()), move |_| {
             runner::select(&by_report, |job: &KnownJob| job.is_over && !job.is_settled)
         })
         .reconcile_on(changes);
@@ -93,14 +94,14 @@ pub async fn run(context: Arc<Context>, stop: CancellationToken) {
 fn controller(live: Live, context: &Context) -> Controller<Guarded<KnownJob>> {
     let (reader, writer) = reflector::store();
     let jobs: Api<Guarded<KnownJob>> = Api::all(context.client.clone());
-    let applied = watcher(jobs, watcher::Config::default()).reflect(writer).try_filter_map(move |event| {
+    let applied = watches::events(jobs, watcher::Config::default()).reflect(writer).try_filter_map(move |event| {
         let news = live.is_news(&event);
         std::future::ready(Ok(match event {
             watcher::Event::Apply(job) | watcher::Event::InitApply(job) if news => Some(job),
             _ => None,
         }))
     });
-    Controller::for_stream(applied, reader).with_config(runner::config(context))
+    runner::framed(Controller::for_stream(applied, reader), context)
 }
 
 pub async fn reconcile(known: Arc<KnownJob>, context: Arc<Context>) -> Result<Action, Error> {

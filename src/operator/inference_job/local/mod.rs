@@ -24,7 +24,7 @@ use kube::{
 };
 
 use super::{
-    super::{context::Context, runner::Guarded},
+    super::{context::Context, runner::Guarded, watches},
     known::{JobRef, KnownJob},
 };
 use crate::api::inference_job::{InferenceJob, Target};
@@ -72,7 +72,9 @@ pub fn watch(controller: Controller<Guarded<KnownJob>>, context: &Context) -> Co
     // Metadata only: twenty thousand pods pass by here.
     let jobs = Api::<PartialObjectMeta<Job>>::all(context.client.clone());
     let pods = Api::<PartialObjectMeta<Pod>>::all(context.client.clone());
-    let controller = controller.watches(jobs, ours.clone(), |job| owner(&job)).watches(pods, ours, |pod| owner(&pod));
+    let controller = controller
+        .watches_stream(watches::touched(jobs, ours.clone()), |job| owner(&job))
+        .watches_stream(watches::touched(pods, ours), |pod| owner(&pod));
     if context.config.kueue { queue::watch(controller, context) } else { controller }
 }
 

@@ -19,6 +19,7 @@ use crate::{
         error::{Error, is_forbidden, is_not_found},
         inference_job::known::KnownJob,
         runner::{self, Guarded},
+        watches,
     },
 };
 
@@ -28,9 +29,9 @@ pub fn watch(controller: Controller<Guarded<KnownJob>>, context: &Context) -> Co
     let api: Api<Workload> = Api::all_with(context.client.clone(), &resource);
     let store = controller.store();
     let of_jobs = watcher::Config::default().labels(JOB_UID_LABEL);
-    controller.watches_with(api, resource, of_jobs, move |workload| {
-        runner::select(&store, |job: &KnownJob| !job.is_over && belongs_to(&workload, job))
-    })
+    let told =
+        move |workload: Workload| runner::select(&store, |job: &KnownJob| !job.is_over && belongs_to(&workload, job));
+    controller.watches_stream_with(watches::touched(api, of_jobs), told, resource)
 }
 
 /// Whether a Workload is that of the child of `job`.
