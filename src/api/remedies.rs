@@ -51,6 +51,9 @@ impl Tier {
 pub struct Remedy {
     pub code: &'static str,
     pub tier: Tier,
+    /// Of a code in the first two tiers: whether things may go on without anybody's doing. So it is with what somebody decided on purpose,
+    /// what the cluster may mend by itself, what is tried or challenged again, and what another object already says of itself.
+    pub may_pass: bool,
     /// Sentences; commands in back quotes.
     pub text: &'static str,
 }
@@ -60,56 +63,19 @@ pub fn of(code: &str) -> Option<&'static Remedy> {
     REMEDIES.iter().find(|remedy| remedy.code == code)
 }
 
-/// Codes of the first two tiers with which things may go on without anybody's doing: what somebody decided on purpose, what the
-/// cluster may mend by itself, what is tried or challenged again, and what another object already says of itself.
-const MAY_PASS: [&str; 33] = [
-    "NotApproved",
-    "EvidenceAgainstNode",
-    "Quarantined",
-    "NodeQuarantined",
-    "Cordoned",
-    "OutsideWindow",
-    "Suspended",
-    "Cancelled",
-    "NetworkPaused",
-    "DryRun",
-    "ImagePullFailed",
-    "ImagePullBackOff",
-    "Unschedulable",
-    "VolumeNotMounted",
-    "FailedMount",
-    "OOMKilled",
-    "Evicted",
-    "Preempted",
-    "PreemptionByScheduler",
-    "DeviceLost",
-    "CrashLoopBackOff",
-    "GatewayRefused",
-    "ComputeChallengeFailed",
-    "NotRegistered",
-    "ReporterSecretMissing",
-    "ReporterKeyInvalid",
-    "ReporterKeyLocked",
-    "SignerInvalid",
-    "ReporterWithoutFunds",
-    "WrongChainId",
-    "ContractWithoutCode",
-    "ContractCodeDiffers",
-    "ContractUnreadable",
-];
-
 /// Whether nothing goes on until somebody acts. A code that nobody wrote down (a newer gateway's) may pass.
 pub fn needs_a_person(code: &str) -> bool {
-    of(code).is_some_and(|remedy| remedy.tier <= Tier::Refused) && !MAY_PASS.contains(&code)
+    of(code).is_some_and(|remedy| remedy.tier <= Tier::Refused && !remedy.may_pass)
 }
 
 macro_rules! remedies {
-    ($($tier:ident { $($code:ident: $text:literal,)* })*) => {
+    ($($tier:ident { $($code:ident $(($pass:ident))?: $text:literal,)* })*) => {
         /// Every code that has a line.
         pub const REMEDIES: &[Remedy] = &[
-            $($(Remedy { code: stringify!($code), tier: Tier::$tier, text: $text },)*)*
+            $($(Remedy { code: stringify!($code), tier: Tier::$tier, may_pass: $(remedies!(@ $pass) ||)? false, text: $text },)*)*
         ];
     };
+    (@ may_pass) => { true };
 }
 
 remedies! {
@@ -143,39 +109,39 @@ remedies! {
         ShardFailed: "See `kubectl grid logs <name> -n <namespace>` and errors.jsonl; submit the failed requests again.",
         WrongNamespace: "Make the GridNodePool in the operator's namespace.",
         // Chain.
-        WrongChainId: "Correct spec.chain.rpcEndpoints of the GridNetwork, or make a new GridNetwork for the other chain.",
-        ContractWithoutCode: "Check address and chain; `kubectl grid contract deploy` makes a contract. The address of a GridNetwork never changes: make a new one.",
-        ContractCodeDiffers: "Compare with `grid-operator verify-contract`; spec.chain.codeHash must be what it prints for the contract that you deployed.",
-        ContractUnreadable: "The address belongs to another contract; make a new GridNetwork with the address of a GridComputingRewards.",
+        WrongChainId (may_pass): "Correct spec.chain.rpcEndpoints of the GridNetwork, or make a new GridNetwork for the other chain.",
+        ContractWithoutCode (may_pass): "Check address and chain; `kubectl grid contract deploy` makes a contract. The address of a GridNetwork never changes: make a new one.",
+        ContractCodeDiffers (may_pass): "Compare with `grid-operator verify-contract`; spec.chain.codeHash must be what it prints for the contract that you deployed.",
+        ContractUnreadable (may_pass): "The address belongs to another contract; make a new GridNetwork with the address of a GridComputingRewards.",
         EpochSecondsMismatch: "Remove spec.rewards.epochSeconds from the GridNetwork: the contract decides.",
-        ReporterSecretMissing: "Create it in the operator's namespace: `kubectl -n xdc-grid create secret generic reporter --from-file=privateKey=reporter.key`.",
-        ReporterKeyLocked: "Put the keystore's password into the same Secret under the key `password`.",
-        SignerInvalid: "Correct spec.chain.remoteSigner: url, address, and the Secret that tlsSecretName names.",
+        ReporterSecretMissing (may_pass): "Create it in the operator's namespace: `kubectl -n xdc-grid create secret generic reporter --from-file=privateKey=reporter.key`.",
+        ReporterKeyLocked (may_pass): "Put the keystore's password into the same Secret under the key `password`.",
+        SignerInvalid (may_pass): "Correct spec.chain.remoteSigner: url, address, and the Secret that tlsSecretName names.",
         ReporterFundsLow: "Send XDC to the reporter's account, which the GridNetwork's status names, before it runs out.",
-        ReporterKeyInvalid: "Write the key as 64 hexadecimal digits without quotes, or an encrypted keystore (JSON), into the Secret.",
+        ReporterKeyInvalid (may_pass): "Write the key as 64 hexadecimal digits without quotes, or an encrypted keystore (JSON), into the Secret.",
         ReporterWithoutRole: "Let the contract's admin grant REPORTER_ROLE to the reporter's account, which the GridNetwork's status names.",
-        ReporterWithoutFunds: "Send XDC to the reporter's account, which the GridNetwork's status names; it pays stakes and gas.",
+        ReporterWithoutFunds (may_pass): "Send XDC to the reporter's account, which the GridNetwork's status names; it pays stakes and gas.",
         ReporterChanged: "Put the old reporter key back until its transactions are final, or delete the report to have it planned anew.",
         TransactionReverted: "The message has the contract's error. Mend its cause and change the node (any field of spec.rewards) to have it tried again.",
         GatewayServesAnotherNetwork: "A gateway belongs to one network for life: install another release of the chart, with a volume of its own, for this network.",
         // Nodes and their pods.
-        ImagePullBackOff: "Check image and tag (`operator.workerImage` or `image` of the chart), the registry, and the image pull secrets (`global.imagePullSecrets`).",
-        ImagePullFailed: "Check image and tag (`operator.workerImage` or `image` of the chart), the registry, and the image pull secrets of the GridNode.",
+        ImagePullBackOff (may_pass): "Check image and tag (`operator.workerImage` or `image` of the chart), the registry, and the image pull secrets (`global.imagePullSecrets`).",
+        ImagePullFailed (may_pass): "Check image and tag (`operator.workerImage` or `image` of the chart), the registry, and the image pull secrets of the GridNode.",
         PodRefused: "The message says why the pod may not be created: a quota, an unknown class, or a policy of the namespace.",
         MissingSecret: "Create the Secret that the message names, in the operator's namespace.",
-        VolumeNotMounted: "The message names the volume or the device: a StorageClass without volumes, a disk that another machine holds, a device that cannot be prepared.",
-        DeviceLost: "Look at the Kubernetes node: `kubectl describe node`; its driver or the device is at fault. The pod is made again.",
+        VolumeNotMounted (may_pass): "The message names the volume or the device: a StorageClass without volumes, a disk that another machine holds, a device that cannot be prepared.",
+        DeviceLost (may_pass): "Look at the Kubernetes node: `kubectl describe node`; its driver or the device is at fault. The pod is made again.",
         PayoutFixed: "The contract goes on paying the old address until the owner of the node has asked it for another: `cast send CONTRACT requestPayout(address,address) NODE PAYOUT`, and two days later `applyPayout(address)`.",
         NoModels: "Name models in spec.models of the GridNode.",
-        Unschedulable: "The scheduler's message says what no Kubernetes node has: add a node, free the resource, or change spec.nodeSelector, spec.tolerations or spec.resources.",
-        CrashLoopBackOff: "Read why it ended: `kubectl grid logs` or `kubectl logs --previous` of the pod.",
-        OOMKilled: "Raise spec.resources.memory of the GridNode: it must hold the model, its cache and about 256 MiB.",
+        Unschedulable (may_pass): "The scheduler's message says what no Kubernetes node has: add a node, free the resource, or change spec.nodeSelector, spec.tolerations or spec.resources.",
+        CrashLoopBackOff (may_pass): "Read why it ended: `kubectl grid logs` or `kubectl logs --previous` of the pod.",
+        OOMKilled (may_pass): "Raise spec.resources.memory of the GridNode: it must hold the model, its cache and about 256 MiB.",
         CreateContainerConfigError: "Create the Secret or ConfigMap that the message names.",
-        FailedMount: "The message names the volume: a Secret that is missing, or a disk that another machine still holds.",
+        FailedMount (may_pass): "The message names the volume: a Secret that is missing, or a disk that another machine still holds.",
         FailedCreate: "The message says why the pod may not be created: a quota, an admission policy or a pod security level of the namespace.",
         NodeKeyInvalid: "Restore the Secret `worker-<name>-key` from your copy; without one delete the GridNode, and it gets a new identity.",
         RegistrationDiffers: "The owner registers again with the payout and stake that spec.rewards names, or the admin takes what is registered into spec.rewards.",
-        NotRegistered: "A Managed node is registered by the operator once its compute is proven. For an External node its owner runs `grid-worker register`.",
+        NotRegistered (may_pass): "A Managed node is registered by the operator once its compute is proven. For an External node its owner runs `grid-worker register`.",
         ModelNotListed: "Add the model to spec.models of a GridNode: `kubectl edit gridnode <name>`.",
         // Models.
         ModelDigestMismatch: "The file at spec.source is not the one that spec.sha256 names: correct the source, or make a new GridModel with the file's own sha256.",
@@ -196,32 +162,32 @@ remedies! {
         AddressRefused: "Jobs may not reach that address; use another one, or ask the admin (`--job-denied-networks` of the operator).",
         LocalJobsDisabled: "An admin allows them with the chart's value `localJobs.enabled`; or use placement.target Grid in a new job.",
         StartDeadlineExceeded: "Nothing was started in time. See what nodes there are (`kubectl grid nodes`), and submit a new job with a longer spec.startDeadlineSeconds.",
-        OutsideWindow: "Wait until a window of spec.availability opens; status.availability says when.",
+        OutsideWindow (may_pass): "Wait until a window of spec.availability opens; status.availability says when.",
         PeerRefused: "The message has the gateway's words: the worker must have this network's chain id, contract and salt, the key of spec.peerID, and a version that fits.",
-        NotApproved: "An admin approves it: `kubectl patch gridnode <name> --type=merge -p '{\"spec\":{\"approved\":true}}'`.",
-        Cordoned: "When it is to work again: `kubectl grid uncordon <name>`.",
-        Suspended: "When it is to go on: `kubectl patch inferencejob <name> -n <namespace> --type=merge -p '{\"spec\":{\"suspend\":false}}'`.",
-        Cancelled: "Nothing more happens to it; what was answered is published. Submit a new job to try again.",
+        NotApproved (may_pass): "An admin approves it: `kubectl patch gridnode <name> --type=merge -p '{\"spec\":{\"approved\":true}}'`.",
+        Cordoned (may_pass): "When it is to work again: `kubectl grid uncordon <name>`.",
+        Suspended (may_pass): "When it is to go on: `kubectl patch inferencejob <name> -n <namespace> --type=merge -p '{\"spec\":{\"suspend\":false}}'`.",
+        Cancelled (may_pass): "Nothing more happens to it; what was answered is published. Submit a new job to try again.",
         DeadlineExceeded: "What was answered is published. Submit the rest as a new job, with a longer deadline or more parallelism.",
         TooManyFailedRequests: "Look at `kubectl grid results <name> -n <namespace> --errors`, mend the cause, and submit a new job or raise spec.maxFailedRequests.",
-        EvidenceAgainstNode: "Audits found answers that its model does not give. Compare its model files and software with a good node; a new identity starts with no record.",
-        Quarantined: "See `kubectl grid why` of the node.",
+        EvidenceAgainstNode (may_pass): "Audits found answers that its model does not give. Compare its model files and software with a good node; a new identity starts with no record.",
+        Quarantined (may_pass): "See `kubectl grid why` of the node.",
         Forbidden: "The message has the command that lets the operator do it; an admin of <namespace> runs it.",
-        NetworkPaused: "When the grid is to work again: `kubectl patch gridnetwork <name> --type=merge -p '{\"spec\":{\"paused\":false}}'`.",
-        GatewayRefused: "The message has the gateway's words.",
+        NetworkPaused (may_pass): "When the grid is to work again: `kubectl patch gridnetwork <name> --type=merge -p '{\"spec\":{\"paused\":false}}'`.",
+        GatewayRefused (may_pass): "The message has the gateway's words.",
         SubmissionConflict: "Delete the job and submit it again under a new name.",
-        DryRun: "To report for real, set spec.rewards.dryRun of the GridNetwork to false.",
+        DryRun (may_pass): "To report for real, set spec.rewards.dryRun of the GridNetwork to false.",
         RootMismatch: "Somebody else reported this epoch with the reporter's role. Stop the operator, compare both reports, revoke the key.",
         LedgerMismatch: "Compare the last ContributionReport with the contract; restore missing reports from a backup before anything else.",
         EpochDropped: "Find out why the guardian dropped it; delete the report to have the epoch planned anew.",
         DrainDeadlineExceeded: "Work that was cut off is given to other nodes. Look at the contract: the node may still be registered there.",
         CleanupDeadlineExceeded: "The gateway forgets the text when its retention ends.",
         AuditFailed: "The answers that failed earn nothing; results were kept as they came. `kubectl grid why` of the node says what becomes of it.",
-        NodeQuarantined: "See `kubectl grid why` of the node.",
-        Evicted: "Kubernetes took the pod away because its machine ran out of something; the message says of what. It comes back by itself.",
-        Preempted: "A pod with a higher priority took its place. Give the node a priorityClassName, or wait until there is room.",
-        PreemptionByScheduler: "A pod with a higher priority took its place. Give the node a priorityClassName, or wait until there is room.",
-        ComputeChallengeFailed: "The node gave a wrong or late answer to a compute challenge. It is challenged again; if it fails again, its hardware or software is at fault.",
+        NodeQuarantined (may_pass): "See `kubectl grid why` of the node.",
+        Evicted (may_pass): "Kubernetes took the pod away because its machine ran out of something; the message says of what. It comes back by itself.",
+        Preempted (may_pass): "A pod with a higher priority took its place. Give the node a priorityClassName, or wait until there is room.",
+        PreemptionByScheduler (may_pass): "A pod with a higher priority took its place. Give the node a priorityClassName, or wait until there is room.",
+        ComputeChallengeFailed (may_pass): "The node gave a wrong or late answer to a compute challenge. It is challenged again; if it fails again, its hardware or software is at fault.",
     }
     Unavailable {
         NotObserved: "The operator has not looked at it yet. Is it running? `kubectl -n xdc-grid get pods -l app.kubernetes.io/component=operator`.",
@@ -396,9 +362,8 @@ mod tests {
 
     #[test]
     fn what_needs_a_person_is_told_from_what_may_pass() {
-        for code in MAY_PASS {
-            let remedy = of(code).unwrap_or_else(|| panic!("{code} has no line"));
-            assert!(remedy.tier <= Tier::Refused, "{code} may pass anyway");
+        for remedy in REMEDIES.iter().filter(|remedy| remedy.may_pass) {
+            assert!(remedy.tier <= Tier::Refused, "{} may pass anyway", remedy.code);
         }
         assert!(needs_a_person("MissingSecret") && needs_a_person("PeerRefused") && needs_a_person("ModelNotFound"));
         assert!(!needs_a_person("NotApproved"), "that is somebody's decision, and no failure");
