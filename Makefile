@@ -54,7 +54,7 @@ build:
 	@echo "building the binaries (a cold build takes about 15 minutes on 2 cores)"
 	cargo build --locked --bins --example grid-cheater
 
-# Side by side: linking Kubernetes and compiling our own crate each keep one core busy for minutes. Rust goes first: its longest step comes last.
+# Side by side: linking Kubernetes and compiling our own crate each keep one core busy for minutes.
 .PHONY: ready
 ready:
 	@$(MAKE) --no-print-directory -j2 $(TOOLS) build
@@ -66,7 +66,7 @@ client-tools:
 .PHONY: grid-tools
 grid-tools:
 	@$(INSTALL) apt kubectl helm foundry model
-	nice -n 10 tests/cluster/cluster.sh build
+	tests/cluster/cluster.sh build
 
 tools: ## install pinned tools into the cache
 	@$(INSTALL) all

@@ -163,7 +163,7 @@ def keep_busy(node, job):
     kube.apply(kube.manifest("InferenceJob", job, {
         "workload": {
             "modelRef": {"name": story.MODEL}, "input": {"format": "Lines", "inline": "\n".join(["Count from one to one thousand, in words."] * 6)},
-            "generation": {"maxTokens": 400, "temperature": "0"}, "output": {"store": {}},
+            "generation": {"maxTokens": 1200, "temperature": "0"}, "output": {"store": {}},
         },
         "placement": {"nodeSelector": {"e2e": "busy"}},
     }, namespace=story.TEAM))
