@@ -15,8 +15,9 @@ use tokio::sync::Semaphore;
 
 use super::{
     backoff::Backoffs, chains::Chains, changes::Changes, config::OperatorConfig,
-    contribution_report::leaves::EarningsCache, events::Recorder, gateway::GatewayClient, grid_node::fleet::Fleet,
-    inference_job::pace::Pace, metrics::Metrics,
+    contribution_report::leaves::EarningsCache, events::Recorder, gateway::GatewayClient,
+    grid_model::known::KnownModels, grid_node::fleet::Fleet,
+    inference_job::{gone::Gone, pace::Pace}, metrics::Metrics,
 };
 
 /// Jobs whose results are published at once, however many are looked at.
@@ -35,7 +36,9 @@ pub struct Context {
     pub sent: SentCache,
     pub earnings: EarningsCache,
     pub pace: Pace,
+    pub gone: Gone,
     pub fleet: Fleet,
+    pub models: KnownModels,
     /// Turns to publish results: a job that does holds two parts of them in memory.
     pub publishing: Semaphore,
     /// The clock; tests stop it.
@@ -62,7 +65,9 @@ impl Context {
             sent: SentCache::default(),
             earnings: EarningsCache::default(),
             pace: Pace::default(),
+            gone: Gone::default(),
             fleet: Fleet::default(),
+            models: KnownModels::default(),
             publishing: Semaphore::new(PUBLISHERS),
             clock: Timestamp::now,
         }))

@@ -9,6 +9,7 @@
 //! | `GET  /internal/v1/nodes`, `GET …/nodes/{peer}` | → [`NodeReport`]s |
 //! | `PUT  /internal/v1/models/{sha256}` | [`ModelSource`] → [`ModelReport`] |
 //! | `GET  /internal/v1/models/{sha256}`, `DELETE` | → [`ModelReport`] |
+//! | `GET  /internal/v1/jobs?after=UID` | → [`JobPage`]: what jobs it keeps, at most [`JOBS_A_PAGE`] at once |
 //! | `PUT  /internal/v1/jobs/{uid}` | [`JobSpec`] → [`JobReport`]; another spec under the same uid: 409 |
 //! | `PUT  /internal/v1/jobs/{uid}/input` | NDJSON of [`InputLine`] → [`JobReport`]; again with the same bytes: no change |
 //! | `PATCH /internal/v1/jobs/{uid}` | [`JobControl`] → [`JobReport`] |
@@ -458,6 +459,28 @@ pub struct JobReport {
     /// For `NoWorkerForModel`, `NoMatchingNode` and `WaitingForCapacity`: the numbers behind the message.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub waiting: Option<Waiting>,
+}
+
+/// Most jobs on one page of their listing.
+pub const JOBS_A_PAGE: u32 = 500;
+
+/// A job that the gateway keeps, and what it is called in the API server.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct JobName {
+    pub uid: String,
+    pub namespace: String,
+    pub name: String,
+}
+
+/// Jobs that the gateway keeps, by uid.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct JobPage {
+    pub jobs: Vec<JobName>,
+    /// Uid after which the next page begins; absent on the last one.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub next: Option<String>,
 }
 
 /// Largest file of a job's results in the gateway's store, in bytes: a part, or the manifest.

@@ -11,7 +11,9 @@ use super::{
 use crate::{
     api::ids::RequestId,
     protocol::{
-        internal::{ChangeKind, InputLine, JobControl, JobNode, JobSpec, Outcome, RequestFailure, ResultLine},
+        internal::{
+            ChangeKind, InputLine, JobControl, JobName, JobNode, JobSpec, Outcome, RequestFailure, ResultLine,
+        },
         vector::Vector,
     },
 };
@@ -81,6 +83,22 @@ impl Ledger {
             .fetch_optional(self.readers())
             .await?;
         row.as_ref().map(record).transpose()
+    }
+
+    /// At most `limit` jobs that are not deleted, in the order of their uids, after `after`.
+    pub async fn kept_jobs(&self, after: &str, limit: u32) -> Result<Vec<JobName>, LedgerError> {
+        let rows = sqlx::query(
+            "SELECT uid, namespace, spec FROM jobs WHERE deleted = 0 AND uid > ? ORDER BY uid LIMIT ?",
+        )
+        .bind(after)
+        .bind(limit)
+        .fetch_all(self.readers())
+        .await?;
+        let name = |row: &SqliteRow| {
+            let spec: JobSpec = row.json("spec")?;
+            Ok(JobName { uid: row.text("uid")?, namespace: row.text("namespace")?, name: spec.name })
+        };
+        rows.iter().map(name).collect()
     }
 
     /// Jobs whose input is complete and that are neither finished nor deleted.

@@ -27,7 +27,7 @@ use crate::{
         gateway::GatewayError,
         write::{self, api_beside},
     },
-    protocol::internal::{JobControl, JobReport},
+    protocol::internal::{JobControl, JobReport, JobSpec, JobState},
 };
 
 /// What came of the plan.
@@ -152,15 +152,18 @@ async fn hand_over(
     let mut spec = submission.spec.clone();
     spec.total_requests = survey.usable;
     spec.rejected_lines = u32::try_from(survey.rejections.len()).unwrap_or(u32::MAX);
-    if let Err(error) = context.gateway.put_job(uid, &spec).await {
-        // The gateway has the uid with another spec but without input: the input changed between two tries. Nothing ran.
-        match error {
-            GatewayError::Refused { status: 409, .. } => {
+    match context.gateway.put_job(uid, &spec).await {
+        Ok(_) => {}
+        Err(GatewayError::Refused { status: 409, .. }) => match context.gateway.job(uid).await? {
+            // An earlier try got through, and nobody came to write that down.
+            Some(report) if report.state != JobState::Created => return Ok(report),
+            // The gateway has the uid with another spec but without input: the input changed between two tries. Nothing ran.
+            _ => {
                 context.gateway.delete_job(uid).await?;
                 context.gateway.put_job(uid, &spec).await?;
             }
-            error => return Err(error.into()),
-        }
+        },
+        Err(error) => return Err(error.into()),
     }
     if submission.control != JobControl::default() {
         context.gateway.patch_job(uid, &submission.control).await?;
@@ -211,7 +214,16 @@ async fn publish_unsent(
     applied: Applied,
     context: &Context,
 ) -> Result<Applied, Error> {
-    let Submission { frame, output, .. } = submission;
+    let Submission { frame, output, spec, .. } = submission;
+    if output == Destination::Files(FilePlace::Store) {
+        // Files of a job that the gateway does not know would be nobody's when the job goes.
+        let rejected_lines = u32::try_from(survey.rejections.len()).unwrap_or(u32::MAX);
+        match context.gateway.put_job(&frame.uid, &JobSpec { rejected_lines, ..spec }).await {
+            // With another spec it is known as well.
+            Ok(_) | Err(GatewayError::Refused { status: 409, .. }) => {}
+            Err(error) => return Ok(applied.unpublished(error.finding())),
+        }
+    }
     let rejected = output::rejection_lines(&survey.rejections);
     let output = Output { destination: output, frame, rejected, receipts_root: String::new() };
     publication::write(output, futures::stream::empty(), ending, applied, context).await
@@ -270,7 +282,10 @@ async fn publish(publication: Publication, context: &Context) -> Result<Applied,
         }
         (Err(error), _) => return Err(error),
     };
-    if let Place::Local(_) = &place {
+    if let Place::Local(local) = &place {
+        if applied.ending.is_none() {
+            local::apply::keep(local, context).await?;
+        }
         totals.correct(&mut report);
         applied.report = Some(report);
     }

@@ -123,7 +123,6 @@ impl From<Facts> for KnownJob {
                 resource_version: metadata.resource_version,
                 generation: metadata.generation,
                 deletion_timestamp: metadata.deletion_timestamp,
-                finalizers: metadata.finalizers,
                 ..ObjectMeta::default()
             },
         }

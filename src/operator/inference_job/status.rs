@@ -25,7 +25,7 @@ use crate::{
     },
     operator::{
         context::Context,
-        error::Error,
+        error::{Error, says_gone},
         units::from_milli,
         write::{self, Change},
     },
@@ -362,18 +362,25 @@ pub async fn update(
         return Ok(Some(wait));
     }
     let api: Api<InferenceJob> = Api::namespaced(context.client.clone(), &job.namespace().unwrap_or_default());
-    let old_conditions = old.map(|status| summary::news(&status.conditions)).unwrap_or_default();
     let change = Change {
         old,
         new: status,
-        old_conditions: &old_conditions,
+        old_conditions: old.map(|status| status.conditions.as_slice()).unwrap_or_default(),
         new_conditions: &summary::news(&status.conditions),
         abnormal: &[condition::FAILED],
         // A job stops running because it is done.
         expected: &[Reason::AllRequestsDone],
     };
-    if write::status(&api, context, MANAGER, job, change).await? {
-        context.pace.wrote(&uid);
+    match write::status(&api, context, MANAGER, job, change).await {
+        Ok(true) => context.pace.wrote(&uid),
+        Ok(false) => {}
+        // It went while it was looked at; whatever the gateway was told of it meanwhile is to be forgotten.
+        Err(Error::Kube(error)) if says_gone(&error, &job.name_any()) => {
+            if !local::is_local(job) {
+                context.gone.note(&uid);
+            }
+        }
+        Err(error) => return Err(error),
     }
     Ok(None)
 }
