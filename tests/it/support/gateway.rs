@@ -22,8 +22,8 @@ use xdc_grid::{
         identity::NodeKey,
         internal::{
             Capability, Change, ChangeKind, Contribution, EpochTotals, EvidenceReport, GatewayInfo, InputLine,
-            JobControl, JobNode, JobReport, JobSpec, JobState, Member, ModelReport, ModelSource, ModelState,
-            NetworkConfig, NodeModel, NodeReport, NodeTotals, Outcome, RequestFailure, ResultLine,
+            JobControl, JobName, JobNode, JobPage, JobReport, JobSpec, JobState, Member, ModelReport, ModelSource,
+            ModelState, NetworkConfig, NodeModel, NodeReport, NodeTotals, Outcome, RequestFailure, ResultLine,
         },
         vector::Vector,
     },
@@ -111,6 +111,12 @@ impl FakeGateway {
     /// From now on nothing happens to calls.
     pub fn fail_no_more(&self) {
         self.lock().fault = None;
+    }
+
+    /// The spec of a job that nobody ever asked for, as a crash between two steps leaves one.
+    pub fn plant_job(&self, uid: &str, spec: JobSpec) {
+        let job = Job { spec, lines: Vec::new(), control: JobControl::default(), state: JobState::Queued };
+        self.lock().jobs.insert(uid.to_owned(), job);
     }
 
     /// As if it had lost what it was last told about a node.
@@ -250,6 +256,7 @@ fn internal(gateway: FakeGateway) -> Router<FakeGateway> {
         .route("/members/{peer}", put(put_member).delete(delete_member))
         .route("/nodes/{peer}", get(node))
         .route("/models/{digest}", get(model).put(put_model).delete(delete_model))
+        .route("/jobs", get(jobs))
         .route("/jobs/{uid}", get(job).put(put_job).patch(patch_job).delete(delete_job))
         .route("/jobs/{uid}/input", put(put_input))
         .route("/jobs/{uid}/results", get(results))
@@ -409,6 +416,23 @@ fn model_report(source: &ModelSource) -> ModelReport {
         serving: 1,
         copies: source.replicas,
     }
+}
+
+/// Two a page, so that every listing of more turns over.
+async fn jobs(State(gateway): Shared, Query(query): Query<BTreeMap<String, String>>) -> Json<JobPage> {
+    const A_PAGE: usize = 2;
+    let after = query.get("after").cloned().unwrap_or_default();
+    let script = gateway.lock();
+    let later = script.jobs.iter().filter(|(uid, _)| **uid > after).take(A_PAGE);
+    let jobs: Vec<_> = later
+        .map(|(uid, job)| JobName {
+            uid: uid.clone(),
+            namespace: job.spec.namespace.clone(),
+            name: job.spec.name.clone(),
+        })
+        .collect();
+    let next = if jobs.len() == A_PAGE { jobs.last().map(|job| job.uid.clone()) } else { None };
+    Json(JobPage { jobs, next })
 }
 
 async fn put_job(State(gateway): Shared, Path(uid): Path<String>, Json(spec): Json<JobSpec>) -> Response {
