@@ -10,8 +10,8 @@ use xdc_grid::{
     protocol::{
         identity::NodeKey,
         internal::{
-            ApiError, Change, ChangeKind, GatewayInfo, JobReport, JobState, NetworkConfig, NodeMode, NodeReport,
-            NodeRole, Outcome,
+            ApiError, Change, ChangeKind, GatewayInfo, JOBS_A_PAGE, JobName, JobPage, JobReport, JobState,
+            NetworkConfig, NodeMode, NodeReport, NodeRole, Outcome,
         },
     },
 };
@@ -85,6 +85,24 @@ async fn a_job_is_idempotent_under_its_uid() {
     assert_eq!(h.get::<GatewayInfo>("/info").await.revision, revision, "nothing changed");
     let (status, error) = refusal(put_input(input(&["another", "input"]))).await;
     assert_eq!((status, error.reason.as_str()), (StatusCode::CONFLICT, "InputConflict"));
+}
+
+#[tokio::test]
+async fn the_jobs_that_are_kept_are_listed_page_by_page_and_deleted_ones_are_not() {
+    let h = Harness::start().await;
+    let uids: Vec<_> = (0..=JOBS_A_PAGE).map(|number| format!("job-{number:04}")).collect();
+    for uid in &uids {
+        h.ledger.put_job(uid, &spec(1), 1).await.unwrap();
+    }
+    let first: JobPage = h.get("/jobs").await;
+    assert_eq!((first.jobs.len(), first.next.as_deref()), (JOBS_A_PAGE as usize, Some(uids[499].as_str())));
+    let named = JobName { uid: uids[0].clone(), namespace: spec(1).namespace, name: spec(1).name };
+    assert_eq!(first.jobs[0], named);
+    let second: JobPage = h.get(&format!("/jobs?after={}", first.next.unwrap())).await;
+    assert_eq!((second.jobs.len(), second.next), (1, None));
+    assert_eq!(h.request(Method::DELETE, &format!("/jobs/{}", uids[0])).send().await.unwrap().status(), 204);
+    let first: JobPage = h.get("/jobs").await;
+    assert_eq!((first.jobs[0].uid.as_str(), first.jobs.len(), first.next.is_some()), (uids[1].as_str(), 500, true));
 }
 
 #[tokio::test]
