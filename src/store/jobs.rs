@@ -11,9 +11,7 @@ use super::{
 use crate::{
     api::ids::RequestId,
     protocol::{
-        internal::{
-            ChangeKind, InputLine, JobControl, JobName, JobNode, JobSpec, Outcome, RequestFailure, ResultLine,
-        },
+        internal::{ChangeKind, InputLine, JobControl, JobName, JobNode, JobSpec, Outcome, RequestFailure, ResultLine},
         vector::Vector,
     },
 };
@@ -87,13 +85,12 @@ impl Ledger {
 
     /// At most `limit` jobs that are not deleted, in the order of their uids, after `after`.
     pub async fn kept_jobs(&self, after: &str, limit: u32) -> Result<Vec<JobName>, LedgerError> {
-        let rows = sqlx::query(
-            "SELECT uid, namespace, spec FROM jobs WHERE deleted = 0 AND uid > ? ORDER BY uid LIMIT ?",
-        )
-        .bind(after)
-        .bind(limit)
-        .fetch_all(self.readers())
-        .await?;
+        let rows =
+            sqlx::query("SELECT uid, namespace, spec FROM jobs WHERE deleted = 0 AND uid > ? ORDER BY uid LIMIT ?")
+                .bind(after)
+                .bind(limit)
+                .fetch_all(self.readers())
+                .await?;
         let name = |row: &SqliteRow| {
             let spec: JobSpec = row.json("spec")?;
             Ok(JobName { uid: row.text("uid")?, namespace: row.text("namespace")?, name: spec.name })

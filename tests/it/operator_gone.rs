@@ -56,7 +56,8 @@ fn nobody(_: &JobName) -> bool {
 
 /// A job that no operator of these tests looks after.
 async fn job(client: &kube::Client, name: &str) -> String {
-    let workload = json!({"modelRef": {"name": "m"}, "input": {"inline": "a"}, "output": {"configMap": {"name": name}}});
+    let workload =
+        json!({"modelRef": {"name": "m"}, "input": {"inline": "a"}, "output": {"configMap": {"name": name}}});
     let object = json!({"metadata": {"name": name}, "spec": {"managedBy": "example.com/nobody", "workload": workload}});
     create_in::<InferenceJob>(client, PLACE, object).await.uid().unwrap()
 }

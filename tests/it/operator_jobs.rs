@@ -428,8 +428,10 @@ async fn a_job_that_goes_while_the_gateway_is_away_is_not_held_up_and_is_forgott
 async fn a_job_that_an_older_operator_took_is_let_go() {
     let place = Place::new("old-finalizer").await;
     let _quiet = place.world.quiet.read().await;
-    let workload = json!({"modelRef": {"name": MODEL}, "input": lines(&["a"]), "output": {"configMap": {"name": "old-results"}}});
-    let object = json!({"metadata": {"name": "old", "finalizers": ["xdcgrid.io/forget-text"]}, "spec": {"workload": workload}});
+    let workload =
+        json!({"modelRef": {"name": MODEL}, "input": lines(&["a"]), "output": {"configMap": {"name": "old-results"}}});
+    let object =
+        json!({"metadata": {"name": "old", "finalizers": ["xdcgrid.io/forget-text"]}, "spec": {"workload": workload}});
     let job: InferenceJob = create_in(&place.client, &place.namespace, object).await;
     place.until_true("old", condition::COMPLETE).await;
     place.jobs().delete("old", &DeleteParams::default()).await.unwrap();

@@ -410,7 +410,11 @@ async fn the_token_of_a_brief_jobs_pod_makes_config_maps_and_reads_nothing() {
     let made = format!("namespaces/{own}/configmaps");
     assert_eq!(team.ask(&token, post.clone(), &made, map("another")).await, 201);
     let merge = reqwest::Method::PATCH;
-    assert_eq!(team.ask(&token, merge, &format!("{made}/{answers}"), map(&answers)).await, 403, "nor changes what is there");
+    assert_eq!(
+        team.ask(&token, merge, &format!("{made}/{answers}"), map(&answers)).await,
+        403,
+        "nor changes what is there"
+    );
     assert_eq!(team.ask(&token, post.clone(), "namespaces/default/configmaps", map("elsewhere")).await, 403);
     let secret = json!({"apiVersion": "v1", "kind": "Secret", "metadata": {"name": "s"}});
     assert_eq!(team.ask(&token, post, &format!("namespaces/{own}/secrets"), secret).await, 403);

@@ -33,7 +33,8 @@ mod tests {
 
     fn model(name: &str, sha256: serde_json::Value) -> Guarded<GridModel> {
         let spec = json!({"source": {"url": "http://models/m.gguf"}, "sha256": sha256});
-        let object = json!({"apiVersion": "xdcgrid.io/v1alpha1", "kind": "GridModel", "metadata": {"name": name}, "spec": spec});
+        let object =
+            json!({"apiVersion": "xdcgrid.io/v1alpha1", "kind": "GridModel", "metadata": {"name": name}, "spec": spec});
         serde_json::from_value(object).unwrap()
     }
 

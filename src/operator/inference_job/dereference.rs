@@ -45,7 +45,8 @@ pub enum Settlement {
     Active(EpochNumber),
 }
 
-pub async fn dereference(job: &InferenceJob, context: &Context) -> Result<Refs, Error> {
+/// `asked`: what the gateway said a moment ago, when it was asked already.
+pub async fn dereference(job: &InferenceJob, asked: Option<JobReport>, context: &Context) -> Result<Refs, Error> {
     if is_over(job) {
         // An ended job asks nothing of anybody but whether it is settled.
         let ended = job.status.as_ref().and_then(|status| status.completion_time.clone());
@@ -55,7 +56,13 @@ pub async fn dereference(job: &InferenceJob, context: &Context) -> Result<Refs, 
         };
         return Ok(Refs { model: None, report: Ok(None), child: None, output: None, settlement });
     }
-    let (model, (report, child)) = tokio::try_join!(model(job, context), progress(job, context))?;
+    let progress = async {
+        match asked {
+            Some(report) => Ok((Ok(Some(report)), None)),
+            None => progress(job, context).await,
+        }
+    };
+    let (model, (report, child)) = tokio::try_join!(model(job, context), progress)?;
     // While requests are being answered nothing is said or written about it.
     let output = if is_under_way(report.as_ref()) { None } else { output(job, context).await? };
     Ok(Refs { model, report, child, output, settlement: Settlement::Unknown })

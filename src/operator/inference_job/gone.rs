@@ -177,6 +177,7 @@ fn is_name(text: &str) -> bool {
 pub async fn forget(uid: &str, context: &Context) -> Result<(), GatewayError> {
     context.sent.forget(&control_key(uid));
     context.pace.forget(uid);
+    context.calm.forget(uid);
     context.gateway.delete_job(uid).await
 }
 

@@ -42,7 +42,7 @@ pub struct KnownJob {
     /// Seconds that the job wants to be kept after that.
     pub ttl: Option<i64>,
     /// Changes with whatever an owner can change.
-    revision: u64,
+    pub revision: u64,
 }
 
 impl KnownJob {

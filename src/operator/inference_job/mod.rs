@@ -4,6 +4,7 @@
 pub mod apply;
 pub mod bucket;
 pub mod build;
+pub mod calm;
 pub mod collect;
 pub mod deadlines;
 pub mod dereference;
@@ -53,6 +54,7 @@ use crate::{
     protocol::internal::{ChangeKind, JobReport, JobState},
 };
 use apply::Applied;
+use calm::Asked;
 use known::{KnownJob, Live};
 use validate::{Place, Stage, Validated, ValidatedJob};
 
@@ -140,6 +142,11 @@ pub async fn reconcile(known: Arc<KnownJob>, context: Arc<Context>) -> Result<Ac
     if known.is_done() {
         return expire(known.as_ref(), known.ttl, known.ended.as_ref(), &context).await;
     }
+    let asked = match calm::ask(&known, &context).await {
+        Asked::Nothing(left) => return Ok(Action::requeue(left)),
+        Asked::News(report) => Some(report),
+        Asked::NotAsked => None,
+    };
     let namespace = known.namespace().unwrap_or_default();
     let jobs: Api<Guarded<InferenceJob>> = Api::namespaced(context.client.clone(), &namespace);
     let job = match jobs.get_opt(&known.name_any()).await? {
@@ -152,15 +159,20 @@ pub async fn reconcile(known: Arc<KnownJob>, context: Arc<Context>) -> Result<Ac
         return Ok(Action::await_change());
     }
     match &job.metadata.deletion_timestamp {
-        None => reconcile_live(&job, &context).await,
+        None => reconcile_live(&job, &known, asked, &context).await,
         // No gateway has its text, and what it made in the cluster goes with it.
         Some(_) if local::is_local(&job) => Ok(Action::await_change()),
         Some(_) => leave(&job, &context).await,
     }
 }
 
-async fn reconcile_live(job: &InferenceJob, context: &Context) -> Result<Action, Error> {
-    let refs = dereference::dereference(job, context).await?;
+async fn reconcile_live(
+    job: &InferenceJob,
+    known: &KnownJob,
+    asked: Option<JobReport>,
+    context: &Context,
+) -> Result<Action, Error> {
+    let refs = dereference::dereference(job, asked, context).await?;
     let now = (context.clock)();
     match validate::validate(job, refs, now) {
         Validated::Over(settlement) => {
@@ -191,6 +203,10 @@ async fn reconcile_live(job: &InferenceJob, context: &Context) -> Result<Action,
                 return Ok(Action::requeue(Duration::ZERO));
             }
             let look = next_look(job, &status, applied.report.as_ref(), now);
+            match (wait, &applied.report) {
+                (None, Some(report)) if look > LOOK_AGAIN => calm::note(known, report, look, context),
+                _ => context.calm.forget(&validated.uid),
+            }
             Ok(Action::requeue(wait.map_or(look, |wait| wait.min(look))))
         }
     }

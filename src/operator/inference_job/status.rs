@@ -246,8 +246,8 @@ fn counts(draft: &mut Draft<'_>, report: &JobReport) {
     }
     draft.status.progress = Some(format!("{}/{}", requests.completed + requests.failed, requests.total));
     draft.status.requests = Some(requests);
-    draft.status.tokens = Some(tokens);
-    draft.status.nodes = Some(i64::try_from(report.nodes.len()).unwrap_or(i64::MAX));
+    draft.status.tokens = told(&draft.status.tokens, tokens);
+    draft.status.nodes = told(&draft.status.nodes, i64::try_from(report.nodes.len()).unwrap_or(i64::MAX));
     let mut nodes: Vec<_> = report.nodes.iter().collect();
     nodes.sort_by(|a, b| b.requests.cmp(&a.requests).then_with(|| a.node_name.cmp(&b.node_name)));
     draft.status.assignments = nodes
@@ -265,12 +265,18 @@ fn counts(draft: &mut Draft<'_>, report: &JobReport) {
             message: clipped(&failure.message, 300),
         })
         .collect();
-    draft.status.audits = Some(AuditCounts {
+    let audits = AuditCounts {
         owed: report.audits_owed.into(),
         passed: report.audits_passed.into(),
         failed: report.audits_failed.into(),
-    });
+    };
+    draft.status.audits = told(&draft.status.audits, audits);
     draft.status.receipts_root = Some(clipped(&report.receipts_root, 66)).filter(|root| !root.is_empty());
+}
+
+/// Counts are told once there is something to count: every field of a status costs the API server a little at every write.
+fn told<T: Default + PartialEq>(before: &Option<T>, now: T) -> Option<T> {
+    (before.is_some() || now != T::default()).then_some(now)
 }
 
 /// Output tokens per second over the whole run so far.

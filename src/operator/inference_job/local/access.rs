@@ -144,7 +144,10 @@ mod tests {
         let access = shared("team-a", &account);
         let rules = access.role.rules.unwrap();
         assert_eq!(rules.len(), 1);
-        assert_eq!((rules[0].resources.as_deref(), rules[0].verbs.as_slice()), (Some(&["configmaps".to_owned()][..]), &["create".to_owned()][..]));
+        assert_eq!(
+            (rules[0].resources.as_deref(), rules[0].verbs.as_slice()),
+            (Some(&["configmaps".to_owned()][..]), &["create".to_owned()][..])
+        );
         assert_eq!(access.binding.subjects.unwrap()[0].name, SHARED);
         for metadata in [&access.role.metadata, &access.binding.metadata] {
             assert_eq!(metadata.owner_references.as_ref().unwrap()[0].uid, "a1");

@@ -140,8 +140,7 @@ pub async fn clean(job: &InferenceJob, context: &Context) -> Result<(), Error> {
         return Ok(());
     }
     let name = child_name(&job.name_any(), &uid);
-    let (jobs, accounts) =
-        (api_beside::<Job>(context, &namespace), api_beside::<ServiceAccount>(context, &namespace));
+    let (jobs, accounts) = (api_beside::<Job>(context, &namespace), api_beside::<ServiceAccount>(context, &namespace));
     match dereference::child(&namespace, &name, &uid, context).await? {
         // Not before: a Job of shards that goes before its results are published would be made again.
         Some(child) if is_finished(&child) && job::kept(&child) != Some(KEPT_SECONDS) => {

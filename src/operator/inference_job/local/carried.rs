@@ -65,11 +65,7 @@ impl Carried {
             ..ObjectFieldSelector::default()
         };
         vec![
-            EnvVar {
-                name: CARRIED_INPUT.into(),
-                value: Some(STANDARD.encode(&self.input)),
-                ..EnvVar::default()
-            },
+            EnvVar { name: CARRIED_INPUT.into(), value: Some(STANDARD.encode(&self.input)), ..EnvVar::default() },
             EnvVar {
                 name: "GRID_OWNER_UID".into(),
                 value_from: Some(EnvVarSource { field_ref: Some(owner), ..EnvVarSource::default() }),

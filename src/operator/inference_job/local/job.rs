@@ -88,14 +88,7 @@ pub fn kept(job: &Job) -> Option<i32> {
     job.spec.as_ref()?.ttl_seconds_after_finished
 }
 
-pub fn build(
-    local: &LocalJob,
-    frame: &Frame,
-    sizes: &[u32],
-    mail: &Mail,
-    url: &str,
-    config: &OperatorConfig,
-) -> Job {
+pub fn build(local: &LocalJob, frame: &Frame, sizes: &[u32], mail: &Mail, url: &str, config: &OperatorConfig) -> Job {
     let shards = u32::try_from(sizes.len()).unwrap_or(u32::MAX);
     let asked = Asked::of(local, shards, false);
     let mut metadata = metadata(local, frame, local.name.clone());
@@ -223,8 +216,7 @@ fn container(local: &LocalJob, frame: &Frame, mail: &Mail, url: &str, config: &O
 }
 
 fn env(mail: &Mail) -> Vec<EnvVar> {
-    let node =
-        ObjectFieldSelector { field_path: "spec.nodeName".into(), ..ObjectFieldSelector::default() };
+    let node = ObjectFieldSelector { field_path: "spec.nodeName".into(), ..ObjectFieldSelector::default() };
     let mut variables = vec![EnvVar {
         name: "GRID_NODE_NAME".into(),
         value_from: Some(EnvVarSource { field_ref: Some(node), ..EnvVarSource::default() }),
