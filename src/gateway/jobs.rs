@@ -214,7 +214,7 @@ fn state(job: &JobRecord, counts: &JobCounts) -> JobState {
     }
 }
 
-fn check_spec(uid: &str, spec: &JobSpec) -> Result<(), GatewayError> {
+pub(super) fn check_spec(uid: &str, spec: &JobSpec) -> Result<(), GatewayError> {
     let invalid = |message: String| Err(GatewayError::Invalid { reason: "InvalidJob", message });
     if uid.is_empty() || uid.len() > 64 || !uid.bytes().all(|byte| byte.is_ascii_alphanumeric() || byte == b'-') {
         return invalid("a job uid is 1 to 64 letters, digits and dashes".into());

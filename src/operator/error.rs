@@ -113,8 +113,8 @@ mod tests {
     #[test]
     fn only_an_answer_about_the_object_itself_says_that_it_is_gone() {
         let answer = |code, name: &str| {
-            let details = Some(StatusDetails { name: name.into(), ..StatusDetails::default() });
-            kube::Error::Api(Box::new(Status { code, details, ..Status::default() }))
+            let details: StatusDetails = serde_json::from_value(serde_json::json!({"name": name})).unwrap();
+            kube::Error::Api(Box::new(Status { code, details: Some(details), ..Status::default() }))
         };
         assert!(says_gone(&answer(404, "j"), "j"));
         assert!(!says_gone(&answer(404, ""), "j"), "its kind is not served");

@@ -16,7 +16,7 @@ use crate::{
     },
     protocol::internal::{
         ApiError, Change, EpochTotals, FileKept, GatewayInfo, JobControl, JobPage, JobReport, JobSpec, Member,
-        ModelReport, ModelSource, NetworkConfig, NodeReport,
+        ModelReport, ModelSource, NetworkConfig, NodeReport, WholeJob,
     },
 };
 
@@ -119,6 +119,11 @@ impl GatewayClient {
 
     pub async fn delete_model(&self, digest: &ModelDigest) -> Result<(), GatewayError> {
         self.deleted(self.request(Method::DELETE, &format!("models/{digest}")).await?).await
+    }
+
+    /// A small job with all of its input. An older gateway refuses the method (405).
+    pub async fn take_job(&self, uid: &str, job: &WholeJob) -> Result<JobReport, GatewayError> {
+        self.json(self.request(Method::POST, &format!("jobs/{uid}")).await?.json(job)).await
     }
 
     pub async fn put_job(&self, uid: &str, job: &JobSpec) -> Result<JobReport, GatewayError> {

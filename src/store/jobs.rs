@@ -306,7 +306,7 @@ fn unchanged(uid: &str, deleted: bool, same: bool) -> Result<(), LedgerError> {
     }
 }
 
-async fn fail_queued(write: &mut Write, uid: &str, now_ms: u64) -> Result<(), LedgerError> {
+pub(super) async fn fail_queued(write: &mut Write, uid: &str, now_ms: u64) -> Result<(), LedgerError> {
     sqlx::query(
         "UPDATE requests SET state = 'Failed', reason = 'Cancelled', message = 'the job was cancelled', finished_ms = ?
          WHERE job = ? AND state = 'Queued'",

@@ -43,7 +43,7 @@ pub fn router(gateway: Arc<Gateway>, tokens: Tokens) -> Router {
         .route("/nodes/{peer}", get(node))
         .route("/models/{digest}", put(put_model).get(model).delete(delete_model))
         .route("/jobs", get(jobs))
-        .route("/jobs/{uid}", put(put_job).patch(patch_job).get(job).delete(delete_job))
+        .route("/jobs/{uid}", post(input::take_whole).put(put_job).patch(patch_job).get(job).delete(delete_job))
         .route("/jobs/{uid}/input", put(input::put).layer(DefaultBodyLimit::disable()))
         .route("/jobs/{uid}/results", get(changes::results))
         .route("/jobs/{uid}/files/{name}", files::route())

@@ -6,6 +6,7 @@ use super::{
     build::{Plan, Publication, Submission},
     collect::{self, results},
     dereference::Settlement,
+    hand_over::{HandOverError, hand_over},
     input::source::{self, InputError, Reader, Survey},
     local::{self, results::Totals},
     output::{
@@ -27,7 +28,7 @@ use crate::{
         gateway::GatewayError,
         write::{self, api_beside},
     },
-    protocol::internal::{JobControl, JobReport, JobSpec, JobState},
+    protocol::internal::{JobControl, JobReport, JobSpec},
 };
 
 /// What came of the plan.
@@ -140,45 +141,6 @@ fn counted(survey: &Survey) -> String {
         0 => format!("{} requests", survey.usable),
         rejected => format!("{} requests; {rejected} lines were rejected, see errors.jsonl", survey.usable),
     }
-}
-
-async fn hand_over(
-    submission: &Submission,
-    survey: &Survey,
-    reader: &Reader,
-    context: &Context,
-) -> Result<JobReport, HandOverError> {
-    let uid = &submission.frame.uid;
-    let mut spec = submission.spec.clone();
-    spec.total_requests = survey.usable;
-    spec.rejected_lines = u32::try_from(survey.rejections.len()).unwrap_or(u32::MAX);
-    match context.gateway.put_job(uid, &spec).await {
-        Ok(_) => {}
-        Err(GatewayError::Refused { status: 409, .. }) => match context.gateway.job(uid).await? {
-            // An earlier try got through, and nobody came to write that down.
-            Some(report) if report.state != JobState::Created => return Ok(report),
-            // The gateway has the uid with another spec but without input: the input changed between two tries. Nothing ran.
-            _ => {
-                context.gateway.delete_job(uid).await?;
-                context.gateway.put_job(uid, &spec).await?;
-            }
-        },
-        Err(error) => return Err(error.into()),
-    }
-    if submission.control != JobControl::default() {
-        context.gateway.patch_job(uid, &submission.control).await?;
-    }
-    context.sent.sent(&control_key(uid), &submission.control);
-    let lines = source::replay(&submission.source, &submission.rules, reader, survey.sha256).await?;
-    Ok(context.gateway.put_input(uid, lines).await?)
-}
-
-#[derive(Debug, thiserror::Error)]
-enum HandOverError {
-    #[error(transparent)]
-    Gateway(#[from] GatewayError),
-    #[error(transparent)]
-    Input(#[from] InputError),
 }
 
 fn not_taken(error: HandOverError, applied: Applied) -> Result<Applied, Error> {

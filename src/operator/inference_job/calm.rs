@@ -35,7 +35,7 @@ struct Seen {
 pub enum Asked {
     /// Nothing new; it is to be looked at after this time.
     Nothing(Duration),
-    News(JobReport),
+    News(Box<JobReport>),
     /// It was not asked, or said nothing: the look asks itself.
     NotAsked,
 }
@@ -71,7 +71,7 @@ pub async fn ask(known: &KnownJob, context: &Context) -> Asked {
     let Some((seen, left)) = context.calm.find(&uid).filter(|_| waits) else { return Asked::NotAsked };
     match context.gateway.job(&uid).await {
         Ok(Some(report)) if state(known, &report, context) == Some(seen.state) => Asked::Nothing(left),
-        Ok(Some(report)) => Asked::News(report),
+        Ok(Some(report)) => Asked::News(Box::new(report)),
         // It is away or lost the job: that is for the look to say.
         _ => Asked::NotAsked,
     }

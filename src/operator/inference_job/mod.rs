@@ -10,6 +10,7 @@ pub mod deadlines;
 pub mod dereference;
 mod embedding;
 pub mod gone;
+pub mod hand_over;
 pub mod input;
 pub mod known;
 pub mod local;
@@ -144,7 +145,7 @@ pub async fn reconcile(known: Arc<KnownJob>, context: Arc<Context>) -> Result<Ac
     }
     let asked = match calm::ask(&known, &context).await {
         Asked::Nothing(left) => return Ok(Action::requeue(left)),
-        Asked::News(report) => Some(report),
+        Asked::News(report) => Some(*report),
         Asked::NotAsked => None,
     };
     let namespace = known.namespace().unwrap_or_default();

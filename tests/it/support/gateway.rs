@@ -24,6 +24,7 @@ use xdc_grid::{
             Capability, Change, ChangeKind, Contribution, EpochTotals, EvidenceReport, GatewayInfo, InputLine,
             JobControl, JobName, JobNode, JobPage, JobReport, JobSpec, JobState, Member, ModelReport, ModelSource,
             ModelState, NetworkConfig, NodeModel, NodeReport, NodeTotals, Outcome, RequestFailure, ResultLine,
+            WholeJob,
         },
         vector::Vector,
     },
@@ -257,7 +258,7 @@ fn internal(gateway: FakeGateway) -> Router<FakeGateway> {
         .route("/nodes/{peer}", get(node))
         .route("/models/{digest}", get(model).put(put_model).delete(delete_model))
         .route("/jobs", get(jobs))
-        .route("/jobs/{uid}", get(job).put(put_job).patch(patch_job).delete(delete_job))
+        .route("/jobs/{uid}", get(job).post(take_job).put(put_job).patch(patch_job).delete(delete_job))
         .route("/jobs/{uid}/input", put(put_input))
         .route("/jobs/{uid}/results", get(results))
         .route("/jobs/{uid}/files/{name}", get(kept_file).put(keep_file))
@@ -447,6 +448,27 @@ async fn put_job(State(gateway): Shared, Path(uid): Path<String>, Json(spec): Js
             Json(answer).into_response()
         }
     }
+}
+
+/// As the spec, its control and the input one after the other.
+async fn take_job(State(gateway): Shared, Path(uid): Path<String>, Json(whole): Json<WholeJob>) -> Response {
+    {
+        let mut script = gateway.lock();
+        // Nothing of a job without its input can have run.
+        if script.jobs.get(&uid).is_some_and(|job| job.state == JobState::Created) {
+            script.jobs.remove(&uid);
+        }
+    }
+    let kept = put_job(State(gateway.clone()), Path(uid.clone()), Json(whole.spec)).await;
+    if !kept.status().is_success() {
+        return kept;
+    }
+    let is_new = gateway.lock().jobs.get(&uid).is_some_and(|job| job.state == JobState::Created);
+    let answer = put_input(State(gateway.clone()), Path(uid.clone()), whole.input.into()).await;
+    if is_new && whole.control != JobControl::default() {
+        return patch_job(State(gateway), Path(uid), Json(whole.control)).await;
+    }
+    answer
 }
 
 async fn put_input(State(gateway): Shared, Path(uid): Path<String>, body: Bytes) -> Response {
