@@ -148,12 +148,13 @@ pub async fn reconcile(known: Arc<KnownJob>, context: Arc<Context>) -> Result<Ac
         Asked::News(report) => Some(*report),
         Asked::NotAsked => None,
     };
-    let namespace = known.namespace().unwrap_or_default();
-    let jobs: Api<Guarded<InferenceJob>> = Api::namespaced(context.client.clone(), &namespace);
-    let job = match jobs.get_opt(&known.name_any()).await? {
-        Some(Guarded(Ok(job))) => job,
-        Some(malformed) => return Ok(runner::left_alone(&malformed, &context).await),
-        None => return Ok(Action::await_change()),
+    let job = match &known.fresh {
+        Some(fresh) => fresh.clone(),
+        None => match newest(&known, &context).await? {
+            Some(Guarded(Ok(job))) => Arc::new(job),
+            Some(malformed) => return Ok(runner::left_alone(&malformed, &context).await),
+            None => return Ok(Action::await_change()),
+        },
     };
     // Between the watch and now another one may have taken its name.
     if !validate::is_ours(&job) {
@@ -165,6 +166,12 @@ pub async fn reconcile(known: Arc<KnownJob>, context: Arc<Context>) -> Result<Ac
         Some(_) if local::is_local(&job) => Ok(Action::await_change()),
         Some(_) => leave(&job, &context).await,
     }
+}
+
+async fn newest(known: &KnownJob, context: &Context) -> Result<Option<Guarded<InferenceJob>>, Error> {
+    let jobs: Api<Guarded<InferenceJob>> =
+        Api::namespaced(context.client.clone(), &known.namespace().unwrap_or_default());
+    Ok(jobs.get_opt(&known.name_any()).await?)
 }
 
 async fn reconcile_live(
