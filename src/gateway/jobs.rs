@@ -8,7 +8,7 @@ use std::{
 use super::{Gateway, GatewayError, online::OnlineEvent, receipts::millis, waiting::WhyWaiting};
 use crate::{
     api::ids::RequestId,
-    protocol::internal::{JobControl, JobReport, JobSpec, JobState, ModelState},
+    protocol::internal::{JOBS_A_PAGE, JobControl, JobPage, JobReport, JobSpec, JobState, ModelState},
     store::{JobCounts, JobRecord, LedgerError, RequestKind},
     verify::merkle,
 };
@@ -73,6 +73,14 @@ impl Gateway {
         // Also of a job that never came to the ledger because none of its lines was a request.
         self.results.remove(uid).await?;
         Ok(())
+    }
+
+    /// A page of the jobs that are kept, in the order of their uids.
+    pub async fn job_page(&self, after: &str) -> Result<JobPage, GatewayError> {
+        let jobs = self.ledger.kept_jobs(after, JOBS_A_PAGE).await?;
+        let is_full = u32::try_from(jobs.len()).is_ok_and(|count| count >= JOBS_A_PAGE);
+        let next = if is_full { jobs.last().map(|job| job.uid.clone()) } else { None };
+        Ok(JobPage { jobs, next })
     }
 
     pub(super) async fn known_job(&self, uid: &str) -> Result<JobRecord, GatewayError> {
@@ -206,7 +214,7 @@ fn state(job: &JobRecord, counts: &JobCounts) -> JobState {
     }
 }
 
-fn check_spec(uid: &str, spec: &JobSpec) -> Result<(), GatewayError> {
+pub(super) fn check_spec(uid: &str, spec: &JobSpec) -> Result<(), GatewayError> {
     let invalid = |message: String| Err(GatewayError::Invalid { reason: "InvalidJob", message });
     if uid.is_empty() || uid.len() > 64 || !uid.bytes().all(|byte| byte.is_ascii_alphanumeric() || byte == b'-') {
         return invalid("a job uid is 1 to 64 letters, digits and dashes".into());

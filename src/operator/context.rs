@@ -14,9 +14,17 @@ use serde::Serialize;
 use tokio::sync::Semaphore;
 
 use super::{
-    backoff::Backoffs, chains::Chains, changes::Changes, config::OperatorConfig,
-    contribution_report::leaves::EarningsCache, events::Recorder, gateway::GatewayClient, grid_node::fleet::Fleet,
-    inference_job::pace::Pace, metrics::Metrics,
+    backoff::Backoffs,
+    chains::Chains,
+    changes::Changes,
+    config::OperatorConfig,
+    contribution_report::leaves::EarningsCache,
+    events::Recorder,
+    gateway::GatewayClient,
+    grid_model::known::KnownModels,
+    grid_node::fleet::Fleet,
+    inference_job::{calm::Calm, gone::Gone, pace::Pace},
+    metrics::Metrics,
 };
 
 /// Jobs whose results are published at once, however many are looked at.
@@ -35,7 +43,10 @@ pub struct Context {
     pub sent: SentCache,
     pub earnings: EarningsCache,
     pub pace: Pace,
+    pub gone: Gone,
+    pub calm: Calm,
     pub fleet: Fleet,
+    pub models: KnownModels,
     /// Turns to publish results: a job that does holds two parts of them in memory.
     pub publishing: Semaphore,
     /// The clock; tests stop it.
@@ -62,7 +73,10 @@ impl Context {
             sent: SentCache::default(),
             earnings: EarningsCache::default(),
             pace: Pace::default(),
+            gone: Gone::default(),
+            calm: Calm::default(),
             fleet: Fleet::default(),
+            models: KnownModels::default(),
             publishing: Semaphore::new(PUBLISHERS),
             clock: Timestamp::now,
         }))

@@ -89,14 +89,36 @@ pub fn is_not_found(error: &kube::Error) -> bool {
     matches!(error, kube::Error::Api(status) if status.code == 404)
 }
 
+/// True when the API server says that there is no object of this name. A kind that is not served is "not found" as well, and says
+/// nothing about its objects.
+pub fn says_gone(error: &kube::Error, name: &str) -> bool {
+    match error {
+        kube::Error::Api(status) if status.code == 404 => {
+            status.details.as_ref().is_some_and(|details| details.name == name)
+        }
+        _ => false,
+    }
+}
+
 #[cfg(test)]
 mod tests {
-    use kube::core::Status;
+    use kube::core::{Status, response::StatusDetails};
 
     use super::*;
 
     fn refused(code: u16) -> Error {
         kube::Error::Api(Box::new(Status { code, ..Status::default() })).into()
+    }
+
+    #[test]
+    fn only_an_answer_about_the_object_itself_says_that_it_is_gone() {
+        let answer = |code, name: &str| {
+            let details: StatusDetails = serde_json::from_value(serde_json::json!({"name": name})).unwrap();
+            kube::Error::Api(Box::new(Status { code, details: Some(details), ..Status::default() }))
+        };
+        assert!(says_gone(&answer(404, "j"), "j"));
+        assert!(!says_gone(&answer(404, ""), "j"), "its kind is not served");
+        assert!(!says_gone(&answer(503, "j"), "j"));
     }
 
     #[test]

@@ -40,43 +40,23 @@ fn changed(error: &kube::Error) -> bool {
     matches!(error, kube::Error::Api(status) if matches!(status.code, 409 | 422))
 }
 
-/// Adds `finalizer` to an object of which at least the metadata is known; `None` when the object is gone. What comes back is the
-/// newest object, so that the same look can go on with it: a finalizer costs a write, but neither a read nor a look of its own.
-pub async fn add<K>(api: &Api<K>, known: &ObjectMeta, finalizer: &str) -> Result<Option<K>, Error>
-where
-    K: Resource<DynamicType = ()> + Clone + Debug + DeserializeOwned,
-{
-    let mut finalizers = known.finalizers.clone().unwrap_or_default();
-    finalizers.push(finalizer.to_owned());
-    replace(api, known, finalizers).await
-}
-
 /// Takes `finalizer` off, so that the object can go.
 pub async fn release<K>(api: &Api<K>, object: &K, finalizer: &str) -> Result<(), Error>
 where
     K: Resource<DynamicType = ()> + Clone + Debug + DeserializeOwned,
 {
-    let left = object.finalizers().iter().filter(|held| *held != finalizer).cloned().collect();
-    replace(api, object.meta(), left).await.map(drop)
+    let left: Vec<_> = object.finalizers().iter().filter(|held| *held != finalizer).collect();
+    // With the version that was read: a finalizer that somebody else added meanwhile must not be lost.
+    let patch = json!({"metadata": {"resourceVersion": object.resource_version(), "finalizers": left}});
+    match api.patch(&object.name_any(), &PatchParams::default(), &Patch::Merge(&patch)).await {
+        Err(error) if changed(&error) => Err(Error::Stale(error.to_string())),
+        Err(error) if !is_not_found(&error) => Err(error.into()),
+        _ => Ok(()),
+    }
 }
 
 pub fn holds(metadata: &ObjectMeta, finalizer: &str) -> bool {
     metadata.finalizers.iter().flatten().any(|held| held == finalizer)
-}
-
-async fn replace<K>(api: &Api<K>, known: &ObjectMeta, finalizers: Vec<String>) -> Result<Option<K>, Error>
-where
-    K: Resource<DynamicType = ()> + Clone + Debug + DeserializeOwned,
-{
-    // With the version that was read: a finalizer that somebody else added meanwhile must not be lost.
-    let patch = json!({"metadata": {"resourceVersion": known.resource_version, "finalizers": finalizers}});
-    let name = known.name.as_deref().ok_or(Error::Incomplete("a name"))?;
-    match api.patch(name, &PatchParams::default(), &Patch::Merge(&patch)).await {
-        Ok(now) => Ok(Some(now)),
-        Err(error) if is_not_found(&error) => Ok(None),
-        Err(error) if changed(&error) => Err(Error::Stale(error.to_string())),
-        Err(error) => Err(error.into()),
-    }
 }
 
 /// Whether an object has been waiting for its finalizers for `limit`.

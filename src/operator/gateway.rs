@@ -15,8 +15,8 @@ use crate::{
         reasons::Reason,
     },
     protocol::internal::{
-        ApiError, Change, EpochTotals, FileKept, GatewayInfo, JobControl, JobReport, JobSpec, Member, ModelReport,
-        ModelSource, NetworkConfig, NodeReport,
+        ApiError, Change, EpochTotals, FileKept, GatewayInfo, JobControl, JobPage, JobReport, JobSpec, Member,
+        ModelReport, ModelSource, NetworkConfig, NodeReport, WholeJob,
     },
 };
 
@@ -121,6 +121,11 @@ impl GatewayClient {
         self.deleted(self.request(Method::DELETE, &format!("models/{digest}")).await?).await
     }
 
+    /// A small job with all of its input. An older gateway refuses the method (405).
+    pub async fn take_job(&self, uid: &str, job: &WholeJob) -> Result<JobReport, GatewayError> {
+        self.json(self.request(Method::POST, &format!("jobs/{uid}")).await?.json(job)).await
+    }
+
     pub async fn put_job(&self, uid: &str, job: &JobSpec) -> Result<JobReport, GatewayError> {
         self.json(self.request(Method::PUT, &format!("jobs/{uid}")).await?.json(job)).await
     }
@@ -147,6 +152,18 @@ impl GatewayClient {
     /// `None` for a job that the gateway does not know.
     pub async fn job(&self, uid: &str) -> Result<Option<JobReport>, GatewayError> {
         found(self.json(self.request(Method::GET, &format!("jobs/{uid}")).await?).await)
+    }
+
+    /// A page of the jobs that it keeps; the first one after an empty uid. Pages lead on, or the answer is refused.
+    pub async fn jobs(&self, after: &str) -> Result<JobPage, GatewayError> {
+        let page: JobPage = self.json(self.request(Method::GET, &format!("jobs?after={after}")).await?).await?;
+        let plain = |uid: &str| uid.bytes().all(|byte| byte.is_ascii_alphanumeric() || byte == b'-');
+        match &page.next {
+            Some(next) if next.as_str() <= after || !plain(next) => {
+                Err(GatewayError::Malformed(format!("after job {after:?} it goes on with {next:?}")))
+            }
+            _ => Ok(page),
+        }
     }
 
     /// NDJSON of `ResultLine`.

@@ -9,6 +9,8 @@
 //! | `GET  /internal/v1/nodes`, `GET …/nodes/{peer}` | → [`NodeReport`]s |
 //! | `PUT  /internal/v1/models/{sha256}` | [`ModelSource`] → [`ModelReport`] |
 //! | `GET  /internal/v1/models/{sha256}`, `DELETE` | → [`ModelReport`] |
+//! | `GET  /internal/v1/jobs?after=UID` | → [`JobPage`]: what jobs it keeps, at most [`JOBS_A_PAGE`] at once |
+//! | `POST /internal/v1/jobs/{uid}` | [`WholeJob`] → [`JobReport`]; again: no change; another one under the same uid: 409 |
 //! | `PUT  /internal/v1/jobs/{uid}` | [`JobSpec`] → [`JobReport`]; another spec under the same uid: 409 |
 //! | `PUT  /internal/v1/jobs/{uid}/input` | NDJSON of [`InputLine`] → [`JobReport`]; again with the same bytes: no change |
 //! | `PATCH /internal/v1/jobs/{uid}` | [`JobControl`] → [`JobReport`] |
@@ -458,6 +460,41 @@ pub struct JobReport {
     /// For `NoWorkerForModel`, `NoMatchingNode` and `WaitingForCapacity`: the numbers behind the message.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub waiting: Option<Waiting>,
+}
+
+/// Longest input that comes with its job, in bytes; a longer one follows its spec.
+pub const MAX_WHOLE_INPUT: usize = 256 << 10;
+
+/// A job with all of its input, in one call instead of three.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase", deny_unknown_fields)]
+pub struct WholeJob {
+    pub spec: JobSpec,
+    pub control: JobControl,
+    /// NDJSON of [`InputLine`], at most [`MAX_WHOLE_INPUT`] bytes: the same ones that `PUT …/input` would take.
+    pub input: String,
+}
+
+/// Most jobs on one page of their listing.
+pub const JOBS_A_PAGE: u32 = 500;
+
+/// A job that the gateway keeps, and what it is called in the API server.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct JobName {
+    pub uid: String,
+    pub namespace: String,
+    pub name: String,
+}
+
+/// Jobs that the gateway keeps, by uid.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct JobPage {
+    pub jobs: Vec<JobName>,
+    /// Uid after which the next page begins; absent on the last one.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub next: Option<String>,
 }
 
 /// Largest file of a job's results in the gateway's store, in bytes: a part, or the manifest.

@@ -1,5 +1,6 @@
-//! What the operator and the pods of a Local job say to each other: one ConfigMap a shard, with the input from the operator and
-//! the results from the pod; a report on the pod's last breath; and its exit code.
+//! What the operator and the pods of a Local job say to each other: the input of a shard and its results; a report on the pod's last
+//! breath; and its exit code. A shard is a ConfigMap, with the input from the operator and the results from the pod. The one shard
+//! of a brief job is not: its pod carries the input, and makes a ConfigMap of the results (`docs/adr/0017-brief-local-jobs.md`).
 
 use serde::{Deserialize, Serialize};
 use sha2::{Digest, Sha256};
@@ -22,6 +23,24 @@ pub const MAX_REQUESTS: u32 = 500;
 
 /// Why a request whose answer does not fit failed.
 pub const TOO_LARGE: &str = "the answers of its shard take more than 512 KiB; lower maxTokens or shardSize";
+
+/// Label with the job's uid on everything that belongs to a Local job.
+pub const JOB_UID_LABEL: &str = "xdcgrid.io/job-uid";
+
+/// Environment variable with the input that a pod carries: what [`INPUT`] would hold, in base64.
+pub const CARRIED_INPUT: &str = "GRID_SHARD_INPUT";
+/// Longest input that is carried: in base64 it is well below the 128 KiB that Linux takes for one variable.
+pub const MAX_CARRIED_BYTES: usize = 64 << 10;
+/// Most tokens that may be asked of a job whose pod carries its input. Such a pod keeps no interim copies, so this is what is
+/// computed again when it is lost: a minute or two of one processor core.
+pub const MAX_CARRIED_TOKENS: u64 = 4_096;
+/// How many times answers of a carried input are kept that are not all of them.
+pub const MAX_UNFINISHED: u32 = 3;
+
+/// Name of the ConfigMap with what a pod answered before it was stopped, from 1. All answers are in one that is named `answers`.
+pub fn unfinished_name(answers: &str, number: u32) -> String {
+    format!("{answers}-unfinished-{number}")
+}
 
 /// Name of the ConfigMap of one shard.
 pub fn config_map_name(prefix: &str, index: u32) -> String {

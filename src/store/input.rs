@@ -43,12 +43,30 @@ impl Ledger {
     }
 }
 
-async fn discard(write: &mut Write, uid: &str) -> Result<(), LedgerError> {
+pub(super) async fn discard(write: &mut Write, uid: &str) -> Result<(), LedgerError> {
     sqlx::query("DELETE FROM requests WHERE job = (SELECT uid FROM jobs WHERE uid = ? AND input_hash IS NULL)")
         .bind(uid)
         .execute(write.on())
         .await?;
     Ok(())
+}
+
+/// A line of a job as a request that waits.
+pub(super) fn request(uid: &str, spec: &JobSpec, line: InputLine, beacon: [u8; 32], now_ms: u64) -> NewRequest {
+    NewRequest {
+        id: RequestId::of_job_line(uid, &line.custom_id),
+        kind: RequestKind::Job,
+        owner: spec.namespace.clone(),
+        job: Some(uid.to_owned()),
+        model: spec.model,
+        endpoint: spec.endpoint,
+        line,
+        beacon,
+        sample_percent: spec.sample_percent,
+        max_attempts: spec.max_attempts.max(1),
+        pinned: None,
+        queued_ms: now_ms,
+    }
 }
 
 impl InputWriter {
@@ -59,20 +77,7 @@ impl InputWriter {
 
     /// Takes one line. `beacon`: 32 fresh random bytes.
     pub async fn add(&mut self, line: InputLine, beacon: [u8; 32]) -> Result<(), LedgerError> {
-        let request = NewRequest {
-            id: RequestId::of_job_line(&self.uid, &line.custom_id),
-            kind: RequestKind::Job,
-            owner: self.spec.namespace.clone(),
-            job: Some(self.uid.clone()),
-            model: self.spec.model,
-            endpoint: self.spec.endpoint,
-            line,
-            beacon,
-            sample_percent: self.spec.sample_percent,
-            max_attempts: self.spec.max_attempts.max(1),
-            pinned: None,
-            queued_ms: self.now_ms,
-        };
+        let request = request(&self.uid, &self.spec, line, beacon, self.now_ms);
         let mut write = self.transaction().await?;
         insert(&mut write, &request).await?;
         self.lines += 1;

@@ -11,7 +11,7 @@ use super::{
 use crate::{
     api::ids::RequestId,
     protocol::{
-        internal::{ChangeKind, InputLine, JobControl, JobNode, JobSpec, Outcome, RequestFailure, ResultLine},
+        internal::{ChangeKind, InputLine, JobControl, JobName, JobNode, JobSpec, Outcome, RequestFailure, ResultLine},
         vector::Vector,
     },
 };
@@ -81,6 +81,21 @@ impl Ledger {
             .fetch_optional(self.readers())
             .await?;
         row.as_ref().map(record).transpose()
+    }
+
+    /// At most `limit` jobs that are not deleted, in the order of their uids, after `after`.
+    pub async fn kept_jobs(&self, after: &str, limit: u32) -> Result<Vec<JobName>, LedgerError> {
+        let rows =
+            sqlx::query("SELECT uid, namespace, spec FROM jobs WHERE deleted = 0 AND uid > ? ORDER BY uid LIMIT ?")
+                .bind(after)
+                .bind(limit)
+                .fetch_all(self.readers())
+                .await?;
+        let name = |row: &SqliteRow| {
+            let spec: JobSpec = row.json("spec")?;
+            Ok(JobName { uid: row.text("uid")?, namespace: row.text("namespace")?, name: spec.name })
+        };
+        rows.iter().map(name).collect()
     }
 
     /// Jobs whose input is complete and that are neither finished nor deleted.
@@ -291,7 +306,7 @@ fn unchanged(uid: &str, deleted: bool, same: bool) -> Result<(), LedgerError> {
     }
 }
 
-async fn fail_queued(write: &mut Write, uid: &str, now_ms: u64) -> Result<(), LedgerError> {
+pub(super) async fn fail_queued(write: &mut Write, uid: &str, now_ms: u64) -> Result<(), LedgerError> {
     sqlx::query(
         "UPDATE requests SET state = 'Failed', reason = 'Cancelled', message = 'the job was cancelled', finished_ms = ?
          WHERE job = ? AND state = 'Queued'",

@@ -1,9 +1,9 @@
 //! Opening the ledger, and the two ways to use it: short write transactions, one at a time, and any number of readers.
 
 use std::{
-    collections::BTreeSet,
+    collections::{BTreeSet, VecDeque},
     path::Path,
-    sync::{Arc, Mutex, PoisonError},
+    sync::{Arc, Mutex, MutexGuard, PoisonError},
     time::Duration,
 };
 
@@ -17,6 +17,7 @@ use super::{
     LedgerError,
     columns::{Columns, json},
     queue::QueueChange,
+    whole::Waiting,
 };
 use crate::protocol::internal::{ChangeKind, NetworkConfig};
 
@@ -36,6 +37,9 @@ struct Inner {
     writer: SqlitePool,
     readers: SqlitePool,
     revision: watch::Sender<u64>,
+    /// Small jobs that wait to be kept, as many as there are calls that brought one.
+    whole: Mutex<VecDeque<Waiting>>,
+    whole_turn: tokio::sync::Mutex<()>,
     /// What entered or left the queue since the dispatcher asked; each thing once, so that it is bounded by the ledger.
     queue: Mutex<BTreeSet<QueueChange>>,
 }
@@ -57,7 +61,15 @@ impl Ledger {
         let newest =
             sqlx::query("SELECT COALESCE(MAX(revision), 0) AS revision FROM changes").fetch_one(&writer).await?;
         let revision = watch::Sender::new(newest.count("revision")?);
-        Ok(Ledger { inner: Arc::new(Inner { writer, readers, revision, queue: Mutex::default() }) })
+        let inner = Inner {
+            writer,
+            readers,
+            revision,
+            whole: Mutex::default(),
+            whole_turn: tokio::sync::Mutex::default(),
+            queue: Mutex::default(),
+        };
+        Ok(Ledger { inner: Arc::new(inner) })
     }
 
     /// The newest revision; wakes whoever waits for changes.
@@ -110,6 +122,16 @@ impl Ledger {
     /// Has the dispatcher look at something again.
     pub fn look_again(&self, changes: impl IntoIterator<Item = QueueChange>) {
         self.inner.queue.lock().unwrap_or_else(PoisonError::into_inner).extend(changes);
+    }
+
+    /// Small jobs that wait to be kept.
+    pub(super) fn waiting(&self) -> MutexGuard<'_, VecDeque<Waiting>> {
+        self.inner.whole.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// The turn to keep those that wait.
+    pub(super) async fn whole_turn(&self) -> tokio::sync::MutexGuard<'_, ()> {
+        self.inner.whole_turn.lock().await
     }
 
     pub(super) fn readers(&self) -> &SqlitePool {

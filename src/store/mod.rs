@@ -22,6 +22,7 @@ mod queue;
 mod receipts;
 mod requests;
 mod results;
+mod whole;
 
 pub use crate::download::{FetchError, FetchLimits, Fetching};
 pub use audits::{AuditDecision, AuditRecord, AuditState, CanaryRecord, OwedAudit, UNDECIDABLE};
@@ -41,3 +42,4 @@ pub use queue::{QueueChange, QueuedRequest};
 pub use receipts::{AuditOrder, LoggedReceipt, Standing, Work};
 pub use requests::{NewRequest, RequestKind, RequestSummary};
 pub use results::{ResultFile, ResultFiles, ResultsError};
+pub use whole::NewJob;

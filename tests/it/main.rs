@@ -57,6 +57,8 @@ mod operator_flat;
 #[cfg(feature = "operator")]
 mod operator_frame;
 #[cfg(feature = "operator")]
+mod operator_gone;
+#[cfg(feature = "operator")]
 mod operator_grid;
 #[cfg(feature = "operator")]
 mod operator_jobs;

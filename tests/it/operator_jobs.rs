@@ -402,10 +402,42 @@ async fn a_deleted_job_is_forgotten_by_the_gateway_and_an_expired_one_goes_by_it
     place.jobs().delete("held-4", &DeleteParams::default()).await.unwrap();
     let jobs = place.jobs();
     eventually("the job is gone", async || jobs.get_opt("held-4").await.unwrap().is_none().then_some(())).await;
-    assert!(place.world.gateway.has_forgotten(&job.uid().unwrap()));
+    let uid = job.uid().unwrap();
+    eventually("its text is forgotten", async || place.world.gateway.has_forgotten(&uid).then_some(())).await;
     place.job("short", lines(&["a"]), json!({"ttlSecondsAfterFinished": 0})).await;
     eventually("the job is gone", async || jobs.get_opt("short").await.unwrap().is_none().then_some(())).await;
     assert!(place.output("short").await.contains_key("manifest.json"), "the output stays");
+}
+
+#[tokio::test]
+async fn a_job_that_goes_while_the_gateway_is_away_is_not_held_up_and_is_forgotten_later() {
+    let place = Place::new("delete-away").await;
+    let _alone = place.world.quiet.write().await;
+    let job = place.job("held-11", lines(&["a", "b"]), json!({})).await;
+    let uid = job.uid().unwrap();
+    place.until_true("held-11", condition::RUNNING).await;
+    place.world.gateway.set_away(true);
+    place.jobs().delete("held-11", &DeleteParams::default()).await.unwrap();
+    let gone = place.jobs().get_opt("held-11").await.unwrap();
+    assert!(gone.is_none() && !place.world.gateway.has_forgotten(&uid));
+    place.world.gateway.set_away(false);
+    eventually("its text is forgotten", async || place.world.gateway.has_forgotten(&uid).then_some(())).await;
+}
+
+#[tokio::test]
+async fn a_job_that_an_older_operator_took_is_let_go() {
+    let place = Place::new("old-finalizer").await;
+    let _quiet = place.world.quiet.read().await;
+    let workload =
+        json!({"modelRef": {"name": MODEL}, "input": lines(&["a"]), "output": {"configMap": {"name": "old-results"}}});
+    let object =
+        json!({"metadata": {"name": "old", "finalizers": ["xdcgrid.io/forget-text"]}, "spec": {"workload": workload}});
+    let job: InferenceJob = create_in(&place.client, &place.namespace, object).await;
+    place.until_true("old", condition::COMPLETE).await;
+    place.jobs().delete("old", &DeleteParams::default()).await.unwrap();
+    let jobs = place.jobs();
+    eventually("the job is gone", async || jobs.get_opt("old").await.unwrap().is_none().then_some(())).await;
+    assert!(place.world.gateway.has_forgotten(&job.uid().unwrap()), "before it went");
 }
 
 #[tokio::test]

@@ -26,7 +26,10 @@ use xdc_grid::{
         grid_model::GridModel,
         inference_job::{InferenceJob, InferenceJobStatus, JobPhase, condition},
     },
-    protocol::shard::Exit,
+    operator::{
+        chains::Chains, config::OperatorConfig, context::Context, inference_job::local::identity, metrics::Metrics,
+    },
+    protocol::shard::{CARRIED_INPUT, Exit},
     worker::batch::{BatchOptions, run_until},
 };
 
@@ -134,18 +137,32 @@ impl Team {
 
     /// Runs the worker as the pod of one shard would: with the child's arguments and a token of its ServiceAccount.
     async fn run_shard(&self, child: &Job, index: u32) -> (Exit, String) {
-        let account = child.name_any();
-        let request: TokenRequest =
-            serde_json::from_value(json!({"spec": {"audiences": [], "expirationSeconds": 600}})).unwrap();
-        let token = self.api::<ServiceAccount>().create_token_request(&account, &PostParams::default(), &request).await;
+        self.run_shard_until(child, index, Parrots::default(), CancellationToken::new()).await
+    }
+
+    /// The same by parrots of the caller's choice, until the pod is told to stop.
+    async fn run_shard_until(
+        &self,
+        child: &Job,
+        index: u32,
+        parrots: Parrots,
+        stop: CancellationToken,
+    ) -> (Exit, String) {
+        let pod = child.spec.clone().unwrap().template.spec.unwrap();
+        let token = self.token(pod.service_account_name.as_deref().unwrap()).await;
         let (server, ca) = cluster();
-        let folder = self.folder.path().join(format!("{account}-{index}"));
+        let folder = self.folder.path().join(format!("{}-{index}", child.name_any()));
         std::fs::create_dir_all(&folder).unwrap();
-        std::fs::write(folder.join("token"), token.unwrap().status.unwrap().token).unwrap();
+        std::fs::write(folder.join("token"), token).unwrap();
         std::fs::write(folder.join("ca.crt"), ca).unwrap();
         let ours = ["batch", "--credentials-dir", "--data-dir", "--report-file"];
-        let told = child.spec.clone().unwrap().template.spec.unwrap().containers.remove(0).args.unwrap();
+        let container = pod.containers.into_iter().next().unwrap();
+        let told = container.args.unwrap();
         let told = told.into_iter().filter(|arg| !ours.iter().any(|name| arg.starts_with(name)));
+        // What would be in the pod's environment.
+        let carried = container.env.unwrap().into_iter().find(|variable| variable.name == CARRIED_INPUT);
+        let carried = carried.map(|variable| format!("--shard-input={}", variable.value.unwrap()));
+        let told = told.chain(carried).chain([format!("--owner-uid={}", child.uid().unwrap())]);
         let at = |name: &str| folder.join(name).display().to_string();
         let here = [
             format!("--index={index}"),
@@ -156,8 +173,33 @@ impl Team {
             "--node-name=node-1".to_owned(),
         ];
         let options = Cli::parse_from(["batch".to_owned()].into_iter().chain(told).chain(here)).options;
-        let exit = run_until(options, Arc::new(Parrots::default()), CancellationToken::new()).await;
+        let exit = run_until(options, Arc::new(parrots), stop).await;
         (exit, std::fs::read_to_string(folder.join("report")).unwrap())
+    }
+
+    /// As the kubelet puts it into a pod.
+    async fn token(&self, account: &str) -> String {
+        let request: TokenRequest =
+            serde_json::from_value(json!({"spec": {"audiences": [], "expirationSeconds": 600}})).unwrap();
+        let accounts = self.api::<ServiceAccount>();
+        let made = accounts.create_token_request(account, &PostParams::default(), &request).await;
+        made.unwrap().status.unwrap().token
+    }
+
+    /// What the API server answers to a token.
+    async fn ask(&self, token: &str, method: reqwest::Method, path: &str, body: Value) -> u16 {
+        let (server, ca) = cluster();
+        let http = reqwest::Client::builder()
+            .tls_certs_only(reqwest::Certificate::from_pem_bundle(&ca).unwrap())
+            .build()
+            .unwrap();
+        let url = format!("{server}/api/v1/{path}");
+        http.request(method, url).bearer_auth(token).json(&body).send().await.unwrap().status().as_u16()
+    }
+
+    /// The ConfigMap with the answers of a brief job.
+    async fn answers(&self, child: &Job) -> Option<ConfigMap> {
+        self.api::<ConfigMap>().get_opt(&child.annotations()["xdcgrid.io/answers"]).await.unwrap()
     }
 
     /// The pod that Kubernetes would keep of it.
@@ -306,25 +348,190 @@ async fn a_local_job_runs_to_complete_without_a_gateway_and_leaves_the_results_o
 async fn the_token_of_a_pod_opens_the_shards_of_its_job_and_nothing_else() {
     let team = Team::new("local-token").await;
     let _quiet = team.world.quiet.read().await;
-    let job = team.job("mine", &["a"], json!({}), json!({})).await;
+    let job = team.job("mine", &["a", "b", "c"], json!({}), json!({})).await;
     let child = team.child(&job).await;
     let other = json!({"metadata": {"name": "secret-plans"}, "data": {"input.jsonl": ""}});
     create_in::<ConfigMap>(&team.client, &team.namespace, other).await;
-    let (server, ca) = cluster();
-    let request: TokenRequest = serde_json::from_value(json!({"spec": {"audiences": []}})).unwrap();
-    let accounts = team.api::<ServiceAccount>();
-    let token = accounts.create_token_request(&child.name_any(), &PostParams::default(), &request).await.unwrap();
-    let http =
-        reqwest::Client::builder().tls_certs_only(reqwest::Certificate::from_pem_bundle(&ca).unwrap()).build().unwrap();
-    let token = token.status.unwrap().token;
+    let token = team.token(&child.name_any()).await;
     let ask = async |path: &str| {
-        let url = format!("{server}/api/v1/namespaces/{}/{path}", team.namespace);
-        http.get(url).bearer_auth(&token).send().await.unwrap().status().as_u16()
+        let path = format!("namespaces/{}/{path}", team.namespace);
+        team.ask(&token, reqwest::Method::GET, &path, Value::Null).await
     };
     assert_eq!(ask(&format!("configmaps/{}-shard-0", child.name_any())).await, 200);
     for forbidden in ["configmaps/secret-plans", "configmaps/mine-results", "configmaps", "secrets", "pods"] {
         assert_eq!(ask(forbidden).await, 403, "{forbidden}");
     }
+}
+
+#[tokio::test]
+async fn a_brief_job_costs_four_writes_and_its_answers_come_back_in_one() {
+    let team = Team::new("local-brief").await;
+    let _quiet = team.world.quiet.read().await;
+    // The first one of a namespace makes the identity as well.
+    let first = team.job("first", &["a"], json!({}), json!({})).await;
+    team.child(&first).await;
+    team.until_reason("first", condition::ADMITTED, "JobCreated").await;
+    let job = team.job("brief", &["abc", "xy"], json!({}), json!({})).await;
+    let child = team.child(&job).await;
+    assert_eq!(child.owner_references()[0].uid, job.uid().unwrap());
+    assert_eq!(child.spec.as_ref().unwrap().ttl_seconds_after_finished, Some(3600));
+    team.until_reason("brief", condition::RUNNING, "WorkerStarting").await;
+    team.finish_shard(&child, 0).await;
+    let answers = team.answers(&child).await.unwrap();
+    assert_eq!(answers.owner_references()[0].uid, child.uid().unwrap(), "they go with the Job");
+    team.complete(&child, "0").await;
+    let status = team.until_true("brief", condition::COMPLETE).await;
+    assert_eq!((status.progress.as_deref(), status.tokens.unwrap().output), (Some("2/2"), 8));
+    let found = self::answers(&team.output("brief").await["results.jsonl"]);
+    assert_eq!(found, [("line-1", "abca"), ("line-2", "xyxy")].map(|(id, text)| (id.to_owned(), text.to_owned())));
+    let accounts = team.api::<ServiceAccount>();
+    assert!(accounts.get_opt(&child.name_any()).await.unwrap().is_none(), "it has no identity of its own");
+    let of_brief = ["/jobs/brief", "/inferencejobs/brief/", "/configmaps/brief"].map(|part| team.world.writes.of(part));
+    assert!(of_brief.iter().sum::<u32>() <= 4, "status, perhaps that it runs, output, status: {of_brief:?}");
+}
+
+#[tokio::test]
+async fn the_token_of_a_brief_jobs_pod_makes_config_maps_and_reads_nothing() {
+    let team = Team::new("local-brief-token").await;
+    let _quiet = team.world.quiet.read().await;
+    let job = team.job("mine", &["a"], json!({}), json!({})).await;
+    let child = team.child(&job).await;
+    team.finish_shard(&child, 0).await;
+    let pod = child.spec.as_ref().unwrap().template.spec.as_ref().unwrap();
+    let token = team.token(pod.service_account_name.as_deref().unwrap()).await;
+    let (get, post) = (reqwest::Method::GET, reqwest::Method::POST);
+    let own = &team.namespace;
+    let answers = team.answers(&child).await.unwrap().name_any();
+    for path in ["configmaps".to_owned(), format!("configmaps/{answers}"), "secrets".into(), "pods".into()] {
+        let path = format!("namespaces/{own}/{path}");
+        assert_eq!(team.ask(&token, get.clone(), &path, Value::Null).await, 403, "{path}");
+    }
+    let map = |name: &str| json!({"apiVersion": "v1", "kind": "ConfigMap", "metadata": {"name": name}});
+    let made = format!("namespaces/{own}/configmaps");
+    assert_eq!(team.ask(&token, post.clone(), &made, map("another")).await, 201);
+    let merge = reqwest::Method::PATCH;
+    assert_eq!(
+        team.ask(&token, merge, &format!("{made}/{answers}"), map(&answers)).await,
+        403,
+        "nor changes what is there"
+    );
+    assert_eq!(team.ask(&token, post.clone(), "namespaces/default/configmaps", map("elsewhere")).await, 403);
+    let secret = json!({"apiVersion": "v1", "kind": "Secret", "metadata": {"name": "s"}});
+    assert_eq!(team.ask(&token, post, &format!("namespaces/{own}/secrets"), secret).await, 403);
+}
+
+#[tokio::test]
+async fn a_brief_job_that_is_cancelled_keeps_what_its_pod_had_answered() {
+    let team = Team::new("local-brief-cancel").await;
+    let _quiet = team.world.quiet.read().await;
+    // One is answered at once, the other takes for ever.
+    let line = |id: &str, tokens: u32| {
+        let body = json!({"model": "parrot", "prompt": "abc", "max_tokens": tokens, "temperature": 0});
+        json!({"custom_id": id, "method": "POST", "url": "/v1/completions", "body": body}).to_string()
+    };
+    let workload = json!({"workload": {"modelRef": {"name": "parrot"}, "endpoint": "/v1/completions",
+        "input": {"inline": [line("short", 1), line("long", 4_000)].join("\n")}, "output": {"configMap": {"name": "enough-results"}}}});
+    let job = team.job("enough", &[], json!({}), workload).await;
+    let child = team.child(&job).await;
+    let models = team.folder.path().join(format!("{}-0/data/models", child.name_any()));
+    let (jobs, stop) = (team.api::<Job>(), CancellationToken::new());
+    let parrots = Parrots { pace: std::time::Duration::from_millis(50), ..Parrots::default() };
+    let told = async {
+        eventually("the pod has its model", async || models.exists().then_some(())).await;
+        team.change("enough", json!({"cancel": true})).await;
+        eventually("the Job is told to end", async || {
+            let spec = jobs.get(&child.name_any()).await.unwrap().spec.unwrap();
+            (spec.active_deadline_seconds == Some(1)).then_some(())
+        })
+        .await;
+        stop.cancel();
+    };
+    let ((exit, report), ()) = tokio::join!(team.run_shard_until(&child, 0, parrots, stop.clone()), told);
+    assert_eq!(exit, Exit::Stopped, "{report}");
+    assert!(team.answers(&child).await.is_none(), "part of them is not all of them");
+    team.fail(&child, "DeadlineExceeded", json!({})).await;
+    let status = team.until_true("enough", condition::FAILED).await;
+    assert_eq!(status.phase, Some(JobPhase::Cancelled));
+    let completed = serde_json::from_str::<Value>(&report).unwrap()["completed"].as_u64().unwrap();
+    let output = team.output("enough").await;
+    assert_eq!(answers(&output["results.jsonl"]).len() as u64, completed, "what the pod said it had answered");
+    let cancelled = ("long".to_owned(), "Cancelled".to_owned());
+    assert!(errors(&output["errors.jsonl"]).contains(&cancelled), "{output:?}");
+}
+
+#[tokio::test]
+async fn answers_that_were_deleted_before_they_were_published_are_computed_again() {
+    let team = Team::new("local-brief-lost").await;
+    let _quiet = team.world.quiet.read().await;
+    let job = team.job("lost", &["abc"], json!({}), json!({})).await;
+    let child = team.child(&job).await;
+    team.finish_shard(&child, 0).await;
+    let answers = team.answers(&child).await.unwrap().name_any();
+    team.api::<ConfigMap>().delete(&answers, &DeleteParams::default()).await.unwrap();
+    team.complete(&child, "0").await;
+    let uid = child.uid();
+    let again = eventually("a new child", async || {
+        let of_job = ListParams::default().labels(&format!("xdcgrid.io/job-uid={}", job.uid().unwrap()));
+        team.api::<Job>().list(&of_job).await.unwrap().items.into_iter().find(|child| child.uid() != uid)
+    })
+    .await;
+    assert_ne!(again.annotations()["xdcgrid.io/answers"], answers);
+    team.finish_shard(&again, 0).await;
+    // A second pod of the same shard, whose predecessor's end nobody saw.
+    team.finish_shard(&again, 0).await;
+    team.complete(&again, "0").await;
+    let status = team.until_true("lost", condition::COMPLETE).await;
+    assert_eq!(status.requests.unwrap().completed, 1);
+}
+
+#[tokio::test]
+async fn answers_to_another_input_are_not_believed() {
+    let team = Team::new("local-brief-forged").await;
+    let _quiet = team.world.quiet.read().await;
+    let job = team.job("forged", &["abc"], json!({}), json!({})).await;
+    let child = team.child(&job).await;
+    let part = json!({"inputSha256": "00".repeat(32), "resultsSha256": digest(""), "complete": true, "completed": 1, "failed": 0,
+        "promptTokens": 0, "outputTokens": 0});
+    let name = &child.annotations()["xdcgrid.io/answers"];
+    let map = json!({"metadata": {"name": name}, "data": {"results.jsonl": "", "part.json": part.to_string()}});
+    create_in::<ConfigMap>(&team.client, &team.namespace, map).await;
+    team.complete(&child, "0").await;
+    team.until_true("forged", condition::COMPLETE).await;
+    assert_eq!(errors(&team.output("forged").await["errors.jsonl"]), [("line-1".to_owned(), "ShardFailed".to_owned())]);
+}
+
+#[tokio::test]
+async fn the_shared_identity_stays_while_a_namespace_has_local_jobs_and_somebody_elses_is_never_taken() {
+    let team = Team::new("local-identity").await;
+    let _alone = team.world.quiet.write().await;
+    let theirs = json!({"metadata": {"name": "xdc-grid-job-pods"}});
+    create_in::<ServiceAccount>(&team.client, &team.namespace, theirs).await;
+    let job = team.job("waits", &["a"], json!({}), json!({})).await;
+    team.until_reason("waits", condition::ADMITTED, "NameTaken").await;
+    let accounts = team.api::<ServiceAccount>();
+    accounts.delete("xdc-grid-job-pods", &DeleteParams::default()).await.unwrap();
+    team.child(&job).await;
+    let context = context(&team);
+    let needed = || [team.namespace.clone()].into();
+    identity::tidy(needed, &context).await.unwrap();
+    assert!(accounts.get_opt("xdc-grid-job-pods").await.unwrap().is_some());
+    identity::tidy(Default::default, &context).await.unwrap();
+    assert!(accounts.get_opt("xdc-grid-job-pods").await.unwrap().is_none());
+    assert!(accounts.get_opt("default").await.is_ok(), "others are none of its business");
+    assert!(identity::ensure(&team.namespace, &context).await.unwrap());
+    assert!(accounts.get_opt("xdc-grid-job-pods").await.unwrap().is_some(), "it comes back for the next job");
+}
+
+fn context(team: &Team) -> Arc<Context> {
+    #[derive(Parser)]
+    struct Cli {
+        #[command(flatten)]
+        config: OperatorConfig,
+    }
+    let url = format!("--gateway-url={}", team.world.gateway_url);
+    let cli = Cli::parse_from(["it", "--worker-image=none", "--local-jobs", &url]);
+    let metrics = Metrics::new(prometheus::Registry::new()).unwrap();
+    Context::new(team.client.clone(), cli.config, metrics, Chains::default()).unwrap()
 }
 
 #[tokio::test]

@@ -1,4 +1,5 @@
-//! `PUT …/jobs/{uid}/input`: spooled to disk while it is hashed, then parsed line by line. Nothing of a bad input is kept.
+//! `PUT …/jobs/{uid}/input`: spooled to disk while it is hashed, then parsed line by line. Nothing of a bad input is kept. A small one
+//! comes with its job: `POST …/jobs/{uid}`.
 
 use std::sync::Arc;
 
@@ -11,10 +12,11 @@ use axum::{
 use futures::StreamExt;
 use tokio::io::{AsyncBufReadExt, AsyncSeekExt, AsyncWriteExt, BufReader};
 
-use super::error::ApiFailure;
+use super::error::{ApiFailure, Body as Whole};
 use crate::{
-    gateway::{Gateway, GatewayError},
-    protocol::internal::{Endpoint, InputLine, JobReport, JobSpec, MAX_INPUTS},
+    gateway::{Gateway, GatewayError, jobs::check_spec},
+    protocol::internal::{Endpoint, InputLine, JobReport, JobSpec, MAX_INPUTS, MAX_WHOLE_INPUT, WholeJob},
+    store::NewJob,
 };
 
 /// Largest input of a job, in bytes.
@@ -39,14 +41,44 @@ pub(super) async fn put(
         None => {}
     }
     // Two inputs of one job at once would mix.
-    let Some(_turn) = gateway.turns.take(&uid) else {
-        let message = format!("an input for job {uid} is being taken in already: try again in a moment");
-        return Err(ApiFailure::new(StatusCode::CONFLICT, "InputInProgress", message));
-    };
+    let Some(_turn) = gateway.turns.take(&uid) else { return Err(in_progress(&uid)) };
     if let Err(failure) = gateway.take_input(&uid, &job.spec, spool, hash).await {
         gateway.ledger.discard_input(&uid).await?;
         return Err(failure);
     }
+    Ok(Json(gateway.job_report(&uid).await?))
+}
+
+/// A small job with all of its input.
+pub(super) async fn take_whole(
+    State(gateway): State<Arc<Gateway>>,
+    Path(uid): Path<String>,
+    Whole(WholeJob { spec, control, input }): Whole<WholeJob>,
+) -> Result<Json<JobReport>, ApiFailure> {
+    check_spec(&uid, &spec)?;
+    if input.len() > MAX_WHOLE_INPUT {
+        let message = format!("an input of more than {MAX_WHOLE_INPUT} bytes follows its job");
+        return Err(ApiFailure::new(StatusCode::PAYLOAD_TOO_LARGE, "InputTooLarge", message));
+    }
+    let mut lines = Vec::new();
+    for (number, text) in (1..).zip(input.lines()).filter(|(_, text)| !text.trim().is_empty()) {
+        let line = parse(text.as_bytes(), &spec).map_err(|what| bad_line(number, &what))?;
+        lines.push((line, rand::random()));
+    }
+    match lines.len().cmp(&(spec.total_requests as usize)) {
+        std::cmp::Ordering::Greater => return Err(wrong_count(&spec, "more")),
+        std::cmp::Ordering::Less => return Err(wrong_count(&spec, "fewer")),
+        std::cmp::Ordering::Equal => {}
+    }
+    // Two inputs of one job at once would mix.
+    let Some(_turn) = gateway.turns.take(&uid) else { return Err(in_progress(&uid)) };
+    let input_hash = *blake3::hash(input.as_bytes()).as_bytes();
+    let now_ms = gateway.clock.now_ms();
+    gateway.ledger.take_job(NewJob { uid: uid.clone(), spec, control, lines, input_hash, now_ms }).await?;
+    if control.cancelled {
+        gateway.finish_if_settled(&uid).await?;
+    }
+    gateway.dispatch.notify_one();
     Ok(Json(gateway.job_report(&uid).await?))
 }
 
@@ -96,12 +128,7 @@ impl Gateway {
             if buffer.trim_ascii().is_empty() {
                 continue;
             }
-            let line = parse(&buffer, spec).map_err(|what| {
-                ApiFailure::invalid(
-                    "InvalidInput",
-                    format!("line {number} of the input: {what}; nothing of it was kept"),
-                )
-            })?;
+            let line = parse(&buffer, spec).map_err(|what| bad_line(number, &what))?;
             if writer.lines() >= spec.total_requests {
                 return Err(wrong_count(spec, "more"));
             }
@@ -115,6 +142,15 @@ impl Gateway {
         self.dispatch.notify_one();
         Ok(())
     }
+}
+
+fn in_progress(uid: &str) -> ApiFailure {
+    let message = format!("an input for job {uid} is being taken in already: try again in a moment");
+    ApiFailure::new(StatusCode::CONFLICT, "InputInProgress", message)
+}
+
+fn bad_line(number: u64, what: &str) -> ApiFailure {
+    ApiFailure::invalid("InvalidInput", format!("line {number} of the input: {what}; nothing of it was kept"))
 }
 
 fn wrong_count(spec: &JobSpec, how: &str) -> ApiFailure {

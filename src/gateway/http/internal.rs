@@ -22,8 +22,8 @@ use crate::{
     api::ids::{EpochNumber, GridPeerId, ModelDigest, ParseIdError},
     gateway::Gateway,
     protocol::internal::{
-        GatewayInfo, JobControl, JobReport, JobSpec, MAX_PLACEMENT_ITEMS, MAX_PLACEMENT_TEXT, Member, ModelReport,
-        ModelSource, NetworkConfig, NodeReport,
+        GatewayInfo, JobControl, JobPage, JobReport, JobSpec, MAX_PLACEMENT_ITEMS, MAX_PLACEMENT_TEXT, Member,
+        ModelReport, ModelSource, NetworkConfig, NodeReport,
     },
 };
 
@@ -42,7 +42,8 @@ pub fn router(gateway: Arc<Gateway>, tokens: Tokens) -> Router {
         .route("/nodes", get(nodes))
         .route("/nodes/{peer}", get(node))
         .route("/models/{digest}", put(put_model).get(model).delete(delete_model))
-        .route("/jobs/{uid}", put(put_job).patch(patch_job).get(job).delete(delete_job))
+        .route("/jobs", get(jobs))
+        .route("/jobs/{uid}", post(input::take_whole).put(put_job).patch(patch_job).get(job).delete(delete_job))
         .route("/jobs/{uid}/input", put(input::put).layer(DefaultBodyLimit::disable()))
         .route("/jobs/{uid}/results", get(changes::results))
         .route("/jobs/{uid}/files/{name}", files::route())
@@ -135,6 +136,16 @@ async fn model(State(gateway): Shared, Path(path): Path<String>) -> Answer<Model
 async fn delete_model(State(gateway): Shared, Path(path): Path<String>) -> Result<StatusCode, ApiFailure> {
     gateway.remove_model(&digest(&path)?).await?;
     Ok(StatusCode::NO_CONTENT)
+}
+
+#[derive(Debug, Deserialize)]
+struct AfterJob {
+    #[serde(default)]
+    after: String,
+}
+
+async fn jobs(State(gateway): Shared, Query(AfterJob { after }): Query<AfterJob>) -> Answer<JobPage> {
+    Ok(Json(gateway.job_page(&after).await?))
 }
 
 async fn put_job(State(gateway): Shared, Path(uid): Path<String>, Body(spec): Body<JobSpec>) -> Answer<JobReport> {

@@ -2,6 +2,7 @@
 
 pub mod apply;
 pub mod dereference;
+pub mod known;
 pub mod status;
 pub mod validate;
 
@@ -36,6 +37,7 @@ pub async fn run(context: Arc<Context>, stop: CancellationToken) {
     let models: Api<Guarded<GridModel>> = Api::all(context.client.clone());
     let controller = runner::controller(models, &context);
     let store = controller.store();
+    context.models.keep(controller.store());
     let changes = context.changes.subscribe(ChangeKind::Model).flat_map(move |digest| {
         let hit = |model: &GridModel| digest.as_ref().is_none_or(|digest| model.spec.sha256 == *digest);
         futures::stream::iter(runner::select(&store, hit))

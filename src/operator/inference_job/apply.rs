@@ -6,6 +6,7 @@ use super::{
     build::{Plan, Publication, Submission},
     collect::{self, results},
     dereference::Settlement,
+    hand_over::{HandOverError, hand_over},
     input::source::{self, InputError, Reader, Survey},
     local::{self, results::Totals},
     output::{
@@ -27,7 +28,7 @@ use crate::{
         gateway::GatewayError,
         write::{self, api_beside},
     },
-    protocol::internal::{JobControl, JobReport},
+    protocol::internal::{JobControl, JobReport, JobSpec},
 };
 
 /// What came of the plan.
@@ -142,42 +143,6 @@ fn counted(survey: &Survey) -> String {
     }
 }
 
-async fn hand_over(
-    submission: &Submission,
-    survey: &Survey,
-    reader: &Reader,
-    context: &Context,
-) -> Result<JobReport, HandOverError> {
-    let uid = &submission.frame.uid;
-    let mut spec = submission.spec.clone();
-    spec.total_requests = survey.usable;
-    spec.rejected_lines = u32::try_from(survey.rejections.len()).unwrap_or(u32::MAX);
-    if let Err(error) = context.gateway.put_job(uid, &spec).await {
-        // The gateway has the uid with another spec but without input: the input changed between two tries. Nothing ran.
-        match error {
-            GatewayError::Refused { status: 409, .. } => {
-                context.gateway.delete_job(uid).await?;
-                context.gateway.put_job(uid, &spec).await?;
-            }
-            error => return Err(error.into()),
-        }
-    }
-    if submission.control != JobControl::default() {
-        context.gateway.patch_job(uid, &submission.control).await?;
-    }
-    context.sent.sent(&control_key(uid), &submission.control);
-    let lines = source::replay(&submission.source, &submission.rules, reader, survey.sha256).await?;
-    Ok(context.gateway.put_input(uid, lines).await?)
-}
-
-#[derive(Debug, thiserror::Error)]
-enum HandOverError {
-    #[error(transparent)]
-    Gateway(#[from] GatewayError),
-    #[error(transparent)]
-    Input(#[from] InputError),
-}
-
 fn not_taken(error: HandOverError, applied: Applied) -> Result<Applied, Error> {
     match error {
         HandOverError::Input(error) => unreadable(error),
@@ -211,7 +176,16 @@ async fn publish_unsent(
     applied: Applied,
     context: &Context,
 ) -> Result<Applied, Error> {
-    let Submission { frame, output, .. } = submission;
+    let Submission { frame, output, spec, .. } = submission;
+    if output == Destination::Files(FilePlace::Store) {
+        // Files of a job that the gateway does not know would be nobody's when the job goes.
+        let rejected_lines = u32::try_from(survey.rejections.len()).unwrap_or(u32::MAX);
+        match context.gateway.put_job(&frame.uid, &JobSpec { rejected_lines, ..spec }).await {
+            // With another spec it is known as well.
+            Ok(_) | Err(GatewayError::Refused { status: 409, .. }) => {}
+            Err(error) => return Ok(applied.unpublished(error.finding())),
+        }
+    }
     let rejected = output::rejection_lines(&survey.rejections);
     let output = Output { destination: output, frame, rejected, receipts_root: String::new() };
     publication::write(output, futures::stream::empty(), ending, applied, context).await
@@ -270,7 +244,10 @@ async fn publish(publication: Publication, context: &Context) -> Result<Applied,
         }
         (Err(error), _) => return Err(error),
     };
-    if let Place::Local(_) = &place {
+    if let Place::Local(local) = &place {
+        if applied.ending.is_none() {
+            local::apply::keep(local, context).await?;
+        }
         totals.correct(&mut report);
         applied.report = Some(report);
     }

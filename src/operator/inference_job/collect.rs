@@ -44,6 +44,10 @@ pub async fn results(
         Ending::Stopped { reason, message } => Unanswered { reason: reason.as_str().into(), message: message.clone() },
     };
     let (name, uid) = (local.name.clone(), frame.uid.clone());
+    if local.seen.is_some_and(|seen| seen.carried) {
+        let jobs = api_beside(context, &frame.namespace);
+        return Ok(local::carried::stream(jobs, maps, name, uid, unanswered, totals.clone()).boxed());
+    }
     Ok(local::results::stream(maps, name, uid, shards, unanswered, totals.clone()).boxed())
 }
 

@@ -13,7 +13,7 @@ use crate::{
         inference_job::{InferenceJob, condition},
     },
     operator::{context::Context, error::Error, gateway::GatewayError, write::api_beside},
-    protocol::internal::JobReport,
+    protocol::internal::{JobReport, JobState},
 };
 
 use super::{
@@ -45,7 +45,8 @@ pub enum Settlement {
     Active(EpochNumber),
 }
 
-pub async fn dereference(job: &InferenceJob, context: &Context) -> Result<Refs, Error> {
+/// `asked`: what the gateway said a moment ago, when it was asked already.
+pub async fn dereference(job: &InferenceJob, asked: Option<JobReport>, context: &Context) -> Result<Refs, Error> {
     if is_over(job) {
         // An ended job asks nothing of anybody but whether it is settled.
         let ended = job.status.as_ref().and_then(|status| status.completion_time.clone());
@@ -55,16 +56,44 @@ pub async fn dereference(job: &InferenceJob, context: &Context) -> Result<Refs, 
         };
         return Ok(Refs { model: None, report: Ok(None), child: None, output: None, settlement });
     }
-    let models: Api<GridModel> = Api::all(context.client.clone());
-    let model = async { models.get_opt(&job.spec.workload.model_ref.name).await.map_err(Error::from) };
-    // None depends on another, and a job waits for the slowest only.
-    let (model, output, (report, child)) = tokio::try_join!(model, output(job, context), progress(job, context))?;
+    let progress = async {
+        match asked {
+            Some(report) => Ok((Ok(Some(report)), None)),
+            None => progress(job, context).await,
+        }
+    };
+    let (model, (report, child)) = tokio::try_join!(model(job, context), progress)?;
+    // While requests are being answered nothing is said or written about it.
+    let output = if is_under_way(report.as_ref()) { None } else { output(job, context).await? };
     Ok(Refs { model, report, child, output, settlement: Settlement::Unknown })
+}
+
+async fn model(job: &InferenceJob, context: &Context) -> Result<Option<GridModel>, Error> {
+    let name = &job.spec.workload.model_ref.name;
+    if let Some(known) = context.models.find(name) {
+        return Ok(Some(known));
+    }
+    let models: Api<GridModel> = Api::all(context.client.clone());
+    Ok(models.get_opt(name).await?)
+}
+
+fn is_under_way(report: Result<&Option<JobReport>, &GatewayError>) -> bool {
+    let state = report.ok().and_then(|report| Some(report.as_ref()?.state));
+    matches!(state, Some(JobState::Queued | JobState::Running | JobState::Suspended))
+}
+
+/// A job that nobody looked at before and that is to start: whoever would have taken it earlier says so when it is handed over.
+fn is_untouched(job: &InferenceJob) -> bool {
+    let spec = &job.spec;
+    job.status.is_none() && !spec.suspend && !spec.cancel && spec.start_deadline_seconds.is_none()
 }
 
 /// How far it is, as the gateway or its child says.
 async fn progress(job: &InferenceJob, context: &Context) -> Result<Progress, Error> {
     let uid = job.uid().ok_or(Error::Incomplete("a uid"))?;
+    if is_untouched(job) {
+        return Ok((Ok(None), None));
+    }
     if !local::is_local(job) {
         return Ok((context.gateway.job(&uid).await, None));
     }

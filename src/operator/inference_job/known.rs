@@ -13,7 +13,8 @@ use kube::{
     Resource, ResourceExt,
     runtime::{reflector::ObjectRef, watcher},
 };
-use serde::Deserialize;
+use serde::{Deserialize, Deserializer, de::Error};
+use serde_json::Value;
 
 use crate::{
     api::{
@@ -23,9 +24,11 @@ use crate::{
     operator::runner::Guarded,
 };
 
+/// Longest inline input, in bytes, of a job that is kept whole until its first look.
+const MAX_FRESH: usize = 2 << 10;
+
 /// A job as it is known between two looks.
-#[derive(Debug, Clone, PartialEq, Deserialize)]
-#[serde(from = "Facts")]
+#[derive(Debug, Clone, PartialEq)]
 pub struct KnownJob {
     /// Without annotations, labels, owners and who wrote what.
     metadata: ObjectMeta,
@@ -42,7 +45,29 @@ pub struct KnownJob {
     /// Seconds that the job wants to be kept after that.
     pub ttl: Option<i64>,
     /// Changes with whatever an owner can change.
-    revision: u64,
+    pub revision: u64,
+    /// All of a small job that has no status yet: its first look reads it from here. The write of its status tells whether it was
+    /// still so.
+    pub fresh: Option<Arc<InferenceJob>>,
+}
+
+impl<'de> Deserialize<'de> for KnownJob {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        let whole = Value::deserialize(deserializer)?;
+        let facts = Facts::deserialize(&whole).map_err(D::Error::custom)?;
+        Ok(KnownJob { fresh: fresh(&whole), ..facts.into() })
+    }
+}
+
+fn fresh(whole: &Value) -> Option<Arc<InferenceJob>> {
+    let input = &whole["spec"]["workload"]["input"]["inline"];
+    if !whole["status"].is_null() || input.as_str().is_some_and(|text| text.len() > MAX_FRESH) {
+        return None;
+    }
+    let mut job = InferenceJob::deserialize(whole).ok()?;
+    // Nothing here reads them, and both may be as large as the job.
+    (job.metadata.managed_fields, job.metadata.annotations) = (None, None);
+    Some(Arc::new(job))
 }
 
 impl KnownJob {
@@ -116,6 +141,7 @@ impl From<Facts> for KnownJob {
             ended: completion_time,
             ttl: spec.ttl_seconds_after_finished,
             revision: revision(&metadata),
+            fresh: None,
             metadata: ObjectMeta {
                 name: metadata.name,
                 namespace: metadata.namespace,
@@ -123,7 +149,6 @@ impl From<Facts> for KnownJob {
                 resource_version: metadata.resource_version,
                 generation: metadata.generation,
                 deletion_timestamp: metadata.deletion_timestamp,
-                finalizers: metadata.finalizers,
                 ..ObjectMeta::default()
             },
         }
@@ -270,6 +295,18 @@ mod tests {
         assert!(known.is_ours && !known.is_over && !known.is_done());
         assert_eq!((known.name_any().as_str(), known.uid().as_deref()), ("j", Some("u")));
         assert!(known.annotations().is_empty() && known.labels().is_empty(), "they may be as large as the job");
+    }
+
+    #[test]
+    fn a_small_job_is_kept_whole_until_it_has_a_status() {
+        let fresh = |job: Guarded<KnownJob>| job.0.unwrap().fresh;
+        let new = fresh(job(1, json!(null))).unwrap();
+        assert_eq!(new.spec.workload.input.inline.as_deref(), Some("long"));
+        assert_eq!((new.metadata.resource_version.as_deref(), &new.metadata.annotations), (Some("7"), &None));
+        assert!(fresh(job(1, json!({"phase": "Queued"}))).is_none());
+        let mut large = serde_json::to_value(new.as_ref()).unwrap();
+        large["spec"]["workload"]["input"]["inline"] = json!("x".repeat(MAX_FRESH + 1));
+        assert!(serde_json::from_value::<KnownJob>(large).unwrap().fresh.is_none());
     }
 
     #[test]

@@ -4,10 +4,13 @@
 pub mod apply;
 pub mod bucket;
 pub mod build;
+pub mod calm;
 pub mod collect;
 pub mod deadlines;
 pub mod dereference;
 mod embedding;
+pub mod gone;
+pub mod hand_over;
 pub mod input;
 pub mod known;
 pub mod local;
@@ -27,7 +30,12 @@ use kube::{
     Api, ResourceExt,
     api::{DeleteParams, Preconditions},
     core::PartialObjectMeta,
-    runtime::{Controller, WatchStreamExt, controller::Action, reflector, watcher},
+    runtime::{
+        Controller, WatchStreamExt,
+        controller::Action,
+        reflector::{self, Store},
+        watcher,
+    },
 };
 use tokio_util::sync::CancellationToken;
 
@@ -48,12 +56,13 @@ use crate::{
     protocol::internal::{ChangeKind, JobReport, JobState},
 };
 use apply::Applied;
+use calm::Asked;
 use known::{KnownJob, Live};
 use validate::{Place, Stage, Validated, ValidatedJob};
 
 /// Field manager of this controller.
 pub const MANAGER: &str = "xdc-grid-inferencejob";
-/// The gateway forgets the job's text before the job goes.
+/// On jobs that an older operator took: it comes off when they go. What has the gateway forget a job today is `gone`.
 const FINALIZER: &str = "xdcgrid.io/forget-text";
 /// A gateway that is away longer than this does not hold up the deletion.
 const FORGET_WITHIN: Duration = Duration::from_secs(120);
@@ -86,22 +95,46 @@ pub async fn run(context: Arc<Context>, stop: CancellationToken) {
         })
         .reconcile_on(changes);
     let controller = local::watch(controller, &context);
-    runner::run(controller, context, stop, reconcile).await;
+    let beside = beside(controller.store(), context.clone());
+    tokio::select! {
+        () = runner::run(controller, context, stop, reconcile) => {}
+        () = beside => {}
+    }
 }
 
 /// Looks at a job when somebody changed what is asked for, when it is over, and when another trigger says so; not when the
 /// operator itself wrote its status.
-fn controller(live: Live, context: &Context) -> Controller<Guarded<KnownJob>> {
+fn controller(live: Live, context: &Arc<Context>) -> Controller<Guarded<KnownJob>> {
     let (reader, writer) = reflector::store();
     let jobs: Api<Guarded<KnownJob>> = Api::all(context.client.clone());
+    let of_all = context.clone();
     let applied = watches::events(jobs, watcher::Config::default()).reflect(writer).try_filter_map(move |event| {
         let news = live.is_news(&event);
+        if let watcher::Event::Delete(job) = &event {
+            went(job, &of_all);
+        }
         std::future::ready(Ok(match event {
             watcher::Event::Apply(job) | watcher::Event::InitApply(job) if news => Some(job),
             _ => None,
         }))
     });
     runner::framed(Controller::for_stream(applied, reader), context)
+}
+
+/// What goes on beside the reconciles, as long as they do.
+async fn beside(known: Store<Guarded<KnownJob>>, context: Arc<Context>) {
+    let identities = local::identity::tidy_forever(known.clone(), context.clone());
+    tokio::join!(gone::tell(context.clone()), gone::compare_forever(known, context), identities);
+    // All three go on for ever; one that gave up must not end the reconciles.
+    std::future::pending().await
+}
+
+/// A job is gone from the API server.
+fn went(job: &Guarded<KnownJob>, context: &Context) {
+    let at_gateway = job.0.as_ref().map_or(true, |job| job.is_ours && job.target == Target::Grid);
+    if let Some(uid) = job.uid().filter(|_| at_gateway) {
+        context.gone.note(&uid);
+    }
 }
 
 pub async fn reconcile(known: Arc<KnownJob>, context: Arc<Context>) -> Result<Action, Error> {
@@ -111,56 +144,44 @@ pub async fn reconcile(known: Arc<KnownJob>, context: Arc<Context>) -> Result<Ac
     if known.is_done() {
         return expire(known.as_ref(), known.ttl, known.ended.as_ref(), &context).await;
     }
-    let namespace = known.namespace().unwrap_or_default();
-    let job = match newest(&known, &namespace, &context).await? {
-        Some(Guarded(Ok(job))) => job,
-        Some(malformed) => return Ok(runner::left_alone(&malformed, &context).await),
-        None => return Ok(Action::await_change()),
+    let asked = match calm::ask(&known, &context).await {
+        Asked::Nothing(left) => return Ok(Action::requeue(left)),
+        Asked::News(report) => Some(*report),
+        Asked::NotAsked => None,
+    };
+    let job = match &known.fresh {
+        Some(fresh) => fresh.clone(),
+        None => match newest(&known, &context).await? {
+            Some(Guarded(Ok(job))) => Arc::new(job),
+            Some(malformed) => return Ok(runner::left_alone(&malformed, &context).await),
+            None => return Ok(Action::await_change()),
+        },
     };
     // Between the watch and now another one may have taken its name.
     if !validate::is_ours(&job) {
         return Ok(Action::await_change());
     }
-    if local::is_local(&job) {
+    match &job.metadata.deletion_timestamp {
+        None => reconcile_live(&job, &known, asked, &context).await,
         // No gateway has its text, and what it made in the cluster goes with it.
-        return match &job.metadata.deletion_timestamp {
-            Some(_) => Ok(Action::await_change()),
-            None => reconcile_live(&job, &context).await,
-        };
-    }
-    let api: Api<InferenceJob> = Api::namespaced(context.client.clone(), &namespace);
-    match (&job.metadata.deletion_timestamp, finalizers::holds(&job.metadata, FINALIZER)) {
-        (None, true) => reconcile_live(&job, &context).await,
-        (None, false) => match finalizers::add(&api, &job.metadata, FINALIZER).await? {
-            Some(job) => reconcile_live(&job, &context).await,
-            None => Ok(Action::await_change()),
-        },
-        (Some(_), true) => {
-            let forgotten = forget(&job, &context).await?;
-            finalizers::release(&api, &job, FINALIZER).await?;
-            Ok(forgotten)
-        }
-        (Some(_), false) => Ok(Action::await_change()),
+        Some(_) if local::is_local(&job) => Ok(Action::await_change()),
+        Some(_) => leave(&job, &context).await,
     }
 }
 
-/// The job as it is now. A new Grid job gets its finalizer by the way: the gateway will have its text.
-async fn newest(known: &KnownJob, namespace: &str, context: &Context) -> Result<Option<Guarded<InferenceJob>>, Error> {
-    let jobs: Api<Guarded<InferenceJob>> = Api::namespaced(context.client.clone(), namespace);
-    let metadata = kube::Resource::meta(known);
-    let leaving = metadata.deletion_timestamp.is_some();
-    if known.target == Target::Grid && !leaving && !known.is_over && !finalizers::holds(metadata, FINALIZER) {
-        match finalizers::add(&jobs, metadata, FINALIZER).await {
-            // It is not as it was known, or it is malformed, which is seen when it is read.
-            Err(Error::Stale(_)) => {}
-            outcome => return outcome,
-        }
-    }
+async fn newest(known: &KnownJob, context: &Context) -> Result<Option<Guarded<InferenceJob>>, Error> {
+    let jobs: Api<Guarded<InferenceJob>> =
+        Api::namespaced(context.client.clone(), &known.namespace().unwrap_or_default());
     Ok(jobs.get_opt(&known.name_any()).await?)
 }
 
-async fn reconcile_live(job: &InferenceJob, context: &Context) -> Result<Action, Error> {
-    let refs = dereference::dereference(job, context).await?;
+async fn reconcile_live(
+    job: &InferenceJob,
+    known: &KnownJob,
+    asked: Option<JobReport>,
+    context: &Context,
+) -> Result<Action, Error> {
+    let refs = dereference::dereference(job, asked, context).await?;
     let now = (context.clock)();
     match validate::validate(job, refs, now) {
         Validated::Over(settlement) => {
@@ -179,6 +200,11 @@ async fn reconcile_live(job: &InferenceJob, context: &Context) -> Result<Action,
         Validated::Job(validated) => {
             let plan = build::build(&validated);
             let applied = apply::apply(plan, context).await?;
+            if context.gone.has(&validated.uid) {
+                // It went while it was handed over, and the gateway may have got it after it was told so.
+                context.gone.note(&validated.uid);
+                return Ok(Action::await_change());
+            }
             let applied = with_settlement(job, &validated, applied, now, context).await?;
             let status = status::of(job, &validated, &applied, now);
             let wait = status::update(job, &status, context).await?;
@@ -186,6 +212,10 @@ async fn reconcile_live(job: &InferenceJob, context: &Context) -> Result<Action,
                 return Ok(Action::requeue(Duration::ZERO));
             }
             let look = next_look(job, &status, applied.report.as_ref(), now);
+            match (wait, &applied.report) {
+                (None, Some(report)) if look > LOOK_AGAIN => calm::note(known, report, look, context),
+                _ => context.calm.forget(&validated.uid),
+            }
             Ok(Action::requeue(wait.map_or(look, |wait| wait.min(look))))
         }
     }
@@ -249,10 +279,18 @@ async fn expire(
     }
 }
 
+/// A Grid job that a finalizer keeps while it goes: an older operator's, or somebody else's.
+async fn leave(job: &InferenceJob, context: &Context) -> Result<Action, Error> {
+    let forgotten = forget(job, context).await?;
+    if finalizers::holds(&job.metadata, FINALIZER) {
+        let api: Api<InferenceJob> = Api::namespaced(context.client.clone(), &job.namespace().unwrap_or_default());
+        finalizers::release(&api, job, FINALIZER).await?;
+    }
+    Ok(forgotten)
+}
+
 async fn forget(job: &InferenceJob, context: &Context) -> Result<Action, Error> {
     let uid = job.uid().ok_or(Error::Incomplete("a uid"))?;
-    context.sent.forget(&apply::control_key(&uid));
-    context.pace.forget(&uid);
-    let outcome = context.gateway.delete_job(&uid).await;
+    let outcome = gone::forget(&uid, context).await;
     finalizers::settle(job, outcome, FORGET_WITHIN, context).await
 }

@@ -25,7 +25,7 @@ use crate::{
     },
     operator::{
         context::Context,
-        error::Error,
+        error::{Error, says_gone},
         units::from_milli,
         write::{self, Change},
     },
@@ -246,8 +246,8 @@ fn counts(draft: &mut Draft<'_>, report: &JobReport) {
     }
     draft.status.progress = Some(format!("{}/{}", requests.completed + requests.failed, requests.total));
     draft.status.requests = Some(requests);
-    draft.status.tokens = Some(tokens);
-    draft.status.nodes = Some(i64::try_from(report.nodes.len()).unwrap_or(i64::MAX));
+    draft.status.tokens = told(&draft.status.tokens, tokens);
+    draft.status.nodes = told(&draft.status.nodes, i64::try_from(report.nodes.len()).unwrap_or(i64::MAX));
     let mut nodes: Vec<_> = report.nodes.iter().collect();
     nodes.sort_by(|a, b| b.requests.cmp(&a.requests).then_with(|| a.node_name.cmp(&b.node_name)));
     draft.status.assignments = nodes
@@ -265,12 +265,18 @@ fn counts(draft: &mut Draft<'_>, report: &JobReport) {
             message: clipped(&failure.message, 300),
         })
         .collect();
-    draft.status.audits = Some(AuditCounts {
+    let audits = AuditCounts {
         owed: report.audits_owed.into(),
         passed: report.audits_passed.into(),
         failed: report.audits_failed.into(),
-    });
+    };
+    draft.status.audits = told(&draft.status.audits, audits);
     draft.status.receipts_root = Some(clipped(&report.receipts_root, 66)).filter(|root| !root.is_empty());
+}
+
+/// Counts are told once there is something to count: every field of a status costs the API server a little at every write.
+fn told<T: Default + PartialEq>(before: &Option<T>, now: T) -> Option<T> {
+    (before.is_some() || now != T::default()).then_some(now)
 }
 
 /// Output tokens per second over the whole run so far.
@@ -362,18 +368,25 @@ pub async fn update(
         return Ok(Some(wait));
     }
     let api: Api<InferenceJob> = Api::namespaced(context.client.clone(), &job.namespace().unwrap_or_default());
-    let old_conditions = old.map(|status| summary::news(&status.conditions)).unwrap_or_default();
     let change = Change {
         old,
         new: status,
-        old_conditions: &old_conditions,
+        old_conditions: old.map(|status| status.conditions.as_slice()).unwrap_or_default(),
         new_conditions: &summary::news(&status.conditions),
         abnormal: &[condition::FAILED],
         // A job stops running because it is done.
         expected: &[Reason::AllRequestsDone],
     };
-    if write::status(&api, context, MANAGER, job, change).await? {
-        context.pace.wrote(&uid);
+    match write::status(&api, context, MANAGER, job, change).await {
+        Ok(true) => context.pace.wrote(&uid),
+        Ok(false) => {}
+        // It went while it was looked at; whatever the gateway was told of it meanwhile is to be forgotten.
+        Err(Error::Kube(error)) if says_gone(&error, &job.name_any()) => {
+            if !local::is_local(job) {
+                context.gone.note(&uid);
+            }
+        }
+        Err(error) => return Err(error),
     }
     Ok(None)
 }

@@ -58,12 +58,13 @@ fn repeated(condition: &Condition) -> Finding {
     Finding { truth: Truth::True, reason: condition.reason.clone(), message: condition.message.clone() }
 }
 
-/// The conditions whose changes are worth an Event: not those that follow from another one that is told.
+/// The conditions whose changes are worth an Event: not that a job was taken, which its conditions say and which would cost every
+/// job a write, and not those that follow from another one that is told.
 pub fn news(list: &[Condition]) -> Vec<Condition> {
     let told = |type_| conditions::is_true(list, type_);
     let followed: &[&str] = match (told(condition::COMPLETE), told(condition::ADMITTED)) {
         (true, _) => &WAY,
-        (false, true) => &[condition::ACCEPTED, condition::MODEL_READY],
+        (false, true) => &[condition::ACCEPTED, condition::ADMITTED, condition::MODEL_READY],
         (false, false) => &[],
     };
     let follows = |found: &Condition| {
@@ -150,7 +151,7 @@ mod tests {
             condition("ModelReady", Truth::False, Reason::NoWorkerForModel),
             condition("Reconciling", Truth::True, Reason::NoWorkerForModel),
         ];
-        assert_eq!(told(&list), ["Admitted", "ModelReady"]);
+        assert_eq!(told(&list), ["ModelReady"], "that it was taken its conditions say");
         list.extend([
             condition("Running", Truth::False, Reason::AllRequestsDone),
             condition("OutputPublished", Truth::True, Reason::Published),

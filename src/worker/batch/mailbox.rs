@@ -2,7 +2,7 @@
 
 use futures::future::BoxFuture;
 
-use super::{BatchOptions, config_map::ConfigMaps, folder::Folder};
+use super::{BatchOptions, carried::Carried, config_map::ConfigMaps, folder::Folder};
 use crate::protocol::shard::Part;
 
 /// What lies there.
@@ -23,6 +23,9 @@ pub(super) enum MailboxError {
     Unreadable { what: String, message: String },
     #[error("the API server refuses: {0}")]
     Refused(String),
+    /// Something else is there already.
+    #[error("the API server refuses: {0}")]
+    Conflict(String),
     #[error("the API server cannot be reached: {0}")]
     Unreachable(String),
     #[error("{path}: {source}")]
@@ -34,7 +37,7 @@ impl MailboxError {
     pub(super) fn reason(&self) -> &'static str {
         match self {
             MailboxError::Missing(_) | MailboxError::Unreadable { .. } => "ShardUnreadable",
-            MailboxError::Refused(_) => "ApiServerRefused",
+            MailboxError::Refused(_) | MailboxError::Conflict(_) => "ApiServerRefused",
             MailboxError::Unreachable(_) => "ApiServerUnreachable",
             MailboxError::Disk { .. } => "StorageFailed",
         }
@@ -51,12 +54,17 @@ pub(super) trait Mailbox: Send + Sync {
     fn read(&self) -> BoxFuture<'_, Result<Found, MailboxError>>;
     /// Replaces the results. Again with the same: nothing changes.
     fn write<'a>(&'a self, part: &'a Part, results: &'a str) -> BoxFuture<'a, Result<(), MailboxError>>;
+    /// Whether interim copies are of any use to the next try.
+    fn keeps_copies(&self) -> bool {
+        true
+    }
 }
 
 pub(super) fn open(options: &BatchOptions) -> Result<Box<dyn Mailbox>, MailboxError> {
-    match (&options.shard_config_maps, &options.shard_dir) {
-        (Some(prefix), _) => Ok(Box::new(ConfigMaps::open(options, prefix)?)),
-        (None, Some(folder)) => Ok(Box::new(Folder::new(folder, options.index))),
-        (None, None) => Err(MailboxError::Missing("--shard-config-maps or --shard-dir".into())),
+    match (&options.answers, &options.shard_config_maps, &options.shard_dir) {
+        (Some(answers), _, _) => Ok(Box::new(Carried::open(options, answers)?)),
+        (None, Some(prefix), _) => Ok(Box::new(ConfigMaps::open(options, prefix)?)),
+        (None, None, Some(folder)) => Ok(Box::new(Folder::new(folder, options.index))),
+        (None, None, None) => Err(MailboxError::Missing("--answers, --shard-config-maps or --shard-dir".into())),
     }
 }

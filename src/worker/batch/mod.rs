@@ -1,8 +1,10 @@
 //! `grid-worker batch`: one pod of a Local job. Reads its shard, fetches the model, answers every request, hands the results
-//! back and ends with an exit code that says what to do next. It belongs to no grid: no key, no gateway, no chain. With
-//! ConfigMaps as the place of the shards it holds a token that may read and patch these and nothing else.
+//! back and ends with an exit code that says what to do next. It belongs to no grid: no key, no gateway, no chain. In a cluster it
+//! holds a token: for the ConfigMaps of its job's shards, or, where it carries its input, to make ConfigMaps and read none.
 
 mod answer;
+mod api_server;
+mod carried;
 mod config_map;
 mod folder;
 mod mailbox;
@@ -166,7 +168,7 @@ async fn answer_all(
         tokio::select! {
             biased;
             () = stop.cancelled() => return Err(Failure::stopped()),
-            _ = saving.tick() => {
+            _ = saving.tick(), if mailbox.keeps_copies() => {
                 // Only a copy for the next try, should this one be lost: the last one must succeed, this one need not.
                 if let Err(error) = save(mailbox, gathered).await {
                     warn!(message = error.message, "an interim copy of the results was not kept");

@@ -2,12 +2,12 @@
 
 use std::path::PathBuf;
 
-use crate::{api::ids::ModelDigest, worker::options::Quantity};
+use crate::{api::ids::ModelDigest, protocol::shard::CARRIED_INPUT, worker::options::Quantity};
 
 /// `grid-worker batch`: answers one shard of a job and ends. Exit codes: 0 done, 1 failed, 3 shard unreadable, 4 model digest
 /// mismatch, 5 model unusable, 6 model unreachable, 7 results not handed back, 143 stopped.
 #[derive(Debug, Clone, clap::Args)]
-#[command(group = clap::ArgGroup::new("place").args(["shard_config_maps", "shard_dir"]).required(true))]
+#[command(group = clap::ArgGroup::new("place").args(["answers", "shard_config_maps", "shard_dir"]).required(true))]
 pub struct BatchOptions {
     /// Uid of the job: request ids are derived from it.
     #[arg(long, env = "GRID_JOB_UID")]
@@ -24,6 +24,18 @@ pub struct BatchOptions {
     /// Tokens of context; default: what the file says.
     #[arg(long, env = "GRID_CONTEXT_LENGTH")]
     pub context_length: Option<u32>,
+    /// The input is in GRID_SHARD_INPUT; its answers become a ConfigMap of this name, in --namespace.
+    #[arg(long, env = "GRID_ANSWERS", value_name = "NAME")]
+    pub answers: Option<String>,
+    /// With --answers: the input's lines in base64, at most 64 KiB before that.
+    #[arg(long, env = CARRIED_INPUT, hide_env_values = true, value_name = "BASE64")]
+    pub shard_input: Option<String>,
+    /// With --answers: the Job that the ConfigMap goes with; --owner-uid is its uid.
+    #[arg(long, env = "GRID_OWNER_JOB", value_name = "NAME")]
+    pub owner_job: Option<String>,
+    /// Uid of --owner-job.
+    #[arg(long, env = "GRID_OWNER_UID", value_name = "UID")]
+    pub owner_uid: Option<String>,
     /// Shards are ConfigMaps named PREFIX-shard-INDEX, in --namespace.
     #[arg(long, env = "GRID_SHARD_CONFIG_MAPS", value_name = "PREFIX")]
     pub shard_config_maps: Option<String>,

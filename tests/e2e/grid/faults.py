@@ -167,7 +167,8 @@ def test_results_in_the_store_are_read_with_kubectl_grid_and_go_with_the_job():
     key = ["-H", f"X-Grid-Read-Key: {store['readKey']}"]
     assert run(*code, *key) == "200"
     kube.kubectl("-n", story.TEAM, "delete", "ij", "stored", "--timeout=60s")
-    assert run(*code, *key) == "404"
+    # The gateway is told once the job is gone.
+    wait_for("its files to be forgotten", lambda: run(*code, *key) == "404", 30)
 
 
 LOCAL = """What is the capital of France?

@@ -86,6 +86,14 @@ impl Life {
         }
     }
 
+    /// Compares the gateway's jobs with those that there are, as a process does when it begins and now and then. `None` when the
+    /// process died of it, else whether it was done.
+    pub async fn compare_jobs(&self) -> Option<bool> {
+        let compared = job_controller::gone::compare(|_| false, &self.context);
+        let outcome = self.fate.api.until_death(self.fate.chain.until_death(compared)).await.flatten();
+        outcome.map(|outcome| outcome.is_ok())
+    }
+
     /// As far as the process gets with it.
     async fn reconcile(&self, kind: Kind, shown: Value) -> Option<Result<Action, Error>> {
         let context = self.context.clone();

@@ -250,6 +250,12 @@ async fn jobs_run(island: &Island, gateway: &FakeGateway) {
         is_true(&job.status?.conditions, inference_job::condition::COMPLETE).then_some(())
     })
     .await;
+    // One that an older operator took still has to be let go.
+    let mut old = job("old");
+    old["metadata"]["finalizers"] = json!(["xdcgrid.io/forget-text"]);
+    create_in::<InferenceJob>(admin, TEAM, old).await;
+    jobs.delete("old", &DeleteParams::default()).await.unwrap();
+    eventually("the old job is gone", async || jobs.get_opt("old").await.unwrap().is_none().then_some(())).await;
     let mut short = job("short");
     short["spec"]["ttlSecondsAfterFinished"] = json!(0);
     let uid = create_in::<InferenceJob>(admin, TEAM, short).await.uid().unwrap();
@@ -298,7 +304,9 @@ async fn everything_goes(island: &Island) {
 async fn a_local_job_comes_and_goes(admin: &Client) {
     create::<GridModel>(admin, model(MODEL, "http://models/smol.gguf", 0x11)).await;
     kueue::local_queue(admin, TEAM, "team", "gpus").await;
+    a_brief_job_runs(admin).await;
     let mut wanted = job("local");
+    wanted["spec"]["workload"]["shardSize"] = json!(1);
     wanted["metadata"]["labels"] = json!({QUEUE_LABEL: "team"});
     let devices = json!({"dra": {"deviceClassName": "gpu.example.com", "count": 1}});
     wanted["spec"]["placement"] = json!({"target": "Local", "local": {"accelerators": devices}});
@@ -345,6 +353,19 @@ async fn a_local_job_comes_and_goes(admin: &Client) {
         accounts.get_opt(&second.name_any()).await.unwrap().is_none().then_some(())
     })
     .await;
+}
+
+/// A brief one needs what its namespace has once; what the operator looks for when it begins is what may be taken away again.
+async fn a_brief_job_runs(admin: &Client) {
+    let mut wanted = job("brief");
+    wanted["spec"]["placement"] = json!({"target": "Local"});
+    let uid = create_in::<InferenceJob>(admin, TEAM, wanted).await.uid().unwrap();
+    let children: Api<Job> = Api::namespaced(admin.clone(), TEAM);
+    let of_job = ListParams::default().labels(&format!("xdcgrid.io/job-uid={uid}"));
+    let child = eventually("the child", async || children.list(&of_job).await.unwrap().items.pop()).await;
+    let account = child.spec.unwrap().template.spec.unwrap().service_account_name.unwrap();
+    let accounts: Api<ServiceAccount> = Api::namespaced(admin.clone(), TEAM);
+    assert!(accounts.get_opt(&account).await.unwrap().is_some(), "{account}");
 }
 
 /// What the Job controller writes about a Job that took too long.

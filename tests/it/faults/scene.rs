@@ -199,13 +199,25 @@ impl Scene {
     pub async fn bury(&self, life: &Life, kind: Kind, name: &str) -> bool {
         for _ in 0..LOOKS {
             if self.find(kind, name).await.is_none() {
-                return life.look_too_late(kind).await;
+                return life.look_too_late(kind).await && (kind != Kind::Job || self.is_forgotten(life).await);
             }
             if life.look(kind, name, self).await.is_none() {
                 return false;
             }
         }
         panic!("{kind:?} {name} is not gone after {LOOKS} looks: {:#}", self.dump(kind, name).await);
+    }
+
+    /// Nobody hears here of a job that goes, so it is found by comparing. `false` when the process died on the way.
+    async fn is_forgotten(&self, life: &Life) -> bool {
+        for _ in 0..LOOKS {
+            match life.compare_jobs().await {
+                Some(true) => return true,
+                Some(false) => {}
+                None => return false,
+            }
+        }
+        panic!("the gateway's jobs are not compared after {LOOKS} tries");
     }
 
     async fn dump(&self, kind: Kind, name: &str) -> Value {

@@ -10,8 +10,8 @@ use xdc_grid::{
     protocol::{
         identity::NodeKey,
         internal::{
-            ApiError, Change, ChangeKind, GatewayInfo, JobReport, JobState, NetworkConfig, NodeMode, NodeReport,
-            NodeRole, Outcome,
+            ApiError, Change, ChangeKind, GatewayInfo, JOBS_A_PAGE, JobControl, JobName, JobPage, JobReport, JobState,
+            NetworkConfig, NodeMode, NodeReport, NodeRole, Outcome, WholeJob,
         },
     },
 };
@@ -85,6 +85,78 @@ async fn a_job_is_idempotent_under_its_uid() {
     assert_eq!(h.get::<GatewayInfo>("/info").await.revision, revision, "nothing changed");
     let (status, error) = refusal(put_input(input(&["another", "input"]))).await;
     assert_eq!((status, error.reason.as_str()), (StatusCode::CONFLICT, "InputConflict"));
+}
+
+#[tokio::test]
+async fn a_small_job_comes_with_its_input_and_again_changes_nothing() {
+    let h = Harness::start().await;
+    let whole = |prompts: &[&str]| {
+        let count = u32::try_from(prompts.len()).unwrap();
+        WholeJob { spec: spec(count), control: JobControl::default(), input: input(prompts) }
+    };
+    let post = |uid: &str, job: &WholeJob| h.request(Method::POST, &format!("/jobs/{uid}")).json(job);
+    let job = whole(&["one two", "three four"]);
+    let report: JobReport = post("job-1", &job).send().await.unwrap().json().await.unwrap();
+    assert_eq!((report.state, report.total), (JobState::Queued, 2));
+    let revision = h.get::<GatewayInfo>("/info").await.revision;
+    assert_eq!(post("job-1", &job).send().await.unwrap().status(), 200);
+    // In two steps it is the same job.
+    let spec_again = h.request(Method::PUT, "/jobs/job-1").json(&job.spec).send().await.unwrap();
+    let input_again = h.request(Method::PUT, "/jobs/job-1/input").body(job.input.clone()).send().await.unwrap();
+    assert_eq!((spec_again.status(), input_again.status()), (StatusCode::OK, StatusCode::OK));
+    assert_eq!(h.get::<GatewayInfo>("/info").await.revision, revision, "nothing changed");
+    for other in [whole(&["another", "input"]), whole(&["one two"])] {
+        let (status, error) = refusal(post("job-1", &other)).await;
+        assert_eq!((status, error.reason.as_str()), (StatusCode::CONFLICT, "JobConflict"));
+    }
+    // A spec without its input gives way: nothing of it can have run.
+    h.request(Method::PUT, "/jobs/job-2").json(&spec(7)).send().await.unwrap();
+    let held = WholeJob { control: JobControl { suspended: true, ..JobControl::default() }, ..job.clone() };
+    let report: JobReport = post("job-2", &held).send().await.unwrap().json().await.unwrap();
+    assert_eq!((report.state, report.total), (JobState::Suspended, 2));
+    h.request(Method::DELETE, "/jobs/job-2").send().await.unwrap();
+    assert_eq!(refusal(post("job-2", &job)).await.1.reason, "JobDeleted");
+    let short = WholeJob { spec: spec(3), ..job.clone() };
+    assert_eq!(refusal(post("job-3", &short)).await.1.reason, "InputCountMismatch");
+    assert_eq!(h.request(Method::GET, "/jobs/job-3").send().await.unwrap().status(), 404);
+}
+
+#[tokio::test]
+async fn a_crowd_of_jobs_is_kept_each_for_itself() {
+    let h = Harness::start().await;
+    // Two of one name: the ledger has a request once, so such a job cannot be kept. The gateway trusts its operator not to send one.
+    let twice = format!("{}{}", input(&["a"]), input(&["a"]));
+    let job = |number: u32| WholeJob {
+        spec: spec(if number == 7 { 2 } else { 1 }),
+        control: JobControl::default(),
+        input: if number == 7 { twice.clone() } else { input(&["one two"]) },
+    };
+    let post = |number: u32| h.request(Method::POST, &format!("/jobs/job-{number}")).json(&job(number)).send();
+    let answers = futures::future::join_all((0..40).map(post)).await;
+    for (number, answer) in answers.into_iter().enumerate() {
+        let expected = if number == 7 { StatusCode::INTERNAL_SERVER_ERROR } else { StatusCode::OK };
+        assert_eq!(answer.unwrap().status(), expected, "{number}");
+    }
+    let kept: JobPage = h.get("/jobs").await;
+    assert_eq!(kept.jobs.len(), 39);
+}
+
+#[tokio::test]
+async fn the_jobs_that_are_kept_are_listed_page_by_page_and_deleted_ones_are_not() {
+    let h = Harness::start().await;
+    let uids: Vec<_> = (0..=JOBS_A_PAGE).map(|number| format!("job-{number:04}")).collect();
+    for uid in &uids {
+        h.ledger.put_job(uid, &spec(1), 1).await.unwrap();
+    }
+    let first: JobPage = h.get("/jobs").await;
+    assert_eq!((first.jobs.len(), first.next.as_deref()), (JOBS_A_PAGE as usize, Some(uids[499].as_str())));
+    let named = JobName { uid: uids[0].clone(), namespace: spec(1).namespace, name: spec(1).name };
+    assert_eq!(first.jobs[0], named);
+    let second: JobPage = h.get(&format!("/jobs?after={}", first.next.unwrap())).await;
+    assert_eq!((second.jobs.len(), second.next), (1, None));
+    assert_eq!(h.request(Method::DELETE, &format!("/jobs/{}", uids[0])).send().await.unwrap().status(), 204);
+    let first: JobPage = h.get("/jobs").await;
+    assert_eq!((first.jobs[0].uid.as_str(), first.jobs.len(), first.next.is_some()), (uids[1].as_str(), 500, true));
 }
 
 #[tokio::test]

@@ -22,8 +22,9 @@ use xdc_grid::{
         identity::NodeKey,
         internal::{
             Capability, Change, ChangeKind, Contribution, EpochTotals, EvidenceReport, GatewayInfo, InputLine,
-            JobControl, JobNode, JobReport, JobSpec, JobState, Member, ModelReport, ModelSource, ModelState,
-            NetworkConfig, NodeModel, NodeReport, NodeTotals, Outcome, RequestFailure, ResultLine,
+            JobControl, JobName, JobNode, JobPage, JobReport, JobSpec, JobState, Member, ModelReport, ModelSource,
+            ModelState, NetworkConfig, NodeModel, NodeReport, NodeTotals, Outcome, RequestFailure, ResultLine,
+            WholeJob,
         },
         vector::Vector,
     },
@@ -111,6 +112,12 @@ impl FakeGateway {
     /// From now on nothing happens to calls.
     pub fn fail_no_more(&self) {
         self.lock().fault = None;
+    }
+
+    /// The spec of a job that nobody ever asked for, as a crash between two steps leaves one.
+    pub fn plant_job(&self, uid: &str, spec: JobSpec) {
+        let job = Job { spec, lines: Vec::new(), control: JobControl::default(), state: JobState::Queued };
+        self.lock().jobs.insert(uid.to_owned(), job);
     }
 
     /// As if it had lost what it was last told about a node.
@@ -250,7 +257,8 @@ fn internal(gateway: FakeGateway) -> Router<FakeGateway> {
         .route("/members/{peer}", put(put_member).delete(delete_member))
         .route("/nodes/{peer}", get(node))
         .route("/models/{digest}", get(model).put(put_model).delete(delete_model))
-        .route("/jobs/{uid}", get(job).put(put_job).patch(patch_job).delete(delete_job))
+        .route("/jobs", get(jobs))
+        .route("/jobs/{uid}", get(job).post(take_job).put(put_job).patch(patch_job).delete(delete_job))
         .route("/jobs/{uid}/input", put(put_input))
         .route("/jobs/{uid}/results", get(results))
         .route("/jobs/{uid}/files/{name}", get(kept_file).put(keep_file))
@@ -411,6 +419,23 @@ fn model_report(source: &ModelSource) -> ModelReport {
     }
 }
 
+/// Two a page, so that every listing of more turns over.
+async fn jobs(State(gateway): Shared, Query(query): Query<BTreeMap<String, String>>) -> Json<JobPage> {
+    const A_PAGE: usize = 2;
+    let after = query.get("after").cloned().unwrap_or_default();
+    let script = gateway.lock();
+    let later = script.jobs.iter().filter(|(uid, _)| **uid > after).take(A_PAGE);
+    let jobs: Vec<_> = later
+        .map(|(uid, job)| JobName {
+            uid: uid.clone(),
+            namespace: job.spec.namespace.clone(),
+            name: job.spec.name.clone(),
+        })
+        .collect();
+    let next = if jobs.len() == A_PAGE { jobs.last().map(|job| job.uid.clone()) } else { None };
+    Json(JobPage { jobs, next })
+}
+
 async fn put_job(State(gateway): Shared, Path(uid): Path<String>, Json(spec): Json<JobSpec>) -> Response {
     let mut script = gateway.lock();
     match script.jobs.get(&uid) {
@@ -423,6 +448,27 @@ async fn put_job(State(gateway): Shared, Path(uid): Path<String>, Json(spec): Js
             Json(answer).into_response()
         }
     }
+}
+
+/// As the spec, its control and the input one after the other.
+async fn take_job(State(gateway): Shared, Path(uid): Path<String>, Json(whole): Json<WholeJob>) -> Response {
+    {
+        let mut script = gateway.lock();
+        // Nothing of a job without its input can have run.
+        if script.jobs.get(&uid).is_some_and(|job| job.state == JobState::Created) {
+            script.jobs.remove(&uid);
+        }
+    }
+    let kept = put_job(State(gateway.clone()), Path(uid.clone()), Json(whole.spec)).await;
+    if !kept.status().is_success() {
+        return kept;
+    }
+    let is_new = gateway.lock().jobs.get(&uid).is_some_and(|job| job.state == JobState::Created);
+    let answer = put_input(State(gateway.clone()), Path(uid.clone()), whole.input.into()).await;
+    if is_new && whole.control != JobControl::default() {
+        return patch_job(State(gateway), Path(uid), Json(whole.control)).await;
+    }
+    answer
 }
 
 async fn put_input(State(gateway): Shared, Path(uid): Path<String>, body: Bytes) -> Response {

@@ -19,7 +19,13 @@ use k8s_openapi::{
 };
 use serde::{Deserialize, Serialize};
 
-use super::{NAME_ANNOTATION, labels, shards::metadata, validate::LocalJob};
+use super::{
+    NAME_ANNOTATION, access,
+    carried::{ANSWERS, Mail},
+    labels,
+    shards::metadata,
+    validate::LocalJob,
+};
 use crate::{
     operator::{config::OperatorConfig, inference_job::output::Frame, pods},
     protocol::shard::Exit,
@@ -39,6 +45,8 @@ const DATA_FOLDER: &str = "/var/lib/xdc-grid";
 const REPORT_FILE: &str = "/dev/termination-log";
 /// The kubelet renews it long before.
 const TOKEN_SECONDS: i64 = 3600;
+/// A finished Job and its pods stay this long, for `kubectl logs`.
+pub const KEPT_SECONDS: i32 = 3600;
 /// What is finished is handed back within it.
 const GRACE_SECONDS: i64 = 30;
 
@@ -75,14 +83,28 @@ pub fn sizes(job: &Job) -> Vec<u32> {
     text.map(|text| text.split(',').filter_map(|size| size.parse().ok()).collect()).unwrap_or_default()
 }
 
-pub fn build(local: &LocalJob, frame: &Frame, sizes: &[u32], url: &str, config: &OperatorConfig) -> Job {
+/// How long a child stays once it is finished; `None` for ever.
+pub fn kept(job: &Job) -> Option<i32> {
+    job.spec.as_ref()?.ttl_seconds_after_finished
+}
+
+pub fn build(local: &LocalJob, frame: &Frame, sizes: &[u32], mail: &Mail, url: &str, config: &OperatorConfig) -> Job {
     let shards = u32::try_from(sizes.len()).unwrap_or(u32::MAX);
     let asked = Asked::of(local, shards, false);
     let mut metadata = metadata(local, frame, local.name.clone());
     metadata.labels.get_or_insert_default().extend(local.queue_labels.clone());
     let sizes = sizes.iter().map(u32::to_string).collect::<Vec<_>>().join(",");
     let annotations = [(SIZES.to_owned(), sizes), (ASKED.to_owned(), asked.to_json())];
-    metadata.annotations.get_or_insert_default().extend(annotations);
+    let annotated = metadata.annotations.get_or_insert_default();
+    annotated.extend(annotations);
+    // A large job must not go before its results are published: it would be computed again. A brief one is.
+    let kept = match mail {
+        Mail::Shards => None,
+        Mail::Carried(carried) => {
+            annotated.insert(ANSWERS.to_owned(), carried.answers.clone());
+            Some(KEPT_SECONDS)
+        }
+    };
     Job {
         metadata,
         spec: Some(JobSpec {
@@ -96,13 +118,14 @@ pub fn build(local: &LocalJob, frame: &Frame, sizes: &[u32], url: &str, config: 
             pod_failure_policy: Some(failure_policy()),
             // A shard has one pod at a time: two would write the same results.
             pod_replacement_policy: Some("Failed".into()),
+            ttl_seconds_after_finished: kept,
             template: PodTemplateSpec {
                 metadata: Some(ObjectMeta {
                     labels: Some(labels(&frame.uid)),
                     annotations: Some([(NAME_ANNOTATION.to_owned(), frame.name.clone())].into()),
                     ..ObjectMeta::default()
                 }),
-                spec: Some(pod(local, frame, url, config)),
+                spec: Some(pod(local, frame, mail, url, config)),
             },
             ..JobSpec::default()
         }),
@@ -146,11 +169,15 @@ fn failure_policy() -> PodFailurePolicy {
     }
 }
 
-fn pod(local: &LocalJob, frame: &Frame, url: &str, config: &OperatorConfig) -> PodSpec {
+fn pod(local: &LocalJob, frame: &Frame, mail: &Mail, url: &str, config: &OperatorConfig) -> PodSpec {
+    let account = match mail {
+        Mail::Shards => &local.name,
+        Mail::Carried(_) => access::SHARED,
+    };
     let secrets = local.image_pull_secrets.iter().map(|name| LocalObjectReference { name: name.clone() });
     PodSpec {
         restart_policy: Some("Never".into()),
-        service_account_name: Some(local.name.clone()),
+        service_account_name: Some(account.to_owned()),
         // The token comes in a volume of its own, with nothing beside it.
         automount_service_account_token: Some(false),
         enable_service_links: Some(false),
@@ -162,30 +189,20 @@ fn pod(local: &LocalJob, frame: &Frame, url: &str, config: &OperatorConfig) -> P
         priority_class_name: local.priority_class_name.clone(),
         image_pull_secrets: Some(secrets.collect::<Vec<_>>()).filter(|secrets| !secrets.is_empty()),
         resource_claims: pods::device_claims(&local.hardware, &local.name),
-        containers: vec![container(local, frame, url, config)],
+        containers: vec![container(local, frame, mail, url, config)],
         volumes: Some(vec![credentials(), data(local), pods::scratch("tmp", "64Mi")]),
         ..PodSpec::default()
     }
 }
 
-fn container(local: &LocalJob, frame: &Frame, url: &str, config: &OperatorConfig) -> Container {
+fn container(local: &LocalJob, frame: &Frame, mail: &Mail, url: &str, config: &OperatorConfig) -> Container {
     Container {
         name: CONTAINER.into(),
         image: Some(config.worker_image.clone()),
         image_pull_policy: Some(config.worker_image_pull_policy.clone()),
         command: Some(vec!["/usr/local/bin/grid-worker".into()]),
-        args: Some(args(local, frame, url)),
-        env: Some(vec![EnvVar {
-            name: "GRID_NODE_NAME".into(),
-            value_from: Some(EnvVarSource {
-                field_ref: Some(ObjectFieldSelector {
-                    field_path: "spec.nodeName".into(),
-                    ..ObjectFieldSelector::default()
-                }),
-                ..EnvVarSource::default()
-            }),
-            ..EnvVar::default()
-        }]),
+        args: Some(args(local, frame, mail, url)),
+        env: Some(env(mail)),
         resources: Some(pods::resources(&local.hardware, &local.resources)),
         security_context: Some(pods::container_security()),
         termination_message_path: Some(REPORT_FILE.into()),
@@ -198,20 +215,38 @@ fn container(local: &LocalJob, frame: &Frame, url: &str, config: &OperatorConfig
     }
 }
 
+fn env(mail: &Mail) -> Vec<EnvVar> {
+    let node = ObjectFieldSelector { field_path: "spec.nodeName".into(), ..ObjectFieldSelector::default() };
+    let mut variables = vec![EnvVar {
+        name: "GRID_NODE_NAME".into(),
+        value_from: Some(EnvVarSource { field_ref: Some(node), ..EnvVarSource::default() }),
+        ..EnvVar::default()
+    }];
+    if let Mail::Carried(carried) = mail {
+        variables.extend(carried.env());
+    }
+    variables
+}
+
 /// All but the shard's number, which the Job controller gives to each pod as JOB_COMPLETION_INDEX.
-fn args(local: &LocalJob, frame: &Frame, url: &str) -> Vec<String> {
+fn args(local: &LocalJob, frame: &Frame, mail: &Mail, url: &str) -> Vec<String> {
     let mut args = vec![
         "batch".to_owned(),
         format!("--job-uid={}", frame.uid),
         format!("--model-url={url}"),
         format!("--model-sha256={}", frame.model_digest),
-        format!("--shard-config-maps={}", local.name),
         format!("--namespace={}", frame.namespace),
         format!("--credentials-dir={CREDENTIALS_FOLDER}"),
         format!("--data-dir={DATA_FOLDER}"),
         format!("--max-attempts={}", local.max_attempts),
         format!("--report-file={REPORT_FILE}"),
     ];
+    match mail {
+        Mail::Shards => args.push(format!("--shard-config-maps={}", local.name)),
+        Mail::Carried(carried) => {
+            args.extend([format!("--answers={}", carried.answers), format!("--owner-job={}", local.name)]);
+        }
+    }
     args.extend(local.context_length.map(|tokens| format!("--context-length={tokens}")));
     args
 }
@@ -272,9 +307,12 @@ pub(in crate::operator) mod tests {
         api::{ids::ModelDigest, inference_job::InferenceJob},
         operator::{
             grid_node::build::tests::config,
-            inference_job::local::validate::{
-                self,
-                tests::{job, model},
+            inference_job::local::{
+                carried::Carried,
+                validate::{
+                    self,
+                    tests::{job, model},
+                },
             },
         },
         protocol::internal::Endpoint,
@@ -292,8 +330,30 @@ pub(in crate::operator) mod tests {
     }
 
     pub(in crate::operator) fn child(job: &InferenceJob, sizes: &[u32]) -> Job {
+        built(job, sizes, &Mail::Shards)
+    }
+
+    /// The child of a brief job.
+    pub(in crate::operator) fn carrying(carried: &Carried) -> Job {
+        built(&job(""), &[1], &Mail::Carried(carried.clone()))
+    }
+
+    fn built(job: &InferenceJob, sizes: &[u32], mail: &Mail) -> Job {
         let local = validate::validate(job, Some(&model()), None).unwrap();
-        build(&local, &frame(), sizes, "http://models/m.gguf", &config())
+        build(&local, &frame(), sizes, mail, "http://models/m.gguf", &config())
+    }
+
+    #[test]
+    fn a_pod_that_carries_its_input_has_the_shared_identity_and_goes_by_itself() {
+        let carried = Carried::new("hello", "the input".into(), [7; 16]);
+        let spec = carrying(&carried).spec.unwrap();
+        assert_eq!(spec.ttl_seconds_after_finished, Some(KEPT_SECONDS));
+        assert_eq!(child(&job(""), &[1]).spec.unwrap().ttl_seconds_after_finished, None);
+        let pod = pod_of(spec);
+        assert_eq!(pod.service_account_name.as_deref(), Some(access::SHARED));
+        let args = pod.containers[0].args.clone().unwrap();
+        assert!(args.contains(&format!("--answers={}", carried.answers)), "{args:?}");
+        assert!(!args.iter().any(|arg| arg.contains("shard-config-maps") || arg.contains("the input")), "{args:?}");
     }
 
     fn spec(more: &str) -> JobSpec {

@@ -2,12 +2,16 @@
 //! place of the gateway in the pipeline of its parent: `dereference` and `observe` give the same report of progress, `apply`
 //! submits and steers, `results` reads what the pods handed back. Talks to the API server only.
 //!
-//! Everything it makes is owned by the InferenceJob, so deleting that deletes all of it. See `docs/adr/0007-local-results.md`.
+//! Everything it makes for a job is owned by the InferenceJob, so deleting that deletes all of it. Shards are ConfigMaps
+//! (`docs/adr/0007-local-results.md`); the one shard of a brief job is carried by its pod (`docs/adr/0017-brief-local-jobs.md`).
 
 pub mod access;
 pub mod apply;
+pub mod carried;
 pub mod dereference;
+pub mod identity;
 pub mod job;
+pub mod make;
 pub mod observe;
 pub mod queue;
 pub mod results;
@@ -30,7 +34,7 @@ use super::{
 use crate::api::inference_job::{InferenceJob, Target};
 
 /// Uid of the InferenceJob, on everything that belongs to it.
-pub const UID_LABEL: &str = "xdcgrid.io/job-uid";
+pub const UID_LABEL: &str = crate::protocol::shard::JOB_UID_LABEL;
 /// Its name, which may be too long for a label.
 pub const NAME_ANNOTATION: &str = "xdcgrid.io/job-name";
 /// Labels that queues read; they pass from the InferenceJob to its Job.

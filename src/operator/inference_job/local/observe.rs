@@ -12,7 +12,10 @@ use k8s_openapi::{
 };
 use kube::ResourceExt;
 
-use super::job::{Asked, index_of, sizes};
+use super::{
+    carried,
+    job::{self, Asked, index_of, sizes},
+};
 use crate::{
     api::{
         conditions::{Finding, Truth},
@@ -46,6 +49,10 @@ pub struct Seen {
     pub asked: Option<Asked>,
     /// It is being deleted.
     pub leaving: bool,
+    /// Its pods carry their input.
+    pub carried: bool,
+    /// It goes by itself some time after it is finished.
+    pub expires: bool,
 }
 
 pub fn observe(child: &Job, pods: &[Pod]) -> Observed {
@@ -59,6 +66,8 @@ pub fn observe(child: &Job, pods: &[Pod]) -> Observed {
             shards: u32::try_from(sizes(child).len()).unwrap_or(u32::MAX),
             asked: Asked::read(child),
             leaving: child.metadata.deletion_timestamp.is_some(),
+            carried: carried::is_carried(child),
+            expires: job::kept(child).is_some(),
         },
         report: JobReport {
             state,
@@ -91,6 +100,11 @@ pub fn observe(child: &Job, pods: &[Pod]) -> Observed {
 fn holds<'a>(child: &'a Job, type_: &str) -> Option<&'a JobCondition> {
     let conditions = child.status.as_ref()?.conditions.as_ref()?;
     conditions.iter().find(|condition| condition.type_ == type_ && condition.status == "True")
+}
+
+/// Whether the pod of a shard said that all of it is answered.
+pub fn is_answered(child: &Job, index: u32) -> bool {
+    contains(child.status.as_ref().and_then(|status| status.completed_indexes.as_deref()), index)
 }
 
 /// Whether nothing of a child runs or will run.

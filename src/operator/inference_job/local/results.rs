@@ -31,7 +31,7 @@ struct Sums {
 }
 
 impl Totals {
-    fn add(&self, line: &ResultLine) {
+    pub(super) fn add(&self, line: &ResultLine) {
         let mut sums = self.0.lock().unwrap_or_else(PoisonError::into_inner);
         sums.counts.add(&line.outcome);
         if let Outcome::Completed { node_name, .. } | Outcome::Embedded { node_name, .. } = &line.outcome {
@@ -73,7 +73,8 @@ pub fn stream(
         async move {
             let found = maps.get_opt(&name).await?.ok_or_else(|| Error::ShardMissing(name.clone()))?;
             let mut bytes = Vec::new();
-            for line in lines(&found, &uid, &unanswered) {
+            let asked = text(&found, INPUT).to_owned();
+            for line in lines(&asked, &[found], &uid, &unanswered) {
                 totals.add(&line);
                 bytes.extend_from_slice(&ndjson(&line)?);
             }
@@ -82,14 +83,16 @@ pub fn stream(
     })
 }
 
-/// One result for each request of a shard. What the pod wrote is believed only as far as it answers what was asked: the
-/// namespace's own people can write this ConfigMap too.
-fn lines(shard: &ConfigMap, uid: &str, unanswered: &Unanswered) -> Vec<ResultLine> {
-    let text = |key: &str| shard.data.as_ref().and_then(|data| data.get(key)).map(String::as_str).unwrap_or_default();
-    let part = serde_json::from_str::<Part>(text(PART)).ok();
-    let answered = part.map(|part| read_results(text(INPUT), text(RESULTS), &part)).unwrap_or_default();
-    let mut answered: BTreeMap<u32, ResultLine> = answered.into_iter().map(|line| (line.index, line)).collect();
-    let asked = read_input(text(INPUT)).unwrap_or_default();
+/// One result for each request of the input `asked`, from what pods handed back; of two for one request the first. What they wrote is
+/// believed only as far as it answers what was asked: the namespace's own people can write these ConfigMaps too.
+pub(super) fn lines(asked: &str, handed_back: &[ConfigMap], uid: &str, unanswered: &Unanswered) -> Vec<ResultLine> {
+    let mut answered: BTreeMap<u32, ResultLine> = BTreeMap::new();
+    for map in handed_back {
+        let part = serde_json::from_str::<Part>(text(map, PART)).ok();
+        let results = part.map(|part| read_results(asked, text(map, RESULTS), &part)).unwrap_or_default();
+        results.into_iter().for_each(|line| drop(answered.entry(line.index).or_insert(line)));
+    }
+    let asked = read_input(asked).unwrap_or_default();
     let results = asked.into_iter().map(|request| {
         let found = answered.remove(&request.index).filter(|line| line.custom_id == request.custom_id);
         let outcome = found.map_or_else(|| unanswered.outcome(), |line| line.outcome);
@@ -97,6 +100,10 @@ fn lines(shard: &ConfigMap, uid: &str, unanswered: &Unanswered) -> Vec<ResultLin
         ResultLine { index: request.index, custom_id: request.custom_id, request_id, outcome }
     });
     results.collect()
+}
+
+fn text<'a>(map: &'a ConfigMap, key: &str) -> &'a str {
+    map.data.as_ref().and_then(|data| data.get(key)).map(String::as_str).unwrap_or_default()
 }
 
 impl Unanswered {
@@ -141,7 +148,16 @@ mod tests {
             Outcome::Failed { reason, .. } => reason,
             Outcome::Completed { .. } | Outcome::Embedded { .. } => "completed".into(),
         };
-        lines(shard, "u1", &unanswered).into_iter().map(reason).collect()
+        lines(ASKED, std::slice::from_ref(shard), "u1", &unanswered).into_iter().map(reason).collect()
+    }
+
+    #[test]
+    fn what_several_pods_answered_before_they_were_stopped_is_put_together() {
+        let unanswered = Unanswered { reason: "Cancelled".into(), message: String::new() };
+        let handed_back = [shard(&answer(5, "b"), ASKED), shard(&(answer(5, "b") + &answer(4, "a")), ASKED)];
+        let found = lines(ASKED, &handed_back, "u1", &unanswered);
+        assert_eq!(found.iter().map(|line| line.custom_id.as_str()).collect::<Vec<_>>(), ["a", "b"]);
+        assert!(found.iter().all(|line| line.outcome != unanswered.outcome()));
     }
 
     #[test]
@@ -160,7 +176,7 @@ mod tests {
     #[test]
     fn request_ids_are_computed_and_not_believed() {
         let unanswered = Unanswered { reason: "X".into(), message: String::new() };
-        let found = lines(&shard(&answer(4, "a"), ASKED), "u1", &unanswered);
+        let found = lines(ASKED, &[shard(&answer(4, "a"), ASKED)], "u1", &unanswered);
         assert_eq!(found[0].request_id, RequestId::of_job_line("u1", "a"));
     }
 }

@@ -42,6 +42,8 @@ pub enum CannotCut {
 pub struct Shard {
     pub index: u32,
     pub requests: u32,
+    /// The most that its answers may have.
+    pub tokens: u64,
     pub input: String,
 }
 
@@ -52,7 +54,6 @@ pub struct Cutter {
     open: Shard,
     /// What the answers of the open shard may take.
     answers: usize,
-    sizes: Vec<u32>,
 }
 
 impl Cutter {
@@ -62,8 +63,8 @@ impl Cutter {
         if requests.div_ceil(shard_size) > MAX_SHARDS {
             return Err(CannotCut::TooManyShards);
         }
-        let open = Shard { index: 0, requests: 0, input: String::new() };
-        Ok(Cutter { shard_size, open, answers: 0, sizes: Vec::new() })
+        let open = Shard { index: 0, requests: 0, tokens: 0, input: String::new() };
+        Ok(Cutter { shard_size, open, answers: 0 })
     }
 
     /// Takes a request and its line of JSON without line break; gives the shard that it no longer fits into.
@@ -79,23 +80,22 @@ impl Cutter {
         self.open.input.push_str(line);
         self.open.input.push('\n');
         self.open.requests += 1;
+        self.open.tokens = self.open.tokens.saturating_add(request.max_tokens.into());
         self.answers = self.answers.saturating_add(answer);
         Ok(closed)
     }
 
-    /// The last shard, and how many requests each has.
-    pub fn finish(mut self) -> Result<(Option<Shard>, Vec<u32>), CannotCut> {
-        let last = if self.open.requests > 0 { Some(self.close()?) } else { None };
-        Ok((last, self.sizes))
+    /// The last shard.
+    pub fn finish(mut self) -> Result<Option<Shard>, CannotCut> {
+        if self.open.requests > 0 { self.close().map(Some) } else { Ok(None) }
     }
 
     fn close(&mut self) -> Result<Shard, CannotCut> {
         if self.open.index >= MAX_SHARDS {
             return Err(CannotCut::TooManyShards);
         }
-        self.sizes.push(self.open.requests);
         self.answers = 0;
-        let next = Shard { index: self.open.index + 1, requests: 0, input: String::new() };
+        let next = Shard { index: self.open.index + 1, requests: 0, tokens: 0, input: String::new() };
         Ok(std::mem::replace(&mut self.open, next))
     }
 }
@@ -162,9 +162,7 @@ mod tests {
         for index in 0..n {
             shards.extend(cutter.push(&request(index, max_tokens), line)?);
         }
-        let (last, sizes) = cutter.finish()?;
-        shards.extend(last);
-        assert_eq!(sizes, shards.iter().map(|shard| shard.requests).collect::<Vec<_>>());
+        shards.extend(cutter.finish()?);
         Ok(shards)
     }
 
@@ -176,6 +174,7 @@ mod tests {
             [(0, 3), (1, 3), (2, 1)]
         );
         assert_eq!(shards[2].input, "line\n");
+        assert_eq!(shards.iter().map(|shard| shard.tokens).collect::<Vec<_>>(), [24, 24, 8]);
         assert_eq!(cut(3, 0, 8, "line").unwrap(), []);
     }
 

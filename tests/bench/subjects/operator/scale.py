@@ -57,7 +57,6 @@ def populate(stage):
     ended, nodes, pods = max(1, scaled(10_000) - live), scaled(1_000, 10), scaled(20_000, 100)
     say(f"{ended} jobs that have ended")
     template = job("ended-{{i}}", prompts=PROMPTS)
-    template["metadata"]["finalizers"] = ["xdcgrid.io/forget-text"]
     stage.load(JOBS, template, ended, status=complete(), timeout=300)
     say(f"{nodes} nodes and their pods")
     spec = {"networkRef": {"name": NETWORK}, "mode": "Managed", "accelerators": {"cpuOnly": {}}, "models": [MODEL], "roles": ["Compute"]}

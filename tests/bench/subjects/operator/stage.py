@@ -21,6 +21,8 @@ STATE = ROOT / ".cluster-bench"
 SYSTEM, TEAM = "xdc-grid", "bench"
 NETWORK, MODEL = "bench", "smollm2-135m-instruct"
 OPERATOR = f"system:serviceaccount:{SYSTEM}:xdc-grid-operator"
+# The pods of brief Local jobs.
+PODS = f"system:serviceaccount:{TEAM}:xdc-grid-job-pods"
 SCALE = float(os.environ.get("BENCH_SCALE", "1"))
 CLUSTER = ROOT / "tests" / "cluster" / "cluster.sh"
 
@@ -49,6 +51,7 @@ class Stage:
         say("API server, etcd and Job controller, on their own")
         run(CLUSTER, "control-plane", "--controllers", "--state", STATE)
         self.audit = Audit(STATE / "audit.log", OPERATOR)
+        self.audit_of_pods = Audit(STATE / "audit.log", PODS)
         self.server = re.search(r'server: "([^"]+)"', self.kubeconfig.read_text())[1]
         self.load_program = STATE / "load"
         run("go", "build", "-C", ROOT / "tests" / "bench" / "load", "-trimpath", "-o", self.load_program, ".")

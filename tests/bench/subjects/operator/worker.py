@@ -1,7 +1,8 @@
-"""Real workers as processes of this machine: of a GridNode, and of a shard of a Local job."""
+"""Real workers as processes of this machine: of a GridNode, and of a brief Local job."""
 
 import base64
 import json
+import os
 import re
 import time
 
@@ -85,8 +86,8 @@ def set_status(stage, name, namespace, status):
     stage.kubectl("-n", namespace, "patch", "pod", name, "--subresource=status", "--type=merge", "-p", json.dumps(status))
 
 
-def play_shard(stage, name):
-    """Runs the pod of a Local job of one shard: the real worker with the pod's own arguments and token."""
+def play_brief_job(stage, name):
+    """Runs the pod of a brief Local job: the real worker with the pod's own arguments, environment and token."""
     uid = stage.get("inferencejob", name, TEAM)["metadata"]["uid"]
     found = wait_for("the child's pod", lambda: pods_of(stage, uid), 60, every=0.1)[0]
     pod_name = found["metadata"]["name"]
@@ -98,9 +99,12 @@ def play_shard(stage, name):
     set_status(stage, pod_name, TEAM, running())
     ours = ("batch", "--credentials-dir", "--data-dir", "--report-file")
     args = [arg for arg in spec["containers"][0]["args"] if not arg.startswith(ours)]
+    told = {variable["name"]: variable["value"] for variable in spec["containers"][0]["env"] if "value" in variable}
+    owner = {"GRID_OWNER_UID": found["metadata"]["labels"]["batch.kubernetes.io/controller-uid"]}
     run(
         binary("grid-worker"), "batch", *args, "--index=0", f"--api-server={stage.server}", f"--credentials-dir={folder}",
         f"--data-dir={STATE / 'shards' / 'data'}", f"--report-file={folder / 'report'}", "--node-name=nowhere", "--threads=1", timeout=120,
+        env=os.environ | told | owner,
     )
     set_status(stage, pod_name, TEAM, ended((folder / "report").read_text()))
 

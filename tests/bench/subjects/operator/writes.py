@@ -22,6 +22,7 @@ def measure(stage):
         row(f"{name}: created → Complete", [sum(lived.until_complete.values()) for lived in lives], "writes")
         row(f"{name}: … and deleted", [sum((lived.until_complete + lived.until_gone).values()) for lived in lives], "writes")
         row(f"{name}: Events beside them", [sum(lived.events.values()) for lived in lives], "writes")
+    row("Local: by the job's own pod", [lived.by_pods for lived in local], "writes")
     row("reconcile without news, of a job that is done", [idle_look(stage, "life-grid-0") for _ in range(ROUNDS)], "writes")
     waiting = "idle-job"
     for process in workers:
@@ -35,8 +36,8 @@ def measure(stage):
 
 
 class Life:
-    def __init__(self, until_complete, until_gone, events):
-        self.until_complete, self.until_gone, self.events = until_complete, until_gone, events
+    def __init__(self, until_complete, until_gone, events, by_pods):
+        self.until_complete, self.until_gone, self.events, self.by_pods = until_complete, until_gone, events, by_pods
 
 
 def life(stage, name, target):
@@ -45,17 +46,18 @@ def life(stage, name, target):
     mark = stage.audit.mark()
     stage.apply(job(name, target))
     if target == "Local":
-        worker.play_shard(stage, name)
+        worker.play_brief_job(stage, name)
     stage.wait_condition("inferencejob", name, "Complete", TEAM)
     stage.quiet(seconds=3, name=name)
     until_complete, events = of_job(stage.audit.writes(mark), TEAM, name)
+    by_pods = sum(stage.audit_of_pods.writes(mark).values())
     if name.endswith("-grid-0"):
-        return Life(until_complete, collections.Counter(), events)
+        return Life(until_complete, collections.Counter(), events, by_pods)
     mark = stage.audit.mark()
     stage.kubectl("-n", TEAM, "delete", "inferencejob", name, "--timeout=60s")
     stage.quiet(seconds=1.5, name=name)
     until_gone, later = of_job(stage.audit.writes(mark), TEAM, name)
-    return Life(until_complete, until_gone, events + later)
+    return Life(until_complete, until_gone, events + later, by_pods)
 
 
 def idle_look(stage, name):
