@@ -334,7 +334,7 @@ fn failure(reason: &str, message: String) -> Failure {
 }
 
 /// Generates a little and replays it: an engine whose replay differs from its own answer would fail every audit.
-async fn self_test(engine: &dyn AnswerEngine) -> Result<(), String> {
+pub(super) async fn self_test(engine: &dyn AnswerEngine) -> Result<(), String> {
     if engine.is_encoder() {
         return self_test_encoder(engine).await;
     }

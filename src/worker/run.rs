@@ -169,6 +169,8 @@ fn engine_settings(options: &WorkerOptions) -> EngineSettings {
         context_length: None,
         kv_budget_bytes: options.kv_budget.0,
         max_sequences: usize::from(options.max_sequences),
+        // The slots bound what runs; audits come on top of them.
+        max_queue: usize::from(options.max_sequences),
     }
 }
 

@@ -74,6 +74,8 @@ mod reward_docs;
 mod reward_speed;
 #[cfg(feature = "chain")]
 mod reward_tree;
+#[cfg(feature = "worker")]
+mod serve;
 #[cfg(feature = "gateway")]
 mod store;
 #[cfg(feature = "operator")]

@@ -7,6 +7,7 @@ mod benchmark;
 mod row;
 mod scheduler;
 mod sequence;
+mod text;
 mod types;
 
 use std::path::Path;
