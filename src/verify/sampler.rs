@@ -35,8 +35,10 @@ pub enum SamplerError {
     UnknownToken(u32),
 }
 
-/// How to choose among the candidates.
-#[derive(Debug, Clone, Copy, PartialEq, Serialize, Deserialize)]
+/// Which token follows from logits and the tokens before it. Name the fields that matter and take the others from
+/// [`GREEDY`](Self::GREEDY), whose values mean "off".
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(default)]
 pub struct SamplerParams {
     /// 0 is greedy.
     pub temperature: f32,
@@ -44,11 +46,58 @@ pub struct SamplerParams {
     pub top_p: f32,
     /// 0, or anything from 64 on, keeps 64 candidates.
     pub top_k: u32,
+    /// Drops candidates less than so many times as likely as the first; 0 keeps all.
+    pub min_p: f32,
+    /// Divides positive and multiplies negative logits of all tokens of prompt and answer; 1 is off.
+    pub repetition_penalty: f32,
+    /// Taken from the logits of all tokens of the answer; 0 is off.
+    pub presence_penalty: f32,
+    /// Taken from a token's logit once for each time that it is in the answer; 0 is off.
+    pub frequency_penalty: f32,
+    /// Added to logits. In the order of ids, each at most once; see [`SamplerParams::validate`].
+    pub logit_bias: Vec<LogitBias>,
+    /// The form that the text must have.
+    pub form: TextForm,
+}
+
+/// What is added to the logit of one token.
+#[derive(Debug, Clone, Copy, PartialEq, Serialize, Deserialize)]
+pub struct LogitBias {
+    pub id: u32,
+    /// -100 to 100. As with OpenAI, -100 in effect bans a token and 100 in effect forces it.
+    pub bias: f32,
+}
+
+/// The form that a text must have (OpenAI's `response_format`).
+#[derive(Debug, Clone, PartialEq, Eq, Default, Serialize, Deserialize)]
+pub enum TextForm {
+    #[default]
+    Free,
+    /// Any JSON object.
+    JsonObject,
+    /// JSON that fits this JSON Schema, itself given as JSON text.
+    JsonSchema(String),
+}
+
+impl Default for SamplerParams {
+    fn default() -> Self {
+        Self::GREEDY
+    }
 }
 
 impl SamplerParams {
-    /// Always the most likely token.
-    pub const GREEDY: Self = Self { temperature: 0.0, top_p: 1.0, top_k: 0 };
+    /// Always the most likely token, with nothing changed.
+    pub const GREEDY: Self = Self {
+        temperature: 0.0,
+        top_p: 1.0,
+        top_k: 0,
+        min_p: 0.0,
+        repetition_penalty: 1.0,
+        presence_penalty: 0.0,
+        frequency_penalty: 0.0,
+        logit_bias: Vec::new(),
+        form: TextForm::Free,
+    };
 
     /// Checks the ranges.
     pub fn validate(&self) -> Result<(), SamplerError> {
