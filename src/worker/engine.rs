@@ -8,8 +8,8 @@ use tokio::sync::mpsc;
 use super::leases::rejected;
 use crate::{
     inference::{
-        AdmissionError, Benchmark, ChatMessage, Encoder, Engine, EngineConfig, GenerateEvent, GenerateRequest,
-        LoadedModel, ModelInfo, PromptError, ReplayOutcome, ReplayRequest, Vectors,
+        AdmissionError, Benchmark, ChatMessage, Encoder, Engine, EngineConfig, EngineLoad, EngineTotals, GenerateEvent,
+        GenerateRequest, LoadedModel, ModelInfo, PromptError, ReplayOutcome, ReplayRequest, Vectors,
     },
     protocol::wire::Refused,
 };
@@ -30,6 +30,10 @@ pub trait AnswerEngine: Send + Sync + 'static {
     fn benchmark(&self) -> BoxFuture<'_, Result<Benchmark, AdmissionError>>;
     /// Requests that wait inside the engine.
     fn queued(&self) -> u32;
+    /// How busy it is and what it has done, where it keeps count.
+    fn measured(&self) -> Option<(EngineLoad, EngineTotals)> {
+        None
+    }
     /// Whether it makes embeddings, and no text.
     fn is_encoder(&self) -> bool {
         false
@@ -69,7 +73,7 @@ impl EngineProvider for LocalEngines {
             max_sequences: settings.max_sequences,
             // The slots bound what runs; audits come on top of them.
             max_queue: settings.max_sequences,
-            layers: None,
+            ..EngineConfig::default()
         };
         Ok(match crate::inference::load(path, config).map_err(|error| error.to_string())? {
             LoadedModel::Engine(engine) => Arc::new(engine),
@@ -108,6 +112,10 @@ impl AnswerEngine for Engine {
 
     fn queued(&self) -> u32 {
         u32::try_from(self.load_now().queued).unwrap_or(u32::MAX)
+    }
+
+    fn measured(&self) -> Option<(EngineLoad, EngineTotals)> {
+        Some((self.load_now(), self.totals()))
     }
 }
 
