@@ -9,8 +9,8 @@ use tokio::sync::mpsc;
 use super::leases::rejected;
 use crate::{
     inference::{
-        AdmissionError, Benchmark, ChatMessage, Encoder, Engine, EngineConfig, GenerateEvent, GenerateRequest,
-        LoadedModel, ModelInfo, PromptError, ReplayOutcome, ReplayRequest, Vectors,
+        AdmissionError, Benchmark, ChatMessage, Encoder, Engine, EngineConfig, EngineLoad, EngineTotals, GenerateEvent,
+        GenerateRequest, LoadedModel, ModelInfo, PromptError, ReplayOutcome, ReplayRequest, Vectors,
     },
     openai::{Message, ToolCall},
     protocol::wire::Refused,
@@ -45,6 +45,10 @@ pub trait AnswerEngine: Send + Sync + 'static {
     fn render_tools(&self, messages: &[Message], tools: &[Value]) -> Result<Vec<u32>, PromptError> {
         let _ = (messages, tools);
         Err(PromptError::NoTemplate)
+    }
+    /// How busy it is and what it has done, where it keeps count.
+    fn measured(&self) -> Option<(EngineLoad, EngineTotals)> {
+        None
     }
     /// Whether it makes embeddings, and no text.
     fn is_encoder(&self) -> bool {
@@ -86,7 +90,7 @@ impl EngineProvider for LocalEngines {
             kv_budget_bytes: settings.kv_budget_bytes,
             max_sequences: settings.max_sequences,
             max_queue: settings.max_queue,
-            layers: None,
+            ..EngineConfig::default()
         };
         Ok(match crate::inference::load(path, config).map_err(|error| error.to_string())? {
             LoadedModel::Engine(engine) => Arc::new(engine),
@@ -138,6 +142,10 @@ impl AnswerEngine for Engine {
     fn render_tools(&self, messages: &[Message], tools: &[Value]) -> Result<Vec<u32>, PromptError> {
         let messages: Vec<Value> = messages.iter().map(shown).collect();
         Engine::render_tools(self, &messages, tools)
+    }
+
+    fn measured(&self) -> Option<(EngineLoad, EngineTotals)> {
+        Some((self.load_now(), self.totals()))
     }
 }
 

@@ -27,7 +27,6 @@ pub(super) struct ServeMetrics {
     pub cancelled: IntCounter,
     pub connections: IntGauge,
     pub load_seconds: Gauge,
-    pub kv_bytes: IntGauge,
 }
 
 const LENGTHS: [f64; 14] =
@@ -67,7 +66,6 @@ impl ServeMetrics {
             prompt_length: histogram("vllm:request_prompt_tokens", "Prompt tokens of a request.", &LENGTHS)?,
             answer_length: histogram("vllm:request_generation_tokens", "Tokens of an answer.", &LENGTHS)?,
             load_seconds: gauge("grid_serve_model_load_seconds", "Time that the model took to load and test itself.")?,
-            kv_bytes: number("grid_serve_kv_bytes", "Key-value memory in use.")?,
             connections: number("grid_serve_connections", "Open connections.")?,
             cancelled: counter("grid_serve_cancelled_total", "Requests whose client left before the end.")?,
             rejected: counters("grid_serve_rejected_total", "Requests refused, by code.", &["reason"])?,

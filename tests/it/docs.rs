@@ -62,7 +62,8 @@ fn every_dependency_has_a_line_that_says_why() {
 
 /// Metric names in the sources: string literals that begin with `grid_` or `vllm:` in files called metrics.rs.
 fn metrics_in_code() -> BTreeSet<String> {
-    let rooms = ["operator", "gateway", "worker", "grid"].map(|room| root().join("src").join(room).join("metrics.rs"));
+    let rooms = ["operator", "gateway", "worker", "grid", "inference"]
+        .map(|room| root().join("src").join(room).join("metrics.rs"));
     let sources: Vec<_> = rooms.iter().filter_map(|path| fs::read_to_string(path).ok()).collect();
     let literals = sources.iter().flat_map(|source| source.split('"').skip(1).step_by(2));
     let name = |text: &&str| {

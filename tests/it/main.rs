@@ -39,6 +39,8 @@ mod engine_files;
 #[cfg(feature = "inference")]
 mod engine_oracle;
 #[cfg(feature = "inference")]
+mod engine_schedule;
+#[cfg(feature = "inference")]
 mod engine_speed;
 #[cfg(feature = "kubernetes")]
 mod examples;

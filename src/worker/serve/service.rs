@@ -142,7 +142,6 @@ impl Service {
         self.metrics.running.set(number(load.running));
         self.metrics.waiting.set(number(load.queued));
         let used = load.kv_used_bytes.saturating_sub(load.kv_reusable_bytes);
-        self.metrics.kv_bytes.set(i64::try_from(used).unwrap_or(i64::MAX));
         self.metrics.kv_usage.set(used as f64 / load.kv_budget_bytes.max(1) as f64);
     }
 }
