@@ -10,17 +10,14 @@ use super::{
 };
 use crate::{
     protocol::internal::Endpoint,
-    verify::sampler::{LogitBias, SamplerParams, TextForm},
+    verify::sampler::{LogitBias, MAX_LOGIT_BIASES, MAX_SCHEMA_BYTES, SamplerParams, TextForm},
 };
 
 /// Stop strings, and bytes of each.
 const MAX_STOPS: usize = 16;
 const MAX_STOP_BYTES: usize = 256;
-const MAX_BIASES: usize = 1024;
 /// Most alternatives told with a token.
 const MAX_TOP: i64 = 20;
-/// Bytes of a JSON Schema.
-const MAX_SCHEMA: usize = 64 << 10;
 
 /// What a server offers. The rest is refused by name.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -179,12 +176,12 @@ fn top_p(fields: &mut Fields) -> Parsed<f32> {
 
 fn logit_bias(fields: &mut Fields) -> Parsed<Vec<LogitBias>> {
     let wrong = || {
-        let must = format!("logit_bias must be an object of at most {MAX_BIASES} token ids with numbers from -100 to 100");
+        let must = format!("logit_bias must be an object of at most {MAX_LOGIT_BIASES} token ids with numbers from -100 to 100");
         OpenAiError::invalid("logit_bias", must)
     };
     let map = match fields.take("logit_bias") {
         None => return Ok(Vec::new()),
-        Some(Value::Object(map)) if map.len() <= MAX_BIASES => map,
+        Some(Value::Object(map)) if map.len() <= MAX_LOGIT_BIASES => map,
         Some(_) => return Err(wrong()),
     };
     let bias = |(id, bias): (String, Value)| {
@@ -225,8 +222,8 @@ fn json_schema(mut fields: Fields) -> Parsed<TextForm> {
         Some(_) => return Err(fields.invalid("schema", "a JSON Schema, an object")),
         None => return Err(fields.missing("schema")),
     };
-    if schema.len() > MAX_SCHEMA {
-        return Err(fields.invalid("schema", format!("at most {MAX_SCHEMA} bytes")));
+    if schema.len() > MAX_SCHEMA_BYTES {
+        return Err(fields.invalid("schema", format!("at most {MAX_SCHEMA_BYTES} bytes")));
     }
     fields.finish()?;
     Ok(TextForm::JsonSchema(schema))

@@ -94,6 +94,14 @@ mod tests {
     use super::*;
 
     #[test]
+    fn a_template_takes_tools_when_it_shows_them() {
+        let takes = |template: &str| ChatTemplate::new(template).unwrap().takes_tools();
+        assert!(takes("{% if tools %}{{ tools | tojson }}{% endif %}{{ messages[0].content }}"));
+        assert!(takes("{% if not tools is defined %}{% set tools = none %}{% endif %}{{ tools }}"));
+        assert!(!takes("{% for message in messages %}{{ message.content }}{% endfor %}"));
+    }
+
+    #[test]
     fn json_in_a_template_reads_as_python_writes_it() {
         let mut environment = Environment::new();
         environment.add_filter("tojson", to_json);

@@ -39,6 +39,6 @@ async fn requests_made_of_the_description_get_what_it_says() {
     let mut command = Command::new(tool("schemathesis", "schemathesis"));
     command.current_dir(&folder).args(["run", &s.url("/openapi.json"), "--header", "Authorization: Bearer key"]);
     command.args(["--checks", checks, "--seed", "7", "--max-examples", "25", "--phases", "examples,coverage,fuzzing"]);
-    command.args(["--no-color", "--generation-database", "none", "--request-timeout", "30"]);
+    command.args(["--no-color", "--generation-database", "none", "--request-timeout", "30", "--max-time", "45"]);
     succeeds(&mut command, 240).await;
 }

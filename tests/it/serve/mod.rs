@@ -4,6 +4,7 @@ mod clients;
 mod limits;
 mod process;
 mod texts;
+mod tools;
 mod vectors;
 
 use std::{
