@@ -19,6 +19,8 @@ pub mod gateway;
 pub mod grid;
 #[cfg(feature = "inference")]
 pub mod inference;
+#[cfg(any(feature = "gateway", feature = "worker"))]
+pub mod openai;
 #[cfg(feature = "operator")]
 pub mod operator;
 pub mod protocol;

@@ -1,4 +1,4 @@
-//! `grid-worker`: runs a node of the grid on this machine, makes its key, and registers it.
+//! `grid-worker`: runs a node of the grid on this machine, makes its key, and registers it; or serves a model on its own.
 
 use std::{fs::OpenOptions, io::Write, os::unix::fs::OpenOptionsExt, path::Path, process::ExitCode, sync::Arc};
 
@@ -7,7 +7,7 @@ use clap::{Parser, Subcommand};
 use xdc_grid::{
     protocol::identity::NodeKey,
     telemetry::{self, LogOptions},
-    worker::{self, KeygenOptions, LocalEngines, WorkerHooks, WorkerOptions, batch},
+    worker::{self, KeygenOptions, LocalEngines, WorkerHooks, WorkerOptions, batch, bench, serve},
 };
 
 /// A node of the xdc-grid: serves inference, answers challenges, earns for what is verified.
@@ -26,6 +26,10 @@ enum Command {
     Run(Box<WorkerOptions>),
     /// Answer one shard of a Local job and end.
     Batch(Box<batch::BatchOptions>),
+    /// Serve one model to OpenAI clients, on its own: no grid, no key.
+    Serve(Box<serve::ServeOptions>),
+    /// Measure a model on this machine, and what it could earn.
+    Bench(Box<bench::BenchOptions>),
     /// Make a new node key and print who it is.
     Keygen(KeygenOptions),
     /// Print the peer id and the address of a key.
@@ -64,6 +68,8 @@ async fn run(cli: Cli) -> Result<ExitCode> {
         Command::Batch(options) => {
             return Ok(ExitCode::from(batch::run(*options, Arc::new(LocalEngines)).await.code()));
         }
+        Command::Serve(options) => serve::run(*options, Arc::new(LocalEngines)).await?,
+        Command::Bench(options) => println!("{}", bench::run(*options, Arc::new(LocalEngines)).await?),
         Command::Keygen(options) => keygen(&options.out)?,
         Command::Id { key_file } => print_identity(&NodeKey::read(&key_file)?),
         #[cfg(feature = "register")]

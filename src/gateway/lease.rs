@@ -373,11 +373,20 @@ pub(super) fn start(work: &Work, attempt: u32, lease_id: Vec<u8>, prefix: Vec<u3
         client_nonce: client_nonce(line.seed).to_vec(),
         beacon: work.beacon.to_vec(),
         inputs: line.inputs.clone(),
+        prefix_group: prefix_group(work),
     }
 }
 
+/// The lines of a job may share what is computed for the beginning of their prompts; nobody else shares anything, so that
+/// the time of an answer tells nothing about what others have asked.
+fn prefix_group(work: &Work) -> Vec<u8> {
+    let hash = |job: &String| blake3::derive_key("xdc-grid 2026-11 prefix group of a job v1", job.as_bytes()).to_vec();
+    work.job.as_ref().map(hash).unwrap_or_default()
+}
+
 pub(super) fn sampling(work: &Work) -> Sampling {
-    Sampling { temperature: work.line.temperature, top_p: work.line.top_p, top_k: work.line.top_k }
+    let line = &work.line;
+    Sampling { temperature: line.temperature, top_p: line.top_p, top_k: line.top_k, ..Sampling::default() }
 }
 
 /// The client's part of the sampling seed, as 32 bytes.

@@ -81,7 +81,7 @@ pub fn check(finished: &Finished, expected: &Expected<'_>) -> Result<Receipt, Vi
         (answer.vectors.len() == work.line.inputs.len(), "comes with another number of vectors than were asked for"),
         (receipt.promptTokens > 0, "counts no prompt token"),
         (receipt.promptTokens <= most_prompt_tokens, "counts more prompt tokens than the prompt has bytes"),
-        (receipt.sampler.0 == sampler_hash(work), "names other sampling parameters than were asked for"),
+        (Some(receipt.sampler.0) == sampler_hash(work), "names other sampling parameters than were asked for"),
         (receipt.seed.0 == seed, "names another seed than the request implies"),
         (finishes_rightly(finished, work, answer), "ends for a reason that does not fit the answer"),
         (
@@ -107,9 +107,9 @@ fn traces_its_vectors(receipt: &Receipt, work: &Work, answer: &Answer) -> bool {
     work.endpoint != Endpoint::Embeddings || receipt.traceRoot.0 == embedding::root(&answer.vectors)
 }
 
-fn sampler_hash(work: &Work) -> [u8; 32] {
-    let sampling = lease::sampling(work);
-    sampler::SamplerParams { temperature: sampling.temperature, top_p: sampling.top_p, top_k: sampling.top_k }.hash()
+/// `None` for parameters out of range, which no worker takes.
+fn sampler_hash(work: &Work) -> Option<[u8; 32]> {
+    sampler::SamplerParams::try_from(&lease::sampling(work)).ok().map(|params| params.hash())
 }
 
 /// `length` means the limit was reached; anything that stops before is `stop`.

@@ -12,6 +12,7 @@ pub mod gguf;
 pub mod kernels;
 pub mod kv;
 mod layers;
+pub mod metrics;
 pub mod model;
 pub mod pool;
 pub mod text;
@@ -20,7 +21,7 @@ mod weights;
 
 pub use encoder::{Encoder, MAX_TEXTS, Vectors};
 pub use engine::*;
-pub(crate) use engine::{LoadCounters, Ticket, retry_after};
+pub(crate) use engine::{LoadCounters, Ticket};
 pub use layers::Compute;
 pub use model::ForwardError;
 pub use text::{ChatMessage, PromptError};

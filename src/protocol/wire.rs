@@ -242,6 +242,9 @@ pub struct Start {
     /// Embedding: 1 to 256 texts, none of them empty; `max_tokens` is 1 and means nothing.
     #[prost(string, repeated, tag = "13")]
     pub inputs: Vec<String>,
+    /// 32 bytes, the same for requests that may share what was computed for the beginning of their prompts; empty: with none.
+    #[prost(bytes = "vec", tag = "14")]
+    pub prefix_group: Vec<u8>,
 }
 
 #[derive(Clone, PartialEq, Message)]
@@ -252,7 +255,8 @@ pub struct ChatMessage {
     pub content: String,
 }
 
-#[derive(Clone, Copy, PartialEq, Message)]
+/// What a peer leaves out is zero, and zero is "off" in every field but `top_p`.
+#[derive(Clone, PartialEq, Message)]
 pub struct Sampling {
     /// 0 = greedy.
     #[prost(float, tag = "1")]
@@ -263,6 +267,34 @@ pub struct Sampling {
     /// 0 = off.
     #[prost(uint32, tag = "3")]
     pub top_k: u32,
+    /// 0 = off.
+    #[prost(float, tag = "4")]
+    pub min_p: f32,
+    /// 0 or 1 = off.
+    #[prost(float, tag = "5")]
+    pub repetition_penalty: f32,
+    #[prost(float, tag = "6")]
+    pub presence_penalty: f32,
+    #[prost(float, tag = "7")]
+    pub frequency_penalty: f32,
+    /// At most 1024, in the order of ids.
+    #[prost(message, repeated, tag = "8")]
+    pub logit_bias: Vec<LogitBias>,
+    /// 0 = free text, 1 = a JSON object, 2 = JSON that fits `json_schema`. Any other is refused.
+    #[prost(uint32, tag = "9")]
+    pub form: u32,
+    /// A JSON Schema as JSON text, at most 64 KiB.
+    #[prost(string, tag = "10")]
+    pub json_schema: String,
+}
+
+#[derive(Clone, Copy, PartialEq, Message)]
+pub struct LogitBias {
+    #[prost(uint32, tag = "1")]
+    pub id: u32,
+    /// -100 to 100.
+    #[prost(float, tag = "2")]
+    pub bias: f32,
 }
 
 #[derive(Clone, PartialEq, Message)]

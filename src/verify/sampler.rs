@@ -1,26 +1,38 @@
-//! The canonical sampler: which token follows from logits, parameters and a seed that the node did not choose.
+//! The canonical sampler: which token follows from logits, parameters, the tokens before, and a seed that the node did not
+//! choose.
 //!
 //! Bit-specified, so that anyone can repeat it (reference: verification.md §2.4, after Token-DiFR):
-//! 1. Candidates: the 64 highest logits (or `top_k` of them, if that is 1 to 63), equal logits in the order of token ids.
-//! 2. Temperature 0: the first candidate. Otherwise all further steps are in double precision with the functions of the
+//! 1. Biases and penalties, in single precision, on the logit `l` of each token that they concern: `l + bias`; if the token
+//!    is in the prompt or the answer so far, `l / r` for `l > 0`, else `l · r`, with the repetition penalty `r`; if it is
+//!    in the answer so far `n` times, `l - f · n - p` with frequency and presence penalty. A neutral value is no exception:
+//!    it changes no bit.
+//! 2. Where the text must have a form, only the tokens that can follow in it may be candidates.
+//! 3. Candidates: the 64 highest logits (or `top_k` of them, if that is 1 to 63), equal logits in the order of token ids.
+//! 4. Temperature 0: the first candidate. Otherwise all further steps are in double precision with the functions of the
 //!    `libm` crate (musl's), which use only IEEE-754 basic operations and give the same bits everywhere.
-//! 3. top-p: weights `exp((l - l_max) / T)` of the candidates in order; the shortest prefix whose sum reaches `top_p` of
-//!    the sum of all candidates survives, at least one.
-//! 4. Noise: `g = -ln(-ln u)`, where `u = (k + ½) · 2^-53` and `k` is the top 53 bits of the first eight bytes (little
+//! 5. top-p: weights `exp((l - l_max) / T)` of the candidates in order; the shortest prefix whose sum reaches `top_p` of
+//!    the sum of all candidates survives, at least one. min-p: of these, those whose weight is at least `min_p` (the first
+//!    one's is 1).
+//! 6. Noise: `g = -ln(-ln u)`, where `u = (k + ½) · 2^-53` and `k` is the top 53 bits of the first eight bytes (little
 //!    endian) of BLAKE3 keyed with the seed over `position` (u32) and `token id` (u32), both little endian.
-//! 5. The survivor with the largest `l / T + g`; equal sums in the order of candidates.
+//! 7. The survivor with the largest `l / T + g`; equal sums in the order of candidates.
 //!
-//! `position` counts output tokens from 0, so a continuation on another worker draws the same noise.
+//! `position` counts output tokens from 0, so a continuation on another worker draws the same noise. Nothing depends on
+//! what else is computed, nor on when.
 
-use serde::{Deserialize, Serialize};
+mod params;
+
+pub use params::{LogitBias, MAX_LOGIT_BIASES, MAX_SCHEMA_BYTES, SamplerParams, TextForm, TokenCounts};
 
 /// The largest number of candidates.
 pub const MAX_CANDIDATES: usize = 64;
 /// Margins are cut here, so that one wild token cannot outweigh an answer.
 pub const MARGIN_CAP: f32 = 5.0;
 
+/// Logits that are looked at together.
+const RUN: usize = 32;
+
 const SEED_CONTEXT: &str = "xdc-grid 2026-11 sampler seed v1";
-const PARAMS_CONTEXT: &str = "xdc-grid 2026-11 sampler params v1";
 
 /// Why nothing can be sampled.
 #[derive(Debug, Clone, PartialEq, thiserror::Error)]
@@ -29,57 +41,20 @@ pub enum SamplerError {
     Temperature(f32),
     #[error("top_p must be above 0 and at most 1, not {0}")]
     TopP(f32),
+    #[error("{field} must be between {low} and {high}, not {value}")]
+    Range { field: &'static str, value: f32, low: f32, high: f32 },
+    #[error("logit_bias may name at most {MAX_LOGIT_BIASES} tokens, not {0}")]
+    TooManyBiases(usize),
+    #[error("logit_bias must be in the order of token ids and name each once")]
+    UnsortedBiases,
+    #[error("a JSON schema may have at most {MAX_SCHEMA_BYTES} bytes, not {0}")]
+    Schema(usize),
+    #[error("the form {0} of the text is not known to this version, or its schema is missing; update this program")]
+    Form(u32),
     #[error("the model's logits are not finite numbers")]
     NotFinite,
     #[error("token {0} is not in the vocabulary")]
     UnknownToken(u32),
-}
-
-/// How to choose among the candidates.
-#[derive(Debug, Clone, Copy, PartialEq, Serialize, Deserialize)]
-pub struct SamplerParams {
-    /// 0 is greedy.
-    pub temperature: f32,
-    /// 1 keeps all candidates.
-    pub top_p: f32,
-    /// 0, or anything from 64 on, keeps 64 candidates.
-    pub top_k: u32,
-}
-
-impl SamplerParams {
-    /// Always the most likely token.
-    pub const GREEDY: Self = Self { temperature: 0.0, top_p: 1.0, top_k: 0 };
-
-    /// Checks the ranges.
-    pub fn validate(&self) -> Result<(), SamplerError> {
-        if !(0.0..=100.0).contains(&self.temperature) {
-            return Err(SamplerError::Temperature(self.temperature));
-        }
-        if !(self.top_p > 0.0 && self.top_p <= 1.0) {
-            return Err(SamplerError::TopP(self.top_p));
-        }
-        Ok(())
-    }
-
-    /// The hash that a receipt carries. Parameters that act alike have the same hash.
-    pub fn hash(&self) -> [u8; 32] {
-        let greedy = self.temperature == 0.0;
-        let Self { temperature, top_p, .. } = if greedy { Self::GREEDY } else { *self };
-        let candidates = if greedy { 0 } else { self.candidates() as u32 };
-        let mut hasher = blake3::Hasher::new_derive_key(PARAMS_CONTEXT);
-        hasher
-            .update(&(temperature + 0.0).to_le_bytes())
-            .update(&top_p.to_le_bytes())
-            .update(&candidates.to_le_bytes());
-        *hasher.finalize().as_bytes()
-    }
-
-    fn candidates(&self) -> usize {
-        match self.top_k as usize {
-            0 => MAX_CANDIDATES,
-            k => k.min(MAX_CANDIDATES),
-        }
-    }
 }
 
 /// The seed of one request. Every input is fixed before the node sees the request, so it has nothing to grind.
@@ -98,18 +73,36 @@ pub struct Candidate {
 
 /// The `limit` highest logits, from high to low, equal ones in the order of ids.
 pub fn highest(logits: &[f32], limit: usize) -> Result<Vec<Candidate>, SamplerError> {
+    highest_allowed(logits, limit, |_| true)
+}
+
+/// As [`highest`], among the tokens that are allowed. The others' logits must be finite, too.
+pub fn highest_allowed(
+    logits: &[f32],
+    limit: usize,
+    allowed: impl Fn(u32) -> bool,
+) -> Result<Vec<Candidate>, SamplerError> {
     let mut best: Vec<Candidate> = Vec::with_capacity(limit + 1);
     let mut threshold = f32::NEG_INFINITY;
-    for (id, logit) in logits.iter().copied().enumerate() {
-        if !logit.is_finite() {
-            return Err(SamplerError::NotFinite);
+    for (run, logits) in logits.chunks(RUN).enumerate() {
+        // Nearly all runs hold nothing above the threshold; this is without branches, so that it is vectorized.
+        let passed_over =
+            logits.iter().fold(true, |over, logit| over & (*logit <= threshold) & (logit.abs() <= f32::MAX));
+        if passed_over && best.len() == limit {
+            continue;
         }
-        if logit > threshold || best.len() < limit {
-            let place = best.partition_point(|candidate| candidate.logit >= logit);
-            best.insert(place, Candidate { id: id as u32, logit });
-            best.truncate(limit);
-            if best.len() == limit {
-                threshold = best.last().map_or(threshold, |last| last.logit);
+        for (offset, logit) in logits.iter().copied().enumerate() {
+            if !logit.is_finite() {
+                return Err(SamplerError::NotFinite);
+            }
+            let id = (run * RUN + offset) as u32;
+            if (logit > threshold || best.len() < limit) && allowed(id) {
+                let place = best.partition_point(|candidate| candidate.logit >= logit);
+                best.insert(place, Candidate { id, logit });
+                best.truncate(limit);
+                if best.len() == limit {
+                    threshold = best.last().map_or(threshold, |last| last.logit);
+                }
             }
         }
     }
@@ -166,26 +159,28 @@ impl Draw {
     }
 }
 
-/// The token that follows `logits` at output position `position`.
+/// The token that follows `logits`, to which biases and penalties are applied already, at output position `position`.
 pub fn sample(logits: &[f32], params: &SamplerParams, seed: &[u8; 32], position: u32) -> Result<u32, SamplerError> {
     let candidates = highest(logits, MAX_CANDIDATES)?;
     Draw::new(&candidates, params, seed, position)?.token().ok_or(SamplerError::NotFinite)
 }
 
-/// The candidates that top-p keeps.
+/// The candidates that top-p and min-p keep: both keep a beginning.
 fn survivors<'a>(candidates: &'a [Candidate], params: &SamplerParams) -> &'a [Candidate] {
     let Some(first) = candidates.first() else { return candidates };
     let scaled = |c: &Candidate| (f64::from(c.logit) - f64::from(first.logit)) / f64::from(params.temperature);
-    let weights: Vec<f64> = candidates.iter().map(|c| libm::exp(scaled(c))).collect();
+    let mut weights = [0.0; MAX_CANDIDATES];
+    weights.iter_mut().zip(candidates).for_each(|(weight, candidate)| *weight = libm::exp(scaled(candidate)));
+    let weights = &weights[..candidates.len().min(MAX_CANDIDATES)];
     let wanted = weights.iter().sum::<f64>() * f64::from(params.top_p);
     let mut sum = 0.0;
-    for (index, weight) in weights.iter().enumerate() {
+    let reaches = |weight: &f64| {
         sum += weight;
-        if sum >= wanted {
-            return &candidates[..=index];
-        }
-    }
-    candidates
+        sum >= wanted
+    };
+    let kept = weights.iter().position(reaches).map_or(weights.len(), |last| last + 1);
+    let likely = weights.iter().take_while(|weight| **weight >= f64::from(params.min_p)).count();
+    &candidates[..kept.min(likely.max(1))]
 }
 
 /// Standard Gumbel noise of one token at one position.
@@ -219,7 +214,7 @@ mod tests {
     fn a_known_draw_never_changes() {
         // Computed with another implementation, in Python. Only its noise differs, by one in the last place: that is glibc's
         // logarithm and shows why the functions are part of the definition. Any change here is a change of protocol.
-        let params = SamplerParams { temperature: 0.8, top_p: 0.95, top_k: 40 };
+        let params = SamplerParams { temperature: 0.8, top_p: 0.95, top_k: 40, ..SamplerParams::GREEDY };
         let seed = seed(&[1; 32], &[2; 32], &[3; 32], &[4; 32]);
         assert_eq!(blake3::Hash::from(seed).to_hex()[..16], *"5a203404dd0ece60");
         assert_eq!(noise(&seed, 7, 42).to_bits(), 0x3ff8_6edf_b24d_5eac);
@@ -231,7 +226,7 @@ mod tests {
     #[test]
     fn draws_follow_the_distribution() {
         let logits = [0.0, (2f32).ln(), (5f32).ln()];
-        let params = SamplerParams { temperature: 1.0, top_p: 1.0, top_k: 0 };
+        let params = SamplerParams { temperature: 1.0, ..SamplerParams::GREEDY };
         let mut counts = [0u32; 3];
         for position in 0..16_000 {
             counts[sample(&logits, &params, &[9; 32], position).unwrap() as usize] += 1;
@@ -242,22 +237,26 @@ mod tests {
     }
 
     #[test]
-    fn parameters_out_of_range_are_refused() {
-        for (temperature, top_p) in
-            [(-1.0, 1.0), (f32::NAN, 1.0), (101.0, 1.0), (1.0, 0.0), (1.0, 1.1), (1.0, f32::NAN)]
-        {
-            assert!(SamplerParams { temperature, top_p, top_k: 0 }.validate().is_err());
+    fn logits_that_are_no_numbers_are_refused_wherever_they_are() {
+        for bad in [f32::NAN, f32::INFINITY, f32::NEG_INFINITY] {
+            for place in [0, 70, 199] {
+                let mut logits = wave(200);
+                logits[place] = bad;
+                assert_eq!(sample(&logits, &SamplerParams::GREEDY, &[0; 32], 0), Err(SamplerError::NotFinite));
+            }
         }
-        assert_eq!(sample(&[0.0, f32::NAN], &SamplerParams::GREEDY, &[0; 32], 0), Err(SamplerError::NotFinite));
     }
 
     #[test]
-    fn hashes_tell_parameters_apart_only_where_they_act_differently() {
-        let hash = |temperature, top_p, top_k| SamplerParams { temperature, top_p, top_k }.hash();
-        assert_eq!(hash(0.0, 0.5, 3), hash(-0.0, 1.0, 0));
-        assert_eq!(hash(1.0, 0.5, 0), hash(1.0, 0.5, 64));
-        assert_ne!(hash(1.0, 0.5, 3), hash(1.0, 0.5, 4));
-        assert_ne!(hash(1.0, 0.5, 3), hash(1.1, 0.5, 3));
+    fn min_p_drops_what_is_too_unlikely() {
+        let logits = [0.0, (2f32).ln(), (5f32).ln()];
+        let drawn = |min_p: f32| -> std::collections::BTreeSet<u32> {
+            let params = SamplerParams { temperature: 1.0, min_p, ..SamplerParams::GREEDY };
+            (0..400).map(|position| sample(&logits, &params, &[3; 32], position).unwrap()).collect()
+        };
+        assert_eq!(drawn(0.0), [0, 1, 2].into());
+        assert_eq!(drawn(0.3), [1, 2].into());
+        assert_eq!(drawn(1.0), [2].into());
     }
 
     proptest! {
@@ -265,13 +264,16 @@ mod tests {
         fn highest_is_what_a_stable_sort_gives(logits in prop::collection::vec((-40i32..40).prop_map(|x| x as f32 / 4.0), 0..300), limit in 1usize..80) {
             let mut all: Vec<Candidate> = logits.iter().enumerate().map(|(i, l)| Candidate { id: i as u32, logit: *l }).collect();
             all.sort_by(|a, b| b.logit.total_cmp(&a.logit));
+            let mut odd: Vec<Candidate> = all.iter().copied().filter(|c| c.id % 2 == 1).collect();
             all.truncate(limit);
+            odd.truncate(limit);
             prop_assert_eq!(highest(&logits, limit).unwrap(), all);
+            prop_assert_eq!(highest_allowed(&logits, limit, |id| id % 2 == 1).unwrap(), odd);
         }
 
         #[test]
-        fn only_the_drawn_token_has_no_margin(seed: [u8; 32], position: u32, temperature in 0.01f32..3.0, top_p in 0.05f32..1.0, top_k in 0u32..70) {
-            let params = SamplerParams { temperature, top_p, top_k };
+        fn only_the_drawn_token_has_no_margin(seed: [u8; 32], position: u32, temperature in 0.01f32..3.0, top_p in 0.05f32..1.0, top_k in 0u32..70, min_p in 0f32..0.5) {
+            let params = SamplerParams { temperature, top_p, top_k, min_p, ..SamplerParams::GREEDY };
             let candidates = highest(&wave(200), MAX_CANDIDATES).unwrap();
             let draw = Draw::new(&candidates, &params, &seed, position).unwrap();
             let token = draw.token().unwrap();

@@ -3,14 +3,16 @@
 use std::{path::Path, sync::Arc, time::Duration};
 
 use futures::{FutureExt, future::BoxFuture};
+use serde_json::{Value, json};
 use tokio::sync::mpsc;
 
 use super::leases::rejected;
 use crate::{
     inference::{
-        AdmissionError, Benchmark, ChatMessage, Encoder, Engine, EngineConfig, GenerateEvent, GenerateRequest,
-        LoadedModel, ModelInfo, PromptError, ReplayOutcome, ReplayRequest, Vectors,
+        AdmissionError, Benchmark, ChatMessage, Encoder, Engine, EngineConfig, EngineLoad, EngineTotals, GenerateEvent,
+        GenerateRequest, LoadedModel, ModelInfo, PromptError, ReplayOutcome, ReplayRequest, Vectors,
     },
+    openai::{Message, ToolCall},
     protocol::wire::Refused,
 };
 
@@ -30,6 +32,24 @@ pub trait AnswerEngine: Send + Sync + 'static {
     fn benchmark(&self) -> BoxFuture<'_, Result<Benchmark, AdmissionError>>;
     /// Requests that wait inside the engine.
     fn queued(&self) -> u32;
+    /// The bytes that a token stands for; none for control tokens.
+    fn token_bytes(&self, token: u32) -> Vec<u8> {
+        let _ = token;
+        Vec::new()
+    }
+    /// Whether the model's chat template knows of tools.
+    fn takes_tools(&self) -> bool {
+        false
+    }
+    /// As [`render_chat`](Self::render_chat), for a conversation that speaks of tools.
+    fn render_tools(&self, messages: &[Message], tools: &[Value]) -> Result<Vec<u32>, PromptError> {
+        let _ = (messages, tools);
+        Err(PromptError::NoTemplate)
+    }
+    /// How busy it is and what it has done, where it keeps count.
+    fn measured(&self) -> Option<(EngineLoad, EngineTotals)> {
+        None
+    }
     /// Whether it makes embeddings, and no text.
     fn is_encoder(&self) -> bool {
         false
@@ -49,6 +69,8 @@ pub struct EngineSettings {
     pub context_length: Option<u32>,
     pub kv_budget_bytes: u64,
     pub max_sequences: usize,
+    /// Requests that wait for a turn before more are refused.
+    pub max_queue: usize,
 }
 
 /// Turns a verified model file into an engine. Runs on a blocking thread; the error is a sentence for people.
@@ -67,9 +89,8 @@ impl EngineProvider for LocalEngines {
             context_length: settings.context_length,
             kv_budget_bytes: settings.kv_budget_bytes,
             max_sequences: settings.max_sequences,
-            // The slots bound what runs; audits come on top of them.
-            max_queue: settings.max_sequences,
-            layers: None,
+            max_queue: settings.max_queue,
+            ..EngineConfig::default()
         };
         Ok(match crate::inference::load(path, config).map_err(|error| error.to_string())? {
             LoadedModel::Engine(engine) => Arc::new(engine),
@@ -109,6 +130,23 @@ impl AnswerEngine for Engine {
     fn queued(&self) -> u32 {
         u32::try_from(self.load_now().queued).unwrap_or(u32::MAX)
     }
+
+    fn token_bytes(&self, token: u32) -> Vec<u8> {
+        Engine::token_bytes(self, token).to_vec()
+    }
+
+    fn takes_tools(&self) -> bool {
+        Engine::takes_tools(self)
+    }
+
+    fn render_tools(&self, messages: &[Message], tools: &[Value]) -> Result<Vec<u32>, PromptError> {
+        let messages: Vec<Value> = messages.iter().map(shown).collect();
+        Engine::render_tools(self, &messages, tools)
+    }
+
+    fn measured(&self) -> Option<(EngineLoad, EngineTotals)> {
+        Some((self.load_now(), self.totals()))
+    }
 }
 
 impl AnswerEngine for Encoder {
@@ -147,6 +185,18 @@ impl AnswerEngine for Encoder {
     fn embed(&self, texts: Vec<Vec<u32>>) -> Result<Vectors, AdmissionError> {
         Encoder::embed(self, texts)
     }
+}
+
+/// A message in the form of Hugging Face's templates.
+fn shown(message: &Message) -> Value {
+    let mut value = json!({"role": message.role, "content": message.content});
+    if !message.tool_calls.is_empty() {
+        let call = |call: &ToolCall| {
+            json!({"type": "function", "function": {"name": call.name, "arguments": call.arguments}})
+        };
+        value["tool_calls"] = message.tool_calls.iter().map(call).collect();
+    }
+    value
 }
 
 fn writes_no_text() -> AdmissionError {

@@ -6,6 +6,7 @@ mod advert;
 mod assignment;
 mod audit;
 pub mod batch;
+pub mod bench;
 mod challenges;
 mod claims;
 mod embedding;
@@ -14,18 +15,22 @@ mod fetch;
 mod hardware;
 mod hooks;
 mod leases;
+mod metrics;
 mod models;
 mod options;
 #[cfg(feature = "register")]
 pub mod owner;
 mod request;
 mod run;
+pub mod serve;
 mod serving;
+mod source;
 
 pub use engine::{AnswerEngine, EngineProvider, EngineSettings, LocalEngines};
 pub use hooks::{AnswerWith, WorkerHooks};
 pub use options::{KeygenOptions, Quantity, WorkerOptions};
 pub use run::{Worker, WorkerError, run};
+pub use source::{ModelOptions, SourceError};
 
 /// What this program calls itself on the grid.
 pub const SOFTWARE: &str = concat!("grid-worker/", env!("CARGO_PKG_VERSION"));

@@ -18,7 +18,7 @@ use super::{
 };
 use crate::{
     api::ids::ModelDigest,
-    inference::{GenerateEvent, GenerateRequest, ReplayRequest},
+    inference::{GenerateEvent, GenerateRequest, ReplayRequest, metrics::Measured},
     protocol::{internal::NodeRole, wire},
     verify::sampler::SamplerParams,
 };
@@ -123,6 +123,22 @@ impl Models {
             State::Ready(ready) => Some(ready.clone()),
             _ => None,
         }
+    }
+
+    /// What is known of the engines that serve now.
+    pub(super) fn measured(&self) -> Vec<Measured> {
+        let shared = self.lock();
+        let measured = |entry: &Entry| match &entry.state {
+            State::Ready(ready) => {
+                let (load, totals) = ready.engine.measured()?;
+                Some(Measured { model: entry.wanted.name.clone(), load, totals })
+            }
+            _ => None,
+        };
+        // Two files may go by one name for a moment, but a series has one value.
+        let by_name: BTreeMap<_, _> =
+            shared.entries.values().filter_map(measured).map(|engine| (engine.model.clone(), engine)).collect();
+        by_name.into_values().collect()
     }
 
     /// The file of a model that was fetched and checked.
@@ -334,21 +350,27 @@ fn failure(reason: &str, message: String) -> Failure {
 }
 
 /// Generates a little and replays it: an engine whose replay differs from its own answer would fail every audit.
-async fn self_test(engine: &dyn AnswerEngine) -> Result<(), String> {
+pub(super) async fn self_test(engine: &dyn AnswerEngine) -> Result<(), String> {
     if engine.is_encoder() {
         return self_test_encoder(engine).await;
     }
     let (text, max_tokens) = SELF_TEST;
     let (sampling, seed) = (SamplerParams::GREEDY, [0; 32]);
     let prompt = engine.tokenize(text).map_err(|error| error.to_string())?;
-    let (prefix, stop) = (vec![], vec![]);
-    let request = GenerateRequest { prompt: prompt.clone(), prefix, max_tokens, sampling, seed, stop };
+    let request = GenerateRequest {
+        prompt: prompt.clone(),
+        max_tokens,
+        sampling: sampling.clone(),
+        seed,
+        ..GenerateRequest::default()
+    };
     let mut events = engine.generate(request).await.map_err(|error| error.to_string())?;
     let (output, trace_root) = loop {
         match events.recv().await {
             Some(GenerateEvent::Token { .. }) => {}
             Some(GenerateEvent::Done { output_ids, trace_root, .. }) => break (output_ids, trace_root),
             Some(GenerateEvent::Failed(message)) => return Err(message),
+            Some(GenerateEvent::DeadlineExceeded) => return Err("the answer took too long".into()),
             None => return Err("the engine ended without an answer".into()),
         }
     };

@@ -29,6 +29,8 @@ pub(super) struct Question {
     pub max_tokens: u32,
     pub sampling: SamplerParams,
     pub stop: Vec<String>,
+    /// Requests of one group may share what is computed for the beginning of their prompts.
+    pub prefix_group: Option<[u8; 32]>,
     pub client_nonce: [u8; 32],
     pub beacon: [u8; 32],
 }
@@ -75,6 +77,7 @@ pub(super) fn question(start: wire::Start) -> Result<Question, Refused> {
         max_tokens,
         sampling: sampler(&sampling)?,
         stop: start.stop,
+        prefix_group: group(&start.prefix_group)?,
         client_nonce: fixed("client_nonce", &start.client_nonce)?,
         beacon: fixed("beacon", &start.beacon)?,
     })
@@ -117,10 +120,11 @@ fn embedding(messages: &[wire::ChatMessage], prompt: &str, inputs: Vec<String>) 
 }
 
 fn sampler(sampling: &wire::Sampling) -> Result<SamplerParams, Refused> {
-    let wire::Sampling { temperature, top_p, top_k } = *sampling;
-    let params = SamplerParams { temperature, top_p, top_k };
-    params.validate().map_err(|error| malformed(error.to_string()))?;
-    Ok(params)
+    SamplerParams::try_from(sampling).map_err(|error| malformed(error.to_string()))
+}
+
+fn group(bytes: &[u8]) -> Result<Option<[u8; 32]>, Refused> {
+    if bytes.is_empty() { Ok(None) } else { fixed("prefix_group", bytes).map(Some) }
 }
 
 fn bounded_tokens(max_tokens: u32) -> Result<u32, Refused> {
@@ -150,7 +154,7 @@ mod tests {
             model: vec![3; 32],
             prompt: prompt.into(),
             max_tokens: 8,
-            sampling: Some(wire::Sampling { temperature: 0.0, top_p: 1.0, top_k: 0 }),
+            sampling: Some(wire::Sampling { top_p: 1.0, ..Default::default() }),
             client_nonce: vec![4; 32],
             beacon: vec![5; 32],
             ..Default::default()
@@ -176,8 +180,13 @@ mod tests {
         assert!(reason(wire::Start { inputs: inputs(&["a"]), ..start("x") }).contains("inputs only"));
         assert!(reason(wire::Start { inputs: inputs(&["a", ""]), ..start("") }).contains("empty"));
         assert!(reason(wire::Start { inputs: inputs(&["a"; 257]), ..start("") }).contains("256"));
+        assert!(reason(wire::Start { prefix_group: vec![1; 31], ..start("x") }).contains("prefix_group"));
+        assert_eq!(
+            question(wire::Start { prefix_group: vec![7; 32], ..start("x") }).unwrap().prefix_group,
+            Some([7; 32])
+        );
         for (temperature, top_p) in [(f32::NAN, 1.0), (-1.0, 1.0), (1.0, 0.0), (1.0, f32::NAN)] {
-            let sampling = Some(wire::Sampling { temperature, top_p, top_k: 0 });
+            let sampling = Some(wire::Sampling { temperature, top_p, ..Default::default() });
             assert!(question(wire::Start { sampling, ..start("x") }).is_err());
         }
     }

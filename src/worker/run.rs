@@ -50,6 +50,8 @@ pub enum WorkerError {
     Http { address: SocketAddr, source: std::io::Error },
     #[error(transparent)]
     Grid(#[from] GridError),
+    #[error("cannot serve metrics: {0}")]
+    Metrics(#[from] prometheus::Error),
     #[error("the grid node ended unexpectedly")]
     GridEnded,
     #[error("cannot wait for signals: {0}")]
@@ -109,6 +111,8 @@ impl Worker {
             network: options.network(),
             answer_with: hooks.answer_with,
         };
+        let engines = models.clone();
+        crate::inference::metrics::register(&registry, move || engines.measured())?;
         let service = WorkerService {
             serving: serving.clone(),
             models: models.clone(),
@@ -169,6 +173,8 @@ fn engine_settings(options: &WorkerOptions) -> EngineSettings {
         context_length: None,
         kv_budget_bytes: options.kv_budget.0,
         max_sequences: usize::from(options.max_sequences),
+        // The slots bound what runs; audits come on top of them.
+        max_queue: usize::from(options.max_sequences),
     }
 }
 

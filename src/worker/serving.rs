@@ -21,7 +21,7 @@ use super::{
 use crate::{
     api::ids::GridPeerId,
     grid::{FrameError, FrameReceiver, FrameSender, InferServer},
-    inference::{FinishReason, GenerateEvent, GenerateRequest, Vectors},
+    inference::{FinishReason, GenerateEvent, GenerateRequest, Tenant, Vectors},
     protocol::{
         identity::NodeKey,
         internal::NodeRole,
@@ -179,6 +179,8 @@ impl Serving {
             sampling: question.sampling,
             seed: receipt.seed.0,
             stop: question.stop,
+            tenant: question.prefix_group.map(|group| Tenant::of(&group)),
+            ..GenerateRequest::default()
         };
         let events = engine.generate(request).await.map_err(|error| not_admitted(&error))?;
         let answer = relay(events, sender, receiver).await?;
@@ -264,7 +266,7 @@ async fn relay(
             // Returning drops the events, which stops the engine.
             command = receiver.next() => return Err(interrupted(command?)),
             event = events.recv() => match event {
-                Some(GenerateEvent::Token { index, id, text }) => {
+                Some(GenerateEvent::Token { index, id, text, .. }) => {
                     tokens = index + 1;
                     send(sender, Event::Token(Token { index, id, text })).await?;
                     heartbeat.reset();
@@ -278,6 +280,7 @@ async fn relay(
                     return Ok(Answer { finish, prompt_tokens, output: output_ids, trace_root });
                 }
                 Some(GenerateEvent::Failed(message)) => return Err(engine_failed(message).into()),
+                Some(GenerateEvent::DeadlineExceeded) => return Err(engine_failed("the answer took too long").into()),
                 None => return Err(engine_failed("the engine ended without an answer").into()),
             },
             _ = heartbeat.tick() => send(sender, Event::Heartbeat(Heartbeat { tokens })).await?,

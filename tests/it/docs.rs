@@ -60,13 +60,15 @@ fn every_dependency_has_a_line_that_says_why() {
     assert!(missing.is_empty(), "no line in docs/dependencies.md for {missing:?}");
 }
 
-/// Metric names in the sources: string literals that begin with `grid_` in files called metrics.rs.
+/// Metric names in the sources: string literals that begin with `grid_` or `vllm:` in files called metrics.rs.
 fn metrics_in_code() -> BTreeSet<String> {
-    let rooms = ["operator", "gateway", "worker", "grid"].map(|room| root().join("src").join(room).join("metrics.rs"));
+    let rooms = ["operator", "gateway", "worker", "grid", "inference"]
+        .map(|room| root().join("src").join(room).join("metrics.rs"));
     let sources: Vec<_> = rooms.iter().filter_map(|path| fs::read_to_string(path).ok()).collect();
     let literals = sources.iter().flat_map(|source| source.split('"').skip(1).step_by(2));
     let name = |text: &&str| {
-        text.starts_with("grid_") && text.bytes().all(|b| b.is_ascii_lowercase() || b == b'_' || b.is_ascii_digit())
+        let ours = text.len() > "vllm:".len() && ["grid_", "vllm:"].iter().any(|prefix| text.starts_with(prefix));
+        ours && text.bytes().all(|b| b.is_ascii_lowercase() || matches!(b, b'_' | b':') || b.is_ascii_digit())
     };
     literals.filter(name).map(str::to_owned).collect()
 }
@@ -77,7 +79,7 @@ fn every_metric_is_documented_and_every_documented_metric_exists() {
     let rows =
         text.lines().filter_map(|line| line.strip_prefix("| `")?.split_once('`').map(|(name, _)| name.to_owned()));
     // Rows of other tables begin with a label or a recorded series.
-    let documented: BTreeSet<String> = rows.filter(|name| name.starts_with("grid_")).collect();
+    let documented: BTreeSet<String> = rows.filter(|name| name.starts_with("grid_") || name.starts_with("vllm:")).collect();
     let code = metrics_in_code();
     let missing: Vec<_> = code.difference(&documented).collect();
     let stale: Vec<_> = documented.difference(&code).collect();

@@ -7,9 +7,9 @@ use std::time::Duration;
 use tokio::sync::mpsc::Receiver;
 use xdc_grid::inference::{
     AdmissionError, ChatMessage, Engine, EngineConfig, FinishReason, GenerateEvent, GenerateRequest, PromptError,
-    ReplayRequest,
+    ReplayRequest, Tenant,
 };
-use xdc_grid::verify::sampler::SamplerParams;
+use xdc_grid::verify::sampler::{LogitBias, SamplerParams};
 
 /// The test model: SmolLM2-135M-Instruct, Q4_1.
 pub fn model_path() -> PathBuf {
@@ -50,10 +50,10 @@ fn user(content: &str) -> Vec<u32> {
     engine().render_chat(&messages(&[("system", "You are a helpful assistant."), ("user", content)])).unwrap()
 }
 
-const WARM: SamplerParams = SamplerParams { temperature: 0.9, top_p: 0.95, top_k: 40 };
+const WARM: SamplerParams = SamplerParams::new(0.9, 0.95, 40);
 
 fn request(prompt: Vec<u32>, max_tokens: u32, sampling: SamplerParams) -> GenerateRequest {
-    GenerateRequest { prompt, prefix: Vec::new(), max_tokens, sampling, seed: [7; 32], stop: Vec::new() }
+    GenerateRequest { prompt, max_tokens, sampling, seed: [7; 32], ..GenerateRequest::default() }
 }
 
 #[derive(Debug, Default, PartialEq)]
@@ -72,7 +72,7 @@ async fn collect(mut events: Receiver<GenerateEvent>) -> Answer {
     let next = || Duration::from_secs(120);
     while let Some(event) = tokio::time::timeout(next(), events.recv()).await.expect("an event within two minutes") {
         match event {
-            GenerateEvent::Token { index, id, text } => {
+            GenerateEvent::Token { index, id, text, .. } => {
                 answer.told.push((index, id));
                 answer.told_text += &text;
             }
@@ -80,7 +80,7 @@ async fn collect(mut events: Receiver<GenerateEvent>) -> Answer {
                 assert_eq!(output_tokens as usize, output_ids.len());
                 answer = Answer { ids: output_ids, text, finish: Some(finish), root: trace_root, ..answer };
             }
-            GenerateEvent::Failed(message) => panic!("{message}"),
+            event => panic!("{event:?}"),
         }
     }
     answer
@@ -127,7 +127,7 @@ async fn the_model_is_described() {
 async fn a_replay_has_the_same_trace_and_no_mismatch() {
     for sampling in [SamplerParams::GREEDY, WARM] {
         let prompt = user("Tell me a story about a lighthouse.");
-        let answer = generate(engine(), request(prompt.clone(), 90, sampling)).await;
+        let answer = generate(engine(), request(prompt.clone(), 90, sampling.clone())).await;
         let replay = ReplayRequest { prompt, output: answer.ids.clone(), sampling, seed: [7; 32] };
         let outcome = engine().replay(replay.clone()).await.unwrap();
         assert_eq!(outcome.trace_root, answer.root);
@@ -137,6 +137,32 @@ async fn a_replay_has_the_same_trace_and_no_mismatch() {
         assert_eq!(other.replay(replay).await.unwrap(), outcome);
         assert_eq!(other.info(), engine().info());
     }
+}
+
+#[tokio::test]
+async fn a_replay_checks_penalties_biases_and_min_p() {
+    let bias = |id| LogitBias { id, bias: -100.0 };
+    let sampling = SamplerParams {
+        min_p: 0.05,
+        repetition_penalty: 1.2,
+        presence_penalty: 0.3,
+        frequency_penalty: 0.2,
+        logit_bias: vec![bias(28), bias(30)],
+        ..WARM
+    };
+    let prompt = user("List ten animals, one a line.");
+    let tenant = Some(Tenant::of(b"zoo"));
+    let asked = || GenerateRequest { tenant, ..request(prompt.clone(), 80, sampling.clone()) };
+    let answer = generate(engine(), asked()).await;
+    assert!(answer.ids.iter().all(|id| *id != 28 && *id != 30), "banned");
+    assert_ne!(answer.ids, generate(engine(), request(prompt.clone(), 80, WARM)).await.ids);
+    // Again, from the blocks that were kept.
+    assert_eq!(generate(engine(), asked()).await, answer);
+    let replay =
+        |sampling| ReplayRequest { prompt: prompt.clone(), output: answer.ids.clone(), sampling, seed: [7; 32] };
+    let outcome = engine().replay(replay(sampling.clone())).await.unwrap();
+    assert_eq!((outcome.first_mismatch, outcome.max_margin, outcome.trace_root), (None, 0.0, answer.root));
+    assert!(engine().replay(replay(WARM)).await.unwrap().first_mismatch.is_some(), "other parameters");
 }
 
 #[tokio::test]
@@ -160,7 +186,7 @@ async fn a_worker_that_skips_layers_is_caught() {
     let cheat = load(EngineConfig { layers: Some(28), ..config() });
     let prompt = user("Explain why the sky is blue.");
     for sampling in [SamplerParams::GREEDY, WARM] {
-        let answer = generate(&cheat, request(prompt.clone(), 64, sampling)).await;
+        let answer = generate(&cheat, request(prompt.clone(), 64, sampling.clone())).await;
         let replay = ReplayRequest { prompt: prompt.clone(), output: answer.ids, sampling, seed: [7; 32] };
         let outcome = engine().replay(replay).await.unwrap();
         assert!(outcome.first_mismatch.is_some() && outcome.max_margin > 0.0, "{outcome:?}");
@@ -258,6 +284,7 @@ async fn a_slow_reader_loses_nothing_and_delays_nobody() {
 async fn requests_that_cannot_work_are_refused_with_a_reason() {
     let engine = load(EngineConfig { context_length: Some(256), ..config() });
     let valid = || request(vec![1, 2, 3], 8, SamplerParams::GREEDY);
+    let bias = |id| SamplerParams { logit_bias: vec![LogitBias { id, bias: 1.0 }], ..WARM };
     let refused = [
         GenerateRequest { prompt: Vec::new(), ..valid() },
         GenerateRequest { prompt: vec![1, 49_152], ..valid() },
@@ -269,6 +296,9 @@ async fn requests_that_cannot_work_are_refused_with_a_reason() {
         GenerateRequest { stop: vec!["x".repeat(257)], ..valid() },
         GenerateRequest { sampling: SamplerParams { temperature: f32::NAN, ..WARM }, ..valid() },
         GenerateRequest { sampling: SamplerParams { top_p: 0.0, ..WARM }, ..valid() },
+        GenerateRequest { sampling: SamplerParams { repetition_penalty: 11.0, ..WARM }, ..valid() },
+        GenerateRequest { sampling: bias(49_152), ..valid() },
+        GenerateRequest { top_logprobs: Some(21), ..valid() },
     ];
     for request in refused {
         let error = engine.generate(request.clone()).await.unwrap_err();

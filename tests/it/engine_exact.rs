@@ -103,6 +103,32 @@ fn a_truncated_cache_goes_on_as_if_the_rest_had_never_been() {
 }
 
 #[test]
+fn a_sequence_that_begins_with_anothers_blocks_has_the_same_bits() {
+    let model = model(2, Simd::detect());
+    let (whole, rest) = (tokens(2, 150), 20);
+    let reference = bits(&model, &whole, 150);
+    let budget = KvBudget::new(1 << 30);
+    let mut first = KvCache::reserve(&model.config, model.n_layers(), 200, &budget).unwrap();
+    let other = [&whole[..130], &tokens(5, 40)].concat();
+    model.forward(&mut [Segment { kv: &mut first, start: 0, tokens: &other, wanted: 0 }]).unwrap();
+    let shared: Vec<_> = std::iter::from_fn(|| first.seal()).collect();
+    assert_eq!(shared.len(), 2);
+    let mut second = KvCache::reserve_after(shared, &model.config, model.n_layers(), 150, &budget).unwrap();
+    // Both go on, in one forward.
+    let (tail, more) = (&whole[128..], tokens(6, rest));
+    let segments = &mut [
+        Segment { kv: &mut second, start: 128, tokens: tail, wanted: tail.len() },
+        Segment { kv: &mut first, start: 170, tokens: &more, wanted: 1 },
+    ];
+    let output = model.forward(segments).unwrap();
+    for (row, reference) in reference[128..].iter().enumerate() {
+        assert!(row_bits(output.hidden(row), output.logits(row)) == *reference, "row {row}");
+    }
+    let alone = bits(&model, &[&other[..], &more].concat(), 95);
+    assert!(row_bits(output.hidden(tail.len()), output.logits(tail.len())) == alone[189]);
+}
+
+#[test]
 fn a_forward_that_does_not_fit_is_refused() {
     let model = model(1, Simd::detect());
     let mut kv = cache(&model);

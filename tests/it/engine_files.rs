@@ -7,12 +7,11 @@ use candle_core::{Device, Tensor};
 use proptest::prelude::*;
 use xdc_grid::inference::gguf::Header;
 use xdc_grid::inference::{Engine, EngineConfig, GenerateEvent, GenerateRequest, LoadError};
-use xdc_grid::verify::sampler::SamplerParams;
 
 use crate::engine::model_path;
 
 /// A model of two small layers with the type of its linear weights, and metadata that differ from the plain ones.
-fn tiny_model(dtype: GgmlDType, changes: &[(&str, gguf_file::Value)]) -> Vec<u8> {
+pub fn tiny_model(dtype: GgmlDType, changes: &[(&str, gguf_file::Value)]) -> Vec<u8> {
     use gguf_file::Value::{Array, F32, I32, String, U32};
     let (width, heads, ff, vocab) = (256, 8, 512, 256);
     let mut metadata = std::collections::BTreeMap::new();
@@ -81,20 +80,14 @@ fn load(bytes: &[u8]) -> Result<Engine, LoadError> {
 
 /// The answer's tokens, or the message of the failure.
 async fn answer(engine: &Engine) -> Result<Vec<u32>, String> {
-    let request = GenerateRequest {
-        prompt: vec![1, 2, 3],
-        prefix: Vec::new(),
-        max_tokens: 6,
-        sampling: SamplerParams::GREEDY,
-        seed: [0; 32],
-        stop: Vec::new(),
-    };
+    let request = GenerateRequest { prompt: vec![1, 2, 3], max_tokens: 6, ..GenerateRequest::default() };
     let mut events = engine.generate(request).await.map_err(|error| error.to_string())?;
     while let Some(event) = events.recv().await {
         match event {
             GenerateEvent::Token { .. } => {}
             GenerateEvent::Done { output_ids, .. } => return Ok(output_ids),
             GenerateEvent::Failed(message) => return Err(message),
+            GenerateEvent::DeadlineExceeded => panic!("no deadline was set"),
         }
     }
     panic!("the stream ended without Done or Failed")

@@ -13,7 +13,6 @@ use xdc_grid::inference::model::{Model, Segment};
 use xdc_grid::inference::pool::ThreadPool;
 use xdc_grid::inference::text::Tokenizer;
 use xdc_grid::inference::{Compute, GenerateEvent, GenerateRequest};
-use xdc_grid::verify::sampler::SamplerParams;
 
 use crate::engine::{engine, model_path};
 
@@ -107,14 +106,7 @@ async fn greedy_answers_begin_like_those_of_llama_cpp() {
         let tokens = engine().tokenize(prompt).unwrap();
         let theirs = ask(&model_path(), &["greedy", "5"], &numbers(&tokens));
         let theirs: Vec<u32> = theirs.split_whitespace().map(|token| token.parse().unwrap()).collect();
-        let request = GenerateRequest {
-            prompt: tokens,
-            prefix: Vec::new(),
-            max_tokens: 5,
-            sampling: SamplerParams::GREEDY,
-            seed: [0; 32],
-            stop: Vec::new(),
-        };
+        let request = GenerateRequest { prompt: tokens, max_tokens: 5, ..GenerateRequest::default() };
         let mut events = engine().generate(request).await.unwrap();
         let mut ours = Vec::new();
         while let Some(event) = events.recv().await {

@@ -36,11 +36,10 @@ fn memory() -> String {
 fn request(prompt: &[u32], max_tokens: u32) -> GenerateRequest {
     GenerateRequest {
         prompt: prompt.to_vec(),
-        prefix: Vec::new(),
         max_tokens,
-        sampling: SamplerParams { temperature: 1.0, top_p: 1.0, top_k: 0 },
+        sampling: SamplerParams::new(1.0, 1.0, 0),
         seed: [1; 32],
-        stop: Vec::new(),
+        ..GenerateRequest::default()
     }
 }
 
@@ -52,7 +51,7 @@ async fn generate(engine: &Engine, request: GenerateRequest) -> (Vec<u32>, f64) 
         match event {
             GenerateEvent::Token { .. } => started = started.or_else(|| Some(Instant::now())),
             GenerateEvent::Done { output_ids, .. } => return (output_ids, started.unwrap().elapsed().as_secs_f64()),
-            GenerateEvent::Failed(message) => panic!("{message}"),
+            event => panic!("{event:?}"),
         }
     }
     panic!("no end")

@@ -17,13 +17,17 @@ fn allowed() -> BTreeMap<&'static str, &'static [&'static str]> {
         ("chain", &["api", "reward"]),
         ("grid", &["api", "protocol"]),
         ("download", &["api"]),
+        ("openai", &["protocol", "verify"]),
         ("store", &["api", "download", "protocol", "reward", "verify"]),
         ("telemetry", &[]),
         // Not `chain`: a test double that takes its numbers from what it tests would agree with every mistake.
         ("devnet", &["api"]),
         ("operator", &["api", "chain", "protocol", "reward", "telemetry"]),
-        ("gateway", &["api", "grid", "protocol", "reward", "schedule", "store", "telemetry", "verify"]),
-        ("worker", &["api", "chain", "download", "grid", "inference", "protocol", "schedule", "telemetry", "verify"]),
+        ("gateway", &["api", "grid", "openai", "protocol", "reward", "schedule", "store", "telemetry", "verify"]),
+        (
+            "worker",
+            &["api", "chain", "download", "grid", "inference", "openai", "protocol", "schedule", "telemetry", "verify"],
+        ),
         ("cli", &["api", "chain", "protocol", "reward", "telemetry"]),
     ]
     .into()

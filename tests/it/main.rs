@@ -39,6 +39,8 @@ mod engine_files;
 #[cfg(feature = "inference")]
 mod engine_oracle;
 #[cfg(feature = "inference")]
+mod engine_schedule;
+#[cfg(feature = "inference")]
 mod engine_speed;
 #[cfg(feature = "kubernetes")]
 mod examples;
@@ -76,6 +78,8 @@ mod reward_docs;
 mod reward_speed;
 #[cfg(feature = "chain")]
 mod reward_tree;
+#[cfg(feature = "worker")]
+mod serve;
 #[cfg(feature = "gateway")]
 mod store;
 #[cfg(feature = "operator")]

@@ -196,8 +196,7 @@ fn check(line: &InputLine, spec: &JobSpec) -> Result<(), String> {
     check_sampling(line)
 }
 
-/// Bounds that hold for every request, from whichever API.
-pub(super) fn check_sampling(line: &InputLine) -> Result<(), String> {
+fn check_sampling(line: &InputLine) -> Result<(), String> {
     if line.max_tokens == 0 || line.max_tokens > MAX_TOKENS {
         return Err(format!("maxTokens must be 1 to {MAX_TOKENS}"));
     }

@@ -13,14 +13,14 @@ use axum::{
 use serde::Deserialize;
 
 use super::{
-    auth::{self, Tokens},
-    changes,
+    auth, changes,
     error::{ApiFailure, Body},
     files, input, statement,
 };
 use crate::{
     api::ids::{EpochNumber, GridPeerId, ModelDigest, ParseIdError},
     gateway::Gateway,
+    openai::Tokens,
     protocol::internal::{
         GatewayInfo, JobControl, JobPage, JobReport, JobSpec, MAX_PLACEMENT_ITEMS, MAX_PLACEMENT_TEXT, Member,
         ModelReport, ModelSource, NetworkConfig, NodeReport,

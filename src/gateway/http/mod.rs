@@ -9,11 +9,9 @@ mod input;
 mod internal;
 mod openai;
 mod openai_embeddings;
-mod openai_error;
-mod openai_request;
 mod openai_stream;
 mod statement;
 
-pub use auth::Tokens;
+pub use crate::openai::Tokens;
 pub use internal::router as internal_router;
 pub use openai::router as openai_router;

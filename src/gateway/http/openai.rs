@@ -1,11 +1,10 @@
 //! The OpenAI API in front of the same dispatch that jobs go through.
 
-use std::sync::Arc;
+use std::{sync::Arc, time::Duration};
 
 use axum::{
     Json, Router,
-    body::Bytes,
-    extract::{DefaultBodyLimit, Path, State},
+    extract::{DefaultBodyLimit, Path, Request, State},
     middleware,
     response::{IntoResponse, Response},
     routing::{get, post},
@@ -13,22 +12,19 @@ use axum::{
 use serde_json::{Value, json};
 use tokio::time::timeout;
 
-use super::{
-    auth::{self, Tokens},
-    files, openai_embeddings,
-    openai_error::OpenAiError,
-    openai_request::parse,
-    openai_stream::{self, Shape},
-};
+use super::{files, openai_embeddings, openai_stream};
 use crate::{
     api::ids::RequestId,
-    gateway::{Gateway, online::OnlineEvent},
-    protocol::internal::{Endpoint, InputLine, ModelState},
+    gateway::{Gateway, online::OnlineEvent, reasons::is_about_the_request},
+    openai::{Offer, OpenAiError, Prompt, Shape, TextRequest, Tokens, check_key, read_body},
+    protocol::internal::{Encoding, Endpoint, InputLine, Message, ModelState},
     store::{ModelRecord, NewRequest, RequestKind},
 };
 
 /// Largest request: an infer frame carries it.
 const MAX_BODY: usize = 900 << 10;
+/// Time that a body gets to arrive.
+const BODY_TIME: Duration = Duration::from_secs(60);
 /// Workers that one online request may fail on.
 const ATTEMPTS: u32 = 3;
 
@@ -42,45 +38,70 @@ pub fn router(gateway: Arc<Gateway>, tokens: Option<Tokens>) -> Router {
         .route("/models", get(models))
         .route("/models/{id}", get(model))
         .fallback(async || OpenAiError::not_found())
+        .method_not_allowed_fallback(async || OpenAiError::method_not_allowed())
         .layer(DefaultBodyLimit::max(MAX_BODY))
-        .layer(middleware::from_fn_with_state(tokens, auth::openai))
+        .layer(middleware::from_fn_with_state(tokens, check_key))
         .with_state(gateway.clone());
     Router::new().nest("/v1", routes).merge(files::public(gateway))
 }
 
-async fn chat(State(gateway): State<Arc<Gateway>>, body: Bytes) -> Response {
-    answer(gateway, Endpoint::ChatCompletions, body).await
+async fn chat(State(gateway): State<Arc<Gateway>>, request: Request) -> Response {
+    answer(gateway, Endpoint::ChatCompletions, request).await
 }
 
-async fn complete(State(gateway): State<Arc<Gateway>>, body: Bytes) -> Response {
-    answer(gateway, Endpoint::Completions, body).await
+async fn complete(State(gateway): State<Arc<Gateway>>, request: Request) -> Response {
+    answer(gateway, Endpoint::Completions, request).await
 }
 
-async fn embed(State(gateway): State<Arc<Gateway>>, body: Bytes) -> Response {
-    let outcome = openai_embeddings::answer(&gateway, &body).await;
-    counted(&gateway, outcome)
+async fn embed(State(gateway): State<Arc<Gateway>>, request: Request) -> Response {
+    answer(gateway, Endpoint::Embeddings, request).await
 }
 
-async fn answer(gateway: Arc<Gateway>, endpoint: Endpoint, body: Bytes) -> Response {
-    let outcome = try_answer(gateway.clone(), endpoint, body).await;
-    counted(&gateway, outcome)
-}
-
-fn counted(gateway: &Gateway, outcome: Result<Response, OpenAiError>) -> Response {
+async fn answer(gateway: Arc<Gateway>, endpoint: Endpoint, request: Request) -> Response {
+    let outcome = try_answer(&gateway, endpoint, request).await;
     let response = outcome.unwrap_or_else(OpenAiError::into_response);
     gateway.metrics.http_requests.with_label_values(&["openai", response.status().as_str()]).inc();
     response
 }
 
-async fn try_answer(gateway: Arc<Gateway>, endpoint: Endpoint, body: Bytes) -> Result<Response, OpenAiError> {
-    let request = parse(&body, endpoint, gateway.settings.max_tokens)?;
-    let model = served(&gateway, &request.model, endpoint).await?;
-    let shape = Shape::new(endpoint, &model.source.name, request.include_usage, gateway.clock.now_ms() / 1000);
-    let stream = request.stream;
-    let waiting = leased(&gateway, endpoint, &model, request.line).await?;
+async fn try_answer(gateway: &Arc<Gateway>, endpoint: Endpoint, request: Request) -> Result<Response, OpenAiError> {
+    let body = read_body(request, BODY_TIME).await?;
+    if endpoint == Endpoint::Embeddings {
+        return openai_embeddings::answer(gateway, &body).await;
+    }
+    let most_tokens = gateway.settings.max_tokens;
+    let request = TextRequest::parse(&body, endpoint, &Offer::of_the_grid(most_tokens))?;
+    let model = served(gateway, &request.model, endpoint).await?;
+    let (stream, include_usage) = (request.stream, request.include_usage);
+    let waiting = leased(gateway, endpoint, &model, line(request, most_tokens)).await?;
+    let id = hex::encode(waiting.id.0.get(..12).unwrap_or_default());
+    let shape = Shape::new(endpoint, &model.source.name, &id, include_usage, gateway.clock.now_ms() / 1000);
     match stream {
         true => Ok(openai_stream::stream(waiting, shape)),
         false => Ok(Json(openai_stream::collect(waiting, shape).await?).into_response()),
+    }
+}
+
+/// A request as jobs have it. `most_tokens`: the answer of one that names no limit.
+fn line(request: TextRequest, most_tokens: u32) -> InputLine {
+    let message = |message: crate::openai::Message| Message { role: message.role, content: message.content };
+    let (messages, prompt) = match request.prompt {
+        Prompt::Chat(messages) => (messages.into_iter().map(message).collect(), String::new()),
+        Prompt::Text(text) => (Vec::new(), text),
+    };
+    InputLine {
+        index: 0,
+        custom_id: "online".into(),
+        messages,
+        prompt,
+        max_tokens: request.max_tokens.unwrap_or(most_tokens),
+        temperature: request.sampling.temperature,
+        top_p: request.sampling.top_p,
+        top_k: request.sampling.top_k,
+        seed: request.seed.unwrap_or_else(rand::random),
+        stop: request.stop,
+        inputs: Vec::new(),
+        encoding: Encoding::default(),
     }
 }
 
@@ -93,7 +114,7 @@ pub(super) async fn served(gateway: &Gateway, name: &str, endpoint: Endpoint) ->
         return Err(OpenAiError::invalid("model", format!("the model {name} {does}")));
     }
     if !gateway.servers(&model.source.digest).iter().any(|worker| worker.schedulable && !worker.quarantined) {
-        return Err(OpenAiError::no_worker(format!("no worker serves the model {name} at the moment")));
+        return Err(OpenAiError::unavailable("no_worker", format!("no worker serves the model {name} at the moment")));
     }
     Ok(model)
 }
@@ -137,6 +158,19 @@ fn describe(model: &ModelRecord) -> Value {
     json!({"id": model.source.name, "object": "model", "created": 0, "owned_by": "xdc-grid"})
 }
 
+fn busy(wait: Duration) -> OpenAiError {
+    OpenAiError::busy("all workers are busy; try again in a moment", wait.as_secs())
+}
+
+/// A failure with its reason code.
+fn failed(reason: &str, message: impl Into<String>) -> OpenAiError {
+    let code = if reason == "ContextExceeded" { "context_length_exceeded" } else { reason };
+    match is_about_the_request(reason) {
+        true => OpenAiError::bad_request(Some(code), message),
+        false => OpenAiError::bad_gateway(code, message),
+    }
+}
+
 /// A request under way. Dropping it before its end cancels it: the client is gone.
 pub(super) struct Waiting {
     gateway: Arc<Gateway>,
@@ -152,7 +186,7 @@ async fn submit(
     line: InputLine,
 ) -> Result<Waiting, OpenAiError> {
     let id = RequestId(rand::random());
-    let events = gateway.online.add(id).ok_or_else(|| OpenAiError::busy(gateway.settings.online_wait.as_secs()))?;
+    let events = gateway.online.add(id).ok_or_else(|| busy(gateway.settings.online_wait))?;
     // From here on a return without an answer cleans up.
     let waiting = Waiting { gateway: gateway.clone(), id, events, over: false };
     let request = NewRequest {
@@ -182,10 +216,10 @@ impl Waiting {
     async fn leased(&mut self) -> Result<(), OpenAiError> {
         let wait = self.gateway.settings.online_wait;
         match timeout(wait, self.events.recv()).await {
-            Err(_) => Err(OpenAiError::busy(wait.as_secs())),
+            Err(_) => Err(busy(wait)),
             Ok(Some(OnlineEvent::Failed { reason, message })) => {
                 self.over = true;
-                Err(OpenAiError::failed(&reason, message))
+                Err(failed(&reason, message))
             }
             Ok(Some(_)) => Ok(()),
             Ok(None) => Err(OpenAiError::internal()),
@@ -196,11 +230,11 @@ impl Waiting {
     pub(super) async fn next(&mut self) -> Result<OnlineEvent, OpenAiError> {
         // A worker that died gives the request back to the queue: its next one has as long again.
         match timeout(self.gateway.settings.stall, self.events.recv()).await {
-            Err(_) => Err(OpenAiError::failed("Stalled", "no worker went on with the answer in time")),
+            Err(_) => Err(failed("Stalled", "no worker went on with the answer in time")),
             Ok(None) => Err(OpenAiError::internal()),
             Ok(Some(OnlineEvent::Failed { reason, message })) => {
                 self.over = true;
-                Err(OpenAiError::failed(&reason, message))
+                Err(failed(&reason, message))
             }
             Ok(Some(event)) => {
                 self.over |= matches!(event, OnlineEvent::Finished { .. } | OnlineEvent::Embedded { .. });

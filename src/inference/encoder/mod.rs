@@ -21,9 +21,7 @@ use tokio::sync::{mpsc, oneshot};
 use super::kernels::{DENSE_PROFILE, Simd};
 use super::layers::Compute;
 use super::pool::ThreadPool;
-use super::{
-    AdmissionError, Benchmark, EngineConfig, LoadCounters, LoadError, ModelInfo, PromptError, Ticket, retry_after,
-};
+use super::{AdmissionError, Benchmark, EngineConfig, LoadCounters, LoadError, ModelInfo, PromptError, Ticket};
 pub use bundle::{Bundle, BundleError};
 pub use config::EncoderConfig;
 pub use model::EncoderModel;
@@ -145,12 +143,12 @@ impl Encoder {
 
     fn admit(&self, tokens: u64) -> Result<Ticket, AdmissionError> {
         let Shared { load, max_requests, .. } = &*self.shared;
-        Ticket::take(load, *max_requests, tokens).ok_or_else(|| retry_after(load))
+        Ticket::take(load, *max_requests, tokens).ok_or_else(|| load.busy())
     }
 
     fn submit(&self, command: Command) -> Result<(), AdmissionError> {
         self.commands.try_send(command).map_err(|error| match error {
-            TrySendError::Full(_) => retry_after(&self.shared.load),
+            TrySendError::Full(_) => self.shared.load.busy(),
             TrySendError::Disconnected(_) => AdmissionError::Stopped,
         })
     }

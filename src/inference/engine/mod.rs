@@ -1,19 +1,26 @@
 //! The engine: one thread owns the model and all keys and values; handles send it requests over a bounded channel.
 //!
-//! Sequences take turns token by token, prefills in chunks, so a long request delays a short one by at most one chunk. Two
-//! forwards never run at once: they would only fight for the same cores.
+//! All sequences that decode advance by a token in every step, prefills by chunks beside them, so a long request delays a
+//! short one by at most one chunk. Two forwards never run at once: they would only fight for the same cores. What is
+//! computed depends neither on what runs beside it nor on what was kept from before.
 
 mod benchmark;
+mod chooser;
+mod load;
+mod pace;
+mod plan;
+mod prefix;
+mod queue;
 mod row;
 mod scheduler;
 mod sequence;
+mod text;
 mod types;
 
 use std::path::Path;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering::Relaxed};
+use std::sync::atomic::Ordering::Relaxed;
 use std::sync::mpsc::{SyncSender, TrySendError, sync_channel};
-use std::time::Duration;
 
 use tokio::sync::{mpsc, oneshot};
 
@@ -24,8 +31,11 @@ use super::model::{Model, Segment};
 use super::pool::ThreadPool;
 use super::text::{ChatMessage, ChatTemplate, PromptError, Tokenizer};
 use super::{ForwardError, LoadError};
+use crate::verify::sampler::{SamplerParams, TextForm};
+pub use load::EngineTotals;
+pub(crate) use load::{LoadCounters, Ticket};
 use scheduler::{Command, Scheduler};
-use sequence::{Sequence, Work};
+use sequence::{Sequence, Start};
 pub use types::*;
 
 /// Events that may wait for a slow reader before its sequence pauses.
@@ -51,46 +61,7 @@ pub(crate) struct Shared {
     kv_bytes_per_token: u64,
     max_sequences: usize,
     max_queue: usize,
-}
-
-/// Numbers that requests and the engine thread keep up to date.
-#[derive(Default)]
-pub(crate) struct LoadCounters {
-    /// Requests that were taken and have not ended.
-    pub(crate) taken: AtomicUsize,
-    running: AtomicUsize,
-    /// Tokens that the taken requests may still need.
-    outstanding: AtomicU64,
-    /// Tokens a second over the last steps.
-    pub(crate) speed: AtomicU64,
-}
-
-/// A place of a request; given back when dropped.
-pub(crate) struct Ticket {
-    counters: Arc<LoadCounters>,
-    tokens: u64,
-}
-
-impl Ticket {
-    pub(crate) fn take(counters: &Arc<LoadCounters>, places: usize, tokens: u64) -> Option<Self> {
-        counters.taken.fetch_update(Relaxed, Relaxed, |taken| (taken < places).then_some(taken + 1)).ok()?;
-        counters.outstanding.fetch_add(tokens, Relaxed);
-        Some(Self { counters: counters.clone(), tokens })
-    }
-
-    /// Notes that `done` of the tokens are computed.
-    pub(crate) fn progress(&mut self, done: u64) {
-        let done = done.min(self.tokens);
-        self.tokens -= done;
-        self.counters.outstanding.fetch_sub(done, Relaxed);
-    }
-}
-
-impl Drop for Ticket {
-    fn drop(&mut self) {
-        self.counters.outstanding.fetch_sub(self.tokens, Relaxed);
-        self.counters.taken.fetch_sub(1, Relaxed);
-    }
+    step_tokens: usize,
 }
 
 impl Engine {
@@ -122,6 +93,7 @@ impl Engine {
             kv_bytes_per_token: model.config.kv_bytes_per_token(model.n_layers()),
             max_sequences: config.max_sequences.max(1),
             max_queue: config.max_queue,
+            step_tokens: config.step_tokens.max(1),
         });
         let (commands, receiver) = sync_channel(shared.max_sequences + shared.max_queue + 1);
         let scheduler = Scheduler::new(model, shared.clone(), receiver);
@@ -151,7 +123,7 @@ impl Engine {
         let output = request.max_tokens as usize;
         let ticket = self.admit(request.prompt.len(), output)?;
         let (events, receiver) = mpsc::channel(EVENT_WINDOW);
-        self.submit(Command::Start(Box::new(Sequence::new(Work::generate(request, events), ticket))))?;
+        self.submit(Command::Start(Box::new(Sequence::new(Start::generate(request, events), ticket))))?;
         Ok(receiver)
     }
 
@@ -163,7 +135,7 @@ impl Engine {
         }
         let ticket = self.admit(request.prompt.len(), request.output.len())?;
         let (answer, outcome) = oneshot::channel();
-        self.submit(Command::Start(Box::new(Sequence::new(Work::replay(request, answer), ticket))))?;
+        self.submit(Command::Start(Box::new(Sequence::new(Start::replay(request, answer), ticket))))?;
         outcome.await.map_err(|_| AdmissionError::Stopped)?.map_err(AdmissionError::Invalid)
     }
 
@@ -183,22 +155,28 @@ impl Engine {
             running,
             queued: load.taken.load(Relaxed).saturating_sub(running),
             kv_used_bytes: budget.used(),
+            kv_reusable_bytes: load.kv_reusable.load(Relaxed),
             kv_budget_bytes: budget.total(),
         }
     }
 
-    fn check(
-        &self,
-        prompt: &[u32],
-        output: &[u32],
-        sampling: &crate::verify::sampler::SamplerParams,
-    ) -> Result<(), AdmissionError> {
+    /// What the engine has done since it was loaded.
+    pub fn totals(&self) -> EngineTotals {
+        self.shared.load.totals.now()
+    }
+
+    fn check(&self, prompt: &[u32], output: &[u32], sampling: &SamplerParams) -> Result<(), AdmissionError> {
         sampling.validate().map_err(|error| AdmissionError::Invalid(error.to_string()))?;
+        if sampling.form != TextForm::Free {
+            let message = "this engine writes free text only: leave response_format out, or set its type to text";
+            return Err(AdmissionError::Invalid(message.into()));
+        }
         if prompt.is_empty() {
             return Err(AdmissionError::Invalid("the prompt has no tokens".into()));
         }
         let vocab_size = self.info().vocab_size;
-        match prompt.iter().chain(output).find(|token| **token >= vocab_size) {
+        let biased = sampling.logit_bias.iter().map(|entry| &entry.id);
+        match prompt.iter().chain(output).chain(biased).find(|token| **token >= vocab_size) {
             Some(token) => {
                 Err(AdmissionError::Invalid(format!("token {token} is not in the vocabulary of {vocab_size}")))
             }
@@ -217,29 +195,19 @@ impl Engine {
         if needed > budget.total() {
             return Err(AdmissionError::Memory { needed, budget: budget.total() });
         }
-        Ticket::take(load, max_sequences + max_queue, tokens as u64).ok_or_else(|| self.busy())
-    }
-
-    fn busy(&self) -> AdmissionError {
-        retry_after(&self.shared.load)
+        Ticket::take(load, max_sequences + max_queue, tokens as u64).ok_or_else(|| load.busy())
     }
 
     fn submit(&self, command: Command) -> Result<(), AdmissionError> {
         self.commands.try_send(command).map_err(|error| match error {
-            TrySendError::Full(_) => self.busy(),
+            TrySendError::Full(_) => self.shared.load.busy(),
             TrySendError::Disconnected(_) => AdmissionError::Stopped,
         })
     }
 }
 
-/// All places are taken until about the time when the waiting tokens are done.
-pub(crate) fn retry_after(load: &LoadCounters) -> AdmissionError {
-    let seconds = load.outstanding.load(Relaxed) / load.speed.load(Relaxed).max(1);
-    AdmissionError::Busy { retry_after: Duration::from_secs(seconds.clamp(1, 60)) }
-}
-
 fn check_answer(request: &GenerateRequest) -> Result<(), AdmissionError> {
-    let GenerateRequest { prefix, max_tokens, stop, .. } = request;
+    let GenerateRequest { prefix, max_tokens, stop, top_logprobs, .. } = request;
     if *max_tokens == 0 {
         return Err(AdmissionError::Invalid("max_tokens must be at least 1".into()));
     }
@@ -249,6 +217,9 @@ fn check_answer(request: &GenerateRequest) -> Result<(), AdmissionError> {
     if stop.len() > MAX_STOPS || stop.iter().any(|stop| stop.len() > MAX_STOP_BYTES) {
         let message = format!("at most {MAX_STOPS} stop strings of at most {MAX_STOP_BYTES} bytes are allowed");
         return Err(AdmissionError::Invalid(message));
+    }
+    if top_logprobs.is_some_and(|count| count > MAX_TOP_LOGPROBS) {
+        return Err(AdmissionError::Invalid(format!("top_logprobs must be at most {MAX_TOP_LOGPROBS}")));
     }
     Ok(())
 }

@@ -1,9 +1,9 @@
 //! The engine thread's loop: admit, step, repeat.
 //!
-//! A step is one forward over the next token of every decoding sequence and one chunk of one prefilling sequence. Decoding
-//! comes first, and prefills take turns chunk by chunk, so nobody waits for more than a chunk.
+//! A step is one forward over the next token of every decoding sequence and chunks of prefilling ones ([`plan`]). Whoever
+//! waits for a place is taken in fair order ([`FairQueue`]) as soon as all keys and values that the request may need fit,
+//! so nothing that runs ever has to stop for want of memory. Cancelled and late requests are dropped between steps.
 
-use std::collections::VecDeque;
 use std::sync::Arc;
 use std::sync::atomic::Ordering::Relaxed;
 use std::sync::mpsc::{Receiver, RecvTimeoutError, TryRecvError};
@@ -11,18 +11,21 @@ use std::time::{Duration, Instant};
 
 use tokio::sync::oneshot;
 
-use super::row::{Question, Row};
+use super::pace::Pace;
+use super::plan::{Part, plan};
+use super::prefix::PrefixCache;
+use super::queue::FairQueue;
+use super::row::{Answer, Question, Rows};
 use super::sequence::Sequence;
 use super::{Benchmark, Shared, Ticket, benchmark};
 use crate::inference::ForwardError;
-use crate::inference::kv::KvCache;
+use crate::inference::kv::{BLOCK_TOKENS, KvCache};
 use crate::inference::model::{Model, Output, Segment};
-use crate::verify::sampler::SamplerError;
 
-/// Tokens of a prefill that are computed in one step; some 0.2 s of one small model on one core.
-const PREFILL_CHUNK: usize = 64;
 /// How long to wait for a slow reader before looking again, when nothing else is to be done.
 const PAUSE: Duration = Duration::from_millis(5);
+/// After so long a slow reader's sequence leaves its place to one that waits; it goes on when the reader has caught up.
+const PARK_AFTER: Duration = Duration::from_secs(1);
 
 /// A message to the engine thread.
 // Nearly every message is the large one.
@@ -37,28 +40,42 @@ pub(super) struct Scheduler {
     model: Model,
     shared: Arc<Shared>,
     commands: Receiver<Command>,
-    waiting: VecDeque<Sequence>,
+    waiting: FairQueue<Sequence>,
     running: Vec<Sequence>,
+    /// Sequences that left their places to others because their readers are slow.
+    parked: Vec<Sequence>,
+    prefixes: PrefixCache,
+    pace: Pace,
     /// Which running sequence is offered the next prefill chunk first.
     turn: usize,
-}
-
-/// A sequence's part in a step.
-struct Part {
-    /// Place in `running`.
-    index: usize,
-    tokens: usize,
+    /// Of the last step; kept for its memory.
+    parts: Vec<Part>,
+    needs: Vec<usize>,
 }
 
 impl Scheduler {
     pub fn new(model: Model, shared: Arc<Shared>, commands: Receiver<Command>) -> Self {
-        Self { model, shared, commands, waiting: VecDeque::new(), running: Vec::new(), turn: 0 }
+        Self {
+            model,
+            shared,
+            commands,
+            waiting: FairQueue::default(),
+            running: Vec::new(),
+            parked: Vec::new(),
+            prefixes: PrefixCache::default(),
+            pace: Pace::default(),
+            turn: 0,
+            parts: Vec::new(),
+            needs: Vec::new(),
+        }
     }
 
     /// Runs until the last handle is gone and all work is done.
     pub fn run(mut self) {
         while self.receive() {
-            self.drop_cancelled();
+            let now = Instant::now();
+            self.drop_ended(now);
+            self.park(now);
             self.admit();
             self.publish();
             self.step();
@@ -69,12 +86,14 @@ impl Scheduler {
     /// Takes what has arrived; waits for it where there is nothing else to do. Returns whether to go on.
     fn receive(&mut self) -> bool {
         loop {
-            let command = if self.running.is_empty() && self.waiting.is_empty() {
+            let nobody_runs = self.running.is_empty();
+            let nobody_waits = self.waiting.is_empty();
+            let command = if nobody_runs && nobody_waits && self.parked.is_empty() {
                 match self.commands.recv() {
                     Ok(command) => command,
                     Err(_) => return false,
                 }
-            } else if self.running.iter().all(Sequence::is_paused) {
+            } else if (!nobody_runs || nobody_waits) && self.running.iter().all(Sequence::is_paused) {
                 match self.commands.recv_timeout(PAUSE) {
                     Ok(command) => command,
                     Err(RecvTimeoutError::Timeout) => return true,
@@ -91,81 +110,136 @@ impl Scheduler {
                 }
             };
             match command {
-                Command::Start(sequence) => self.waiting.push_back(*sequence),
+                Command::Start(sequence) => {
+                    self.waiting.push(sequence.tenant(), sequence.most_tokens() as u64, *sequence);
+                }
                 Command::Benchmark(ticket, answer) => {
-                    let outcome = benchmark::run(&self.model, &self.shared.budget, self.shared.info.context_length);
-                    drop(ticket);
                     // The asker may be gone.
-                    let _ = answer.send(outcome);
+                    let _ = answer.send(self.benchmark());
+                    drop(ticket);
                 }
             }
         }
     }
 
+    fn benchmark(&mut self) -> Result<Benchmark, String> {
+        let context = self.shared.info.context_length;
+        let tokens = benchmark::TOKENS.min(context as usize);
+        self.make_room(KvCache::bytes_for(&self.model.config, self.model.n_layers(), tokens));
+        benchmark::run(&self.model, &self.shared.budget, context)
+    }
+
     fn publish(&self) {
-        self.shared.load.running.store(self.running.len(), Relaxed);
+        let load = &self.shared.load;
+        load.running.store(self.running.len(), Relaxed);
+        load.kv_reusable.store(self.prefixes.unused_bytes(), Relaxed);
+        let active = self.running.iter().filter(|sequence| !sequence.is_paused());
+        let room = self.pace.until_room(active.map(Sequence::rest));
+        load.room_in_ms.store(room.map_or(0, |room| room.as_millis() as u64), Relaxed);
     }
 
-    fn drop_cancelled(&mut self) {
-        self.running.retain(|sequence| !sequence.is_cancelled());
-        self.waiting.retain(|sequence| !sequence.is_cancelled());
+    /// Drops what nobody waits for any more and what is too late.
+    fn drop_ended(&mut self, now: Instant) {
+        let Self { running, waiting, parked, prefixes, shared, .. } = self;
+        let totals = &shared.load.totals;
+        let mut keep = |sequence: &mut Sequence| {
+            if sequence.is_cancelled() {
+                totals.cancelled.fetch_add(1, Relaxed);
+            } else if sequence.is_late(now) {
+                totals.late.fetch_add(1, Relaxed);
+                sequence.expire();
+            } else {
+                return true;
+            }
+            sequence.leave(prefixes);
+            false
+        };
+        running.retain_mut(&mut keep);
+        parked.retain_mut(&mut keep);
+        waiting.retain(&mut keep);
     }
 
-    /// Moves waiting sequences, in order, to free places while their keys and values fit.
+    /// Takes sequences of slow readers out while others wait, and lets those whose readers have caught up wait again.
+    fn park(&mut self, now: Instant) {
+        let wanted = !self.waiting.is_empty();
+        for mut sequence in self.running.extract_if(.., |sequence| {
+            let since = sequence.paused_since(now);
+            wanted && since.is_some_and(|since| now.duration_since(since) >= PARK_AFTER)
+        }) {
+            self.shared.load.totals.parked.fetch_add(1, Relaxed);
+            sequence.leave(&mut self.prefixes);
+            self.parked.push(sequence);
+        }
+        for sequence in self.parked.extract_if(.., |sequence| !sequence.is_paused()) {
+            self.waiting.put_back(sequence.tenant(), sequence);
+        }
+    }
+
+    /// Moves waiting sequences, in their order, to free places while their keys and values fit.
     fn admit(&mut self) {
         while self.running.len() < self.shared.max_sequences {
-            let Some(mut sequence) = self.waiting.pop_front() else { return };
-            let layers = self.model.n_layers();
-            sequence.kv = KvCache::reserve(&self.model.config, layers, sequence.most_tokens(), &self.shared.budget);
-            if sequence.kv.is_none() {
-                self.waiting.push_front(sequence);
+            let Some(sequence) = self.waiting.head() else { return };
+            let most = sequence.most_tokens();
+            let keys = sequence.reusable();
+            let prefix = self.prefixes.find(keys, keys.len());
+            let rest = most.saturating_sub(prefix.len() * BLOCK_TOKENS);
+            if !self.make_room(KvCache::bytes_for(&self.model.config, self.model.n_layers(), rest)) {
                 return;
             }
+            let layers = self.model.n_layers();
+            let kv = KvCache::reserve_after(prefix, &self.model.config, layers, most, &self.shared.budget);
+            let (Some(kv), Some(mut sequence)) = (kv, self.waiting.take()) else { return };
+            let totals = &self.shared.load.totals;
+            totals.looked_up.fetch_add(sequence.shareable_tokens(), Relaxed);
+            totals.found.fetch_add(sequence.run(kv) as u64, Relaxed);
             self.running.push(sequence);
         }
     }
 
+    /// Gives up kept blocks until `bytes` are free, if there are enough. Returns whether they are free.
+    fn make_room(&mut self, bytes: u64) -> bool {
+        let budget = &self.shared.budget;
+        let free = || budget.total().saturating_sub(budget.used());
+        if free().saturating_add(self.prefixes.unused_bytes()) < bytes {
+            return false;
+        }
+        while free() < bytes {
+            if !self.prefixes.evict() {
+                return false;
+            }
+        }
+        true
+    }
+
     fn step(&mut self) {
-        let parts = self.plan();
-        if parts.is_empty() {
+        let ready = |sequence: &Sequence| if sequence.is_paused() { 0 } else { sequence.waiting_tokens() };
+        self.needs.clear();
+        self.needs.extend(self.running.iter().map(ready));
+        self.turn = plan(&self.needs, self.turn, self.shared.step_tokens, &mut self.parts);
+        if self.parts.is_empty() {
             return;
         }
         let started = Instant::now();
+        let parts = std::mem::take(&mut self.parts);
         match self.compute(&parts) {
             Ok(rows) => self.distribute(&parts, rows),
             Err(error) => {
                 let message = error.to_string();
                 tracing::error!(%error, "a forward failed");
                 parts.iter().for_each(|part| self.running[part.index].fail(&message));
-                self.remove(parts.iter().map(|part| part.index).collect());
+                self.remove(&parts.iter().map(|part| part.index).collect::<Vec<_>>());
             }
         }
-        let tokens: usize = parts.iter().map(|part| part.tokens).sum();
-        self.note_speed(tokens, started.elapsed());
-    }
-
-    /// Every decoding sequence's next token and one chunk of a prefill.
-    fn plan(&mut self) -> Vec<Part> {
-        let count = self.running.len();
-        let ready = |index: &usize| !self.running[*index].is_paused();
-        let waiting = |index: usize| self.running[index].waiting_tokens();
-        let mut parts: Vec<Part> =
-            (0..count).filter(ready).filter(|i| waiting(*i) == 1).map(|index| Part { index, tokens: 1 }).collect();
-        let turns = (0..count).map(|i| (self.turn + i) % count);
-        if let Some(index) = turns.filter(ready).find(|i| waiting(*i) > 1) {
-            parts.push(Part { index, tokens: waiting(index).min(PREFILL_CHUNK) });
-            self.turn = index + 1;
-        }
-        parts.sort_by_key(|part| part.index);
-        parts
+        self.note(&parts, started.elapsed());
+        self.parts = parts;
     }
 
     /// Runs the forward and answers every wanted row. Rows come in the order of parts.
-    fn compute(&mut self, parts: &[Part]) -> Result<Vec<Vec<Result<Row, SamplerError>>>, ForwardError> {
+    fn compute(&mut self, parts: &[Part]) -> Result<Vec<Vec<Answer>>, ForwardError> {
         let mut caches: Vec<KvCache> = parts.iter().filter_map(|part| self.running[part.index].kv.take()).collect();
         let starts: Vec<usize> = caches.iter().map(KvCache::len).collect();
-        let mut wanted = Vec::new();
-        let mut segments: Vec<Segment> = Vec::new();
+        let mut wanted = Vec::with_capacity(parts.len());
+        let mut segments: Vec<Segment> = Vec::with_capacity(parts.len());
         for ((part, kv), start) in parts.iter().zip(&mut caches).zip(starts) {
             let (tokens, rows) = self.running[part.index].tokens_from(start, part.tokens);
             wanted.push(rows);
@@ -174,38 +248,41 @@ impl Scheduler {
         let output = self.model.forward(&mut segments);
         drop(segments);
         for (part, kv) in parts.iter().zip(caches) {
-            self.running[part.index].kv = Some(kv);
-            self.running[part.index].progress(part.tokens);
+            let sequence = &mut self.running[part.index];
+            sequence.kv = Some(kv);
+            sequence.progress(part.tokens);
         }
-        Ok(self.answer_rows(parts, &wanted, &output?))
+        let output = output?;
+        parts.iter().for_each(|part| self.running[part.index].share(&mut self.prefixes));
+        Ok(self.answer_rows(parts, &wanted, output))
     }
 
-    fn answer_rows(&self, parts: &[Part], wanted: &[usize], output: &Output) -> Vec<Vec<Result<Row, SamplerError>>> {
+    fn answer_rows(&mut self, parts: &[Part], wanted: &[usize], mut output: Output) -> Vec<Vec<Answer>> {
+        let mut answers: Vec<Option<Answer>> = (0..output.rows()).map(|_| None).collect();
+        let mut rows = Rows { logits: &mut output.logits, hidden: &output.hidden, answers: &mut answers };
         let mut questions: Vec<Question> = Vec::new();
+        let mut sequences = self.running.iter_mut().enumerate();
         for (part, wanted) in parts.iter().zip(wanted) {
-            for from_end in (0..*wanted).rev() {
-                let row = questions.len();
-                let sequence = &self.running[part.index];
-                questions.push(sequence.question(output.logits(row), output.hidden(row), from_end));
-            }
+            let Some((_, sequence)) = sequences.find(|(index, _)| *index == part.index) else { break };
+            sequence.ask(rows.split_off(*wanted), &mut questions);
         }
         let compute = self.model.compute();
-        let mut answers: Vec<Option<Result<Row, SamplerError>>> = (0..questions.len()).map(|_| None).collect();
-        compute
-            .pool
-            .for_each_chunk(&mut answers, 1, |index, answer| answer[0] = Some(questions[index].answer(compute.simd)));
+        compute.pool.for_each_chunk(&mut questions, 1, |_, questions| {
+            questions.iter_mut().for_each(|question| question.answer(compute.simd));
+        });
+        drop(questions);
         let mut answers = answers.into_iter().flatten();
         wanted.iter().map(|count| answers.by_ref().take(*count).collect()).collect()
     }
 
-    fn distribute(&mut self, parts: &[Part], rows: Vec<Vec<Result<Row, SamplerError>>>) {
+    fn distribute(&mut self, parts: &[Part], rows: Vec<Vec<Answer>>) {
         let mut ended = Vec::new();
         for (part, rows) in parts.iter().zip(rows) {
             let sequence = &mut self.running[part.index];
             let mut end = false;
             for row in rows {
                 end = match row {
-                    Ok(row) => sequence.take(&row, &self.shared.tokenizer),
+                    Ok(row) => sequence.take(row, &self.shared.tokenizer),
                     Err(error) => {
                         sequence.fail(&error.to_string());
                         true
@@ -215,23 +292,34 @@ impl Scheduler {
                     break;
                 }
             }
+            if end && let Some((output, most)) = sequence.answered() {
+                self.pace.note_answer(output, most);
+            }
             if end || sequence.finish_replay() {
                 ended.push(part.index);
             }
         }
-        self.remove(ended);
+        self.remove(&ended);
     }
 
-    fn remove(&mut self, ended: Vec<usize>) {
+    fn remove(&mut self, ended: &[usize]) {
         let mut index = 0;
-        self.running.retain(|_| {
+        self.running.retain_mut(|sequence| {
             index += 1;
-            !ended.contains(&(index - 1))
+            let stays = !ended.contains(&(index - 1));
+            if !stays {
+                sequence.leave(&mut self.prefixes);
+            }
+            stays
         });
     }
 
-    /// Keeps a running average of tokens a second, for the time that refused requests are told to wait.
-    fn note_speed(&self, tokens: usize, elapsed: Duration) {
+    /// Keeps the averages, and the totals for metrics.
+    fn note(&mut self, parts: &[Part], elapsed: Duration) {
+        let decoded = parts.iter().filter(|part| part.tokens == 1).count();
+        let tokens: usize = parts.iter().map(|part| part.tokens).sum();
+        self.pace.note_step(decoded, tokens - decoded, elapsed);
+        self.shared.load.totals.note_step(parts.len(), decoded, tokens - decoded);
         let now = tokens as f64 / elapsed.as_secs_f64().max(1e-6);
         let speed = &self.shared.load.speed;
         let before = speed.load(Relaxed) as f64;

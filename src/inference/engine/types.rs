@@ -1,6 +1,6 @@
 //! What goes into and comes out of the engine.
 
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use serde::{Deserialize, Serialize};
 
@@ -19,6 +19,8 @@ pub struct EngineConfig {
     pub max_sequences: usize,
     /// Requests that wait for a turn before more are refused.
     pub max_queue: usize,
+    /// Most tokens of one step, decoded and prefilled together: what bounds how long a step lasts.
+    pub step_tokens: usize,
     /// Runs only the first layers. For tests of verification: this is what a cheating worker would do.
     pub layers: Option<usize>,
 }
@@ -31,6 +33,7 @@ impl Default for EngineConfig {
             kv_budget_bytes: 1 << 30,
             max_sequences: 4,
             max_queue: 16,
+            step_tokens: 256,
             layers: None,
         }
     }
@@ -54,18 +57,45 @@ pub struct ModelInfo {
     pub self_test: [u8; 32],
 }
 
-/// A request for an answer.
-#[derive(Debug, Clone, PartialEq)]
+/// Who asks, as a hash: requests of one tenant share computed prompts and a turn in the queue, those of different ones never
+/// share anything whose time could be measured.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub struct Tenant([u8; 32]);
+
+impl Tenant {
+    /// The tenant of a name: a namespace, an account, an API key.
+    pub fn of(name: &[u8]) -> Self {
+        Self(blake3::derive_key("xdc-grid 2026-11 engine tenant v1", name))
+    }
+
+    /// Its hash, for salts.
+    pub fn as_bytes(&self) -> &[u8; 32] {
+        &self.0
+    }
+}
+
+/// Most alternatives that are told with a token.
+pub const MAX_TOP_LOGPROBS: u32 = 20;
+
+/// A request for an answer. The default has no prompt and is refused: set at least `prompt` and `max_tokens`.
+#[derive(Debug, Clone, PartialEq, Default)]
 pub struct GenerateRequest {
     pub prompt: Vec<u32>,
     /// Output tokens that a former worker has delivered already. They are taken as they are and count as output.
     pub prefix: Vec<u32>,
     /// Most output tokens, the prefix included.
     pub max_tokens: u32,
+    /// Temperature, penalties, bias, the form that the text must have: everything that decides which token follows.
     pub sampling: SamplerParams,
     pub seed: [u8; 32],
     /// Texts that end the answer and are not part of it.
     pub stop: Vec<String>,
+    /// Says log-probabilities with every token: of the token itself and of so many alternatives, 0 to [`MAX_TOP_LOGPROBS`].
+    pub top_logprobs: Option<u32>,
+    /// Whose request it is. `None` shares computed prompts with nobody, and a turn with all others that have no tenant.
+    pub tenant: Option<Tenant>,
+    /// When the request ends with [`GenerateEvent::DeadlineExceeded`], whether it has begun or not.
+    pub deadline: Option<Instant>,
 }
 
 /// Why an answer ended.
@@ -79,8 +109,17 @@ pub enum FinishReason {
     Cancelled,
 }
 
-/// What a request yields, in this order: tokens, then one `Done` or `Failed`.
-#[derive(Debug, Clone, PartialEq, Eq)]
+/// How likely a token was, by the model's own distribution: before temperature, penalties, bias and form.
+#[derive(Debug, Clone, PartialEq)]
+pub struct TokenLogprobs {
+    /// Natural logarithm.
+    pub logprob: f32,
+    /// The most likely tokens with theirs, from high to low, as many as were asked for.
+    pub top: Vec<(u32, f32)>,
+}
+
+/// What a request yields, in this order: tokens, then one `Done`, `Failed` or `DeadlineExceeded`.
+#[derive(Debug, Clone, PartialEq)]
 pub enum GenerateEvent {
     Token {
         /// Counts output tokens from 0, the prefix included.
@@ -89,10 +128,14 @@ pub enum GenerateEvent {
         /// Text that became complete with this token; empty for control tokens and while a character or a possible stop
         /// string is unfinished.
         text: String,
+        /// Where the request asked for them.
+        logprobs: Option<Box<TokenLogprobs>>,
     },
     Done {
         finish: FinishReason,
         prompt_tokens: u32,
+        /// Prompt tokens whose keys and values were there already.
+        cached_tokens: u32,
         output_tokens: u32,
         /// All output tokens: the prefix, what followed, and the token that ended the answer, if one did.
         output_ids: Vec<u32>,
@@ -102,6 +145,8 @@ pub enum GenerateEvent {
         trace_root: [u8; 32],
     },
     Failed(String),
+    /// The request's deadline has passed; the tokens so far are told.
+    DeadlineExceeded,
 }
 
 /// A request to check an answer.
@@ -139,7 +184,10 @@ pub struct EngineLoad {
     pub running: usize,
     /// Requests that wait.
     pub queued: usize,
+    /// Bytes of keys and values that are reserved or kept for reuse.
     pub kv_used_bytes: u64,
+    /// The part of them that nobody computes with: it is given up when a request needs the room.
+    pub kv_reusable_bytes: u64,
     pub kv_budget_bytes: u64,
 }
 

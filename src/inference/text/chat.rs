@@ -7,7 +7,7 @@ use minijinja::value::{Kwargs, ValueKind, from_args};
 use minijinja::{Environment, Error, ErrorKind, State, Value, context};
 use serde::{Deserialize, Serialize};
 
-use super::{PromptError, Tokenizer};
+use super::{PromptError, Tokenizer, tools};
 
 const MAX_TEMPLATE_BYTES: usize = 256 << 10;
 const MAX_MESSAGES: usize = 4096;
@@ -27,6 +27,7 @@ pub struct ChatMessage {
 /// A compiled chat template.
 pub struct ChatTemplate {
     environment: Environment<'static>,
+    takes_tools: bool,
 }
 
 impl ChatTemplate {
@@ -42,8 +43,15 @@ impl ChatTemplate {
         environment.set_recursion_limit(50);
         environment.set_unknown_method_callback(python_method);
         environment.add_function("raise_exception", raise_exception);
+        environment.add_filter("tojson", tools::to_json);
         environment.add_template_owned(NAME, source.to_owned()).map_err(describe)?;
-        Ok(Self { environment })
+        let names = environment.get_template(NAME).map_err(describe)?.undeclared_variables(false);
+        Ok(Self { takes_tools: names.contains("tools"), environment })
+    }
+
+    /// Whether it shows a model the tools that it may call.
+    pub fn takes_tools(&self) -> bool {
+        self.takes_tools
     }
 
     /// The tokens of a conversation, up to where the assistant begins to answer.
@@ -51,17 +59,25 @@ impl ChatTemplate {
     /// Names of control tokens in the messages must stay text. They are split by a guard, a noncharacter that occurs in no
     /// message, before rendering, and the guard is dropped when the pieces between real control tokens are encoded.
     pub fn render(&self, messages: &[ChatMessage], tokenizer: &Tokenizer) -> Result<Vec<u32>, PromptError> {
-        check(messages, tokenizer)?;
-        let guard = guard(messages).ok_or_else(|| PromptError::Encode("it uses every noncharacter".into()))?;
+        let roles = messages.iter().map(|message| message.role.as_str());
+        check(roles, messages.iter().map(|message| message.content.len()).sum(), tokenizer)?;
+        let guard = guard(|guard| messages.iter().any(|message| message.content.contains(guard)))?;
         let guarded = messages.iter().map(|message| {
-            let ChatMessage { role, content } = protect(message, tokenizer, guard);
-            context! { role, content }
+            let content = protect(&message.content, tokenizer, guard);
+            context! { role => message.role, content }
         });
+        let items = messages.len();
+        self.run(Conversation { messages: guarded.collect(), tools: Value::UNDEFINED, items, guard }, tokenizer)
+    }
+
+    pub(super) fn run(&self, conversation: Conversation, tokenizer: &Tokenizer) -> Result<Vec<u32>, PromptError> {
+        let Conversation { messages, tools, items, guard } = conversation;
         let mut environment = self.environment.clone();
-        environment.set_fuel(Some(FUEL + FUEL_PER_MESSAGE * messages.len() as u64));
+        environment.set_fuel(Some(FUEL + FUEL_PER_MESSAGE * items as u64));
         let template = environment.get_template(NAME).map_err(describe)?;
         let input = context! {
-            messages => guarded.collect::<Value>(),
+            messages,
+            tools,
             add_generation_prompt => true,
             bos_token => tokenizer.bos_text(),
             eos_token => tokenizer.eos_text(),
@@ -73,18 +89,32 @@ impl ChatTemplate {
     }
 }
 
-fn check(messages: &[ChatMessage], tokenizer: &Tokenizer) -> Result<(), PromptError> {
-    if messages.is_empty() {
+/// What a template is given, with the guard in place.
+pub(super) struct Conversation {
+    pub messages: Value,
+    pub tools: Value,
+    /// Messages and tools, for the bound on the work.
+    pub items: usize,
+    pub guard: char,
+}
+
+/// `bytes`: of all texts together.
+pub(super) fn check<'a>(
+    roles: impl ExactSizeIterator<Item = &'a str>,
+    bytes: usize,
+    tokenizer: &Tokenizer,
+) -> Result<(), PromptError> {
+    let count = roles.len();
+    if count == 0 {
         return Err(PromptError::NoMessages);
     }
-    if messages.len() > MAX_MESSAGES {
-        return Err(PromptError::Template(format!("there are {} messages, more than {MAX_MESSAGES}", messages.len())));
+    if count > MAX_MESSAGES {
+        return Err(PromptError::Template(format!("there are {count} messages, more than {MAX_MESSAGES}")));
     }
-    let unknown = messages.iter().find(|m| !matches!(m.role.as_str(), "system" | "user" | "assistant" | "tool"));
-    if let Some(message) = unknown {
-        return Err(PromptError::Role(message.role.chars().take(40).collect()));
+    let mut unknown = roles.filter(|role| !matches!(*role, "system" | "user" | "assistant" | "tool"));
+    if let Some(role) = unknown.next() {
+        return Err(PromptError::Role(role.chars().take(40).collect()));
     }
-    let bytes = messages.iter().map(|message| message.content.len()).sum();
     let limit = tokenizer.max_bytes();
     if bytes > limit {
         return Err(PromptError::TooLong { bytes, limit });
@@ -92,14 +122,15 @@ fn check(messages: &[ChatMessage], tokenizer: &Tokenizer) -> Result<(), PromptEr
     Ok(())
 }
 
-/// A noncharacter that no message uses.
-fn guard(messages: &[ChatMessage]) -> Option<char> {
-    ('\u{fdd0}'..='\u{fdef}').find(|guard| messages.iter().all(|message| !message.content.contains(*guard)))
+/// A noncharacter that is not used.
+pub(super) fn guard(is_used: impl Fn(char) -> bool) -> Result<char, PromptError> {
+    let unused = ('\u{fdd0}'..='\u{fdef}').find(|guard| !is_used(*guard));
+    unused.ok_or_else(|| PromptError::Encode("it uses every noncharacter".into()))
 }
 
 /// Puts the guard after the first character of every control token's name.
-fn protect(message: &ChatMessage, tokenizer: &Tokenizer, guard: char) -> ChatMessage {
-    let mut content = message.content.clone();
+pub(super) fn protect(text: &str, tokenizer: &Tokenizer, guard: char) -> String {
+    let mut content = text.to_owned();
     for name in tokenizer.control_names() {
         let mut rest = name.chars();
         if let Some(first) = rest.next()
@@ -108,7 +139,7 @@ fn protect(message: &ChatMessage, tokenizer: &Tokenizer, guard: char) -> ChatMes
             content = content.replace(name, &format!("{first}{guard}{}", rest.as_str()));
         }
     }
-    ChatMessage { role: message.role.clone(), content }
+    content
 }
 
 fn describe(error: Error) -> PromptError {

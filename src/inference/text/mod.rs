@@ -4,6 +4,7 @@ mod chat;
 mod detokenizer;
 mod stop;
 mod tokenizer;
+mod tools;
 
 pub use chat::{ChatMessage, ChatTemplate};
 pub use detokenizer::Detokenizer;

@@ -7,7 +7,7 @@ use tokio::sync::mpsc;
 use super::{BatchOptions, Failure};
 use crate::{
     api::ids::{ModelDigest, NodeAddress, RequestId},
-    inference::{AdmissionError, ChatMessage, FinishReason, GenerateEvent, GenerateRequest, PromptError},
+    inference::{AdmissionError, ChatMessage, FinishReason, GenerateEvent, GenerateRequest, PromptError, Tenant},
     protocol::{
         internal::{InputLine, Outcome, ResultLine},
         shard::Exit,
@@ -83,16 +83,18 @@ impl Answering {
     }
 
     async fn generate(&self, line: &InputLine) -> Result<Outcome, Missed> {
-        let sampling = SamplerParams { temperature: line.temperature, top_p: line.top_p, top_k: line.top_k };
+        let sampling = SamplerParams::new(line.temperature, line.top_p, line.top_k);
         let malformed = |message: String| Missed::ForGood { reason: "MalformedRequest", message };
         sampling.validate().map_err(|error| malformed(error.to_string()))?;
         let request = GenerateRequest {
             prompt: self.prompt(line)?,
-            prefix: Vec::new(),
             max_tokens: line.max_tokens,
             sampling,
             seed: self.seed(line),
             stop: line.stop.clone(),
+            // A process answers for one job, whose prompts may share what they have in common.
+            tenant: Some(Tenant::of(self.job_uid.as_bytes())),
+            ..GenerateRequest::default()
         };
         let mut events = loop {
             match self.engine.generate(request.clone()).await {
@@ -159,6 +161,9 @@ impl Answering {
                     });
                 }
                 Some(GenerateEvent::Failed(message)) => return Err(Missed::Again(message)),
+                Some(GenerateEvent::DeadlineExceeded) => {
+                    return Err(Missed::Again("the answer took too long".into()));
+                }
                 None => return Err(Missed::Again("the engine ended without an answer".into())),
             }
         }

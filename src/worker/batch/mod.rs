@@ -236,6 +236,7 @@ async fn load(
         context_length: options.context_length,
         kv_budget_bytes: options.kv_budget.0,
         max_sequences: usize::from(options.max_sequences),
+        max_queue: usize::from(options.max_sequences),
     };
     let unusable = |message: String| Failure::new(Exit::ModelUnusable, "ModelLoadFailed", message);
     match tokio::task::spawn_blocking(move || engines.load(&path, &settings)).await {

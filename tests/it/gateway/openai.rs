@@ -196,6 +196,10 @@ async fn unknown_models_fields_paths_and_bodies_have_openai_errors() {
     assert!(response.json::<Value>().await.unwrap()["error"]["message"].is_string());
     let response = post(&h, "/chat/completions", chat(&"x".repeat(1 << 20))).await;
     assert_eq!(response.status(), 413);
+    assert_eq!(response.json::<Value>().await.unwrap()["error"]["code"], "body_too_large");
+    let response = h.client.get(format!("{}/v1/completions", h.openai)).send().await.unwrap();
+    assert_eq!((response.status().as_u16(), response.headers()["allow"].to_str().unwrap()), (405, "POST"));
+    assert!(response.json::<Value>().await.unwrap()["error"]["message"].is_string());
 }
 
 #[tokio::test]

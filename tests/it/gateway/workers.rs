@@ -392,8 +392,7 @@ fn seed_of(start: &Start) -> [u8; 32] {
 }
 
 fn sampler_hash(start: &Start) -> [u8; 32] {
-    let sampling = start.sampling.unwrap();
-    SamplerParams { temperature: sampling.temperature, top_p: sampling.top_p, top_k: sampling.top_k }.hash()
+    SamplerParams::try_from(start.sampling.as_ref().unwrap()).unwrap().hash()
 }
 
 pub fn refused(reason: &str, retry_after_ms: u64) -> Refused {

@@ -283,7 +283,7 @@ pub fn start(blob: &Blob, number: u8, prompt: &str, max_tokens: u32) -> Start {
         model: blob.digest.0.to_vec(),
         prompt: prompt.into(),
         max_tokens,
-        sampling: Some(Sampling { temperature: 0.0, top_p: 1.0, top_k: 0 }),
+        sampling: Some(Sampling { top_p: 1.0, ..Default::default() }),
         client_nonce: vec![4; 32],
         beacon: vec![5; 32],
         ..Default::default()

@@ -86,13 +86,14 @@ impl AnswerEngine for Parrot {
                     tokio::time::sleep(pace).await;
                 }
                 let text = char::from(id as u8).to_string();
-                if sender.send(GenerateEvent::Token { index, id, text }).await.is_err() {
+                if sender.send(GenerateEvent::Token { index, id, text, logprobs: None }).await.is_err() {
                     return;
                 }
             }
             let done = GenerateEvent::Done {
                 finish: FinishReason::Length,
                 prompt_tokens: request.prompt.len() as u32,
+                cached_tokens: 0,
                 output_tokens: output_ids.len() as u32,
                 text: String::new(),
                 trace_root: hash_tokens(&output_ids),

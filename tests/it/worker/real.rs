@@ -25,7 +25,7 @@ async fn an_answer_of_the_real_model_is_signed_right_and_replayed_bit_by_bit_els
             message("system", "You are a helpful assistant."),
             message("user", "What is the capital of France?"),
         ],
-        sampling: Some(Sampling { temperature, top_p: 0.95, top_k: 40 }),
+        sampling: Some(Sampling { temperature, top_p: 0.95, top_k: 40, ..Default::default() }),
         ..start(&blob, number, "", 24)
     };
     for (number, temperature) in [(1, 0.0), (2, 0.8)] {

@@ -1,0 +1,79 @@
+//! Log-probabilities in the two forms of OpenAI: that of chat and the older one of completions.
+
+use serde_json::{Map, Value, json};
+
+/// A token that was chosen, and what else could have been.
+#[derive(Debug, Clone, PartialEq)]
+pub struct TokenLogprob {
+    pub token: TokenText,
+    /// Natural logarithm of its probability.
+    pub logprob: f32,
+    /// The most likely tokens, from high to low.
+    pub top: Vec<(TokenText, f32)>,
+}
+
+/// The bytes of one token. It may be part of a character only.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct TokenText(pub Vec<u8>);
+
+impl TokenText {
+    fn text(&self) -> String {
+        String::from_utf8_lossy(&self.0).into_owned()
+    }
+}
+
+pub(super) fn of_chat(tokens: &[TokenLogprob]) -> Value {
+    let one = |token: &TokenText, logprob: f32| json!({"token": token.text(), "logprob": logprob, "bytes": token.0});
+    let content = tokens.iter().map(|token| {
+        let mut body = one(&token.token, token.logprob);
+        body["top_logprobs"] = token.top.iter().map(|(token, logprob)| one(token, *logprob)).collect();
+        body
+    });
+    json!({"content": content.collect::<Value>(), "refusal": null})
+}
+
+/// `offset`: characters of the answer before the first of them.
+pub(super) fn of_completion(tokens: &[TokenLogprob], offset: usize) -> Value {
+    let mut at = offset;
+    let offsets = tokens.iter().map(|token| {
+        let here = at;
+        at += token.token.text().chars().count();
+        here
+    });
+    let offsets: Vec<usize> = offsets.collect();
+    let top = tokens.iter().map(|token| {
+        let mut map = Map::new();
+        for (text, logprob) in &token.top {
+            // Two tokens may read alike; the likelier one comes first and stays.
+            map.entry(text.text()).or_insert_with(|| json!(logprob));
+        }
+        Value::Object(map)
+    });
+    json!({
+        "tokens": tokens.iter().map(|token| token.token.text()).collect::<Vec<_>>(),
+        "token_logprobs": tokens.iter().map(|token| token.logprob).collect::<Vec<_>>(),
+        "top_logprobs": top.collect::<Value>(),
+        "text_offset": offsets,
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn token(bytes: &[u8], logprob: f32) -> TokenLogprob {
+        let text = TokenText(bytes.to_vec());
+        TokenLogprob { token: text.clone(), logprob, top: vec![(text, logprob), (TokenText(b"x".to_vec()), -3.0)] }
+    }
+
+    #[test]
+    fn chat_has_bytes_and_completions_have_offsets() {
+        let tokens = [token("é".as_bytes(), -0.5), token(b"b", -1.0)];
+        let chat = of_chat(&tokens);
+        assert_eq!(chat["content"][0]["bytes"], json!([0xc3, 0xa9]));
+        assert_eq!(chat["content"][1]["top_logprobs"][1], json!({"token": "x", "logprob": -3.0, "bytes": [120]}));
+        let text = of_completion(&tokens, 4);
+        assert_eq!((&text["tokens"], &text["text_offset"]), (&json!(["é", "b"]), &json!([4, 5])));
+        assert_eq!(text["top_logprobs"][0], json!({"é": -0.5, "x": -3.0}));
+    }
+}

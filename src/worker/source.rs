@@ -1,0 +1,134 @@
+//! The model file that a person names: a file of this machine, or a URL with the sha256 of what it gives.
+
+use std::path::{Path, PathBuf};
+
+use sha2::{Digest, Sha256};
+use tracing::info;
+
+use super::fetch::BlobFolder;
+use crate::{
+    api::ids::ModelDigest,
+    download::{self, FetchError, FetchLimits, Fetching},
+    worker::options::Quantity,
+};
+
+/// Which model, as `serve` and `bench` take it.
+#[derive(Debug, Clone, clap::Args)]
+pub struct ModelOptions {
+    /// The model: a GGUF file or a bundle of Safetensors on this machine, or an http(s) URL of one.
+    #[arg(env = "GRID_MODEL")]
+    pub model: String,
+    /// sha256 of the file, hexadecimal. A URL needs it: what is fetched is kept only with the right one.
+    #[arg(long, env = "GRID_MODEL_SHA256")]
+    pub sha256: Option<ModelDigest>,
+    /// Folder for files that are fetched.
+    #[arg(long, env = "GRID_DATA_DIR", default_value = "grid-data")]
+    pub data_dir: PathBuf,
+    /// Largest file that is fetched, in bytes or as 8Gi.
+    #[arg(long, env = "GRID_MAX_MODEL_SIZE", default_value = "64Gi")]
+    pub max_model_size: Quantity,
+}
+
+/// Why there is no model file.
+#[derive(Debug, thiserror::Error)]
+pub enum SourceError {
+    #[error("a model from a URL needs --sha256: without it nobody can tell whether the right file came")]
+    NoDigest,
+    #[error("{path} has sha256 {actual}, not {expected}")]
+    Differs { path: String, expected: ModelDigest, actual: ModelDigest },
+    #[error("cannot use {path}: {source}")]
+    Disk { path: String, source: std::io::Error },
+    #[error(transparent)]
+    Fetch(#[from] FetchError),
+    #[error("cannot use what was fetched before: {0}")]
+    Kept(String),
+}
+
+impl ModelOptions {
+    /// A name for people: the file's, without folder and ending.
+    pub fn name(&self) -> String {
+        let path = self.model.split(['?', '#']).next().unwrap_or_default();
+        let stem = Path::new(path).file_stem().and_then(|stem| stem.to_str()).unwrap_or_default();
+        if stem.is_empty() { "model".to_owned() } else { stem.to_owned() }
+    }
+
+    /// The file, fetched where need be, with the digest that was named.
+    pub async fn obtain(&self) -> Result<PathBuf, SourceError> {
+        if self.model.starts_with("http://") || self.model.starts_with("https://") {
+            return self.fetch().await;
+        }
+        let path = PathBuf::from(&self.model);
+        let disk = |source| SourceError::Disk { path: self.model.clone(), source };
+        let Some(expected) = self.sha256 else {
+            tokio::fs::metadata(&path).await.map_err(disk)?;
+            return Ok(path);
+        };
+        let hashed = path.clone();
+        let actual = tokio::task::spawn_blocking(move || sha256_of(&hashed)).await;
+        let actual = actual.map_err(std::io::Error::other).and_then(|digest| digest).map_err(disk)?;
+        match actual == expected {
+            true => Ok(path),
+            false => Err(SourceError::Differs { path: self.model.clone(), expected, actual }),
+        }
+    }
+
+    async fn fetch(&self) -> Result<PathBuf, SourceError> {
+        let digest = self.sha256.ok_or(SourceError::NoDigest)?;
+        let disk = |source| SourceError::Disk { path: self.data_dir.display().to_string(), source };
+        let folder = BlobFolder::create(&self.data_dir, self.max_model_size.0).map_err(disk)?;
+        let whole = folder.path(&digest);
+        if folder.holds(&digest).await.map_err(|error| SourceError::Kept(error.to_string()))? {
+            return Ok(whole);
+        }
+        let partial = whole.with_extension(format!("{:08x}.part", rand::random::<u32>()));
+        let target = download::Target { whole: whole.clone(), partial };
+        let limits =
+            FetchLimits { max_bytes: self.max_model_size.0, option: "--max-model-size", ..FetchLimits::default() };
+        info!(model = %digest, "fetching the model");
+        download::fetch(&self.model, &digest, &target, &limits, &Fetching::default()).await?;
+        Ok(whole)
+    }
+}
+
+fn sha256_of(path: &Path) -> std::io::Result<ModelDigest> {
+    let mut hasher = Sha256::new();
+    std::io::copy(&mut std::fs::File::open(path)?, &mut hasher)?;
+    Ok(ModelDigest(hasher.finalize().into()))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn options(model: &str, sha256: Option<ModelDigest>) -> ModelOptions {
+        ModelOptions { model: model.into(), sha256, data_dir: "unused".into(), max_model_size: Quantity(1 << 20) }
+    }
+
+    #[test]
+    fn a_model_is_called_as_its_file() {
+        for (model, name) in [
+            ("/models/smollm2-135m.gguf", "smollm2-135m"),
+            ("https://example.org/a/b.gguf?download=1", "b"),
+            ("tiny", "tiny"),
+            ("/", "model"),
+        ] {
+            assert_eq!(options(model, None).name(), name);
+        }
+    }
+
+    #[tokio::test]
+    async fn a_file_is_taken_only_with_the_digest_that_was_named() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("m.gguf");
+        std::fs::write(&path, b"abc").unwrap();
+        let path = path.to_str().unwrap();
+        let right: ModelDigest = "ba7816bf8f01cfea414140de5dae2223b00361a396177a9cb410ff61f20015ad".parse().unwrap();
+        assert!(options(path, Some(right)).obtain().await.is_ok());
+        assert!(matches!(
+            options(path, Some(ModelDigest([0; 32]))).obtain().await,
+            Err(SourceError::Differs { actual, .. }) if actual == right
+        ));
+        assert!(matches!(options("/no/such/file", None).obtain().await, Err(SourceError::Disk { .. })));
+        assert!(matches!(options("https://localhost/m", None).obtain().await, Err(SourceError::NoDigest)));
+    }
+}

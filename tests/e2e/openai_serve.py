@@ -1,0 +1,39 @@
+"""The real OpenAI client against `grid-worker serve`: what the gateway does not offer yet."""
+
+import sys
+
+import openai
+
+base_url, model = sys.argv[1], sys.argv[2]
+client = openai.OpenAI(base_url=f"{base_url}/v1", api_key="none", timeout=120, max_retries=0)
+question = [{"role": "user", "content": "Name a colour."}]
+
+several = client.chat.completions.create(model=model, messages=question, n=2, seed=3, max_completion_tokens=8)
+again = client.chat.completions.create(model=model, messages=question, n=2, seed=3, max_completion_tokens=8)
+assert [choice.message.content for choice in several.choices] == [choice.message.content for choice in again.choices]
+assert len(several.choices) == 2 and several.usage.completion_tokens <= 16
+
+told = client.chat.completions.create(model=model, messages=question, max_tokens=4, temperature=0, logprobs=True, top_logprobs=2)
+tokens = told.choices[0].logprobs.content
+assert tokens and all(len(token.top_logprobs) == 2 and token.logprob <= 0 for token in tokens), tokens
+
+text = client.completions.create(model=model, prompt="1, 2, 3, 4,", max_tokens=6, temperature=0, stop=" 6", frequency_penalty=0.1, logit_bias={"0": -100})
+assert text.choices[0].text.startswith(" 5") and " 6" not in text.choices[0].text, text
+pieces = client.completions.create(model=model, prompt="1, 2, 3, 4,", max_tokens=6, temperature=0, stream=True)
+assert "".join(piece.choices[0].text for piece in pieces).startswith(" 5")
+
+assert client.models.retrieve(model).id == model
+tool = {"type": "function", "function": {"name": "add", "parameters": {"type": "object", "properties": {}}}}
+try:
+    client.chat.completions.create(model=model, messages=question, tools=[tool])
+except openai.BadRequestError as refused:
+    assert refused.param == "tools", refused
+else:
+    raise AssertionError("tools were accepted by a model whose template knows of none")
+
+try:
+    openai.OpenAI(base_url=f"{base_url}/v1", api_key="wrong", max_retries=0).models.list()
+except openai.AuthenticationError:
+    pass
+else:
+    raise AssertionError("a wrong key was accepted")
