@@ -18,10 +18,10 @@ pub use dense::DenseMatrix;
 pub use lanes::{Lanes, Portable};
 pub use matmul::{Activations, matmul_column};
 pub use quant::{BLOCK, COLUMNS, Q4Tile, Q8Tile, Tiles, f16_to_f32, f32_to_f16};
-pub use rows::{gelu, layer_norm, log_sum_exp, rms_norm, rotate_pairs, swiglu};
+pub use rows::{geglu, gelu, layer_norm, log_sum_exp, rms_norm, rotate_halves, rotate_pairs, swiglu};
 
 /// The name of this arithmetic. It changes whenever any result may change by a bit.
-pub const KERNEL_PROFILE: &str = "cpu-q8_0-exact1";
+pub const KERNEL_PROFILE: &str = "cpu-q8_0-exact2";
 
 /// As [`KERNEL_PROFILE`], of models that are computed in single precision throughout.
 pub const DENSE_PROFILE: &str = "cpu-f32-exact1";
