@@ -61,10 +61,7 @@ fn four_bit_k(block: &[u8; 144], mut each: impl FnMut(usize, FourBit)) {
     for part in 0..8 {
         let (scale, minimum) = match part {
             0..4 => (packed[part] & 63, packed[part + 4] & 63),
-            _ => (
-                packed[part + 4] & 15 | packed[part - 4] >> 6 << 4,
-                packed[part + 4] >> 4 | packed[part] >> 6 << 4,
-            ),
+            _ => (packed[part + 4] & 15 | packed[part - 4] >> 6 << 4, packed[part + 4] >> 4 | packed[part] >> 6 << 4),
         };
         // Two parts share 32 bytes: the first has the low halves, the second the high ones.
         let bytes = &block[16 + part / 2 * BLOCK..][..BLOCK];
@@ -81,7 +78,7 @@ pub(super) fn eight_bit(dtype: GgmlDType, row: &[u8], mut each: impl FnMut(usize
             for (index, block) in row.as_chunks::<22>().0.iter().enumerate() {
                 let high = u32::from_le_bytes([block[2], block[3], block[4], block[5]]);
                 let low = nibbles(&block[6..]);
-                let q = std::array::from_fn(|i| (low[i] | (high >> i & 1) as u8 * 16) as i8 - 16);
+                let q = std::array::from_fn(|i| (low[i] + 16 * (high >> i & 1) as u8) as i8 - 16);
                 each(index, EightBit { scale: half(block, 0), q });
             }
         }

@@ -57,7 +57,8 @@ mod tests {
     #[test]
     fn a_model_that_cannot_fit_is_refused_with_the_numbers() {
         let info = TensorInfo { dtype: GgmlDType::F16, dims: vec![4096, 4096], offset: 0, bytes: 32 << 20 };
-        let header = Header { metadata: BTreeMap::new(), tensors: BTreeMap::from([("token_embd.weight".into(), info)]) };
+        let header =
+            Header { metadata: BTreeMap::new(), tensors: BTreeMap::from([("token_embd.weight".into(), info)]) };
         let error = check(&header, Some(16 << 20)).unwrap_err().to_string();
         assert!(error.contains("need 17 MiB") && error.contains("use 16 MiB"), "{error}");
         assert!(check(&header, Some(17 << 20)).is_ok() && check(&header, None).is_ok());

@@ -146,10 +146,11 @@ async fn all_families_answer_and_replay_to_the_bit() {
         tiny_model_of("llama", GgmlDType::Q4_0, &[("llama.attention.sliding_window", U32(5))]),
         tiny_model_of("qwen2", GgmlDType::Q4K, &yarn),
         tiny_model_of("qwen3", GgmlDType::F16, &[("qwen3.rope.scaling.type", String("linear".into()))]),
-        tiny_model_of("gemma3", GgmlDType::Q5_0, &[
-            ("gemma3.attention.sliding_window", U32(5)),
-            ("gemma3.attention.sliding_window_pattern", U32(2)),
-        ]),
+        tiny_model_of(
+            "gemma3",
+            GgmlDType::Q5_0,
+            &[("gemma3.attention.sliding_window", U32(5)), ("gemma3.attention.sliding_window_pattern", U32(2))],
+        ),
     ];
     let mut roots = std::collections::BTreeSet::new();
     for model in models {

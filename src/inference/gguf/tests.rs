@@ -128,20 +128,8 @@ enum Damage {
     Repeat(u16, u16),
 }
 
-const NUMBERS: [u64; 12] = [
-    0,
-    1,
-    0x7f,
-    0xffff,
-    0x7fff_ffff,
-    0xffff_ffff,
-    1 << 32,
-    1 << 40,
-    (1 << 61) - 1,
-    1 << 61,
-    i64::MAX as u64,
-    u64::MAX,
-];
+const NUMBERS: [u64; 12] =
+    [0, 1, 0x7f, 0xffff, 0x7fff_ffff, 0xffff_ffff, 1 << 32, 1 << 40, (1 << 61) - 1, 1 << 61, i64::MAX as u64, u64::MAX];
 
 fn damage() -> impl Strategy<Value = Damage> {
     prop_oneof![

@@ -180,7 +180,8 @@ mod tests {
             let blocks = 3;
             let q = wave(group * head_dim, 13);
             let (k, v) = (wave(blocks * block_len * head_dim, 29), wave(blocks * block_len * head_dim, 31));
-            let seen = [0..1, 0..2, 0..7, 0..8, 0..9, 0..64, 0..65, 0..130, 1..2, 5..64, 63..65, 64..130, 90..130, 3..192];
+            let seen =
+                [0..1, 0..2, 0..7, 0..8, 0..9, 0..64, 0..65, 0..130, 1..2, 5..64, 63..65, 64..130, 90..130, 3..192];
             for std::ops::Range { start: first, end: positions } in seen {
                 let scale = 1.0 / (head_dim as f32).sqrt();
                 let shape = AttentionShape { head_dim, group, block_len, first, positions, scale };

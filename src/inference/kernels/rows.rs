@@ -87,7 +87,7 @@ pub fn swiglu(simd: Simd, gate: &[f32], up: &[f32], out: &mut [f32]) {
 #[inline(always)]
 fn geglu_generic<V: Lanes>(gate: &[f32], up: &[f32], out: &mut [f32]) {
     /// 2·√(2/π), because ½(1 + tanh u) = 1 / (1 + e^-2u).
-    const TWICE_SQRT_2_OVER_PI: f32 = 1.595_769_1;
+    const TWICE_SQRT_2_OVER_PI: f32 = 1.595_769;
     const CUBE: f32 = 0.044_715;
     let one = V::splat(1.0);
     for ((gate, up), out) in gate.chunks_exact(8).zip(up.chunks_exact(8)).zip(out.chunks_exact_mut(8)) {

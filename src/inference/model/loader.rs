@@ -75,7 +75,8 @@ impl Loader<'_> {
         let (q_width, kv_width) = (self.config.n_heads * self.config.head_dim, self.config.kv_dim());
         let parts = [("attn_q", q_width), ("attn_k", kv_width), ("attn_v", kv_width)];
         let names = parts.map(|(part, width)| (format!("blk.{index}.{part}.weight"), width));
-        let mut linear = self.linear(self.config.n_embd, &names.each_ref().map(|(name, width)| (name.as_str(), *width)))?;
+        let mut linear =
+            self.linear(self.config.n_embd, &names.each_ref().map(|(name, width)| (name.as_str(), *width)))?;
         let has = |part: &str| self.file.header.tensors.contains_key(&format!("blk.{index}.{part}.bias"));
         if parts.iter().any(|(part, _)| has(part)) {
             let mut bias = Vec::with_capacity(q_width + 2 * kv_width);
@@ -109,8 +110,8 @@ impl Loader<'_> {
                 || architecture.head_norms && HEAD_NORMS.contains(&part)
                 || architecture.post_norms && POST_NORMS.contains(&part)
         };
-        let parts = self.file.header.tensors.range(prefix.clone()..).map_while(|(name, _)| name.strip_prefix(&prefix));
-        match parts.into_iter().find(|part| !known(part)) {
+        let tensors = self.file.header.tensors.range(prefix.clone()..);
+        match tensors.map_while(|(name, _)| name.strip_prefix(&prefix)).find(|part| !known(part)) {
             Some(part) => Err(ConfigError::Unsupported(format!("the tensor \"{prefix}{part}\"")).into()),
             None => Ok(()),
         }

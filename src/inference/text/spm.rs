@@ -113,7 +113,8 @@ impl SentencePiece {
             next: if index + 1 < count { index + 1 } else { NONE },
         };
         let mut symbols: Vec<Symbol> = text.char_indices().enumerate().map(symbol).collect();
-        let mut pairs: BinaryHeap<Pair> = (1..count).filter_map(|right| self.pair(text, &symbols, right - 1, right)).collect();
+        let mut pairs: BinaryHeap<Pair> =
+            (1..count).filter_map(|right| self.pair(text, &symbols, right - 1, right)).collect();
         while let Some(Pair { left, right, length, .. }) = pairs.pop() {
             let (a, b) = (symbols[left], symbols[right]);
             if a.length == 0 || b.length == 0 || a.length + b.length != length {

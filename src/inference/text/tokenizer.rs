@@ -16,16 +16,8 @@ use crate::inference::gguf::{GgufError, Header};
 const MAX_BYTES_PER_TOKEN: usize = 64;
 
 /// Control tokens that end an answer, beside the ones that the metadata names.
-const END_TOKENS: [&str; 8] = [
-    "<|im_end|>",
-    "<|endoftext|>",
-    "<|eot_id|>",
-    "<|end_of_text|>",
-    "<|eom_id|>",
-    "<|end|>",
-    "<end_of_turn>",
-    "</s>",
-];
+const END_TOKENS: [&str; 8] =
+    ["<|im_end|>", "<|endoftext|>", "<|eot_id|>", "<|end_of_text|>", "<|eom_id|>", "<|end|>", "<end_of_turn>", "</s>"];
 
 /// Why a tokenizer cannot be built.
 #[derive(Debug, thiserror::Error)]
@@ -94,7 +86,8 @@ impl Tokenizer {
             Ok(id.filter(|id| (*id as usize) < vocabulary.tokens.len()))
         };
         let (bos, eos) = (id("tokenizer.ggml.bos_token_id")?, id("tokenizer.ggml.eos_token_id")?);
-        let text = |id: Option<u32>| id.and_then(|id| vocabulary.tokens.get(id as usize)).unwrap_or_default().to_owned();
+        let text =
+            |id: Option<u32>| id.and_then(|id| vocabulary.tokens.get(id as usize)).unwrap_or_default().to_owned();
         let named_ends = [eos, id("tokenizer.ggml.eot_token_id")?, id("tokenizer.ggml.eom_token_id")?];
         let control = vocabulary.of_type(CONTROL);
         let known_ends = control.iter().filter(|(name, _)| END_TOKENS.contains(&name.as_str())).map(|(_, id)| *id);

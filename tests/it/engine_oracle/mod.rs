@@ -231,7 +231,9 @@ fn assert_same_tokens(path: &Path, strings: &[String]) {
 fn every_text_has_the_tokens_that_llama_cpp_gives_it() {
     let strings = strings();
     assert!(strings.len() > 1_500);
-    for pre_tokenizer in ["smollm", "starcoder", "gpt-2", "phi-2", "llama-bpe", "llama3", "qwen2", "deepseek-r1-qwen", "stablelm2"] {
+    for pre_tokenizer in
+        ["smollm", "starcoder", "gpt-2", "phi-2", "llama-bpe", "llama3", "qwen2", "deepseek-r1-qwen", "stablelm2"]
+    {
         let changes = [("tokenizer.ggml.pre", gguf_file::Value::String(pre_tokenizer.into()))];
         assert_same_tokens(&vocabulary_with(&model_path(), pre_tokenizer, &changes), &strings);
     }
