@@ -37,13 +37,18 @@ impl Attention<'_> {
         let caches: Vec<&KvCache> = batch.iter().map(|segment| &*segment.kv).collect();
         let mut out = vec![0f32; places.len() * q_width];
         let out_places = Disjoint::new(&mut out);
-        let group = n_heads / n_kv_heads;
+        let pool = &self.model.compute.pool;
+        // Heads that share keys and values are computed together, unless threads would have nothing to do. Either way each
+        // head's sums are its own.
+        let shared = n_heads / n_kv_heads;
+        let group = if places.len() * n_kv_heads < pool.threads() { 1 } else { shared };
+        let groups = n_heads / group;
         let window = self.layer().window.unwrap_or(usize::MAX);
-        self.model.compute.pool.run(places.len() * n_kv_heads, |item| {
+        pool.run(places.len() * groups, |item| {
             // Late rows attend to more positions: start with them, so that no thread is left with a long one.
-            let (row, head) = (places.len() - 1 - item / n_kv_heads, item % n_kv_heads);
+            let (row, head) = (places.len() - 1 - item / groups, item % groups * group);
             let (index, position) = places[row];
-            let at = head * group * head_dim;
+            let at = head * head_dim;
             let q = self.heads(row, &qkv[row * width + at..][..group * head_dim], self.layer().query_norm.as_deref());
             let shape = AttentionShape {
                 head_dim,
@@ -55,7 +60,7 @@ impl Attention<'_> {
             };
             // SAFETY: each pair of row and head is computed once.
             let out = unsafe { out_places.slice(row * q_width + at, group * head_dim) };
-            attend(self.model.compute.simd, shape, &q, &caches[index].head(self.index, head), out);
+            attend(self.model.compute.simd, shape, &q, &caches[index].head(self.index, head / shared), out);
         });
         Ok(Tensor::from_vec(out, (places.len(), q_width), &Device::Cpu)?)
     }
