@@ -1,5 +1,6 @@
 //! The shape of a model, read from GGUF metadata and refused with a sentence where this engine would compute it wrongly.
 
+use super::architecture::{self, Family};
 use super::gguf::{GgufError, Header};
 
 /// The largest size of any dimension; a bound on what a hostile header can make us allocate.
@@ -12,7 +13,7 @@ const MAX_CONTEXT: u64 = 1 << 20;
 pub enum ConfigError {
     #[error(transparent)]
     Gguf(#[from] GgufError),
-    #[error("the model architecture \"{0}\" is not supported; this engine runs \"llama\" models")]
+    #[error("the model architecture \"{0}\" is not supported; this engine runs {known}", known = architecture::known())]
     Architecture(String),
     #[error("the model type \"{0}\" is not supported; this engine runs \"bert\" encoders from Safetensors")]
     Encoder(String),
@@ -24,7 +25,7 @@ pub enum ConfigError {
     Value { what: &'static str, value: String },
 }
 
-/// The shape of a llama-family decoder. Sizes are numbers of elements.
+/// The shape of a decoder. Sizes are numbers of elements.
 #[derive(Debug, Clone, PartialEq)]
 pub struct ModelConfig {
     pub architecture: String,
@@ -44,38 +45,31 @@ pub struct ModelConfig {
 }
 
 impl ModelConfig {
-    /// Reads the configuration of a llama-family model.
+    /// Reads the configuration of a model of any family that this engine runs.
     pub fn from_header(header: &Header) -> Result<Self, ConfigError> {
-        let architecture = header.string("general.architecture")?;
-        let architecture = architecture.ok_or_else(|| missing("general.architecture"))?;
-        if architecture != "llama" {
-            return Err(ConfigError::Architecture(architecture.to_owned()));
-        }
-        refuse_unsupported(header)?;
-        let size = |key: &'static str, most: u64| required_size(header, key, most);
-        let n_embd = size("llama.embedding_length", MAX_DIMENSION)?;
-        let n_heads = size("llama.attention.head_count", MAX_DIMENSION)?;
-        let n_kv_heads = optional_size(header, "llama.attention.head_count_kv", n_heads, MAX_DIMENSION)?;
-        let head_dim = optional_size(header, "llama.attention.key_length", n_embd / n_heads, MAX_DIMENSION)?;
+        let keys = Keys::of(header)?;
+        let n_embd = keys.size("embedding_length", MAX_DIMENSION)?;
+        let n_heads = keys.size("attention.head_count", MAX_DIMENSION)?;
+        let head_dim = keys.size_or("attention.key_length", n_embd / n_heads, MAX_DIMENSION)?;
         let config = Self {
-            architecture: architecture.to_owned(),
-            n_layers: size("llama.block_count", MAX_LAYERS)?,
+            architecture: keys.family.name().to_owned(),
+            n_layers: keys.size("block_count", MAX_LAYERS)?,
             n_embd,
-            n_ff: size("llama.feed_forward_length", MAX_DIMENSION)?,
+            n_ff: keys.size("feed_forward_length", MAX_DIMENSION)?,
             n_heads,
-            n_kv_heads,
+            n_kv_heads: keys.size_or("attention.head_count_kv", n_heads, MAX_DIMENSION)?,
             head_dim,
-            rms_eps: required_float(header, "llama.attention.layer_norm_rms_epsilon")? as f32,
-            rope_base: header.float("llama.rope.freq_base")?.unwrap_or(10_000.0),
-            rope_scale: rope_scale(header)?,
-            context_length: size("llama.context_length", MAX_CONTEXT)?,
+            rms_eps: keys.required_float("attention.layer_norm_rms_epsilon")? as f32,
+            rope_base: keys.float("rope.freq_base")?.unwrap_or(10_000.0),
+            rope_scale: keys.linear_scale()?,
+            context_length: keys.size("context_length", MAX_CONTEXT)?,
             vocab_size: vocab_size(header)?,
         };
-        config.check(header)?;
+        config.check(&keys)?;
         Ok(config)
     }
 
-    fn check(&self, header: &Header) -> Result<(), ConfigError> {
+    fn check(&self, keys: &Keys) -> Result<(), ConfigError> {
         let bad = |what, value: String| Err(ConfigError::Value { what, value });
         if !self.n_heads.is_multiple_of(self.n_kv_heads) {
             return bad("number of key-value heads", self.n_kv_heads.to_string());
@@ -95,9 +89,18 @@ impl ModelConfig {
         if !(self.rope_scale > 0.0 && self.rope_scale.is_finite()) {
             return bad("RoPE scaling factor", self.rope_scale.to_string());
         }
-        let rotated = optional_size(header, "llama.rope.dimension_count", self.head_dim, MAX_DIMENSION)?;
+        self.check_heads(keys)
+    }
+
+    /// Heads whose parts differ in size.
+    fn check_heads(&self, keys: &Keys) -> Result<(), ConfigError> {
+        let rotated = keys.size_or("rope.dimension_count", self.head_dim, MAX_DIMENSION)?;
         if rotated != self.head_dim {
             return Err(ConfigError::Unsupported(format!("RoPE over {rotated} of {} dimensions", self.head_dim)));
+        }
+        let values = keys.size_or("attention.value_length", self.head_dim, MAX_DIMENSION)?;
+        if values != self.head_dim {
+            return Err(ConfigError::Unsupported(format!("values of {values} and keys of {} elements", self.head_dim)));
         }
         Ok(())
     }
@@ -113,17 +116,65 @@ impl ModelConfig {
     }
 }
 
+/// The metadata keys of one family: all begin with its name.
+pub(super) struct Keys<'a> {
+    header: &'a Header,
+    pub(super) family: Family,
+}
+
+impl<'a> Keys<'a> {
+    /// The keys of the file's architecture, or a refusal by name.
+    pub(super) fn of(header: &'a Header) -> Result<Self, ConfigError> {
+        let name = header.string("general.architecture")?.ok_or_else(|| missing("general.architecture"))?;
+        let family = Family::named(name).ok_or_else(|| ConfigError::Architecture(name.to_owned()))?;
+        Ok(Self { header, family })
+    }
+
+    fn key(&self, name: &str) -> String {
+        format!("{}.{name}", self.family.name())
+    }
+
+    pub(super) fn uint(&self, name: &str) -> Result<Option<u64>, ConfigError> {
+        Ok(self.header.uint(&self.key(name))?)
+    }
+
+    pub(super) fn float(&self, name: &str) -> Result<Option<f64>, ConfigError> {
+        Ok(self.header.float(&self.key(name))?)
+    }
+
+    pub(super) fn string(&self, name: &str) -> Result<Option<&'a str>, ConfigError> {
+        Ok(self.header.string(&self.key(name))?)
+    }
+
+    fn size(&self, name: &'static str, most: u64) -> Result<usize, ConfigError> {
+        let value = self.uint(name)?.ok_or_else(|| missing(&self.key(name)))?;
+        bounded(name, value, most)
+    }
+
+    fn size_or(&self, name: &'static str, default: usize, most: u64) -> Result<usize, ConfigError> {
+        bounded(name, self.uint(name)?.unwrap_or(default as u64), most)
+    }
+
+    fn required_float(&self, name: &str) -> Result<f64, ConfigError> {
+        self.float(name)?.ok_or_else(|| missing(&self.key(name)))
+    }
+
+    /// Linear RoPE scaling, which is a division of positions; a factor without a type means the same, as it does in
+    /// llama.cpp. The other types are the business of [`architecture`].
+    fn linear_scale(&self) -> Result<f64, ConfigError> {
+        let factor = match self.float("rope.scaling.factor")? {
+            Some(factor) => Some(factor),
+            None => self.float("rope.scale_linear")?.filter(|factor| *factor != 0.0),
+        };
+        Ok(match self.string("rope.scaling.type")? {
+            None | Some("linear") => factor.unwrap_or(1.0),
+            Some(_) => 1.0,
+        })
+    }
+}
+
 fn missing(key: &str) -> ConfigError {
     ConfigError::Gguf(GgufError::MissingKey(key.to_owned()))
-}
-
-fn required_size(header: &Header, key: &'static str, most: u64) -> Result<usize, ConfigError> {
-    let value = header.uint(key)?.ok_or_else(|| missing(key))?;
-    bounded(key, value, most)
-}
-
-fn optional_size(header: &Header, key: &'static str, default: usize, most: u64) -> Result<usize, ConfigError> {
-    bounded(key, header.uint(key)?.unwrap_or(default as u64), most)
 }
 
 fn bounded(what: &'static str, value: u64, most: u64) -> Result<usize, ConfigError> {
@@ -133,30 +184,7 @@ fn bounded(what: &'static str, value: u64, most: u64) -> Result<usize, ConfigErr
     Ok(value as usize)
 }
 
-fn required_float(header: &Header, key: &'static str) -> Result<f64, ConfigError> {
-    header.float(key)?.ok_or_else(|| missing(key))
-}
-
 fn vocab_size(header: &Header) -> Result<usize, ConfigError> {
     let tokens = header.strings("tokenizer.ggml.tokens")?.ok_or_else(|| missing("tokenizer.ggml.tokens"))?;
     bounded("vocabulary size", tokens.len() as u64, 1 << 22)
-}
-
-/// Linear scaling is a division of positions; Llama 3's is a tensor (`rope_freqs.weight`) that the model reads.
-fn rope_scale(header: &Header) -> Result<f64, ConfigError> {
-    match header.string("llama.rope.scaling.type")? {
-        None | Some("none") => Ok(1.0),
-        Some("linear") => Ok(header.float("llama.rope.scaling.factor")?.unwrap_or(1.0)),
-        Some(other) => Err(ConfigError::Unsupported(format!("RoPE scaling of type \"{other}\""))),
-    }
-}
-
-fn refuse_unsupported(header: &Header) -> Result<(), ConfigError> {
-    if header.uint("llama.expert_count")?.unwrap_or(0) > 0 {
-        return Err(ConfigError::Unsupported("a mixture of experts".into()));
-    }
-    if header.uint("llama.attention.sliding_window")?.unwrap_or(0) > 0 {
-        return Err(ConfigError::Unsupported("sliding window attention".into()));
-    }
-    Ok(())
 }

@@ -14,6 +14,7 @@ use std::path::Path;
 use candle_core::quantized::GgmlDType;
 
 use super::cursor::Cursor;
+use super::strings::Strings;
 
 /// The largest header we accept; the biggest vocabularies in use (256k tokens with merges) need about 16 MiB.
 const MAX_HEADER_BYTES: u64 = 32 << 20;
@@ -54,8 +55,9 @@ pub enum Value {
     Float(f64),
     Bool(bool),
     String(String),
-    Strings(Vec<String>),
+    Strings(Strings),
     Ints(Vec<i32>),
+    Floats(Vec<f32>),
     /// An array that this engine has no use for (its elements are checked and dropped).
     Skipped,
 }
@@ -179,7 +181,7 @@ impl Header {
         }
     }
 
-    pub fn strings(&self, key: &str) -> Result<Option<&[String]>, GgufError> {
+    pub fn strings(&self, key: &str) -> Result<Option<&Strings>, GgufError> {
         match self.metadata.get(key) {
             None => Ok(None),
             Some(Value::Strings(v)) => Ok(Some(v)),
@@ -192,6 +194,14 @@ impl Header {
             None => Ok(None),
             Some(Value::Ints(v)) => Ok(Some(v)),
             Some(_) => Err(key_type(key, "a list of integers")),
+        }
+    }
+
+    pub fn floats(&self, key: &str) -> Result<Option<&[f32]>, GgufError> {
+        match self.metadata.get(key) {
+            None => Ok(None),
+            Some(Value::Floats(v)) => Ok(Some(v)),
+            Some(_) => Err(key_type(key, "a list of numbers")),
         }
     }
 }
@@ -264,17 +274,27 @@ fn element_bytes(kind: u32) -> Result<u64, GgufError> {
 
 fn parse_array(cursor: &mut Cursor<impl Read>) -> Result<Value, GgufError> {
     let kind = cursor.u32()?;
+    // Checked against the bytes that are left, so room for all elements is never more than the file itself.
     let count = cursor.count("array elements", u64::MAX, element_bytes(kind)?)?;
     match kind {
         8 => {
-            let mut strings = Vec::new();
+            let mut strings = Strings::with_capacity(count as usize);
             for _ in 0..count {
-                strings.push(cursor.string(MAX_HEADER_BYTES)?);
+                if !strings.push(&cursor.string(MAX_HEADER_BYTES)?) {
+                    return Err(GgufError::HeaderTooLarge);
+                }
             }
             Ok(Value::Strings(strings))
         }
+        6 => {
+            let mut floats = Vec::with_capacity(count as usize);
+            for _ in 0..count {
+                floats.push(f32::from_le_bytes(cursor.bytes()?));
+            }
+            Ok(Value::Floats(floats))
+        }
         4 | 5 => {
-            let mut ints = Vec::new();
+            let mut ints = Vec::with_capacity(count as usize);
             for _ in 0..count {
                 ints.push(i32::from_le_bytes(cursor.bytes()?));
             }
@@ -356,3 +376,6 @@ fn dtype(type_id: u32) -> Option<GgmlDType> {
         _ => return None,
     })
 }
+
+#[cfg(test)]
+mod tests;

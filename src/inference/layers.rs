@@ -5,6 +5,7 @@ use std::sync::Arc;
 
 use candle_core::{CpuStorage, CustomOp1, CustomOp2, Layout, Result, Shape, bail};
 
+use super::architecture::Gate;
 use super::kernels::{self, Activations, COLUMNS, Simd};
 use super::pool::{Disjoint, ThreadPool};
 use super::weights::Matrix;
@@ -33,9 +34,11 @@ pub(super) fn output(values: Vec<f32>, layout: &Layout, width: usize) -> (CpuSto
     (CpuStorage::F32(values), dims.into())
 }
 
-/// `y = W·x` for every row.
+/// `y = W·x + b` for every row.
 pub struct Linear {
     pub matrix: Matrix,
+    /// A number for each output.
+    pub bias: Option<Vec<f32>>,
     pub compute: Compute,
 }
 
@@ -56,10 +59,14 @@ impl CustomOp1 for Linear {
         pool.run(columns.div_ceil(grain), |item| {
             for column in item * grain..((item + 1) * grain).min(columns) {
                 let count = COLUMNS.min(outputs - column * COLUMNS);
+                let bias = self.bias.as_deref().map(|bias| &bias[column * COLUMNS..][..count]);
                 kernels::matmul_column(*simd, tiles, column, &activations, |row, values| {
                     // SAFETY: each pair of row and column is written once.
                     let place = unsafe { places.slice(row * outputs + column * COLUMNS, count) };
                     place.copy_from_slice(&values[..count]);
+                    for (y, bias) in place.iter_mut().zip(bias.unwrap_or_default()) {
+                        *y += bias;
+                    }
                 });
             }
         });
@@ -93,27 +100,32 @@ impl CustomOp1 for RmsNorm {
     }
 }
 
-/// `silu(gate) · up` for rows that hold gate and up side by side.
-pub struct SwiGlu {
+/// `f(gate) · up` for rows that hold gate and up side by side.
+pub struct Gated {
     /// Elements of gate, and of up.
     pub width: usize,
+    pub gate: Gate,
     pub compute: Compute,
 }
 
-impl CustomOp1 for SwiGlu {
+impl CustomOp1 for Gated {
     fn name(&self) -> &'static str {
-        "exact-swiglu"
+        "exact-gated"
     }
 
     fn cpu_fwd(&self, storage: &CpuStorage, layout: &Layout) -> Result<(CpuStorage, Shape)> {
         let width = self.width;
         let x = rows(storage, layout, 2 * width, self.name())?;
         let mut y = vec![0f32; x.len() / 2];
+        let gated = match self.gate {
+            Gate::Silu => kernels::swiglu,
+            Gate::Gelu => kernels::geglu,
+        };
         self.compute.pool.for_each_chunk(&mut y, 4 * width, |part, y| {
             let x = &x[part * 8 * width..][..2 * y.len()];
             for (x, y) in x.chunks_exact(2 * width).zip(y.chunks_exact_mut(width)) {
                 let (gate, up) = x.split_at(width);
-                kernels::swiglu(self.compute.simd, gate, up, y);
+                gated(self.compute.simd, gate, up, y);
             }
         });
         Ok(output(y, layout, width))

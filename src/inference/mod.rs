@@ -4,17 +4,23 @@
 //! Its arithmetic is exact in the sense of [`kernels`]: the same tokens give the same bits, however they are batched, on
 //! however many threads and with whatever instruction set. That is what lets a verifier replay an answer as one prefill.
 
+#[cfg(test)]
+mod allocation;
+pub mod architecture;
 pub mod config;
 mod cursor;
 pub mod encoder;
 mod engine;
+mod formats;
 pub mod gguf;
 pub mod kernels;
 pub mod kv;
 mod layers;
+mod memory;
 pub mod metrics;
 pub mod model;
 pub mod pool;
+mod strings;
 pub mod text;
 mod threads;
 mod weights;
@@ -65,6 +71,12 @@ pub enum LoadError {
     Shape { name: String, found: Vec<usize>, expected: Vec<usize> },
     #[error("tensor \"{name}\" has {inputs} inputs; a multiple of 32 is needed")]
     Inputs { name: String, inputs: usize },
+    #[error(
+        "the weights need {} MiB of memory but this process may use {} MiB: raise its memory limit, or take a smaller or more strongly quantized model",
+        needed.div_ceil(1 << 20),
+        limit >> 20
+    )]
+    Memory { needed: u64, limit: u64 },
     #[error("cannot start the compute threads: {0}")]
     Threads(#[from] std::io::Error),
     #[error(transparent)]

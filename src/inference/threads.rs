@@ -45,7 +45,7 @@ fn cpu_quota(root: &Path, membership: &str) -> Option<f64> {
 
 /// The group's directory and its parents. In a container the group is usually mounted as the root itself, so a path that
 /// does not exist below the root is simply skipped.
-fn ancestors(root: &Path, path: &str) -> Vec<PathBuf> {
+pub(super) fn ancestors(root: &Path, path: &str) -> Vec<PathBuf> {
     let mut directories = vec![root.to_path_buf()];
     let mut current = root.to_path_buf();
     for part in path.split('/').filter(|part| !part.is_empty() && *part != "..") {

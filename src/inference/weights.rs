@@ -1,8 +1,8 @@
 //! Turns the tensors of a GGUF file into the tiles that the kernels read: streamed in groups of 16 rows, by all compute
 //! threads, without ever holding a plain copy.
 //!
-//! The plan: matrices that are wholly Q4_0 or Q4_1 keep their 4-bit values, Q8_0 keeps its 8-bit values, everything else
-//! is rounded to 8 bits. All of it is row by row, so the plan is a function of the file alone.
+//! The plan: matrices that are wholly Q4_0, Q4_1 or Q4_K keep their 4-bit values, Q8_0 and Q5_0 become 8-bit values without
+//! any loss, everything else is rounded to 8 bits. All of it is row by row, so the plan is a function of the file alone.
 
 use std::borrow::Cow;
 
@@ -10,8 +10,9 @@ use candle_core::quantized::{GgmlDType, QStorage, QTensor};
 use candle_core::{Device, Tensor};
 
 use super::LoadError;
+use super::formats::{EightBit, FourBit, eight_bit, four_bit, is_eight_bit, is_four_bit};
 use super::gguf::{GgufError, GgufFile, TensorInfo};
-use super::kernels::{BLOCK, COLUMNS, Q4Tile, Q8Tile, Tiles, f16_to_f32, f32_to_f16};
+use super::kernels::{BLOCK, COLUMNS, Q4Tile, Q8Tile, Tiles};
 use super::pool::ThreadPool;
 
 /// A weight matrix of `outputs × inputs` in tiles.
@@ -114,7 +115,7 @@ impl<'a> Source<'a> {
     }
 
     fn is_four_bit(&self) -> bool {
-        self.parts.iter().all(|(_, info)| matches!(info.dtype, GgmlDType::Q4_0 | GgmlDType::Q4_1))
+        self.parts.iter().all(|(_, info)| is_four_bit(info.dtype))
     }
 
     /// Calls `each` with the rows of one column of tiles: (tensor type, number within the column, bytes of the rows).
@@ -143,11 +144,10 @@ impl<'a> Source<'a> {
 
     fn fill_q4(&self, column: usize, tiles: &mut [Q4Tile]) -> Result<(), LoadError> {
         self.rows(column, |dtype, first, bytes| {
-            for (i, row) in bytes.as_ref().chunks_exact(self.row_bytes(dtype)).enumerate() {
-                for (block, tile) in row.chunks_exact(dtype.type_size()).zip(tiles.iter_mut()) {
-                    let (scale, offset, nibbles) = split_four_bit(dtype, block);
-                    tile.set(first + i, scale, offset, &unpack_nibbles(nibbles));
-                }
+            for (output, row) in bytes.as_ref().chunks_exact(self.row_bytes(dtype)).enumerate() {
+                four_bit(dtype, row, |block, FourBit { scale, offset, q }| {
+                    tiles[block].set(first + output, scale, offset, &q);
+                });
             }
             Ok(())
         })
@@ -155,15 +155,17 @@ impl<'a> Source<'a> {
 
     fn fill_q8(&self, column: usize, tiles: &mut [Q8Tile]) -> Result<(), LoadError> {
         self.rows(column, |dtype, first, bytes| {
-            if dtype == GgmlDType::Q8_0 {
-                copy_eight_bit(bytes.as_ref(), self.row_bytes(dtype), first, tiles);
+            let rows = bytes.as_ref().chunks_exact(self.row_bytes(dtype));
+            if is_eight_bit(dtype) {
+                for (output, row) in rows.enumerate() {
+                    eight_bit(dtype, row, |block, EightBit { scale, q }| tiles[block].set(first + output, scale, &q));
+                }
                 return Ok(());
             }
-            let rows = bytes.as_ref().len() / self.row_bytes(dtype);
-            let weights = dequantize(dtype, bytes.as_ref(), rows, self.inputs)?;
-            for (i, row) in weights.chunks_exact(self.inputs).enumerate() {
+            let weights = dequantize(dtype, bytes.as_ref(), rows.len(), self.inputs)?;
+            for (output, row) in weights.chunks_exact(self.inputs).enumerate() {
                 for (weights, tile) in row.as_chunks::<BLOCK>().0.iter().zip(tiles.iter_mut()) {
-                    tile.quantize(first + i, weights);
+                    tile.quantize(first + output, weights);
                 }
             }
             Ok(())
@@ -171,27 +173,15 @@ impl<'a> Source<'a> {
     }
 }
 
-fn copy_eight_bit(bytes: &[u8], row_bytes: usize, first: usize, tiles: &mut [Q8Tile]) {
-    for (i, row) in bytes.chunks_exact(row_bytes).enumerate() {
-        for (block, tile) in row.as_chunks::<34>().0.iter().zip(tiles.iter_mut()) {
-            let q = std::array::from_fn(|j| block[2 + j] as i8);
-            tile.set(first + i, u16::from_le_bytes([block[0], block[1]]), &q);
-        }
+/// The bytes that a tensor takes in memory once it is loaded; for a matrix that shares its tiles with others, at least.
+pub(super) fn tile_bytes(info: &TensorInfo) -> u64 {
+    let elements = info.elements() as u64;
+    let tile = (BLOCK * COLUMNS) as u64;
+    match info.dims.len() {
+        1 => elements.saturating_mul(size_of::<f32>() as u64),
+        _ if is_four_bit(info.dtype) => (elements / tile).saturating_mul(size_of::<Q4Tile>() as u64),
+        _ => (elements / tile).saturating_mul(size_of::<Q8Tile>() as u64),
     }
-}
-
-/// Scale, offset and packed values of a Q4_0 or Q4_1 block. Q4_0 is `scale · (q - 8)`.
-fn split_four_bit(dtype: GgmlDType, block: &[u8]) -> (u16, u16, &[u8]) {
-    let half = |at: usize| u16::from_le_bytes([block[at], block[at + 1]]);
-    match dtype {
-        GgmlDType::Q4_1 => (half(0), half(2), &block[4..]),
-        _ => (half(0), f32_to_f16(-8.0 * f16_to_f32(half(0))), &block[2..]),
-    }
-}
-
-/// GGML keeps element `j` in the low and element `j + 16` in the high half of byte `j`.
-fn unpack_nibbles(bytes: &[u8]) -> [u8; BLOCK] {
-    std::array::from_fn(|i| if i < 16 { bytes[i] & 15 } else { bytes[i - 16] >> 4 })
 }
 
 /// Expands rows of any type that candle knows.

@@ -10,10 +10,15 @@ use xdc_grid::inference::model::{Model, Segment};
 use xdc_grid::inference::pool::ThreadPool;
 
 use crate::engine::model_path;
+use crate::engine_oracle::gemma_path;
 
 fn model(threads: usize, simd: Simd) -> Model {
+    model_at(&model_path(), threads, simd)
+}
+
+fn model_at(path: &Path, threads: usize, simd: Simd) -> Model {
     let compute = Compute { pool: Arc::new(ThreadPool::new(threads).unwrap()), simd };
-    Model::load(Path::new(&model_path()), compute, None).unwrap().0
+    Model::load(path, compute, None).unwrap().0
 }
 
 fn cache(model: &Model) -> KvCache {
@@ -85,9 +90,40 @@ fn rows_of_a_ragged_batch_are_the_same_as_alone() {
 }
 
 #[test]
-fn the_portable_kernels_give_the_same_bits() {
+fn all_instances_of_the_kernels_give_the_same_bits() {
     let tokens = tokens(9, 5);
-    assert!(bits(&model(2, Simd::Portable), &tokens, 5) == bits(&model(2, Simd::detect()), &tokens, 2));
+    for path in [model_path(), gemma_path()] {
+        let reference = bits(&model_at(&path, 2, Simd::Portable), &tokens, 5);
+        for simd in Simd::available() {
+            assert!(bits(&model_at(&path, 2, simd), &tokens, 2) == reference, "{} with {simd:?}", path.display());
+        }
+    }
+}
+
+/// The last rows of a text that is longer than Gemma's window: its local layers have forgotten the first tokens.
+#[test]
+fn layers_with_a_window_give_the_same_bits_in_prefill_and_decode() {
+    let last = 12;
+    let tokens = tokens(7, 540);
+    let rows = |model: &Model, chunks: &[usize]| {
+        let mut kv = KvCache::reserve(&model.config, model.n_layers(), tokens.len(), &KvBudget::new(1 << 30)).unwrap();
+        let (mut rows, mut start) = (Vec::new(), 0);
+        for chunk in chunks {
+            let piece = &tokens[start..start + chunk];
+            let wanted = (start + chunk).saturating_sub(tokens.len() - last).min(*chunk);
+            let output = model.forward(&mut [Segment { kv: &mut kv, start, tokens: piece, wanted }]).unwrap();
+            rows.extend((0..wanted).map(|row| row_bits(output.hidden(row), output.logits(row))));
+            start += chunk;
+        }
+        assert_eq!((start, rows.len()), (tokens.len(), last));
+        rows
+    };
+    let model = model_at(&gemma_path(), 2, Simd::detect());
+    let reference = rows(&model, &[540]);
+    let steps: Vec<usize> = [64; 8].into_iter().chain([16]).chain([1; 12]).collect();
+    assert!(rows(&model, &steps) == reference, "single steps after chunks of 64");
+    let odd: Vec<usize> = [7; 77].into_iter().chain([1]).collect();
+    assert!(rows(&model_at(&gemma_path(), 1, Simd::detect()), &odd) == reference, "chunks of 7 on one thread");
 }
 
 #[test]

@@ -6,25 +6,30 @@ use candle_core::quantized::{GgmlDType, QTensor, gguf_file};
 use candle_core::{Device, Tensor};
 use proptest::prelude::*;
 use xdc_grid::inference::gguf::Header;
-use xdc_grid::inference::{Engine, EngineConfig, GenerateEvent, GenerateRequest, LoadError};
+use xdc_grid::inference::{Engine, EngineConfig, GenerateEvent, GenerateRequest, LoadError, ReplayRequest};
 
 use crate::engine::model_path;
 
-/// A model of two small layers with the type of its linear weights, and metadata that differ from the plain ones.
+/// A llama model of two small layers with the type of its linear weights, and metadata that differ from the plain ones.
 pub fn tiny_model(dtype: GgmlDType, changes: &[(&str, gguf_file::Value)]) -> Vec<u8> {
+    tiny_model_of("llama", dtype, changes)
+}
+
+/// A model of a family, with the tensors that this family has.
+fn tiny_model_of(family: &str, dtype: GgmlDType, changes: &[(&str, gguf_file::Value)]) -> Vec<u8> {
     use gguf_file::Value::{Array, F32, I32, String, U32};
     let (width, heads, ff, vocab) = (256, 8, 512, 256);
     let mut metadata = std::collections::BTreeMap::new();
     let mut set = |key: &str, value| metadata.insert(key.to_owned(), value);
-    set("general.architecture", String("llama".into()));
+    set("general.architecture", String(family.into()));
     for (key, value) in
         [("block_count", 2), ("context_length", 128), ("embedding_length", width), ("feed_forward_length", ff)]
     {
-        set(&format!("llama.{key}"), U32(value));
+        set(&format!("{family}.{key}"), U32(value));
     }
-    set("llama.attention.head_count", U32(heads));
-    set("llama.attention.head_count_kv", U32(heads / 2));
-    set("llama.attention.layer_norm_rms_epsilon", F32(1e-5));
+    set(&format!("{family}.attention.head_count"), U32(heads));
+    set(&format!("{family}.attention.head_count_kv"), U32(heads / 2));
+    set(&format!("{family}.attention.layer_norm_rms_epsilon"), F32(1e-5));
     set("tokenizer.ggml.model", String("gpt2".into()));
     set("tokenizer.ggml.pre", String("gpt-2".into()));
     // Printable characters and one merge: candle would write an empty list as one of numbers.
@@ -43,12 +48,12 @@ pub fn tiny_model(dtype: GgmlDType, changes: &[(&str, gguf_file::Value)]) -> Vec
         Tensor::from_vec(values, (rows as usize, columns as usize), &Device::Cpu).unwrap()
     };
     let linear = |rows, columns, seed| QTensor::quantize(&wave(rows, columns, seed), dtype).unwrap();
-    let ones = || {
-        QTensor::quantize(&Tensor::ones(width as usize, candle_core::DType::F32, &Device::Cpu).unwrap(), GgmlDType::F32)
+    let ones = |n: u32| {
+        QTensor::quantize(&Tensor::ones(n as usize, candle_core::DType::F32, &Device::Cpu).unwrap(), GgmlDType::F32)
             .unwrap()
     };
     let mut tensors =
-        vec![("token_embd.weight".to_owned(), linear(vocab, width, 1)), ("output_norm.weight".to_owned(), ones())];
+        vec![("token_embd.weight".to_owned(), linear(vocab, width, 1)), ("output_norm.weight".to_owned(), ones(width))];
     for layer in 0..2 {
         let shapes = [
             ("attn_q", width, width),
@@ -62,8 +67,19 @@ pub fn tiny_model(dtype: GgmlDType, changes: &[(&str, gguf_file::Value)]) -> Vec
         for (seed, (name, rows, columns)) in shapes.into_iter().enumerate() {
             tensors.push((format!("blk.{layer}.{name}.weight"), linear(rows, columns, seed + 10 * layer)));
         }
-        tensors.push((format!("blk.{layer}.attn_norm.weight"), ones()));
-        tensors.push((format!("blk.{layer}.ffn_norm.weight"), ones()));
+        let mut vectors = vec![("attn_norm.weight", width), ("ffn_norm.weight", width)];
+        match family {
+            "qwen2" => vectors.extend([("attn_q.bias", width), ("attn_k.bias", width / 2), ("attn_v.bias", width / 2)]),
+            "qwen3" => vectors.extend([("attn_q_norm.weight", width / heads), ("attn_k_norm.weight", width / heads)]),
+            "gemma3" => vectors.extend([
+                ("attn_q_norm.weight", width / heads),
+                ("attn_k_norm.weight", width / heads),
+                ("post_attention_norm.weight", width),
+                ("post_ffw_norm.weight", width),
+            ]),
+            _ => {}
+        }
+        tensors.extend(vectors.into_iter().map(|(name, n)| (format!("blk.{layer}.{name}"), ones(n))));
     }
     let metadata: Vec<(&str, &gguf_file::Value)> = metadata.iter().map(|(key, value)| (key.as_str(), value)).collect();
     let tensors: Vec<(&str, &QTensor)> = tensors.iter().map(|(name, tensor)| (name.as_str(), tensor)).collect();
@@ -78,14 +94,22 @@ fn load(bytes: &[u8]) -> Result<Engine, LoadError> {
     Engine::load(file.path(), EngineConfig { threads: 1, kv_budget_bytes: 16 << 20, ..EngineConfig::default() })
 }
 
+fn request() -> GenerateRequest {
+    GenerateRequest { prompt: vec![1, 2, 3], max_tokens: 6, ..GenerateRequest::default() }
+}
+
 /// The answer's tokens, or the message of the failure.
 async fn answer(engine: &Engine) -> Result<Vec<u32>, String> {
-    let request = GenerateRequest { prompt: vec![1, 2, 3], max_tokens: 6, ..GenerateRequest::default() };
+    run(engine, request()).await.map(|(tokens, _)| tokens)
+}
+
+/// The answer's tokens and the root of its trace.
+async fn run(engine: &Engine, request: GenerateRequest) -> Result<(Vec<u32>, [u8; 32]), String> {
     let mut events = engine.generate(request).await.map_err(|error| error.to_string())?;
     while let Some(event) = events.recv().await {
         match event {
             GenerateEvent::Token { .. } => {}
-            GenerateEvent::Done { output_ids, .. } => return Ok(output_ids),
+            GenerateEvent::Done { output_ids, trace_root, .. } => return Ok((output_ids, trace_root)),
             GenerateEvent::Failed(message) => return Err(message),
             GenerateEvent::DeadlineExceeded => panic!("no deadline was set"),
         }
@@ -102,6 +126,39 @@ async fn all_quantization_types_are_read() {
     }
 }
 
+/// Every family, with what its metadata may ask for: an answer step by step is the same as its replay in one forward.
+#[tokio::test]
+async fn all_families_answer_and_replay_to_the_bit() {
+    use gguf_file::Value::{F32, String, U32};
+    let yarn = [
+        ("qwen2.rope.scaling.type", String("yarn".into())),
+        ("qwen2.rope.scaling.factor", F32(4.0)),
+        ("qwen2.rope.scaling.original_context_length", U32(32)),
+    ];
+    let models = [
+        tiny_model_of("llama", GgmlDType::Q4_0, &[("llama.attention.sliding_window", U32(5))]),
+        tiny_model_of("qwen2", GgmlDType::Q4K, &yarn),
+        tiny_model_of("qwen3", GgmlDType::F16, &[("qwen3.rope.scaling.type", String("linear".into()))]),
+        tiny_model_of(
+            "gemma3",
+            GgmlDType::Q5_0,
+            &[("gemma3.attention.sliding_window", U32(5)), ("gemma3.attention.sliding_window_pattern", U32(2))],
+        ),
+    ];
+    let mut roots = std::collections::BTreeSet::new();
+    for model in models {
+        let engine = load(&model).unwrap();
+        let prompt: Vec<u32> = (0..40).map(|i| i * 37 % 256).collect();
+        let request = GenerateRequest { prompt: prompt.clone(), max_tokens: 50, ..request() };
+        let (output, root) = run(&engine, request).await.unwrap();
+        let (sampling, seed) = (request().sampling, [0; 32]);
+        let outcome = engine.replay(ReplayRequest { prompt, output, sampling, seed }).await.unwrap();
+        assert_eq!((outcome.first_mismatch, outcome.trace_root), (None, root), "{}", engine.info().architecture);
+        roots.insert(root);
+    }
+    assert_eq!(roots.len(), 4, "two families compute the same");
+}
+
 #[test]
 fn models_that_would_be_computed_wrongly_are_refused_by_name() {
     use gguf_file::Value::{String, U32};
@@ -110,18 +167,28 @@ fn models_that_would_be_computed_wrongly_are_refused_by_name() {
     };
     assert!(refused("general.architecture", String("mamba".into())).contains("mamba"));
     assert!(refused("tokenizer.ggml.pre", String("klingon".into())).contains("klingon"));
-    assert!(refused("tokenizer.ggml.model", String("llama".into())).contains("llama"));
+    assert!(refused("tokenizer.ggml.model", String("t5".into())).contains("t5"));
+    assert!(refused("tokenizer.ggml.model", String("llama".into())).contains("tokenizer.ggml.scores"));
     assert!(refused("llama.expert_count", U32(8)).contains("mixture of experts"));
-    assert!(refused("llama.rope.scaling.type", String("yarn".into())).contains("yarn"));
-    assert!(refused("llama.attention.sliding_window", U32(64)).contains("sliding window"));
+    assert!(refused("llama.rope.scaling.type", String("longrope".into())).contains("longrope"));
     assert!(refused("llama.attention.head_count", U32(0)).contains("head_count"));
     assert!(refused("llama.attention.head_count", U32(u32::MAX)).contains("head_count"));
     assert!(refused("llama.embedding_length", U32(512)).contains("shape"));
     assert!(refused("llama.block_count", U32(3)).contains("blk.2"));
     assert!(refused("general.alignment", U32(0)).contains("alignment"));
     assert!(refused("tokenizer.chat_template", String("{% for %}".into())).contains("template"));
+    let biased = tiny_model_of("qwen2", GgmlDType::Q8_0, &[("general.architecture", String("qwen3".into()))]);
+    assert!(load(&biased).err().unwrap().to_string().contains("qwen3."));
+    let extra = tiny_model_of("gemma3", GgmlDType::Q8_0, &[]);
+    let renamed = replace(&extra, b"blk.1.post_ffw_norm.weight", b"blk.1.post_ffw_gnome.weigh");
+    assert!(load(&renamed).err().unwrap().to_string().contains("post_ffw_gnome"));
     assert!(load(b"PK\x03\x04 not a model").err().unwrap().to_string().contains("GGUF"));
     assert!(load(b"").err().is_some());
+}
+
+fn replace(bytes: &[u8], from: &[u8], to: &[u8]) -> Vec<u8> {
+    let at = bytes.windows(from.len()).position(|part| part == from).unwrap();
+    [&bytes[..at], to, &bytes[at + from.len()..]].concat()
 }
 
 #[test]

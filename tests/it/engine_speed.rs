@@ -1,12 +1,13 @@
 //! How fast is the engine beside llama.cpp? A measurement, not a test: `cargo test --test it speed -- --ignored --nocapture`.
 
+use std::path::Path;
 use std::time::Instant;
 
 use xdc_grid::inference::{Engine, EngineConfig, GenerateEvent, GenerateRequest, ReplayRequest};
 use xdc_grid::verify::sampler::SamplerParams;
 
 use crate::engine::model_path;
-use crate::engine_oracle::ask;
+use crate::engine_oracle::{ask, gemma_path};
 
 const RUNS: usize = 7;
 
@@ -16,9 +17,9 @@ fn threads() -> Vec<usize> {
     list.split_whitespace().map(|n| n.parse().unwrap()).collect()
 }
 
-fn load(threads: usize) -> Engine {
+fn load(path: &Path, threads: usize) -> Engine {
     let config = EngineConfig { threads, kv_budget_bytes: 256 << 20, max_sequences: 16, ..EngineConfig::default() };
-    Engine::load(&model_path(), config).unwrap()
+    Engine::load(path, config).unwrap()
 }
 
 /// Median, least and most.
@@ -61,9 +62,16 @@ async fn generate(engine: &Engine, request: GenerateRequest) -> (Vec<u32>, f64) 
 #[ignore = "a measurement"]
 async fn speed_beside_llama_cpp() {
     eprintln!("memory before {}", memory());
+    for path in [model_path(), gemma_path()] {
+        eprintln!("{}", path.file_name().unwrap().to_string_lossy());
+        compare(&path).await;
+    }
+}
+
+async fn compare(path: &Path) {
     for threads in threads() {
         let started = Instant::now();
-        let engine = load(threads);
+        let engine = load(path, threads);
         let loading = started.elapsed().as_secs_f64();
         eprintln!("{threads} threads: loaded in {loading:.2} s; {}", memory());
         let prompt = engine.tokenize("Once upon a time").unwrap();
@@ -91,7 +99,7 @@ async fn speed_beside_llama_cpp() {
             let benchmark = engine.benchmark().await.unwrap();
             ours.0.push(benchmark.prefill_tokens_per_second);
             ours.1.push(benchmark.decode_tokens_per_second);
-            let line = ask(&model_path(), &["bench", &threads.to_string(), "1"], b"");
+            let line = ask(path, &["bench", &threads.to_string(), "1"], b"");
             let (prefill, decode) = line.trim().split_once(' ').unwrap();
             theirs.0.push(prefill.parse().unwrap());
             theirs.1.push(decode.parse().unwrap());

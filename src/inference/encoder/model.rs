@@ -152,7 +152,8 @@ impl EncoderModel {
             let gather =
                 |which| (start..start + length).flat_map(|row| part(row, which)).copied().collect::<Vec<f32>>();
             let text = OneText { keys: gather(1), values: gather(2) };
-            let shape = AttentionShape { head_dim, group: 1, block_len: length, positions: length };
+            let scale = 1.0 / (head_dim as f32).sqrt();
+            let shape = AttentionShape { head_dim, group: 1, block_len: length, first: 0, positions: length, scale };
             for row in start..start + length {
                 // SAFETY: each pair of row and head is computed once.
                 let out = unsafe { places.slice(row * hidden + head * head_dim, head_dim) };

@@ -12,8 +12,12 @@ pub struct AttentionShape {
     pub group: usize,
     /// Positions that a block of keys or values holds.
     pub block_len: usize,
-    /// Positions to attend to: the row's own position + 1.
+    /// The first position to attend to; later than 0 where the layer has a window.
+    pub first: usize,
+    /// One more than the last position to attend to, the row's own.
     pub positions: usize,
+    /// Scores are multiplied by this: 1/√head_dim in most models.
+    pub scale: f32,
 }
 
 /// The keys and values of one head of one sequence, in blocks of `block_len × head_dim`.
@@ -22,35 +26,43 @@ pub trait Blocks {
     fn values(&self, block: usize) -> &[f32];
 }
 
-/// Attends from `group` query heads to `positions` keys and values of one key-value head; `q` and `out` are
-/// `group × head_dim`. Per head: scores = (q·k) / √head_dim, softmax, then the weighted sum of the values in the order
-/// of positions.
+/// Attends from `group` query heads to the keys and values of one key-value head at the positions from `first` up to
+/// `positions`; `q` and `out` are `group × head_dim`. Per head: scores = (q·k) · scale, softmax, then the weighted sum of the
+/// values in the order of positions.
 pub fn attend(simd: Simd, shape: AttentionShape, q: &[f32], kv: &dyn Blocks, out: &mut [f32]) {
     dispatch!(simd, attend_generic(shape: AttentionShape, q: &[f32], kv: &dyn Blocks, out: &mut [f32]))
 }
 
 #[inline(always)]
 fn attend_generic<V: Lanes>(shape: AttentionShape, q: &[f32], kv: &dyn Blocks, out: &mut [f32]) {
-    let AttentionShape { head_dim, group, positions, .. } = shape;
+    let AttentionShape { head_dim, group, block_len, first, positions, scale } = shape;
+    let total = positions - first;
     // Rows of scores are padded to whole lanes; the padding is -infinity and never read by the weighted sum.
-    let stride = positions.next_multiple_of(8);
+    let stride = total.next_multiple_of(8);
     let mut scores = vec![f32::NEG_INFINITY; group * stride];
-    let scale = 1.0 / (head_dim as f32).sqrt();
-    for block in 0..positions.div_ceil(shape.block_len) {
-        let first = block * shape.block_len;
-        let count = (positions - first).min(shape.block_len);
-        let keys = &kv.keys(block)[..count * head_dim];
+    for block in first / block_len..positions.div_ceil(block_len) {
+        let within = shape.within(block);
+        let start = block * block_len + within.start - first;
+        let keys = &kv.keys(block)[within.start * head_dim..within.end * head_dim];
         for (q, scores) in q.chunks_exact(head_dim).zip(scores.chunks_exact_mut(stride)) {
-            score_block::<V>(q, keys, scale, &mut scores[first..first + count]);
+            score_block::<V>(q, keys, scale, &mut scores[start..start + within.len()]);
         }
     }
     for (scores, out) in scores.chunks_exact_mut(stride).zip(out.chunks_exact_mut(head_dim)) {
-        let total = exponentials::<V>(scores, positions);
+        let sum = exponentials::<V>(scores, total);
         weighted_sum::<V>(shape, kv, scores, out);
-        let factor = V::splat(1.0 / total);
+        let factor = V::splat(1.0 / sum);
         for out in out.chunks_exact_mut(8) {
             V::load(out).mul(factor).store(out);
         }
+    }
+}
+
+impl AttentionShape {
+    /// The positions of a block that are attended to, counted from its start.
+    fn within(&self, block: usize) -> std::ops::Range<usize> {
+        let start = block * self.block_len;
+        self.first.saturating_sub(start)..(self.positions - start).min(self.block_len)
     }
 }
 
@@ -100,12 +112,16 @@ fn exponentials<V: Lanes>(scores: &mut [f32], positions: usize) -> f32 {
 /// Σ weight · value over the positions in order, 32 elements of the head at a time.
 #[inline(always)]
 fn weighted_sum<V: Lanes>(shape: AttentionShape, kv: &dyn Blocks, weights: &[f32], out: &mut [f32]) {
-    let AttentionShape { head_dim, block_len, positions, .. } = shape;
+    let AttentionShape { head_dim, block_len, first, positions, .. } = shape;
     out.fill(0.0);
-    for (block, weights) in weights[..positions].chunks(block_len).enumerate() {
-        let values = kv.values(block);
+    let mut weights = &weights[..positions - first];
+    for block in first / block_len..positions.div_ceil(block_len) {
+        let within = shape.within(block);
+        let values = &kv.values(block)[within.start * head_dim..within.end * head_dim];
+        let (here, rest) = weights.split_at(within.len());
+        weights = rest;
         for (part, out) in out.chunks_mut(32).enumerate() {
-            let rows = values.chunks_exact(head_dim).zip(weights).map(|(row, weight)| (&row[part * 32..], *weight));
+            let rows = values.chunks_exact(head_dim).zip(here).map(|(row, weight)| (&row[part * 32..], *weight));
             if out.len() == 32 {
                 accumulate::<V, 4>(rows, out);
             } else {
@@ -159,13 +175,16 @@ mod tests {
 
     #[test]
     fn instances_agree_to_the_bit_and_are_close_to_the_exact_result() {
+        let block_len = 64;
         for (head_dim, group) in [(64, 3), (40, 1), (128, 4)] {
-            for positions in [1usize, 2, 7, 8, 9, 64, 65, 130] {
-                let block_len = 64;
-                let blocks = positions.div_ceil(block_len);
-                let q = wave(group * head_dim, 13);
-                let (k, v) = (wave(blocks * block_len * head_dim, 29), wave(blocks * block_len * head_dim, 31));
-                let shape = AttentionShape { head_dim, group, block_len, positions };
+            let blocks = 3;
+            let q = wave(group * head_dim, 13);
+            let (k, v) = (wave(blocks * block_len * head_dim, 29), wave(blocks * block_len * head_dim, 31));
+            let seen =
+                [0..1, 0..2, 0..7, 0..8, 0..9, 0..64, 0..65, 0..130, 1..2, 5..64, 63..65, 64..130, 90..130, 3..192];
+            for std::ops::Range { start: first, end: positions } in seen {
+                let scale = 1.0 / (head_dim as f32).sqrt();
+                let shape = AttentionShape { head_dim, group, block_len, first, positions, scale };
                 let [portable, fast] = [Simd::Portable, Simd::detect()].map(|simd| {
                     let mut out = vec![0.0; group * head_dim];
                     attend(simd, shape, &q, &Flat { k: &k, v: &v, block: block_len * head_dim }, &mut out);
@@ -173,18 +192,19 @@ mod tests {
                 });
                 assert!(portable.iter().zip(&fast).all(|(a, b)| a.to_bits() == b.to_bits()), "{shape:?}");
                 for (head, out) in fast.chunks_exact(head_dim).enumerate() {
-                    let exact = exact(&q[head * head_dim..][..head_dim], &k, &v, positions);
+                    let exact = exact(&q[head * head_dim..][..head_dim], &k, &v, first..positions);
                     assert!(out.iter().zip(exact).all(|(a, b)| (f64::from(*a) - b).abs() < 1e-5), "{shape:?}");
                 }
             }
         }
     }
 
-    fn exact(q: &[f32], k: &[f32], v: &[f32], positions: usize) -> Vec<f64> {
+    fn exact(q: &[f32], k: &[f32], v: &[f32], seen: std::ops::Range<usize>) -> Vec<f64> {
         let d = q.len();
         let dot = |p: usize| q.iter().zip(&k[p * d..]).map(|(a, b)| f64::from(*a) * f64::from(*b)).sum::<f64>();
-        let weights: Vec<f64> = (0..positions).map(|p| (dot(p) / (d as f64).sqrt()).exp()).collect();
+        let weights: Vec<f64> = seen.clone().map(|p| (dot(p) / (d as f64).sqrt()).exp()).collect();
         let total: f64 = weights.iter().sum();
-        (0..d).map(|i| (0..positions).map(|p| weights[p] / total * f64::from(v[p * d + i])).sum()).collect()
+        let value = |i: usize| seen.clone().zip(&weights).map(|(p, w)| w / total * f64::from(v[p * d + i])).sum();
+        (0..d).map(value).collect()
     }
 }

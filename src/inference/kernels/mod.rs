@@ -4,7 +4,8 @@
 //! reassociation, no library `exp`) or by exact integer sums, one output element at a time. What a row yields therefore
 //! depends neither on the rows beside it, nor on the number of threads, nor on the instruction set: a verifier can replay
 //! an answer on another machine and compare bits. Each algorithm is written once over [`Lanes`], eight floats that are
-//! either an array or an AVX2 register, and the instances are compared in the tests.
+//! either an array or an AVX2 register, and the instances are compared in the tests. Integer sums, which have no order, use
+//! whatever is fastest.
 
 mod attention;
 mod dense;
@@ -18,10 +19,10 @@ pub use dense::DenseMatrix;
 pub use lanes::{Lanes, Portable};
 pub use matmul::{Activations, matmul_column};
 pub use quant::{BLOCK, COLUMNS, Q4Tile, Q8Tile, Tiles, f16_to_f32, f32_to_f16};
-pub use rows::{gelu, layer_norm, log_sum_exp, rms_norm, rotate_pairs, swiglu};
+pub use rows::{geglu, gelu, layer_norm, log_sum_exp, rms_norm, rotate_halves, rotate_pairs, swiglu};
 
 /// The name of this arithmetic. It changes whenever any result may change by a bit.
-pub const KERNEL_PROFILE: &str = "cpu-q8_0-exact1";
+pub const KERNEL_PROFILE: &str = "cpu-q8_0-exact2";
 
 /// As [`KERNEL_PROFILE`], of models that are computed in single precision throughout.
 pub const DENSE_PROFILE: &str = "cpu-f32-exact1";
@@ -32,16 +33,40 @@ pub enum Simd {
     Portable,
     #[cfg(target_arch = "x86_64")]
     Avx2,
+    /// AVX2, and AVX-512 with VNNI for the products of integers.
+    #[cfg(target_arch = "x86_64")]
+    Avx512,
 }
 
 impl Simd {
     /// The fastest instance that this CPU can run. The results are the same for all.
     pub fn detect() -> Self {
+        Self::available().pop().unwrap_or(Self::Portable)
+    }
+
+    /// All instances that this CPU can run, the fastest last.
+    pub fn available() -> Vec<Self> {
+        let mut all = vec![Self::Portable];
         #[cfg(target_arch = "x86_64")]
         if is_x86_feature_detected!("avx2") && is_x86_feature_detected!("f16c") {
-            return Self::Avx2;
+            all.push(Self::Avx2);
+            if is_x86_feature_detected!("avx512f")
+                && is_x86_feature_detected!("avx512bw")
+                && is_x86_feature_detected!("avx512vnni")
+            {
+                all.push(Self::Avx512);
+            }
         }
-        Self::Portable
+        all
+    }
+
+    /// Whether eight rows of sums fit into registers beside the weights.
+    fn has_many_registers(self) -> bool {
+        match self {
+            #[cfg(target_arch = "x86_64")]
+            Self::Avx512 => true,
+            _ => false,
+        }
     }
 }
 
@@ -56,9 +81,11 @@ macro_rules! dispatch {
             $generic::<core::arch::x86_64::__m256>($($arg),*)
         }
         match $simd {
-            // SAFETY: `Simd::detect` has seen that the CPU has these features.
+            // SAFETY: `Simd::available` has seen that the CPU has these features.
             #[cfg(target_arch = "x86_64")]
-            $crate::inference::kernels::Simd::Avx2 => unsafe { with_avx2($($arg),*) },
+            $crate::inference::kernels::Simd::Avx2 | $crate::inference::kernels::Simd::Avx512 => unsafe {
+                with_avx2($($arg),*)
+            },
             $crate::inference::kernels::Simd::Portable => {
                 $generic::<$crate::inference::kernels::Portable>($($arg),*)
             }

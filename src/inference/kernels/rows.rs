@@ -84,12 +84,39 @@ pub fn swiglu(simd: Simd, gate: &[f32], up: &[f32], out: &mut [f32]) {
     dispatch!(simd, swiglu_generic(gate: &[f32], up: &[f32], out: &mut [f32]))
 }
 
+#[inline(always)]
+fn geglu_generic<V: Lanes>(gate: &[f32], up: &[f32], out: &mut [f32]) {
+    /// 2·√(2/π), because ½(1 + tanh u) = 1 / (1 + e^-2u).
+    const TWICE_SQRT_2_OVER_PI: f32 = 1.595_769;
+    const CUBE: f32 = 0.044_715;
+    let one = V::splat(1.0);
+    for ((gate, up), out) in gate.chunks_exact(8).zip(up.chunks_exact(8)).zip(out.chunks_exact_mut(8)) {
+        let gate = V::load(gate);
+        let cubic = one.add(V::splat(CUBE).mul(gate.mul(gate))).mul(gate);
+        let sigmoid = one.add(V::zero().sub(cubic.mul(V::splat(TWICE_SQRT_2_OVER_PI))).exp());
+        gate.div(sigmoid).mul(V::load(up)).store(out);
+    }
+}
+
+/// `gelu(gate) · up` with GELU's tanh formula, for rows whose length is a multiple of 8.
+pub fn geglu(simd: Simd, gate: &[f32], up: &[f32], out: &mut [f32]) {
+    dispatch!(simd, geglu_generic(gate: &[f32], up: &[f32], out: &mut [f32]))
+}
+
 /// Rotates neighbouring pairs of a head by the angles whose cosines and sines are given (half as many as elements).
 pub fn rotate_pairs(x: &mut [f32], cos: &[f32], sin: &[f32]) {
     for ((pair, cos), sin) in x.chunks_exact_mut(2).zip(cos).zip(sin) {
         let [a, b] = [pair[0], pair[1]];
         pair[0] = a * cos - b * sin;
         pair[1] = a * sin + b * cos;
+    }
+}
+
+/// As [`rotate_pairs`], for pairs of an element of the first half with its counterpart in the second.
+pub fn rotate_halves(x: &mut [f32], cos: &[f32], sin: &[f32]) {
+    let (first, second) = x.split_at_mut(x.len() / 2);
+    for ((a, b), (cos, sin)) in first.iter_mut().zip(second).zip(cos.iter().zip(sin)) {
+        (*a, *b) = (*a * cos - *b * sin, *a * sin + *b * cos);
     }
 }
 
@@ -141,6 +168,12 @@ mod tests {
         let gated = both.map(|simd| {
             let mut out = vec![0.0; 576];
             swiglu(simd, &wave(576, 60.0), &w, &mut out);
+            bits(&out)
+        });
+        assert_eq!(gated[0], gated[1]);
+        let gated = both.map(|simd| {
+            let mut out = vec![0.0; 576];
+            geglu(simd, &wave(576, 60.0), &w, &mut out);
             bits(&out)
         });
         assert_eq!(gated[0], gated[1]);
@@ -196,6 +229,19 @@ mod tests {
         for (x, y) in x.iter().zip(&out) {
             let exact = f64::from(*x) * 0.5 * (1.0 + libm::erf(f64::from(*x) / std::f64::consts::SQRT_2));
             assert!((exact - f64::from(*y)).abs() < 2e-6, "gelu({x}) = {y} but {exact}");
+        }
+    }
+
+    #[test]
+    fn gelu_by_its_tanh_formula_is_right_at_all_sizes() {
+        let x: Vec<f32> = (-4_000..4_000).map(|i| i as f32 / 100.0).collect();
+        let (ones, mut out) = (vec![1.0; x.len()], vec![0.0; x.len()]);
+        geglu(Simd::detect(), &x, &ones, &mut out);
+        for (x, y) in x.iter().zip(&out) {
+            let x = f64::from(*x);
+            let u = (2.0 / std::f64::consts::PI).sqrt() * (x + 0.044715 * x.powi(3));
+            let exact = 0.5 * x * (1.0 + u.tanh());
+            assert!((exact - f64::from(*y)).abs() < 2e-6 * x.abs().max(1.0), "gelu({x}) = {y} but {exact}");
         }
     }
 

@@ -1,10 +1,14 @@
 //! Text in and out of tokens: the tokenizer that a GGUF file describes, its chat template, and the way back, token by token.
 
+mod bpe;
 mod chat;
 mod detokenizer;
+mod names;
+mod spm;
 mod stop;
 mod tokenizer;
 mod tools;
+mod vocabulary;
 
 pub use chat::{ChatMessage, ChatTemplate};
 pub use detokenizer::Detokenizer;

@@ -3,7 +3,7 @@
  *   oracle LIBS MODEL tokenize          texts on stdin, each ended by a zero byte; one line of token ids for each
  *   oracle LIBS MODEL vocab             as tokenize, but loads only the vocabulary of MODEL
  *   oracle LIBS MODEL score             token ids on stdin; a line "argmax logprob(next)" for each position
- *   oracle LIBS MODEL greedy COUNT      token ids on stdin; up to COUNT greedy token ids
+ *   oracle LIBS MODEL greedy COUNT      a line of token ids for each prompt on stdin; a line of up to COUNT greedy ids each
  *   oracle LIBS MODEL bench THREADS N   N lines "prefill decode" in tokens/s, 128 tokens and 32 tokens
  *
  * LIBS is the folder with the shared libraries of the npm package @node-llama-cpp/linux-x64 3.22.1 (MIT). They are opened
@@ -73,6 +73,9 @@ static void feed(void *ctx, const token *tokens, int count, int start, bool all)
     decode(ctx, b);
     FUNCTION(llama, void, llama_batch_free, batch)(b);
 }
+static void forget(void *ctx) {
+    FUNCTION(llama, void, llama_memory_clear, void *, bool)(FUNCTION(llama, void *, llama_get_memory, void *)(ctx), true);
+}
 static float *logits(void *ctx, int i) { return FUNCTION(llama, float *, llama_get_logits_ith, void *, int32_t)(ctx, i); }
 static int best(const float *x, int n) { int b = 0; for (int i = 1; i < n; i++) if (x[i] > x[b]) b = i; return b; }
 static int read_tokens(token **tokens) {
@@ -109,23 +112,31 @@ static void score(void *ctx, int n_vocab) {
     }
 }
 static void greedy(void *ctx, const void *vocab, int n_vocab, int most) {
-    token *tokens; int count = read_tokens(&tokens);
-    feed(ctx, tokens, count, 0, false);
-    float *l = logits(ctx, count - 1);
-    for (int i = 0; i < most; i++) {
-        token next = best(l, n_vocab);
-        printf("%d ", next);
-        if (FUNCTION(llama, bool, llama_vocab_is_eog, const void *, token)(vocab, next)) break;
-        feed(ctx, &next, 1, count + i, false);
-        l = logits(ctx, 0);
+    char *line = NULL; size_t room = 0;
+    while (getline(&line, &room, stdin) > 0) {
+        token *tokens = malloc(sizeof(token) * (strlen(line) + 1)); int count = 0;
+        for (char *at = line, *end; tokens[count] = strtol(at, &end, 10), end != at; at = end) count++;
+        if (count > 0) {
+            forget(ctx);
+            feed(ctx, tokens, count, 0, false);
+        }
+        float *l = count > 0 ? logits(ctx, count - 1) : NULL;
+        for (int i = 0; l && i < most; i++) {
+            token next = best(l, n_vocab);
+            printf("%d ", next);
+            if (FUNCTION(llama, bool, llama_vocab_is_eog, const void *, token)(vocab, next)) break;
+            feed(ctx, &next, 1, count + i, false);
+            l = logits(ctx, 0);
+        }
+        puts("");
+        free(tokens);
     }
-    puts("");
 }
 static void bench(void *ctx, int n_vocab, int runs) {
     for (int run = -1; run < runs; run++) {
         token tokens[128];
         for (int i = 0; i < 128; i++) tokens[i] = (i + 1) * 7919 % n_vocab;
-        FUNCTION(llama, void, llama_memory_clear, void *, bool)(FUNCTION(llama, void *, llama_get_memory, void *)(ctx), true);
+        forget(ctx);
         double t0 = now();
         feed(ctx, tokens, 128, 0, false); logits(ctx, 127);
         double t1 = now();
