@@ -19,6 +19,7 @@ use super::{
     openai_error::OpenAiError,
     openai_request::parse,
     openai_stream::{self, Shape},
+    statement,
 };
 use crate::{
     api::ids::RequestId,
@@ -32,8 +33,8 @@ const MAX_BODY: usize = 900 << 10;
 /// Workers that one online request may fail on.
 const ATTEMPTS: u32 = 3;
 
-/// The routes below `/v1`, and the files of jobs. Without tokens whoever reaches the former is served; the latter have keys of
-/// their own.
+/// The routes below `/v1`, the files of jobs, and published statements. Without tokens whoever reaches the first is served; files have
+/// keys of their own, and statements are for everybody or for nobody.
 pub fn router(gateway: Arc<Gateway>, tokens: Option<Tokens>) -> Router {
     let routes = Router::new()
         .route("/chat/completions", post(chat))
@@ -45,7 +46,7 @@ pub fn router(gateway: Arc<Gateway>, tokens: Option<Tokens>) -> Router {
         .layer(DefaultBodyLimit::max(MAX_BODY))
         .layer(middleware::from_fn_with_state(tokens, auth::openai))
         .with_state(gateway.clone());
-    Router::new().nest("/v1", routes).merge(files::public(gateway))
+    Router::new().nest("/v1", routes).merge(files::public(gateway.clone())).merge(statement::public(gateway))
 }
 
 async fn chat(State(gateway): State<Arc<Gateway>>, body: Bytes) -> Response {
