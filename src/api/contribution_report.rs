@@ -78,12 +78,33 @@ pub struct ContributionReportSpec {
     #[serde(default, skip_serializing_if = "Option::is_none")]
     #[schemars(length(max = 66), regex(pattern = "^0x[0-9a-f]{64}$"))]
     pub statement: Option<String>,
+    /// What the leaves were made from, beside the statement. Goes to the chain with what the epoch raised.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub recipe: Option<ReportRecipe>,
     /// Written only, never sent.
     #[serde(default)]
     pub dry_run: bool,
 }
 
-/// Where the leaves are: 36 bytes each (20-byte node, 16-byte big-endian cumulative wei), in tree order.
+/// What a stranger must know to work out the leaves anew.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "camelCase")]
+pub struct ReportRecipe {
+    /// Final block in which registrations were read.
+    #[schemars(range(min = 0))]
+    pub block: i64,
+    /// What the epoch was to allocate, fees aside, in wei.
+    #[schemars(length(max = 39), regex(pattern = "^(0|[1-9][0-9]{0,38})$"))]
+    pub budget_wei: String,
+    /// Part of the budget for verified work, in 1/10,000.
+    #[schemars(range(min = 0, max = 10_000))]
+    pub work_bps: i32,
+    /// Part for proven capacity, in 1/10,000. The rest is for proven storage.
+    #[schemars(range(min = 0, max = 10_000))]
+    pub capacity_bps: i32,
+}
+
+/// Where all leaves are kept, whichever form the report carries them in: 36 bytes each (20-byte node, 16-byte big-endian cumulative wei), in tree order.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "camelCase")]
 pub struct LeavesRef {

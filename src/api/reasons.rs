@@ -355,7 +355,7 @@ reasons! {
     ReporterChanged,
     /// The report cannot be made, for example because it has more nodes than one transaction can carry.
     ReportImpossible,
-    /// The leaves of the last report are gone; they can be rebuilt from the calldata of its transaction.
+    /// The leaves of the last report are gone, and the chain does not give them either.
     LeavesMissing,
 }
 

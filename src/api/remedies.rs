@@ -154,7 +154,7 @@ remedies! {
         ContextTooShort: "Shorten the prompt or lower maxTokens, or serve the model with a longer context on some node.",
         PromptRefused: "The model's chat template does not take these messages; the message says why.",
         ReportImpossible: "The message says why; ask the authors when it is the number of nodes.",
-        LeavesMissing: "Restore the ConfigMap from a backup, or rebuild the leaves from the calldata of the report's transaction.",
+        LeavesMissing: "Name an RPC endpoint that serves old logs, from which the operator rebuilds the leaves, or restore the ConfigMap from a backup.",
         NoNodes: "Create a GridNode (docs/examples/node-managed-cpu.yaml).",
     }
     Refused {

@@ -40,6 +40,12 @@ pub enum ChainError {
         "no report on chain carries the leaves of the live root {root}: the endpoint may not serve old logs, name another one"
     )]
     HistoryMissing { root: B256 },
+    #[error(
+        "more than {reports} reports lie between the root {root} and one that carries all leaves: take the leaves from the operator's cluster (kubectl grid rewards)"
+    )]
+    HistoryTooLong { root: B256, reports: usize },
+    #[error("the report in transaction {transaction} cannot be read: {what}")]
+    ReportUnreadable { transaction: B256, what: String },
     #[error("the contract refuses: {0}")]
     Refused(Refusal),
     #[error("account {account} holds {} XDC and needs {} for this transaction: send it XDC", balance.to_xdc(), needed.to_xdc())]
@@ -94,6 +100,8 @@ impl ChainError {
             ChainError::Disagreement { .. } => "EndpointsDisagree",
             ChainError::Behind { .. } => "EndpointBehind",
             ChainError::HistoryMissing { .. } => "HistoryMissing",
+            ChainError::HistoryTooLong { .. } => "HistoryTooLong",
+            ChainError::ReportUnreadable { .. } => "ReportUnreadable",
             ChainError::Refused(_) => "ContractRefused",
             ChainError::InsufficientFunds { .. } => "InsufficientFunds",
             ChainError::TooManyInFlight { .. } => "TooManyInFlight",

@@ -71,7 +71,8 @@ impl ChainClient {
     }
 }
 
-fn decode<E: SolEvent>(entry: &LogEntry) -> Option<E> {
+/// `None` for an entry of another event.
+pub(super) fn decode<E: SolEvent>(entry: &LogEntry) -> Option<E> {
     E::decode_raw_log(entry.topics.iter().copied(), &entry.data).ok()
 }
 

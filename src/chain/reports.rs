@@ -12,8 +12,8 @@ use super::{
     bindings::GridComputingRewards::{EpochDropped, EpochSubmitted, NodeRegistered, StakeWithdrawn, submitEpochCall},
     client::ChainClient,
     error::ChainError,
-    logs::MAX_BLOCKS,
-    rpc::{At, LogEntry, LogFilter},
+    logs::{MAX_BLOCKS, decode},
+    rpc::{At, ChainRpc, LogEntry, LogFilter},
 };
 use crate::api::ids::{EpochNumber, NodeAddress, Wei};
 
@@ -114,20 +114,8 @@ pub(super) fn submission(entry: &LogEntry) -> Option<Submission> {
 }
 
 /// The packed leaves in the calldata of a report; `None` for any other call.
-pub(super) fn leaves_in(calldata: &[u8]) -> Option<Bytes> {
+fn leaves_in(calldata: &[u8]) -> Option<Bytes> {
     submitEpochCall::abi_decode(calldata).ok().map(|call| call.leaves)
-}
-
-fn decode<E: SolEvent>(entry: &LogEntry) -> Option<E> {
-    E::decode_raw_log(entry.topics.iter().copied(), &entry.data).ok()
-}
-
-#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
-pub enum HistoryError {
-    #[error(transparent)]
-    Chain(#[from] ChainError),
-    #[error("the leaves in transaction {transaction} cannot be read: {what}")]
-    Unreadable { transaction: B256, what: &'static str },
 }
 
 /// How far a reading has come.
@@ -168,10 +156,10 @@ impl ChainClient {
         Ok(history)
     }
 
-    /// The packed leaves that a report's transaction carries.
-    pub async fn packed_leaves(&self, submission: &Submission) -> Result<Bytes, HistoryError> {
+    /// The packed leaves that a report's transaction carries, whatever the contract logged about them.
+    pub async fn packed_leaves(&self, submission: &Submission) -> Result<Bytes, ChainError> {
         let transaction = submission.transaction;
-        let unreadable = |what| HistoryError::Unreadable { transaction, what };
+        let unreadable = |what: &str| ChainError::ReportUnreadable { transaction, what: what.to_owned() };
         let found = self.rpc().transaction(transaction).await?.ok_or_else(|| unreadable("no endpoint knows it"))?;
         if found.to != Some(self.contract()) {
             // A wallet contract that reports: the bytes are inside its own call.
@@ -188,17 +176,28 @@ impl ChainClient {
             NodeRegistered::SIGNATURE_HASH,
             StakeWithdrawn::SIGNATURE_HASH,
         ];
+        self.entries(self.rpc().agreed(), &topics, from_block, to_block).await
+    }
+
+    /// Logs of some events, oldest first.
+    pub(super) async fn entries(
+        &self,
+        rpc: &dyn ChainRpc,
+        topics: &[B256],
+        from_block: u64,
+        to_block: u64,
+    ) -> Result<Vec<LogEntry>, ChainError> {
         let mut entries = Vec::new();
         for topic in topics {
-            let filter = LogFilter { address: self.contract(), topic, from_block, to_block };
-            entries.extend(self.rpc().agreed().logs(&filter).await?);
+            let filter = LogFilter { address: self.contract(), topic: *topic, from_block, to_block };
+            entries.extend(rpc.logs(&filter).await?);
         }
         entries.sort_by_key(|entry| (entry.block_number, entry.index));
         Ok(entries)
     }
 
     /// The block that epoch 0 began in: the one that deployed the contract.
-    async fn first_block(&self, last: u64) -> Result<u64, ChainError> {
+    pub(super) async fn first_block(&self, last: u64) -> Result<u64, ChainError> {
         let genesis = self.parameters().await?.genesis;
         let (mut low, mut high) = (0, last);
         while low < high {
@@ -214,7 +213,7 @@ impl ChainClient {
 }
 
 /// The fewest blocks that are asked for at once.
-const LEAST_BLOCKS: u64 = 16;
+pub(super) const LEAST_BLOCKS: u64 = 16;
 
 #[cfg(test)]
 mod tests {

@@ -66,6 +66,10 @@ pub struct RunOptions {
     /// File with the token of the internal API.
     #[arg(long, env = "GRID_INTERNAL_TOKEN_FILE")]
     pub internal_token_file: PathBuf,
+    /// Gives the statements of closed epochs to whoever reaches the public port: totals and receipts, hashes and counts and no text.
+    /// Whoever can guess a prompt or an answer exactly can find its hash there.
+    #[arg(long, env = "GRID_PUBLISH_STATEMENTS")]
+    pub publish_statements: bool,
     /// File with the keys of the OpenAI API, one a line; without it the OpenAI API is open to whoever reaches it.
     #[arg(long, env = "GRID_API_KEY_FILE")]
     pub api_key_file: Option<PathBuf>,
@@ -126,6 +130,8 @@ pub struct Settings {
     pub online_wait: Duration,
     pub online_queue: usize,
     pub max_tokens: u32,
+    /// Whether strangers may read the statements of closed epochs.
+    pub publish_statements: bool,
     /// Shape of a compute challenge.
     pub gemm: GemmParams,
     /// How often a connected worker is asked for its state, adverts or not.
@@ -166,6 +172,7 @@ impl Default for Settings {
             online_wait: Duration::from_secs(10),
             online_queue: 64,
             max_tokens: 512,
+            publish_statements: false,
             gemm: GemmParams::CPU,
             info_interval: Duration::from_secs(5),
         }

@@ -9,6 +9,10 @@
 
 use serde::{Deserialize, Serialize};
 
+/// Where a gateway that publishes gives statements out, on its public port: `…/{epoch}` leads to `…/{epoch}/{digest}`, whose bytes
+/// never change.
+pub const STATEMENTS: &str = "/grid/v1/statements";
+
 /// The longest line of a receipt, in bytes.
 pub const MAX_LINE: usize = 4 << 10;
 /// The longest first line: an epoch with 50 000 nodes takes about 16 MB.

@@ -8,6 +8,7 @@ pub mod epoch;
 pub mod fees;
 pub mod packed;
 mod remainder;
+pub mod replay;
 pub mod tree;
 pub mod units;
 
@@ -16,8 +17,9 @@ pub use changes::{LeafChange, PackedChanges, Recipe, apply_changes, changes_betw
 pub use epoch::{EpochInputs, SettleError, SettledEpoch, budgets_of, settle};
 pub use fees::{FeeBps, PaidJob, PaidWork, share_fees};
 pub use packed::{
-    MAX_LEAVES, MAX_PACKED, PackedError, PackedReport, checked_leaves, compress_leaves, decompress_leaves, pack_leaves,
-    unpack_leaves, unpack_report,
+    MAX_LEAVES, MAX_PACKED, MAX_STORED, PackedError, PackedForm, PackedReport, checked_leaves, compress_leaves,
+    decompress_leaves, form_of, pack_leaves, unpack_leaves, unpack_report,
 };
+pub use replay::LeavesBack;
 pub use tree::{MAX_TREE_LEAVES, RewardLeaf, RewardProof, RewardTree, TreeDomain, TreeError, verify_proof};
 pub use units::{ComputeUnits, TokenCost};

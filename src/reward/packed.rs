@@ -22,6 +22,25 @@ pub(super) const LEAF: usize = NODE + 16;
 pub const MAX_LEAVES: usize = 1_800;
 /// The most bytes of leaves in one report, for the same reason.
 pub const MAX_PACKED: usize = MAX_LEAVES * LEAF;
+/// The most leaves that are kept beside a report, whole: a ConfigMap takes 1 MiB, and random addresses do not compress.
+pub const MAX_STORED: usize = 25_000;
+
+/// How a report carries its leaves.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum PackedForm {
+    Unchanged,
+    Whole,
+    Changes,
+}
+
+/// The form of packed leaves, by their length alone: they may still be in none.
+pub fn form_of(packed: &[u8]) -> PackedForm {
+    match packed.len() {
+        0 => PackedForm::Unchanged,
+        length if length.is_multiple_of(LEAF) => PackedForm::Whole,
+        _ => PackedForm::Changes,
+    }
+}
 
 /// What the calldata of a report holds.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -39,8 +58,8 @@ pub enum PackedReport {
 pub enum PackedError {
     #[error("{0} bytes are not a whole number of 36-byte leaves")]
     Length(usize),
-    #[error("{count} leaves are more than the {MAX_LEAVES} that fit in one report")]
-    TooMany { count: usize },
+    #[error("{count} leaves are more than the {most} that there is room for")]
+    TooMany { count: usize, most: usize },
     #[error("leaf {0} is not above the one before it: nodes must ascend")]
     Order(usize),
     #[error("leaf {0} has the amount zero")]
@@ -63,6 +82,8 @@ pub enum PackedError {
     UnknownIndex(u32),
     #[error("the earnings of {0} do not fit in 128 bits")]
     Overflow(NodeAddress),
+    #[error("the raises of the node with the index {0} do not fit in 128 bits")]
+    IndexOverflow(u32),
     #[error("the compressed leaves cannot be read: {0}")]
     Compressed(String),
     #[error("the leaves hash to {found}, the report says {expected}")]
@@ -74,14 +95,19 @@ pub fn pack_leaves<'a>(leaves: impl IntoIterator<Item = &'a RewardLeaf>) -> Vec<
     leaves.into_iter().flat_map(|leaf| [&leaf.node.0[..], &leaf.cumulative.0.to_be_bytes()].concat()).collect()
 }
 
-/// Reads packed leaves. Refuses everything that [`pack_leaves`] would not have written, so one set has one form and one hash.
+/// Reads the leaves that a report carries whole. Refuses everything that [`pack_leaves`] would not have written, so one set has one
+/// form and one hash.
 pub fn unpack_leaves(packed: &[u8]) -> Result<Vec<RewardLeaf>, PackedError> {
+    unpack_at_most(packed, MAX_LEAVES)
+}
+
+fn unpack_at_most(packed: &[u8], most: usize) -> Result<Vec<RewardLeaf>, PackedError> {
     if !packed.len().is_multiple_of(LEAF) {
         return Err(PackedError::Length(packed.len()));
     }
     let count = packed.len() / LEAF;
-    if count > MAX_LEAVES {
-        return Err(PackedError::TooMany { count });
+    if count > most {
+        return Err(PackedError::TooMany { count, most });
     }
     let mut leaves: Vec<RewardLeaf> = Vec::with_capacity(count);
     for (index, bytes) in packed.chunks_exact(LEAF).enumerate() {
@@ -99,10 +125,10 @@ pub fn unpack_leaves(packed: &[u8]) -> Result<Vec<RewardLeaf>, PackedError> {
 
 /// Reads either form.
 pub fn unpack_report(packed: &[u8]) -> Result<PackedReport, PackedError> {
-    match packed.len() {
-        0 => Ok(PackedReport::Unchanged),
-        length if length.is_multiple_of(LEAF) => unpack_leaves(packed).map(PackedReport::Whole),
-        _ => unpack_changes(packed).map(PackedReport::Changes),
+    match form_of(packed) {
+        PackedForm::Unchanged => Ok(PackedReport::Unchanged),
+        PackedForm::Whole => unpack_leaves(packed).map(PackedReport::Whole),
+        PackedForm::Changes => unpack_changes(packed).map(PackedReport::Changes),
     }
 }
 
@@ -112,22 +138,25 @@ pub fn compress_leaves(packed: &[u8]) -> Result<Vec<u8>, PackedError> {
 }
 
 /// Reads stored leaves and checks them against the report's data hash (keccak256 of the packed bytes). Never inflates more
-/// than a report can hold.
+/// than [`MAX_STORED`] leaves.
 pub fn decompress_leaves(compressed: &[u8], data_hash: B256) -> Result<Vec<RewardLeaf>, PackedError> {
     let broken = |error: std::io::Error| PackedError::Compressed(error.to_string());
     let mut packed = Vec::new();
-    let limit = MAX_PACKED as u64 + 1;
+    let limit = (MAX_STORED * LEAF) as u64 + 1;
     zstd::Decoder::new(compressed).map_err(broken)?.take(limit).read_to_end(&mut packed).map_err(broken)?;
-    checked_leaves(&packed, data_hash)
+    check_hash(&packed, data_hash)?;
+    unpack_at_most(&packed, MAX_STORED)
 }
 
 /// Reads packed leaves, for example from calldata, and checks them against a data hash.
 pub fn checked_leaves(packed: &[u8], data_hash: B256) -> Result<Vec<RewardLeaf>, PackedError> {
-    let found = keccak256(packed);
-    if found != data_hash {
-        return Err(PackedError::Hash { expected: data_hash, found });
-    }
+    check_hash(packed, data_hash)?;
     unpack_leaves(packed)
+}
+
+fn check_hash(packed: &[u8], expected: B256) -> Result<(), PackedError> {
+    let found = keccak256(packed);
+    if found == expected { Ok(()) } else { Err(PackedError::Hash { expected, found }) }
 }
 
 fn unpack(bytes: &[u8]) -> RewardLeaf {
@@ -162,10 +191,24 @@ mod tests {
     #[test]
     fn anything_but_the_one_form_is_refused() {
         assert_eq!(unpack_leaves(&[0; 37]), Err(PackedError::Length(37)));
-        assert_eq!(unpack_leaves(&vec![1; LEAF * 1_801]), Err(PackedError::TooMany { count: 1_801 }));
+        assert_eq!(unpack_leaves(&vec![1; LEAF * 1_801]), Err(PackedError::TooMany { count: 1_801, most: MAX_LEAVES }));
         assert_eq!(unpack_leaves(&pack_leaves(&[leaf(2, 1), leaf(1, 1)])), Err(PackedError::Order(1)));
         assert_eq!(unpack_leaves(&pack_leaves(&[leaf(1, 1), leaf(1, 2)])), Err(PackedError::Order(1)));
         assert_eq!(unpack_leaves(&pack_leaves(&[leaf(1, 0)])), Err(PackedError::Zero(0)));
+    }
+
+    #[test]
+    fn more_leaves_are_stored_than_a_report_carries() {
+        let leaves: Vec<_> = (0..MAX_LEAVES as u32 + 1)
+            .map(|id| {
+                let mut node = [0; 20];
+                node[..4].copy_from_slice(&id.to_be_bytes());
+                RewardLeaf { node: NodeAddress(node), cumulative: Wei(1) }
+            })
+            .collect();
+        let packed = pack_leaves(&leaves);
+        assert!(matches!(checked_leaves(&packed, keccak256(&packed)), Err(PackedError::TooMany { .. })));
+        assert_eq!(decompress_leaves(&compress_leaves(&packed).unwrap(), keccak256(&packed)), Ok(leaves));
     }
 
     #[test]

@@ -27,19 +27,33 @@ impl RewardLeaf {
     /// keccak256(keccak256(abi.encode(chainId, contract, node, cumulative))). Hashed twice, so that no inner node of a tree
     /// can be passed off as a leaf.
     pub fn hash(&self, domain: TreeDomain) -> B256 {
-        let mut words = [0; 128];
-        let fields: [(usize, &[u8]); 4] = [
-            (24, &domain.chain_id.to_be_bytes()),
-            (44, &domain.contract.0),
-            (76, &self.node.0),
-            (112, &self.cumulative.0.to_be_bytes()),
-        ];
-        for (offset, bytes) in fields {
-            for (to, from) in words.iter_mut().skip(offset).zip(bytes) {
-                *to = *from;
-            }
-        }
-        keccak256(keccak256(words))
+        LeafHasher::new(domain).hash(self)
+    }
+}
+
+/// `abi.encode(chainId, contract, node, cumulative)`: four words, of which the first two are the same for a whole tree.
+struct LeafHasher([[u8; 32]; 4]);
+
+impl LeafHasher {
+    fn new(domain: TreeDomain) -> Self {
+        let mut words = [[0; 32]; 4];
+        let [chain, contract, ..] = &mut words;
+        set_end(chain, domain.chain_id.to_be_bytes());
+        set_end(contract, domain.contract.0);
+        LeafHasher(words)
+    }
+
+    fn hash(&mut self, leaf: &RewardLeaf) -> B256 {
+        let [_, _, node, cumulative] = &mut self.0;
+        set_end(node, leaf.node.0);
+        set_end(cumulative, leaf.cumulative.0.to_be_bytes());
+        keccak256(keccak256(self.0.as_flattened()))
+    }
+}
+
+fn set_end<const N: usize>(word: &mut [u8; 32], bytes: [u8; N]) {
+    if let Some(end) = word.last_chunk_mut() {
+        *end = bytes;
     }
 }
 
@@ -81,13 +95,16 @@ impl RewardTree {
         if leaves.len() > MAX_TREE_LEAVES {
             return Err(TreeError::TooManyLeaves);
         }
-        leaves.sort_unstable_by_key(|leaf| leaf.node);
+        if !leaves.is_sorted_by_key(|leaf| leaf.node) {
+            leaves.sort_unstable_by_key(|leaf| leaf.node);
+        }
         if let Some([twice, _]) = leaves.windows(2).find(|pair| matches!(pair, [a, b] if a.node == b.node)) {
             return Err(TreeError::DuplicateNode(twice.node));
         }
         let total = leaves.iter().try_fold(0u128, |sum, leaf| sum.checked_add(leaf.cumulative.0));
         let total = Wei(total.ok_or(TreeError::TotalOverflow)?);
-        let hashes = heap(leaves.iter().map(|leaf| leaf.hash(domain)).collect());
+        let mut hasher = LeafHasher::new(domain);
+        let hashes = heap(leaves.iter().map(|leaf| hasher.hash(leaf)).collect());
         Ok(RewardTree { domain, leaves, total, hashes })
     }
 
@@ -146,18 +163,19 @@ impl RewardTree {
 /// What the contract does with a proof.
 pub fn verify_proof(domain: TreeDomain, root: B256, proof: &RewardProof) -> bool {
     let leaf = RewardLeaf { node: proof.node, cumulative: proof.cumulative }.hash(domain);
-    proof.siblings.iter().fold(leaf, |hash, sibling| parent(hash, *sibling)) == root
+    proof.siblings.iter().fold(leaf, |hash, sibling| parent(&hash, sibling)) == root
 }
 
 fn heap(mut leaves: Vec<B256>) -> Vec<B256> {
     leaves.sort_unstable_by(|a, b| b.cmp(a));
     let Some(inner) = leaves.len().checked_sub(1) else { return leaves };
-    let mut hashes = vec![B256::ZERO; inner];
-    hashes.extend(leaves);
+    let mut hashes = Vec::with_capacity(inner + leaves.len());
+    hashes.resize(inner, B256::ZERO);
+    hashes.append(&mut leaves);
+    // From the end: both children of a node are there before it.
     for index in (0..inner).rev() {
-        if let (Some(left), Some(right)) = (hashes.get(2 * index + 1).copied(), hashes.get(2 * index + 2).copied())
-            && let Some(slot) = hashes.get_mut(index)
-        {
+        let (above, below) = hashes.split_at_mut(index + 1);
+        if let (Some(slot), Some([left, right, ..])) = (above.last_mut(), below.get(index..)) {
             *slot = parent(left, right);
         }
     }
@@ -165,7 +183,7 @@ fn heap(mut leaves: Vec<B256>) -> Vec<B256> {
 }
 
 /// The pair is hashed in sorted order, so a proof needs no directions.
-fn parent(a: B256, b: B256) -> B256 {
+fn parent(a: &B256, b: &B256) -> B256 {
     let (low, high) = if a <= b { (a, b) } else { (b, a) };
     keccak256([low.0, high.0].as_flattened())
 }

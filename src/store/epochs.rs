@@ -112,6 +112,13 @@ impl Ledger {
         row.as_ref().map(stored).transpose()
     }
 
+    /// BLAKE3 of the totals of a closed epoch.
+    pub async fn epoch_digest(&self, epoch: u64) -> Result<Option<[u8; 32]>, LedgerError> {
+        let read = "SELECT hash FROM epochs WHERE epoch = ?";
+        let row = sqlx::query(read).bind(int(epoch)).fetch_optional(self.readers()).await?;
+        row.map(|row| row.fixed("hash")).transpose()
+    }
+
     /// Keeps an epoch's totals and which receipts they count. An epoch that is closed already keeps what it has, and that is
     /// returned: totals are immutable.
     pub async fn close_epoch(

@@ -180,7 +180,7 @@ impl Stranger {
         let receipts = self.folder.path().join("epoch-{epoch}.jsonl.zst");
         let mut command = tokio::process::Command::new(env!("CARGO_BIN_EXE_grid-operator"));
         command.args(["audit-epoch", "--rpc-url", &self.grid.anvil.url, "--contract", &contract]).args(words);
-        if !words.contains(&"--receipts") {
+        if !words.contains(&"--receipts") && !words.contains(&"--gateway-url") {
             command.arg("--receipts").arg(receipts);
         }
         let output = command.stdin(Stdio::null()).kill_on_drop(true).output().await.unwrap();
@@ -190,6 +190,19 @@ impl Stranger {
             err: String::from_utf8(output.stderr).unwrap(),
         }
     }
+}
+
+/// A server of these files on the loopback; its URL.
+async fn serve(files: Vec<(String, PathBuf)>) -> String {
+    let mut router = axum::Router::new();
+    for (path, file) in files {
+        let bytes = std::fs::read(file).unwrap();
+        router = router.route(&path, axum::routing::get(move || std::future::ready(bytes.clone())));
+    }
+    let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let url = format!("http://{}", listener.local_addr().unwrap());
+    tokio::spawn(async move { axum::serve(listener, router).await });
+    url
 }
 
 fn differences(epoch: &Value) -> Vec<(String, String, String, String)> {
@@ -281,6 +294,18 @@ async fn a_report_in_the_compact_form_is_read_by_the_index_of_each_registration(
         (epoch["form"].as_str(), epoch["budgetWei"].as_str()),
         (Some("Changes"), Some(BUDGET.to_string().as_str()))
     );
+
+    // From a gateway that publishes: by the digest where the report names it, which one with all leaves does not.
+    let digest = hex::encode(statement);
+    let gateway = serve(vec![
+        ("/grid/v1/statements/0".to_owned(), stranger.file(0)),
+        (format!("/grid/v1/statements/1/{digest}"), stranger.file(1)),
+    ])
+    .await;
+    let published = stranger.audit(&["0-1", "--gateway-url", &gateway]).await;
+    assert_eq!((published.code, published.out.matches("equal").count()), (0, 2), "{} {}", published.out, published.err);
+    let nowhere = stranger.audit(&["1", "--gateway-url", &format!("{gateway}/elsewhere")]).await;
+    assert!(nowhere.code == 1 && nowhere.err.contains("HTTP 404") && nowhere.err.contains(&digest), "{}", nowhere.err);
 
     // Another statement than the one that the report names on chain, with better numbers for one of the nodes.
     stranger.publish(1, [&[12, 99], &[13, 14]]);

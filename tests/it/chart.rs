@@ -128,3 +128,16 @@ fn every_pod_of_the_chart_is_restricted_and_only_the_operator_holds_a_token() {
         }
     }
 }
+
+/// Hashes of guessable prompts are in statements: nobody publishes them without having said so.
+#[test]
+fn statements_are_published_only_where_the_values_say_so() {
+    let publishes = |documents: &[Value]| {
+        let pods = pod_specs(documents);
+        let (_, _, gateway) = pods.iter().find(|(_, component, _)| *component == "gateway").unwrap();
+        let containers = at(gateway, "containers").as_sequence().unwrap();
+        containers.iter().any(|container| list(container, "args").contains(&"--publish-statements"))
+    };
+    assert!(!publishes(&render()));
+    assert!(publishes(&render_with(&["gateway.publishStatements=true"])));
+}

@@ -16,6 +16,8 @@ mod chain_faults;
 #[cfg(feature = "chain")]
 mod chain_gas;
 #[cfg(feature = "chain")]
+mod chain_history;
+#[cfg(feature = "chain")]
 mod chain_members;
 #[cfg(all(feature = "chain", feature = "http"))]
 mod chain_signers;
@@ -74,6 +76,8 @@ mod operator_pools;
 mod operator_queue;
 #[cfg(feature = "operator")]
 mod operator_tenants;
+#[cfg(all(feature = "operator", feature = "register"))]
+mod owner_commands;
 mod reward_docs;
 mod reward_speed;
 #[cfg(feature = "chain")]

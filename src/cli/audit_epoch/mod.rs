@@ -15,16 +15,14 @@ use std::{
     time::{Duration, Instant},
 };
 
+use alloy::primitives::B256;
+
 use super::{CliError, output::note};
 use crate::{
     api::ids::{EpochNumber, NodeAddress, Wei},
-    chain::{
-        ChainClient,
-        http::chain_id_of,
-        reports::{ContractHistory, HistoryError},
-    },
+    chain::{ChainClient, http::chain_id_of, reports::ContractHistory},
     protocol::names::NetworkId,
-    reward::RewardSplit,
+    reward::{PackedReport, RewardSplit, unpack_report},
 };
 
 use judge::Rules;
@@ -43,9 +41,11 @@ const SAY_EVERY: Duration = Duration::from_secs(2);
 /// Options of `grid-operator audit-epoch`.
 #[derive(Debug, Clone, clap::Args)]
 #[command(after_help = "Examples:
-  # Everything about epoch 7, with its statement from a file
+  # Everything about epoch 7, with its statement from the network's gateway
+  grid-operator audit-epoch 7 --rpc-url https://erpc.xinfin.network --contract 0xADDRESS --gateway-url https://grid.example
+  # With its statement from a file
   grid-operator audit-epoch 7 --rpc-url https://erpc.xinfin.network --contract 0xADDRESS --receipts epoch-7.jsonl.zst
-  # A hundred epochs, from where the network publishes them
+  # A hundred epochs, from where somebody else keeps them
   grid-operator audit-epoch 0-99 --rpc-url https://erpc.xinfin.network --contract 0xADDRESS \\
     --receipts 'https://grid.example/statements/{epoch}.jsonl.zst'
 
@@ -63,12 +63,16 @@ pub struct AuditArgs {
     /// Chain that the endpoints must serve (default: what the first one says).
     #[arg(long)]
     pub chain_id: Option<u64>,
-    /// Published statement: a file, or a URL. {epoch} stands for the number. Without it only the chain is checked: leaves, root and sums.
+    /// The network's gateway, where it publishes statements. Without it and --receipts only the chain is checked: leaves, root and
+    /// sums.
+    #[arg(long, value_name = "URL", env = "GRID_PUBLIC_URL")]
+    pub gateway_url: Option<String>,
+    /// Published statement from elsewhere: a file, or a URL. {epoch} stands for the number.
     #[arg(long, value_name = "FILE|URL")]
     pub receipts: Option<String>,
     /// Digest that the statement must have, as the ContributionReport names it (spec.statement). One epoch only.
     #[arg(long, value_name = "HEX")]
-    pub statement: Option<alloy::primitives::B256>,
+    pub statement: Option<B256>,
     /// Address of a gateway that may countersign; may be given several times (default: any).
     #[arg(long, value_name = "ADDRESS")]
     pub gateway: Vec<NodeAddress>,
@@ -195,9 +199,9 @@ impl Audit<'_> {
             let message = format!("epoch {epoch} is not reported in a final block (the last one read is {last})");
             return Err(CliError::Other(message));
         };
-        let packed = self.chain.packed_leaves(submission).await.map_err(history_error)?;
+        let packed = self.chain.packed_leaves(submission).await.map_err(chain_error)?;
         let before = self.replay.before(at).await?;
-        let statement = self.statement(epoch).await?;
+        let statement = self.statement(epoch, named_in(&packed)).await?;
         let case = judge::Case {
             domain: self.chain.tree_domain(),
             submission,
@@ -212,15 +216,28 @@ impl Audit<'_> {
         Ok(verdict)
     }
 
-    async fn statement(&mut self, epoch: EpochNumber) -> Result<Option<Statement>, CliError> {
-        let Some(place) = &self.args.receipts else { return Ok(None) };
+    /// From the file or URL that was named, else from the network's gateway, by the digest that the report itself names.
+    async fn statement(&mut self, epoch: EpochNumber, named: Option<B256>) -> Result<Option<Statement>, CliError> {
+        let place = match (&self.args.receipts, &self.args.gateway_url) {
+            (Some(place), _) => place.clone(),
+            (None, Some(gateway)) => source::published(gateway, epoch, named.or(self.args.statement)),
+            (None, None) => return Ok(None),
+        };
         let (chain_id, contract) = (self.chain.chain_id(), self.chain.contract());
         // Signatures know chain and contract; the salt of the peer-to-peer protocols is not in them.
         let network = NetworkId { chain_id, contract, salt: String::new() };
         let seen = std::mem::take(&mut self.seen);
-        let (statement, seen) = source::read(place, epoch, network, self.args.gateway.clone(), seen).await?;
+        let (statement, seen) = source::read(&place, epoch, network, self.args.gateway.clone(), seen).await?;
         self.seen = seen;
         Ok(Some(statement))
+    }
+}
+
+/// The digest of the statement that a report names on chain; one that carries all leaves names none.
+fn named_in(packed: &[u8]) -> Option<B256> {
+    match unpack_report(packed) {
+        Ok(PackedReport::Changes(packed)) => Some(packed.recipe.statement),
+        _ => None,
     }
 }
 
@@ -242,10 +259,6 @@ impl Ticker {
 
 fn chain_error(error: impl std::fmt::Display) -> CliError {
     CliError::Chain(error.to_string())
-}
-
-fn history_error(error: HistoryError) -> CliError {
-    chain_error(error)
 }
 
 /// Three percentages that sum to 100.

@@ -2,12 +2,12 @@
 
 use alloy::primitives::B256;
 
-use super::{chain_error, history_error};
+use super::chain_error;
 use crate::{
     api::ids::Wei,
     chain::{ChainClient, reports::ContractHistory},
     cli::CliError,
-    reward::{PackedReport, RewardLeaf, apply_changes, unpack_report},
+    reward::{LeavesBack, RewardLeaf},
 };
 
 /// The leaves before a report, and what the report before it said they are.
@@ -47,32 +47,25 @@ impl<'a> Replay<'a> {
         let earlier = self.history.submissions.iter().enumerate().take(position);
         let standing: Vec<_> = earlier.filter(|(_, submission)| !submission.dropped).collect();
         let Some((_, last)) = standing.last() else { return Ok(Before::default()) };
-        let mut leaves = Vec::new();
-        let mut since = Vec::new();
+        let mut back = LeavesBack::default();
         // Back to a report that has all leaves, or to one that was looked at before.
         for (at, submission) in standing.iter().rev() {
             if let Some((kept, known)) = &self.kept
                 && kept == at
             {
-                leaves.clone_from(known);
+                back.take_all(known.clone());
                 break;
             }
-            let packed = self.chain.packed_leaves(submission).await.map_err(history_error)?;
+            let packed = self.chain.packed_leaves(submission).await.map_err(chain_error)?;
             let unreadable =
                 |error| chain_error(format!("the leaves of epoch {} cannot be read: {error}", submission.epoch));
-            match unpack_report(&packed).map_err(unreadable)? {
-                PackedReport::Unchanged => {}
-                PackedReport::Whole(all) => {
-                    leaves = all;
-                    break;
-                }
-                PackedReport::Changes(packed) => since.push(packed.changes),
+            if back.take(&packed).map_err(unreadable)? {
+                break;
             }
         }
-        for changes in since.iter().rev() {
-            leaves = apply_changes(&leaves, changes, |index| self.history.registrations.node_of(index))
-                .map_err(|error| chain_error(format!("the leaves before this epoch cannot be read: {error}")))?;
-        }
+        let leaves = back
+            .finish(|index| self.history.registrations.node_of(index))
+            .map_err(|error| chain_error(format!("the leaves before this epoch cannot be read: {error}")))?;
         Ok(Before { leaves, root: last.root, total: last.total, block: last.block })
     }
 }

@@ -6,6 +6,7 @@ use std::{
     time::Duration,
 };
 
+use alloy::primitives::B256;
 use futures::StreamExt;
 
 use super::{
@@ -14,8 +15,8 @@ use super::{
 };
 use crate::{
     api::ids::{EpochNumber, NodeAddress},
-    cli::CliError,
-    protocol::names::NetworkId,
+    cli::{CliError, output},
+    protocol::{internal::ApiError, names::NetworkId, statement::STATEMENTS},
 };
 
 /// What stands for the number of the epoch.
@@ -23,10 +24,21 @@ pub const PLACE: &str = "{epoch}";
 /// The largest statement that is fetched, compressed.
 const MAX_FETCHED: usize = 1 << 30;
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(5);
+/// Bytes of a refusal that are read.
+const MAX_REFUSAL: u64 = 64 << 10;
 /// Between two pieces of the answer.
 const READ_TIMEOUT: Duration = Duration::from_secs(30);
 /// First bytes of a zstd frame.
 const ZSTD: [u8; 4] = [0x28, 0xb5, 0x2f, 0xfd];
+
+/// Where a gateway gives out the statement of an epoch. With its digest nothing else can come from there.
+pub fn published(gateway: &str, epoch: EpochNumber, digest: Option<B256>) -> String {
+    let gateway = gateway.trim_end_matches('/');
+    match digest {
+        Some(digest) => format!("{gateway}{STATEMENTS}/{epoch}/{}", hex::encode(digest)),
+        None => format!("{gateway}{STATEMENTS}/{epoch}"),
+    }
+}
 
 /// Reads and verifies the statement of an epoch.
 pub async fn read(
@@ -69,8 +81,11 @@ async fn fetch(url: &str) -> Result<Vec<u8>, CliError> {
         .read_timeout(READ_TIMEOUT)
         .build()
         .map_err(|error| failed(&error))?;
-    let answer = client.get(url).send().await.and_then(reqwest::Response::error_for_status);
-    let mut pieces = answer.map_err(|error| failed(&error))?.bytes_stream();
+    let answer = client.get(url).send().await.map_err(|error| failed(&error))?;
+    if !answer.status().is_success() {
+        return Err(failed(&refusal(answer).await));
+    }
+    let mut pieces = answer.bytes_stream();
     let mut body = Vec::new();
     while let Some(piece) = pieces.next().await {
         let piece = piece.map_err(|error| failed(&error))?;
@@ -80,4 +95,25 @@ async fn fetch(url: &str) -> Result<Vec<u8>, CliError> {
         body.extend_from_slice(&piece);
     }
     Ok(body)
+}
+
+/// What a gateway says, or the status of any other server.
+async fn refusal(answer: reqwest::Response) -> String {
+    let status = answer.status();
+    let short = answer.content_length().is_some_and(|bytes| bytes <= MAX_REFUSAL);
+    let said = if short { answer.json::<ApiError>().await.ok() } else { None };
+    said.map_or_else(|| format!("HTTP {status}"), |said| format!("HTTP {status}: {}", output::one_line(&said.message)))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_statement_is_asked_for_by_its_digest_where_the_report_names_it() {
+        let digest = B256::repeat_byte(0xab);
+        let with = published("https://grid.example/", EpochNumber(7), Some(digest));
+        assert_eq!(with, format!("https://grid.example/grid/v1/statements/7/{}", "ab".repeat(32)));
+        assert_eq!(published("http://g", EpochNumber(7), None), "http://g/grid/v1/statements/7");
+    }
 }

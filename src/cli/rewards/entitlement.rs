@@ -1,9 +1,6 @@
 //! From reports and the contract's state to what a node is owed. Pure.
 
-use alloy::{
-    primitives::{B256, keccak256},
-    sol_types::SolCall,
-};
+use alloy::{primitives::B256, sol_types::SolCall};
 
 use crate::{
     api::{
@@ -11,7 +8,7 @@ use crate::{
         ids::{NodeAddress, Wei},
     },
     chain::{OutboxRecord, bindings::GridComputingRewards},
-    reward::{RewardLeaf, RewardTree, TreeDomain, unpack_leaves},
+    reward::{PackedReport, RewardLeaf, RewardTree, TreeDomain, unpack_report},
 };
 
 /// A record of the largest report, unpacked: its calldata in hexadecimal, once more for each attempt.
@@ -35,8 +32,7 @@ impl Entitlement {
 }
 
 /// The tree of a report, if its leaves are the ones that its root was built over.
-pub fn checked_tree(domain: TreeDomain, root: B256, packed: &[u8]) -> Result<RewardTree, String> {
-    let leaves = unpack_leaves(packed).map_err(|error| error.to_string())?;
+pub fn checked_tree(domain: TreeDomain, root: B256, leaves: Vec<RewardLeaf>) -> Result<RewardTree, String> {
     let tree = RewardTree::build(domain, leaves).map_err(|error| error.to_string())?;
     if tree.root() != root {
         return Err(format!("they hash to {}, not to the root {root}", tree.root()));
@@ -44,13 +40,16 @@ pub fn checked_tree(domain: TreeDomain, root: B256, packed: &[u8]) -> Result<Rew
     Ok(tree)
 }
 
-/// The packed leaves in the calldata of a report's transaction, as the report keeps it; none for one that sent no leaves.
-pub fn leaves_of_submission(report: &ContributionReport) -> Option<Vec<u8>> {
+/// All leaves, from the calldata of a report's transaction as the report keeps it; none for one that did not send them all.
+pub fn leaves_of_submission(report: &ContributionReport) -> Option<Vec<RewardLeaf>> {
     let packed = &report.status.as_ref()?.submit.as_ref()?.record.0;
     let json = zstd::bulk::decompress(packed, MAX_RECORD).ok()?;
     let record: OutboxRecord = serde_json::from_slice(&json).ok()?;
     let call = GridComputingRewards::submitEpochCall::abi_decode(&record.intent.call.data).ok()?;
-    Some(call.leaves.to_vec()).filter(|leaves| !leaves.is_empty())
+    match unpack_report(&call.leaves) {
+        Ok(PackedReport::Whole(leaves)) => Some(leaves),
+        _ => None,
+    }
 }
 
 /// The reports with that root, newest first. An epoch that changed nothing repeats the root of an earlier one, and may come
@@ -72,18 +71,12 @@ pub fn cumulative(tree: &RewardTree, node: NodeAddress) -> Wei {
     tree.leaves().find(|leaf| leaf.node == node).map_or(Wei(0), |leaf: RewardLeaf| leaf.cumulative)
 }
 
-/// Whether bytes are the ones that a report names.
-pub fn matches_hash(packed: &[u8], data_hash: &str) -> bool {
-    keccak256(packed).to_string() == data_hash
-}
-
 #[cfg(test)]
 mod tests {
+    use alloy::primitives::keccak256;
+
     use super::*;
-    use crate::{
-        chain::{Intent, IntentKind, TxCall},
-        reward::pack_leaves,
-    };
+    use crate::chain::{Intent, IntentKind, TxCall};
 
     fn domain() -> TreeDomain {
         TreeDomain { chain_id: 51, contract: NodeAddress([9; 20]) }
@@ -93,16 +86,10 @@ mod tests {
     fn leaves_that_do_not_hash_to_the_root_are_not_believed() {
         let leaf = RewardLeaf { node: NodeAddress([1; 20]), cumulative: Wei(5) };
         let tree = RewardTree::build(domain(), [leaf]).unwrap();
-        let packed = tree.packed();
-        assert_eq!(checked_tree(domain(), tree.root(), &packed).unwrap(), tree);
-        let more = pack_leaves(&[RewardLeaf { cumulative: Wei(6), ..leaf }]);
-        assert!(checked_tree(domain(), tree.root(), &more).is_err());
+        assert_eq!(checked_tree(domain(), tree.root(), vec![leaf]).unwrap(), tree);
+        assert!(checked_tree(domain(), tree.root(), vec![RewardLeaf { cumulative: Wei(6), ..leaf }]).is_err());
         let elsewhere = TreeDomain { chain_id: 50, ..domain() };
-        assert!(checked_tree(elsewhere, tree.root(), &packed).is_err());
-        assert!(
-            matches_hash(&packed, &keccak256(&packed).to_string())
-                && !matches_hash(&more, &keccak256(&packed).to_string())
-        );
+        assert!(checked_tree(elsewhere, tree.root(), vec![leaf]).is_err());
     }
 
     #[test]
@@ -134,7 +121,7 @@ mod tests {
             "status": {"submit": {"state": "Finalized", "record": k8s_openapi::ByteString(record)}}
         }))
         .unwrap();
-        assert_eq!(leaves_of_submission(&report), Some(tree.packed()));
+        assert_eq!(leaves_of_submission(&report), Some(vec![leaf]));
         report.status = None;
         assert_eq!(leaves_of_submission(&report), None);
     }

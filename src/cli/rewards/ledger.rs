@@ -16,8 +16,12 @@ use crate::{
         ids::{GridPeerId, NodeAddress, Wei},
     },
     chain::{At, ChainClient},
-    cli::{CliError, session::Session},
-    reward::{MAX_PACKED, RewardProof, RewardTree},
+    cli::{
+        CliError,
+        output::{self, note},
+        session::Session,
+    },
+    reward::{RewardProof, RewardTree, decompress_leaves},
 };
 
 /// Reports of one root whose leaves are tried.
@@ -43,7 +47,7 @@ impl NetworkLedger {
         let state = chain.epoch_state(At::Latest).await.map_err(chain_error)?;
         let live = match state.live_root {
             root if root == B256::ZERO => None,
-            root => Some(tree_of_root(session, source, &chain, &reports, root).await?),
+            root => Some(live_tree(session, source, &chain, &reports, root).await?),
         };
         let newest = match entitlement::last_report(&reports).and_then(|report| report.spec.root.parse::<B256>().ok()) {
             Some(root) if root != B256::ZERO && root != state.live_root => {
@@ -119,6 +123,7 @@ async fn reports(session: &Session, network: &str) -> Result<Vec<ContributionRep
     Ok(list.items.into_iter().filter(|report| report.spec.network_ref.name == network).collect())
 }
 
+/// From the leaves that the operator keeps.
 async fn tree_of_root(
     session: &Session,
     source: &SourceOptions,
@@ -126,9 +131,7 @@ async fn tree_of_root(
     reports: &[ContributionReport],
     root: B256,
 ) -> Result<RewardTree, CliError> {
-    let mut failure = CliError::Other(format!(
-        "no ContributionReport has the root {root} that the contract names; the leaves are in the calldata of its report"
-    ));
+    let mut failure = CliError::Other(format!("no ContributionReport has the root {root} that the contract names"));
     // A network at rest repeats its root every epoch; one of the reports has the leaves.
     for report in entitlement::reports_of_root(reports, root).into_iter().take(MAX_TRIES) {
         match tree_of_report(session, source, chain, report, root).await {
@@ -139,6 +142,22 @@ async fn tree_of_root(
     Err(failure)
 }
 
+/// From the leaves that the operator keeps; where they are gone or not for this person's eyes, from the chain.
+async fn live_tree(
+    session: &Session,
+    source: &SourceOptions,
+    chain: &ChainClient,
+    reports: &[ContributionReport],
+    root: B256,
+) -> Result<RewardTree, CliError> {
+    let failure = match tree_of_root(session, source, chain, reports, root).await {
+        Ok(tree) => return Ok(tree),
+        Err(failure) => failure,
+    };
+    note(format_args!("{}; reading the reports on chain", output::one_line(&failure.to_string())));
+    chain.tree_of(root).await.map_err(chain_error)
+}
+
 async fn tree_of_report(
     session: &Session,
     source: &SourceOptions,
@@ -147,23 +166,21 @@ async fn tree_of_report(
     root: B256,
 ) -> Result<RewardTree, CliError> {
     let name = &report.spec.leaves.config_map;
-    let packed = match leaves(session, &source.grid_namespace, name).await {
-        Ok(packed) => packed,
-        // What went to the chain is in the report itself, too.
+    let damaged = |why: String| CliError::Other(format!("the leaves in the ConfigMap {name:?} cannot be used: {why}"));
+    let found = match stored(session, &source.grid_namespace, name).await {
+        Ok(compressed) => {
+            let hash = report.spec.leaves.data_hash.parse().map_err(|_| damaged("the report names no hash".into()))?;
+            decompress_leaves(&compressed, hash).map_err(|error| damaged(error.to_string()))?
+        }
+        // All leaves that went to the chain are in the report itself, too.
         Err(error) => entitlement::leaves_of_submission(report).ok_or(error)?,
     };
-    let damaged = |why: String| CliError::Other(format!("the leaves in the ConfigMap {name:?} cannot be used: {why}"));
-    if !entitlement::matches_hash(&packed, &report.spec.leaves.data_hash) {
-        return Err(damaged("they are not the ones that the report names".into()));
-    }
-    entitlement::checked_tree(chain.tree_domain(), root, &packed).map_err(damaged)
+    entitlement::checked_tree(chain.tree_domain(), root, found).map_err(damaged)
 }
 
-async fn leaves(session: &Session, namespace: &str, name: &str) -> Result<Vec<u8>, CliError> {
+async fn stored(session: &Session, namespace: &str, name: &str) -> Result<Vec<u8>, CliError> {
     let api: Api<ConfigMap> = Api::namespaced(session.client.clone(), namespace);
     let map = api.get(name).await.map_err(|error| CliError::from_kube(error, "ConfigMap", name, Some(namespace)))?;
     let missing = || CliError::Other(format!("the ConfigMap {name:?} in {namespace:?} has no {LEAVES}"));
-    let packed = map.binary_data.and_then(|mut data| data.remove(LEAVES)).ok_or_else(missing)?;
-    zstd::bulk::decompress(&packed.0, MAX_PACKED)
-        .map_err(|error| CliError::Other(format!("the leaves in the ConfigMap {name:?} cannot be unpacked: {error}")))
+    Ok(map.binary_data.and_then(|mut data| data.remove(LEAVES)).ok_or_else(missing)?.0)
 }

@@ -12,7 +12,7 @@ use axum::{
 use serde_json::{Value, json};
 use tokio::time::timeout;
 
-use super::{files, openai_embeddings, openai_stream};
+use super::{files, openai_embeddings, openai_stream, statement};
 use crate::{
     api::ids::RequestId,
     gateway::{Gateway, online::OnlineEvent, reasons::is_about_the_request},
@@ -28,8 +28,8 @@ const BODY_TIME: Duration = Duration::from_secs(60);
 /// Workers that one online request may fail on.
 const ATTEMPTS: u32 = 3;
 
-/// The routes below `/v1`, and the files of jobs. Without tokens whoever reaches the former is served; the latter have keys of
-/// their own.
+/// The routes below `/v1`, the files of jobs, and published statements. Without tokens whoever reaches the first is served; files have
+/// keys of their own, and statements are for everybody or for nobody.
 pub fn router(gateway: Arc<Gateway>, tokens: Option<Tokens>) -> Router {
     let routes = Router::new()
         .route("/chat/completions", post(chat))
@@ -42,7 +42,7 @@ pub fn router(gateway: Arc<Gateway>, tokens: Option<Tokens>) -> Router {
         .layer(DefaultBodyLimit::max(MAX_BODY))
         .layer(middleware::from_fn_with_state(tokens, check_key))
         .with_state(gateway.clone());
-    Router::new().nest("/v1", routes).merge(files::public(gateway))
+    Router::new().nest("/v1", routes).merge(files::public(gateway.clone())).merge(statement::public(gateway))
 }
 
 async fn chat(State(gateway): State<Arc<Gateway>>, request: Request) -> Response {

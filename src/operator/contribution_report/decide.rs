@@ -266,4 +266,4 @@ fn parted(before: Option<&Report>, state: &EpochState) -> String {
 }
 
 #[cfg(test)]
-mod tests;
+pub(super) mod tests;

@@ -19,12 +19,14 @@ pub use super::cache::EarningsCache;
 use super::{MANAGER, report::Report};
 use crate::{
     api::{
+        conditions::Finding,
         contribution_report::ContributionReport,
         grid_network::GridNetwork,
         ids::{NodeAddress, Wei},
+        reasons::Reason,
     },
-    chain::{OutboxRecord, bindings::GridComputingRewards::submitEpochCall},
-    operator::{context::Context, error::Error},
+    chain::{ChainClient, OutboxRecord, bindings::GridComputingRewards::submitEpochCall},
+    operator::{chains, context::Context, error::Error},
     reward::{RewardLeaf, checked_leaves, decompress_leaves},
 };
 
@@ -86,11 +88,44 @@ fn config_map(name: &str, leaves: Vec<u8>, owner: Option<OwnerReference>) -> Con
     }
 }
 
-/// The leaves of `report`: from its ConfigMap, else from calldata that any of `reports` was written down with. `None` when
-/// both are gone.
+/// The leaves of `report`: from its ConfigMap, else from calldata with all leaves that any of `reports` was written down with. `None`
+/// when both are gone.
 pub async fn read(report: &Report, reports: &[Report], context: &Context) -> Result<Option<Vec<RewardLeaf>>, Error> {
     let found = api(context).get_opt(&report.object.spec.leaves.config_map).await?;
     Ok(stored(found.as_ref(), report).or_else(|| from_calldata(report, reports)))
+}
+
+/// The leaves of `report`; where they are gone here, those that the chain has for its root.
+pub async fn read_or_rebuild(
+    report: &Report,
+    reports: &[Report],
+    chain: &ChainClient,
+    context: &Context,
+) -> Result<Result<Vec<RewardLeaf>, Finding>, Error> {
+    if let Some(found) = read(report, reports, context).await? {
+        return Ok(Ok(found));
+    }
+    if report.is_dry_run() {
+        return Ok(Err(missing(report)));
+    }
+    Ok(match chain.tree_of(report.root).await {
+        Ok(tree) => {
+            tracing::warn!(report = report.name(), "its ConfigMap is gone; its leaves are rebuilt from the chain");
+            Ok(tree.leaves().collect())
+        }
+        Err(error) if error.is_transient() => Err(chains::finding(&error)),
+        Err(error) => {
+            let finding = missing(report);
+            Err(Finding { message: format!("{}; the chain does not give them: {error}", finding.message), ..finding })
+        }
+    })
+}
+
+/// What there is to say when the leaves of a report are gone.
+pub fn missing(report: &Report) -> Finding {
+    let message =
+        format!("ConfigMap {} with the leaves of {} is gone", report.object.spec.leaves.config_map, report.name());
+    Finding::no(Reason::LeavesMissing, message)
 }
 
 /// What a node ever earned by reports that nodes can claim; `None` until the epoch loop has looked once. Asks nobody.

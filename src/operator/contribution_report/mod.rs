@@ -7,9 +7,11 @@
 //! changes), the record of its transaction (written down before the bytes leave), and the contract, which takes each epoch once.
 
 pub mod cache;
+mod content;
 pub mod decide;
 pub mod dereference;
 pub mod drive;
+pub mod form;
 pub mod leaves;
 pub mod plan;
 pub mod report;

@@ -6,14 +6,14 @@ use alloy::primitives::{B256, keccak256};
 
 use crate::{
     api::{
-        contribution_report::{ContributionReportSpec, LeavesRef, ReportTotals},
+        contribution_report::{ContributionReportSpec, LeavesRef, ReportRecipe, ReportTotals},
         grid_network::RewardSplit as SplitSpec,
         ids::{EpochNumber, NodeAddress, Wei},
         refs::NameRef,
     },
     protocol::internal::{EpochTotals, NodeTotals},
     reward::{
-        AllocationError, ComputeUnits, EpochInputs, MAX_LEAVES, NodeContribution, PackedError, PaidWork, RewardLeaf,
+        AllocationError, ComputeUnits, EpochInputs, MAX_STORED, NodeContribution, PackedError, PaidWork, RewardLeaf,
         RewardSplit, SettleError, SettledEpoch, TreeDomain, compress_leaves, settle,
     },
 };
@@ -30,6 +30,8 @@ pub struct Inputs<'a> {
     pub statement: B256,
     /// Nodes that the contract holds a stake of.
     pub registered: &'a BTreeSet<NodeAddress>,
+    /// Final block in which that was read.
+    pub block: u64,
     /// Leaves of the report before.
     pub previous: &'a [RewardLeaf],
     /// Settled jobs that users paid for.
@@ -83,9 +85,8 @@ pub fn plan(inputs: &Inputs<'_>) -> Result<Planned, PlanError> {
         split: inputs.split,
     })?;
     let tree = &settled.tree;
-    // The whole form names a node by its address. `reward::changes` carries four times as many, once indexes are known here.
-    if tree.leaves().len() > MAX_LEAVES {
-        return Err(PackedError::TooMany { count: tree.leaves().len() }.into());
+    if tree.leaves().len() > MAX_STORED {
+        return Err(PackedError::TooMany { count: tree.leaves().len(), most: MAX_STORED }.into());
     }
     let packed = tree.packed();
     let data_hash = keccak256(&packed);
@@ -102,9 +103,20 @@ pub fn plan(inputs: &Inputs<'_>) -> Result<Planned, PlanError> {
         reporter: inputs.reporter.to_string(),
         statement: Some(inputs.statement.to_string()),
         audit_secret: totals.audit_secret.chars().filter(char::is_ascii_hexdigit).take(64).collect(),
+        recipe: Some(recipe(inputs)),
         dry_run: inputs.dry_run,
     };
     Ok(Planned { name, spec, leaves: compress_leaves(&packed)? })
+}
+
+fn recipe(inputs: &Inputs<'_>) -> ReportRecipe {
+    let [work, capacity, _] = <[u16; 3]>::from(inputs.split);
+    ReportRecipe {
+        block: i64::try_from(inputs.block).unwrap_or(i64::MAX),
+        budget_wei: inputs.budget.to_string(),
+        work_bps: work.into(),
+        capacity_bps: capacity.into(),
+    }
 }
 
 /// Named by content, so that a ConfigMap once referred to is never overwritten by another plan of the same epoch.

@@ -5,12 +5,13 @@ use kube::ResourceExt;
 
 use crate::{
     api::{
-        contribution_report::{ContributionReport, ContributionReportStatus, ReportState},
+        contribution_report::{ContributionReport, ContributionReportSpec, ContributionReportStatus, ReportState},
         ids::{EpochNumber, Wei},
         refs::TransactionStatus,
     },
     chain::{OutboxRecord, OutboxState},
     operator::chains::record_of,
+    reward::{Recipe, RewardSplit},
 };
 
 /// A report as it is written down.
@@ -23,8 +24,10 @@ pub struct Report {
     pub total: Wei,
     /// What this epoch adds.
     pub allocated: Wei,
-    /// keccak256 of the packed leaves.
+    /// keccak256 of all leaves, packed.
     pub data_hash: B256,
+    /// What the leaves were made from; none in reports of older versions.
+    pub recipe: Option<Recipe>,
     pub submit: Option<OutboxRecord>,
     pub activate: Option<OutboxRecord>,
 }
@@ -55,6 +58,7 @@ impl Report {
             total: spec.cumulative_wei.parse().map_err(|_| bad("its cumulativeWei is no amount"))?,
             allocated: spec.allocated_wei.parse().map_err(|_| bad("its allocatedWei is no amount"))?,
             data_hash: spec.leaves.data_hash.parse().map_err(|_| bad("its data hash is no hash"))?,
+            recipe: recipe(spec),
             submit,
             activate,
             object,
@@ -86,6 +90,19 @@ impl Report {
     pub fn is_untouched(&self) -> bool {
         [&self.submit, &self.activate].into_iter().flatten().all(|record| matches!(record.state, OutboxState::Planned))
     }
+}
+
+/// One that cannot be read is none: then the report carries all leaves, which say enough.
+fn recipe(spec: &ContributionReportSpec) -> Option<Recipe> {
+    let found = spec.recipe.as_ref()?;
+    let (work, capacity) = (u16::try_from(found.work_bps).ok()?, u16::try_from(found.capacity_bps).ok()?);
+    let storage = 10_000u16.checked_sub(work)?.checked_sub(capacity)?;
+    Some(Recipe {
+        statement: spec.statement.as_ref()?.parse().ok()?,
+        block: u64::try_from(found.block).ok()?,
+        split: RewardSplit::new(work, capacity, storage).ok()?,
+        budget: found.budget_wei.parse().ok()?,
+    })
 }
 
 /// Signed and not finished: whatever else is true, it must be followed to its end, or its nonce blocks the account.

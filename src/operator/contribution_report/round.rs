@@ -10,6 +10,7 @@ use kube::{
 
 use super::{
     CLOSE_AGAIN, LONGEST, LOOK_AGAIN, MANAGER, Outcome,
+    content::content,
     decide::{self, ChainView, Next, Sending, Step},
     dereference,
     drive::{self, Slot},
@@ -25,7 +26,7 @@ use crate::{
         ids::{EpochNumber, Wei},
         reasons::Reason,
     },
-    chain::{ChainError, rewards::EpochReport},
+    chain::ChainError,
     operator::{
         chains::{self, Session},
         context::Context,
@@ -35,7 +36,7 @@ use crate::{
         write,
     },
     protocol::internal::EpochTotals,
-    reward::{PaidWork, RewardLeaf, RewardTree, epoch::budget},
+    reward::{PaidWork, RewardLeaf, epoch::budget},
 };
 
 /// One look at everything, with at most one step for each report.
@@ -124,43 +125,21 @@ impl Round<'_> {
         let intent = match report.submit {
             // The transaction is fixed; its content was checked when it was planned.
             Some(ref record) if report::is_under_way(Some(record)) => record.intent.clone(),
-            _ => match self.content(report, reports).await? {
+            _ => match content(report, reports, &self.session, &self.chain, self.context).await? {
                 Ok(content) => self.session.chain.report_intent(&content),
                 // Collected with a report of the same leaves that went before this one. Nothing was signed yet.
-                Err(finding) if finding.reason == Reason::LeavesMissing.as_str() && report.is_untouched() => {
+                Err(Trouble { finding, .. })
+                    if finding.reason == Reason::LeavesMissing.as_str() && report.is_untouched() =>
+                {
                     self.discard(Some(report)).await?;
                     return said(Step::Discard, None);
                 }
-                Err(finding) => return said(Step::Submit, Some(Trouble::of_person(finding))),
+                Err(trouble) => return said(Step::Submit, Some(trouble)),
             },
         };
         let Some(report) = reports.get_mut(index) else { return said(Step::Submit, None) };
         let outcome = drive::advance(report, Slot::Submit, || intent, &self.session, self.context).await?;
         said(Step::Submit, outcome.err().map(|error| self.trouble(&error)))
-    }
-
-    /// What the contract is sent, rebuilt from the leaves and held against what the report says.
-    async fn content(&self, report: &Report, reports: &[Report]) -> Result<Result<EpochReport, Finding>, Error> {
-        leaves::adopt(&report.object, self.context).await?;
-        let Some(found) = leaves::read(report, reports, self.context).await? else {
-            return Ok(Err(missing(report)));
-        };
-        let tree = RewardTree::build(self.session.chain.tree_domain(), found);
-        Ok(match tree {
-            Ok(tree) if (tree.root(), tree.total()) == report.sum() => {
-                Ok(EpochReport::new(report.epoch, &tree, &self.chain.latest))
-            }
-            Ok(tree) => {
-                let message = format!(
-                    "the leaves of {} have root {}, the report says {}",
-                    report.name(),
-                    tree.root(),
-                    report.root
-                );
-                Err(Finding::no(Reason::LedgerMismatch, message))
-            }
-            Err(error) => Err(Finding::no(Reason::ReportImpossible, error.to_string())),
-        })
     }
 
     async fn activate(&self, reports: &mut [Report], index: usize) -> Result<Option<Trouble>, Error> {
@@ -227,9 +206,9 @@ impl Round<'_> {
         };
         let previous = match before {
             None => Vec::new(),
-            Some(report) => match leaves::read(report, reports, self.context).await? {
-                Some(leaves) => leaves,
-                None => return Ok(Outcome { finding: missing(report), again: LONGEST }),
+            Some(report) => match leaves::read_or_rebuild(report, reports, &self.session.chain, self.context).await? {
+                Ok(leaves) => leaves,
+                Err(finding) => return Ok(Outcome { finding, again: LONGEST }),
             },
         };
         match self.plan(epoch, &totals, statement.into(), &previous, pool).await {
@@ -283,6 +262,7 @@ impl Round<'_> {
             totals,
             statement,
             registered: &registered,
+            block: self.chain.final_block,
             previous,
             paid: PaidWork::default(),
             // No fees yet: they come with the settlement of escrowed jobs, whose contract and client are parts of their own.
@@ -376,16 +356,6 @@ impl Round<'_> {
         }
         Ok(())
     }
-}
-
-fn missing(report: &Report) -> Finding {
-    let message = format!(
-        "ConfigMap {} with the leaves of {} is gone; rebuild it from the calldata of transaction {}",
-        report.object.spec.leaves.config_map,
-        report.name(),
-        report.status().submit.and_then(|submit| submit.transaction_hash).unwrap_or_else(|| "(not sent)".to_owned()),
-    );
-    Finding::no(Reason::LeavesMissing, message)
 }
 
 fn trouble_of(report: &Report, said: &Said) -> Option<Finding> {

@@ -62,6 +62,13 @@ async fn deploy(anvil: &Anvil, admin_key: &str) -> Value {
 }
 
 fn cluster(anvil: &Anvil, contract: &str, tree: &RewardTree) -> FakeApi {
+    let packed = zstd::bulk::compress(&tree.packed(), 3).unwrap();
+    let packed = serde_json::to_value(k8s_openapi::ByteString(packed)).unwrap();
+    let leaves = json!({"apiVersion": "v1", "kind": "ConfigMap", "metadata": {"name": "main-0-leaves"}, "binaryData": {"leaves.zst": packed}});
+    cluster_without_leaves(anvil, contract, tree).with(LEAVES, leaves)
+}
+
+fn cluster_without_leaves(anvil: &Anvil, contract: &str, tree: &RewardTree) -> FakeApi {
     let network = json!({
         "apiVersion": "xdcgrid.io/v1alpha1", "kind": "GridNetwork", "metadata": {"name": "main"},
         "spec": {
@@ -84,15 +91,11 @@ fn cluster(anvil: &Anvil, contract: &str, tree: &RewardTree) -> FakeApi {
             "reporter": NODE, "auditSecret": ""
         }
     });
-    let packed = zstd::bulk::compress(&tree.packed(), 3).unwrap();
-    let packed = serde_json::to_value(k8s_openapi::ByteString(packed)).unwrap();
-    let leaves = json!({"apiVersion": "v1", "kind": "ConfigMap", "metadata": {"name": "main-0-leaves"}, "binaryData": {"leaves.zst": packed}});
     FakeApi::default()
         .with(&format!("{NETWORKS}/main"), network.clone())
         .with_list(NETWORKS, vec![network])
         .with_list(NODES, vec![node])
         .with_list(REPORTS, vec![report])
-        .with(LEAVES, leaves)
 }
 
 async fn grid(api: &FakeApi, words: &[&str]) -> (Result<Exit, CliError>, Value) {
@@ -107,6 +110,14 @@ async fn wait_until(what: &str, unix_seconds: u64) {
     let limit = tokio::time::Instant::now() + Duration::from_secs(60);
     while SystemTime::now().duration_since(UNIX_EPOCH).unwrap().as_secs() <= unix_seconds {
         assert!(tokio::time::Instant::now() < limit, "{what}");
+        tokio::time::sleep(Duration::from_millis(200)).await;
+    }
+}
+
+async fn wait_until_final(chain: &ChainClient, root: alloy::primitives::B256) {
+    let limit = tokio::time::Instant::now() + Duration::from_secs(60);
+    while chain.epoch_state(At::Finalized).await.unwrap().live_root != root {
+        assert!(tokio::time::Instant::now() < limit, "the live root is not final");
         tokio::time::sleep(Duration::from_millis(200)).await;
     }
 }
@@ -154,7 +165,18 @@ async fn earnings_are_shown_claimed_once_and_paid_to_the_payout_address() {
     activate(&chain, &key).await;
     let (_, rows) = grid(&api, &["show", "cpu-1"]).await;
     assert_eq!((&rows[0]["earnedWei"], &rows[0]["claimableWei"]), (&json!(earned), &json!(earned)));
-    let (exit, result) = grid(&api, &["claim", "cpu-1", "--key-file", &sender, "--rpc-url", &anvil.url]).await;
+    // A dry run sends nothing.
+    let account = ChainKey::from_file(sender.as_ref()).unwrap().address();
+    let (exit, _) = grid(&api, &["claim", "cpu-1", "--key-file", &sender, "--dry-run"]).await;
+    assert_eq!((exit.unwrap(), chain.rpc().nonce(account, At::Latest).await.unwrap()), (Exit::Done, 0));
+    assert_eq!(chain.claimed(NODE, At::Latest).await.unwrap(), Wei(0));
+
+    // Whoever may not read the operator's ConfigMaps, or comes when they are gone, has the leaves from the chain.
+    let bare = cluster_without_leaves(&anvil, contract, &tree);
+    wait_until_final(&chain, tree.root()).await;
+    let (exit, rows) = grid(&bare, &["show", "cpu-1"]).await;
+    assert_eq!((exit.unwrap(), &rows[0]["claimableWei"]), (Exit::Done, &json!(earned)));
+    let (exit, result) = grid(&bare, &["claim", "cpu-1", "--key-file", &sender, "--rpc-url", &anvil.url]).await;
     assert_eq!(exit.unwrap(), Exit::Done);
     assert_eq!(result["amountWei"], json!(earned));
     let payout: NodeAddress = result["payout"].as_str().unwrap().parse().unwrap();

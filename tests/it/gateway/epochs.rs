@@ -3,11 +3,14 @@
 use std::time::Duration;
 
 use reqwest::{Method, StatusCode};
-use xdc_grid::protocol::internal::{ApiError, EpochTotals, Member, NodeMode, NodeRole};
+use xdc_grid::{
+    gateway::Settings,
+    protocol::internal::{ApiError, EpochTotals, Member, NodeMode, NodeRole},
+};
 
 #[cfg(feature = "operator")]
 use super::harness::network_id;
-use super::harness::{EPOCH_SECONDS, Harness};
+use super::harness::{EPOCH_SECONDS, Harness, settings};
 
 const ROLES: &[NodeRole] = &[NodeRole::Compute, NodeRole::Storage];
 
@@ -110,6 +113,59 @@ async fn an_epoch_without_anything_is_empty_and_closes() {
     let (status, body) = close(&h, 0).await;
     assert_eq!(status, StatusCode::OK);
     assert!(serde_json::from_slice::<EpochTotals>(&body).unwrap().nodes.is_empty());
+}
+
+#[tokio::test]
+async fn a_grid_that_publishes_gives_a_closed_epochs_statement_to_anybody_under_its_digest() {
+    let h = Harness::start_with(Settings { publish_statements: true, ..settings() }).await;
+    h.worker("a", ROLES).await;
+    h.job("job-1", &["one two three", "four five six"]).await;
+    h.finished("job-1").await;
+    let epoch = h.epoch();
+    let url = format!("{}/grid/v1/statements/{epoch}", h.openai);
+    let early = h.client.get(&url).send().await.unwrap();
+    assert_eq!(
+        (early.status(), reason(&early.bytes().await.unwrap()).as_str()),
+        (StatusCode::NOT_FOUND, "EpochNotClosed")
+    );
+    h.pass(Duration::from_secs(EPOCH_SECONDS + 6));
+    let (_, totals) = close(&h, epoch).await;
+
+    let found = h.client.get(&url).send().await.unwrap();
+    let digest = blake3::hash(&totals).to_hex().to_string();
+    assert_eq!((found.status(), found.url().as_str()), (StatusCode::OK, format!("{url}/{digest}").as_str()));
+    assert_eq!(found.headers()["content-type"], "application/zstd");
+    assert!(found.headers()["cache-control"].to_str().unwrap().contains("immutable"));
+    let tag = found.headers()["etag"].clone();
+    let text = zstd::decode_all(&found.bytes().await.unwrap()[..]).unwrap();
+    assert_eq!(text.split(|byte| *byte == b'\n').next().unwrap(), totals);
+    assert_eq!(text.iter().filter(|byte| **byte == b'\n').count(), 3, "the totals and two receipts");
+    let text = String::from_utf8(text).unwrap();
+    for secret in ["one two", "four five", "job-1"] {
+        assert!(!text.contains(secret) && !text.contains(&hex::encode(secret)), "{secret:?} is in the statement");
+    }
+
+    let known = h.client.get(format!("{url}/0x{digest}")).header("if-none-match", tag).send().await.unwrap();
+    assert_eq!(known.status(), StatusCode::NOT_MODIFIED);
+    let other = h.client.get(format!("{url}/{}", "ab".repeat(32))).send().await.unwrap();
+    assert_eq!(
+        (other.status(), reason(&other.bytes().await.unwrap()).as_str()),
+        (StatusCode::NOT_FOUND, "StatementUnknown")
+    );
+    assert_eq!(h.client.post(&url).send().await.unwrap().status(), StatusCode::METHOD_NOT_ALLOWED);
+}
+
+#[tokio::test]
+async fn a_grid_that_does_not_publish_says_so() {
+    let h = Harness::start().await;
+    close(&h, 0).await;
+    for path in ["0".to_owned(), format!("0/{}", "ab".repeat(32))] {
+        let refused = h.client.get(format!("{}/grid/v1/statements/{path}", h.openai)).send().await.unwrap();
+        assert_eq!(refused.status(), StatusCode::NOT_FOUND);
+        let refused: ApiError = refused.json().await.unwrap();
+        assert_eq!(refused.reason, "StatementsNotPublished");
+        assert!(refused.message.contains("--publish-statements"), "{}", refused.message);
+    }
 }
 
 /// As a stranger reads it, who believes nothing but signatures.

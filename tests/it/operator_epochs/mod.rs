@@ -4,6 +4,8 @@
 
 mod absence;
 mod crashes;
+mod forms;
+mod pace;
 mod processes;
 mod rivals;
 mod stage;

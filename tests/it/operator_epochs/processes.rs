@@ -15,33 +15,35 @@ use super::stage::{NETWORK, Stage};
 use crate::support::{plane::OPERATOR, world::SYSTEM};
 
 /// An operator process. Killed when dropped; its log stays for a failure to show.
-struct Process {
+pub(super) struct Process {
     child: Child,
     name: String,
     log: PathBuf,
 }
 
-struct Options<'a> {
+pub(super) struct Options<'a> {
     /// Name of its pod.
-    name: &'a str,
-    lease_seconds: u32,
-    crash_after: Option<&'a str>,
+    pub(super) name: &'a str,
+    pub(super) lease_seconds: u32,
+    pub(super) poll_seconds: u32,
+    pub(super) crash_after: Option<&'a str>,
 }
 
 impl Process {
-    async fn start(stage: &Stage, options: Options<'_>) -> Self {
-        let Options { name, lease_seconds, crash_after } = options;
+    pub(super) async fn start(stage: &Stage, options: Options<'_>) -> Self {
+        let Options { name, lease_seconds, poll_seconds, crash_after } = options;
         let kubeconfig = stage.island.operator_kubeconfig(name).await;
         let log = kubeconfig.with_extension("log");
         let out = std::fs::File::create(&log).unwrap();
         let mut command = Command::new(env!("CARGO_BIN_EXE_grid-operator"));
         command
             .arg("run")
-            .args(["--worker-image=none", "--http-address=127.0.0.1:0", "--chain-poll-seconds=1"])
+            .args(["--worker-image=none", "--http-address=127.0.0.1:0"])
             .args([
                 format!("--namespace={SYSTEM}"),
                 format!("--lease-name={OPERATOR}"),
                 format!("--lease-seconds={lease_seconds}"),
+                format!("--chain-poll-seconds={poll_seconds}"),
                 format!("--identity={name}"),
                 format!("--gateway-url={}", stage.gateway_url),
             ])
@@ -61,7 +63,7 @@ impl Process {
         self.child.try_wait().unwrap()
     }
 
-    fn kill(&mut self) {
+    pub(super) fn kill(&mut self) {
         self.child.kill().unwrap();
         self.child.wait().unwrap();
     }
@@ -89,7 +91,7 @@ impl Drop for Process {
 }
 
 /// Moves the chain on and wakes the operators until `done`, for at most two minutes.
-async fn until(stage: &Stage, what: &str, mut done: impl AsyncFnMut() -> bool) {
+pub(super) async fn until(stage: &Stage, what: &str, mut done: impl AsyncFnMut() -> bool) {
     let deadline = Instant::now() + Duration::from_secs(120);
     while !done().await {
         assert!(Instant::now() < deadline, "not within two minutes: {what}: {:#?}", stage.reports().await);
@@ -101,7 +103,7 @@ async fn until(stage: &Stage, what: &str, mut done: impl AsyncFnMut() -> bool) {
 }
 
 fn plain(name: &str) -> Options<'_> {
-    Options { name, lease_seconds: 3, crash_after: None }
+    Options { name, lease_seconds: 3, poll_seconds: 1, crash_after: None }
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -176,7 +178,7 @@ fn by_token(audit: &[Value]) -> std::collections::BTreeMap<String, Vec<Value>> {
 async fn of_two_replicas_one_writes_and_the_other_takes_over_within_twenty_seconds_of_a_kill() {
     let stage = Stage::set().await;
     let mark = stage.island.audit_mark();
-    let options = |name| Options { name, lease_seconds: 15, crash_after: None };
+    let options = |name| Options { name, lease_seconds: 15, poll_seconds: 1, crash_after: None };
     let mut first = Process::start(&stage, options("replica-a")).await;
     until(&stage, "the first leads", async || holder(&stage).await.as_deref() == Some("replica-a")).await;
     let second = Process::start(&stage, options("replica-b")).await;

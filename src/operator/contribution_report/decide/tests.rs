@@ -19,7 +19,7 @@ fn total(epoch: u64) -> Wei {
     Wei(10 * (u128::from(epoch) + 1))
 }
 
-fn report(epoch: u64) -> Report {
+pub(in super::super) fn report(epoch: u64) -> Report {
     let spec = ContributionReportSpec {
         network_ref: NameRef { name: "demo".into() },
         epoch: epoch as i64,
@@ -32,6 +32,7 @@ fn report(epoch: u64) -> Report {
         reporter: String::new(),
         statement: None,
         audit_secret: String::new(),
+        recipe: None,
         dry_run: false,
     };
     Report::read(ContributionReport::new(&format!("demo-{epoch}"), spec)).unwrap()

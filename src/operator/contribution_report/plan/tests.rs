@@ -41,6 +41,7 @@ fn planned(totals: &EpochTotals, previous: &[RewardLeaf], budget: u128) -> Resul
         totals,
         statement: B256::repeat_byte(7),
         registered: &registered,
+        block: 98_802_000,
         previous,
         paid: PaidWork::default(),
         budget: Wei(budget),
@@ -65,6 +66,9 @@ fn only_eligible_nodes_with_a_stake_are_paid_and_exactly_the_budget() {
     assert_eq!((planned.spec.totals.nodes, planned.spec.totals.requests), (2, 22));
     assert_eq!(planned.spec.totals.units, "800");
     assert_eq!(planned.spec.statement, Some(B256::repeat_byte(7).to_string()));
+    let recipe = planned.spec.recipe.unwrap();
+    assert_eq!((recipe.block, recipe.budget_wei.as_str()), (98_802_000, "1000"));
+    assert_eq!((recipe.work_bps, recipe.capacity_bps), (6_000, 2_500));
 }
 
 #[test]
@@ -111,7 +115,7 @@ fn nonsense_of_the_gateway_is_refused_with_a_sentence() {
     assert!(matches!(planned(&totals, &[], 1), Err(PlanError::Settle(_))));
     totals.epoch = EpochNumber(8);
     assert!(matches!(planned(&totals, &[], 1), Err(PlanError::OtherEpoch { .. })));
-    let many: Vec<_> = (0..=MAX_LEAVES as u64)
+    let many: Vec<_> = (0..=MAX_STORED as u64)
         .map(|id| {
             let mut node = [5; 20];
             node[..8].copy_from_slice(&id.to_be_bytes());
