@@ -36,7 +36,7 @@ fn calls(kind: Kind) -> [usize; 3] {
         Kind::Network => [10, 20, 3],
         Kind::Model => [9, 1, 3],
         Kind::Node => [115, 55, 16],
-        Kind::Job => [24, 1, 9],
+        Kind::Job => [19, 1, 7],
     }
 }
 

@@ -90,7 +90,9 @@ pub(super) fn lines(asked: &str, handed_back: &[ConfigMap], uid: &str, unanswere
     for map in handed_back {
         let part = serde_json::from_str::<Part>(text(map, PART)).ok();
         let results = part.map(|part| read_results(asked, text(map, RESULTS), &part)).unwrap_or_default();
-        results.into_iter().for_each(|line| drop(answered.entry(line.index).or_insert(line)));
+        for line in results {
+            answered.entry(line.index).or_insert(line);
+        }
     }
     let asked = read_input(asked).unwrap_or_default();
     let results = asked.into_iter().map(|request| {
