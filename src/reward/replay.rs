@@ -76,7 +76,7 @@ mod tests {
     use crate::reward::{PackedChanges, Recipe, RewardSplit, pack_changes, pack_leaves};
 
     fn node(index: u32) -> Option<NodeAddress> {
-        (index < 10).then(|| NodeAddress([index as u8; 20]))
+        (index < 10).then_some(NodeAddress([index as u8; 20]))
     }
 
     fn raises(raises: &[(u32, u128)]) -> Vec<u8> {
