@@ -62,7 +62,10 @@ mod tests {
     #[test]
     fn one_text_or_many_are_taken() {
         let request = read(&json!({"model": "m", "input": "a", "user": "u", "dimensions": null})).unwrap();
-        assert_eq!((request.model.as_str(), request.inputs, request.encoding), ("m", vec!["a".to_owned()], Encoding::Float));
+        assert_eq!(
+            (request.model.as_str(), request.inputs, request.encoding),
+            ("m", vec!["a".to_owned()], Encoding::Float)
+        );
         let request = read(&json!({"model": "m", "input": ["a", "b"], "encoding_format": "base64"})).unwrap();
         assert_eq!((request.inputs.len(), request.encoding), (2, Encoding::Base64));
     }

@@ -116,7 +116,8 @@ fn tool_call(call: &Value) -> Option<ToolCall> {
 /// `tools`, `tool_choice` and `parallel_tool_calls`.
 pub(super) fn tools(fields: &mut Fields, offered: ToolUse) -> Parsed<Tools> {
     let wrong = |fields: &Fields| {
-        let what = format!("a list of at most {MAX_TOOLS} tools of type function, each with a name of a-z, A-Z, 0-9, _ and -");
+        let what =
+            format!("a list of at most {MAX_TOOLS} tools of type function, each with a name of a-z, A-Z, 0-9, _ and -");
         fields.invalid("tools", what)
     };
     let list = match fields.take("tools") {

@@ -176,7 +176,9 @@ fn top_p(fields: &mut Fields) -> Parsed<f32> {
 
 fn logit_bias(fields: &mut Fields) -> Parsed<Vec<LogitBias>> {
     let wrong = || {
-        let must = format!("logit_bias must be an object of at most {MAX_LOGIT_BIASES} token ids with numbers from -100 to 100");
+        let must = format!(
+            "logit_bias must be an object of at most {MAX_LOGIT_BIASES} token ids with numbers from -100 to 100"
+        );
         OpenAiError::invalid("logit_bias", must)
     };
     let map = match fields.take("logit_bias") {

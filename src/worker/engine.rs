@@ -191,9 +191,8 @@ impl AnswerEngine for Encoder {
 fn shown(message: &Message) -> Value {
     let mut value = json!({"role": message.role, "content": message.content});
     if !message.tool_calls.is_empty() {
-        let call = |call: &ToolCall| {
-            json!({"type": "function", "function": {"name": call.name, "arguments": call.arguments}})
-        };
+        let call =
+            |call: &ToolCall| json!({"type": "function", "function": {"name": call.name, "arguments": call.arguments}});
         value["tool_calls"] = message.tool_calls.iter().map(call).collect();
     }
     value

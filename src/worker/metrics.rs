@@ -29,8 +29,7 @@ pub(super) struct ServeMetrics {
     pub load_seconds: Gauge,
 }
 
-const LENGTHS: [f64; 14] =
-    [1.0, 2.0, 5.0, 10.0, 20.0, 50.0, 100.0, 200.0, 500.0, 1e3, 2e3, 5e3, 1e4, 1e5];
+const LENGTHS: [f64; 14] = [1.0, 2.0, 5.0, 10.0, 20.0, 50.0, 100.0, 200.0, 500.0, 1e3, 2e3, 5e3, 1e4, 1e5];
 /// vLLM's, with edges at 2 and 3 s, where people notice.
 const FIRST_TOKEN: [f64; 18] =
     [0.01, 0.02, 0.04, 0.06, 0.08, 0.1, 0.25, 0.5, 0.75, 1.0, 2.0, 2.5, 3.0, 5.0, 7.5, 10.0, 20.0, 60.0];
@@ -61,7 +60,11 @@ impl ServeMetrics {
             generation_tokens: counter("vllm:generation_tokens_total", "Tokens made.")?,
             successes: counters("vllm:request_success_total", "Answers that ended.", &["finished_reason"])?,
             first_token: histogram("vllm:time_to_first_token_seconds", "Until the first token.", &FIRST_TOKEN)?,
-            between_tokens: histogram("vllm:inter_token_latency_seconds", "Between two tokens of an answer.", &BETWEEN)?,
+            between_tokens: histogram(
+                "vllm:inter_token_latency_seconds",
+                "Between two tokens of an answer.",
+                &BETWEEN,
+            )?,
             latency: histogram("vllm:e2e_request_latency_seconds", "From a request to its last token.", &LATENCY)?,
             prompt_length: histogram("vllm:request_prompt_tokens", "Prompt tokens of a request.", &LENGTHS)?,
             answer_length: histogram("vllm:request_generation_tokens", "Tokens of an answer.", &LENGTHS)?,

@@ -79,7 +79,8 @@ fn every_metric_is_documented_and_every_documented_metric_exists() {
     let rows =
         text.lines().filter_map(|line| line.strip_prefix("| `")?.split_once('`').map(|(name, _)| name.to_owned()));
     // Rows of other tables begin with a label or a recorded series.
-    let documented: BTreeSet<String> = rows.filter(|name| name.starts_with("grid_") || name.starts_with("vllm:")).collect();
+    let documented: BTreeSet<String> =
+        rows.filter(|name| name.starts_with("grid_") || name.starts_with("vllm:")).collect();
     let code = metrics_in_code();
     let missing: Vec<_> = code.difference(&documented).collect();
     let stale: Vec<_> = documented.difference(&code).collect();

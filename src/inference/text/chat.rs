@@ -64,7 +64,7 @@ impl ChatTemplate {
         let guard = guard(|guard| messages.iter().any(|message| message.content.contains(guard)))?;
         let guarded = messages.iter().map(|message| {
             let content = protect(&message.content, tokenizer, guard);
-            context! { role => message.role, content }
+            context! { role => message.role.as_str(), content }
         });
         let items = messages.len();
         self.run(Conversation { messages: guarded.collect(), tools: Value::UNDEFINED, items, guard }, tokenizer)

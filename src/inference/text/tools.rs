@@ -1,6 +1,6 @@
 //! Conversations that speak of tools, for the templates that know of them.
 
-use minijinja::value::Kwargs;
+use minijinja::value::{Kwargs, ValueKind};
 use minijinja::{Error, ErrorKind, Value as Shown};
 use serde::Serialize;
 use serde_json::{Map, Value, ser::Formatter};
@@ -22,8 +22,7 @@ impl ChatTemplate {
         check(roles, texts.iter().map(String::len).sum(), tokenizer)?;
         let guard = guard(|guard| texts.iter().any(|text| text.contains(guard)))?;
         let guarded = |values: &[Value]| {
-            let values: Vec<Value> = values.iter().map(|value| protected(value, tokenizer, guard)).collect();
-            Shown::from_serialize(values)
+            values.iter().map(|value| shown(value, &|text| protect(text, tokenizer, guard))).collect::<Shown>()
         };
         let conversation = Conversation {
             messages: guarded(messages),
@@ -35,19 +34,39 @@ impl ChatTemplate {
     }
 }
 
-/// The value with the guard in every text of it.
-fn protected(value: &Value, tokenizer: &Tokenizer, guard: char) -> Value {
+/// A value as templates see it, with every text in it, names of fields too, as `text` makes it.
+fn shown(value: &Value, text: &dyn Fn(&str) -> String) -> Shown {
     match value {
-        Value::String(text) => Value::String(protect(text, tokenizer, guard)),
-        Value::Array(list) => list.iter().map(|value| protected(value, tokenizer, guard)).collect(),
-        Value::Object(map) => {
-            let field = |(name, value): (&String, &Value)| {
-                (protect(name, tokenizer, guard), protected(value, tokenizer, guard))
-            };
-            Value::Object(map.iter().map(field).collect::<Map<_, _>>())
-        }
-        other => other.clone(),
+        Value::Null => Shown::from(()),
+        Value::Bool(flag) => Shown::from(*flag),
+        Value::Number(number) => match number.as_i64() {
+            Some(whole) => Shown::from(whole),
+            None => Shown::from(number.as_f64().unwrap_or_default()),
+        },
+        Value::String(string) => Shown::from(text(string)),
+        Value::Array(list) => list.iter().map(|value| shown(value, text)).collect(),
+        Value::Object(map) => Shown::from_pairs(map.iter().map(|(name, value)| (text(name), shown(value, text)))),
     }
+}
+
+/// The way back, for what a template makes of it.
+fn json_of(value: &Shown) -> Result<Value, Error> {
+    Ok(match value.kind() {
+        ValueKind::Undefined | ValueKind::None => Value::Null,
+        ValueKind::Bool => value.is_true().into(),
+        ValueKind::Number => match value.as_i64().filter(|_| value.is_integer()) {
+            Some(whole) => whole.into(),
+            None => f64::try_from(value.clone())?.into(),
+        },
+        ValueKind::Seq | ValueKind::Iterable => {
+            value.try_iter()?.map(|item| json_of(&item)).collect::<Result<Value, Error>>()?
+        }
+        ValueKind::Map => {
+            let field = |name: Shown| Ok((name.to_string(), json_of(&value.get_item(&name)?)?));
+            Value::Object(value.try_iter()?.map(field).collect::<Result<Map<_, _>, Error>>()?)
+        }
+        _ => value.to_string().into(),
+    })
 }
 
 /// `tojson` as Hugging Face has it for templates: Python's spaces, and nothing escaped for HTML. minijinja's own does the latter.
@@ -57,6 +76,7 @@ pub(super) fn to_json(value: &Shown, options: Kwargs) -> Result<String, Error> {
     // Characters are never escaped here, and keys have the order that they have.
     let _: (Option<bool>, Option<bool>) = (options.get("ensure_ascii")?, options.get("sort_keys")?);
     options.assert_all_used()?;
+    let value = json_of(value)?;
     let mut text = Vec::new();
     match indent {
         Some(width) => {
@@ -106,9 +126,17 @@ mod tests {
         let mut environment = Environment::new();
         environment.add_filter("tojson", to_json);
         let tool = json!({"name": "add", "parameters": {"a": [1, true, null, "<é>"]}});
-        let shown = environment.render_str("{{ tool | tojson }}", context! { tool }).unwrap();
-        assert_eq!(shown, r#"{"name": "add", "parameters": {"a": [1, true, null, "<é>"]}}"#);
+        let tool = shown(&tool, &str::to_owned);
+        let text = environment.render_str("{{ tool | tojson }}", context! { tool }).unwrap();
+        assert_eq!(text, r#"{"name": "add", "parameters": {"a": [1, true, null, "<é>"]}}"#);
         let indented = environment.render_str("{{ [1] | tojson(indent=2) }}", context! {}).unwrap();
         assert_eq!(indented, "[\n  1\n]");
+    }
+
+    #[test]
+    fn every_text_of_a_tool_can_be_guarded() {
+        let tool = json!({"a<b": ["<", {"c": "d<"}], "n": 1.5});
+        let guarded = shown(&tool, &|text| text.replace('<', "(<)"));
+        assert_eq!(json_of(&guarded).unwrap(), json!({"a(<)b": ["(<)", {"c": "d(<)"}], "n": 1.5}));
     }
 }

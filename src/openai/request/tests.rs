@@ -82,7 +82,11 @@ fn what_is_wrong_is_refused_by_name_whatever_is_offered() {
         ("logit_bias", json!({"7": 101}), "logit_bias"),
         ("response_format", json!({"type": "yaml"}), "response_format.type"),
         ("response_format", json!({"type": "json_schema"}), "response_format.json_schema"),
-        ("response_format", json!({"type": "json_schema", "json_schema": {"name": "x"}}), "response_format.json_schema.schema"),
+        (
+            "response_format",
+            json!({"type": "json_schema", "json_schema": {"name": "x"}}),
+            "response_format.json_schema.schema",
+        ),
         ("tool_choice", json!("required"), "tool_choice"),
         ("tools", json!([{"type": "function"}]), "tools"),
     ] {
@@ -118,12 +122,16 @@ fn everything_that_is_offered_is_taken() {
     assert_eq!(request.sampling, wanted);
     let text = parse(&FULL, Endpoint::Completions, &json!({"logprobs": 0, "echo": false, "suffix": ""})).unwrap();
     assert_eq!(text.top_logprobs, Some(0));
-    assert_eq!(chat(&FULL, json!({"response_format": {"type": "json_object"}})).unwrap().sampling.form, TextForm::JsonObject);
+    assert_eq!(
+        chat(&FULL, json!({"response_format": {"type": "json_object"}})).unwrap().sampling.form,
+        TextForm::JsonObject
+    );
 }
 
 #[test]
 fn messages_may_have_text_parts_and_nothing_else() {
-    let parts = json!([{"role": "developer", "content": [{"type": "text", "text": "a"}, {"type": "text", "text": "b"}]}]);
+    let parts =
+        json!([{"role": "developer", "content": [{"type": "text", "text": "a"}, {"type": "text", "text": "b"}]}]);
     let request = chat(&GRID, json!({ "messages": parts })).unwrap();
     let system = Message { role: "system".into(), content: "ab".into(), tool_calls: Vec::new() };
     assert_eq!(request.prompt, Prompt::Chat(vec![system]));
@@ -149,7 +157,8 @@ fn a_conversation_with_tools_is_read_where_tools_are_offered() {
         {"role": "tool", "content": "2", "tool_call_id": "1"},
     ]);
     let tool = json!({"type": "function", "function": {"name": "add", "parameters": {"type": "object"}}});
-    let body = json!({"messages": messages, "tools": [tool.clone()], "tool_choice": "auto", "parallel_tool_calls": true});
+    let body =
+        json!({"messages": messages, "tools": [tool.clone()], "tool_choice": "auto", "parallel_tool_calls": true});
     let request = chat(&FULL, body.clone()).unwrap();
     assert_eq!(request.tools, Tools { definitions: vec![tool], names: vec!["add".into()] });
     let Prompt::Chat(messages) = request.prompt else { panic!("not a chat") };
@@ -189,9 +198,36 @@ fn any_json() -> impl Strategy<Value = Value> {
 }
 
 const FIELDS: [&str; 30] = [
-    "model", "messages", "prompt", "tools", "tool_choice", "parallel_tool_calls", "max_tokens", "max_completion_tokens", "temperature", "top_p",
-    "top_k", "min_p", "repetition_penalty", "presence_penalty", "frequency_penalty", "logit_bias", "response_format", "logprobs", "top_logprobs",
-    "stop", "seed", "n", "stream", "stream_options", "user", "store", "metadata", "service_tier", "best_of", "echo",
+    "model",
+    "messages",
+    "prompt",
+    "tools",
+    "tool_choice",
+    "parallel_tool_calls",
+    "max_tokens",
+    "max_completion_tokens",
+    "temperature",
+    "top_p",
+    "top_k",
+    "min_p",
+    "repetition_penalty",
+    "presence_penalty",
+    "frequency_penalty",
+    "logit_bias",
+    "response_format",
+    "logprobs",
+    "top_logprobs",
+    "stop",
+    "seed",
+    "n",
+    "stream",
+    "stream_options",
+    "user",
+    "store",
+    "metadata",
+    "service_tier",
+    "best_of",
+    "echo",
 ];
 
 proptest! {

@@ -17,15 +17,26 @@ pub(super) fn of(report: &Report) -> String {
         rows.push(("memory, at most".to_owned(), format!("{:.0} MiB", bytes as f64 / MIB)));
     }
     let together = format!("write, {} at a time", shape.sequences);
-    let rates = [("read", Some(report.prefill)), ("write, one at a time", report.decode), (together.as_str(), report.decode_together)];
+    let rates = [
+        ("read", Some(report.prefill)),
+        ("write, one at a time", report.decode),
+        (together.as_str(), report.decode_together),
+    ];
     rows.extend(rates.into_iter().filter_map(|(name, rate)| Some((name.to_owned(), tokens(rate?)))));
     rows.push((
         "a day".to_owned(),
-        format!("{:.0} million units ({} a token, {} % busy)", earnings.units_per_day / 1e6, earnings.cost_per_token, earnings.busy_percent),
+        format!(
+            "{:.0} million units ({} a token, {} % busy)",
+            earnings.units_per_day / 1e6,
+            earnings.cost_per_token,
+            earnings.busy_percent
+        ),
     ));
     match earnings.xdc_per_day {
         Some(xdc) => rows.push(("earns a day".to_owned(), format!("{xdc:.4} XDC"))),
-        None => rows.push(("earns a day".to_owned(), "say what a unit is worth: --price-per-billion-units XDC".to_owned())),
+        None => {
+            rows.push(("earns a day".to_owned(), "say what a unit is worth: --price-per-billion-units XDC".to_owned()))
+        }
     }
     if let Some(money) = earnings.money_per_day {
         rows.push(("in your currency".to_owned(), format!("{money:.4}")));

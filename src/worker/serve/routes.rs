@@ -60,7 +60,8 @@ pub(super) fn router(service: Arc<Service>, keys: Option<Tokens>) -> Router {
 async fn count(State(service): State<Arc<Service>>, request: Request, next: Next) -> Response {
     let path = request.extensions().get::<MatchedPath>().map(|path| path.as_str().to_owned());
     let response = next.run(request).await;
-    let labels = [path.as_deref().unwrap_or("other"), response.status().as_str()];
+    let status = response.status();
+    let labels = [path.as_deref().unwrap_or("other"), status.as_str()];
     service.metrics.http_requests.with_label_values(&labels).inc();
     response
 }

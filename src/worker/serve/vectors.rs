@@ -8,7 +8,10 @@ use axum::{
     response::{IntoResponse, Response},
 };
 
-use super::{ask::not_admitted, service::{Service, stopping}};
+use super::{
+    ask::not_admitted,
+    service::{Service, stopping},
+};
 use crate::{
     inference::Vectors,
     openai::{EmbeddingRequest, OpenAiError, Parsed, read_body},

@@ -109,7 +109,9 @@ impl Serving {
                 tokio::time::sleep(Duration::from_millis(10)).await;
             }
         };
-        tokio::time::timeout(Duration::from_secs(120), waiting).await.unwrap_or_else(|_| panic!("{what} in two minutes"));
+        tokio::time::timeout(Duration::from_secs(120), waiting)
+            .await
+            .unwrap_or_else(|_| panic!("{what} in two minutes"));
     }
 }
 

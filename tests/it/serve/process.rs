@@ -38,7 +38,8 @@ async fn address(child: &mut Child) -> String {
 #[tokio::test]
 async fn sigterm_ends_the_process_when_its_answers_are_done() {
     let path = model_path();
-    let arguments = ["serve", path.to_str().unwrap(), "--listen", "127.0.0.1:0", "--threads", "2"];
+    let arguments =
+        ["serve", path.to_str().unwrap(), "--listen", "127.0.0.1:0", "--threads", "2", "--drain-seconds", "100"];
     let mut child = program(&arguments).spawn().unwrap();
     let url = format!("http://{}", address(&mut child).await);
     let client = reqwest::Client::new();
@@ -62,8 +63,8 @@ async fn sigterm_ends_the_process_when_its_answers_are_done() {
 async fn what_cannot_be_served_is_an_error_with_a_cure() {
     for (arguments, word) in [
         (&["serve", "/no/such.gguf", "--listen", "127.0.0.1:0"][..], "/no/such.gguf"),
-        (&["serve", "https://localhost/m.gguf", "--listen", "127.0.0.1:0"], "--sha256"),
-        (&["serve", "m.gguf", "--api-key", ""], "--api-key"),
+        (&["serve", "https://localhost/m.gguf", "--listen", "127.0.0.1:0"][..], "--sha256"),
+        (&["serve", "m.gguf", "--api-key", ""][..], "--api-key"),
     ] {
         let output = timeout(Duration::from_secs(60), program(arguments).output()).await.unwrap().unwrap();
         let text = String::from_utf8(output.stderr).unwrap();

@@ -19,7 +19,8 @@ use xdc_grid::{
 
 use super::{Serving, events};
 
-const ANSWER: [&str; 4] = ["Let me see.\n", "<tool_", "call>{\"name\": \"add\", ", "\"arguments\": {\"a\": 1}}</tool_call>"];
+const ANSWER: [&str; 4] =
+    ["Let me see.\n", "<tool_", "call>{\"name\": \"add\", ", "\"arguments\": {\"a\": 1}}</tool_call>"];
 
 type Seen = Arc<Mutex<Vec<(Vec<Message>, Vec<Value>)>>>;
 
@@ -121,7 +122,10 @@ async fn a_call_of_an_offered_tool_comes_back_as_one() {
     ]});
     let whole = s.ask("/v1/chat/completions", &body).await;
     let choice = &whole["choices"][0];
-    assert_eq!((&choice["finish_reason"], &choice["message"]["content"]), (&json!("tool_calls"), &json!("Let me see.")));
+    assert_eq!(
+        (&choice["finish_reason"], &choice["message"]["content"]),
+        (&json!("tool_calls"), &json!("Let me see."))
+    );
     let call = &choice["message"]["tool_calls"][0];
     assert_eq!(call["function"], json!({"name": "add", "arguments": "{\"a\":1}"}));
     assert!(call["id"].as_str().unwrap().starts_with("call_"));
@@ -134,7 +138,10 @@ async fn a_call_of_an_offered_tool_comes_back_as_one() {
     let delta = &objects[0]["choices"][0]["delta"];
     assert!(done && objects.len() == 1, "{objects:?}");
     assert_eq!((&delta["role"], &delta["content"]), (&json!("assistant"), &json!("Let me see.")));
-    assert_eq!((&delta["tool_calls"][0]["index"], &delta["tool_calls"][0]["function"]["name"]), (&json!(0), &json!("add")));
+    assert_eq!(
+        (&delta["tool_calls"][0]["index"], &delta["tool_calls"][0]["function"]["name"]),
+        (&json!(0), &json!("add"))
+    );
     assert_eq!(objects[0]["choices"][0]["finish_reason"], "tool_calls");
 
     // Without tools the same text is text.
