@@ -100,11 +100,9 @@ fn guard(messages: &[ChatMessage]) -> Option<char> {
 /// Puts the guard after the first character of every control token's name.
 fn protect(message: &ChatMessage, tokenizer: &Tokenizer, guard: char) -> ChatMessage {
     let mut content = message.content.clone();
-    for name in tokenizer.control_names() {
+    for name in tokenizer.control_names_in(&message.content) {
         let mut rest = name.chars();
-        if let Some(first) = rest.next()
-            && content.contains(name)
-        {
+        if let Some(first) = rest.next() {
             content = content.replace(name, &format!("{first}{guard}{}", rest.as_str()));
         }
     }
