@@ -64,7 +64,7 @@ fn file(model: &str) -> Vec<u8> {
         ("blk.0.attn_q.weight", 6, &[64, 64], 672),
         ("blk.0.ffn_down.weight", 1, &[64, 64], 3488),
     ];
-    file.u32(3).u64(tensors.len() as u64).u64(SIZES.len() as u64 + 11);
+    file.u32(3).u64(tensors.len() as u64).u64(SIZES.len() as u64 + 12);
     file.name("general.architecture", "gemma3");
     for (key, value) in SIZES {
         file.size(key, value);

@@ -131,11 +131,9 @@ pub(super) fn guard(is_used: impl Fn(char) -> bool) -> Result<char, PromptError>
 /// Puts the guard after the first character of every control token's name.
 pub(super) fn protect(text: &str, tokenizer: &Tokenizer, guard: char) -> String {
     let mut content = text.to_owned();
-    for name in tokenizer.control_names() {
+    for name in tokenizer.control_names_in(text) {
         let mut rest = name.chars();
-        if let Some(first) = rest.next()
-            && content.contains(name)
-        {
+        if let Some(first) = rest.next() {
             content = content.replace(name, &format!("{first}{guard}{}", rest.as_str()));
         }
     }

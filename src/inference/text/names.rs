@@ -36,9 +36,9 @@ impl Names {
         Self { all, by_start, first }
     }
 
-    /// The names, longest first.
-    pub(super) fn iter(&self) -> impl Iterator<Item = &(String, u32)> {
-        self.all.iter()
+    /// The names that occur in a text, longest first.
+    pub(super) fn names_in(&self, text: &str) -> Vec<&str> {
+        self.present(text).into_iter().map(|index| self.all[index].0.as_str()).collect()
     }
 
     /// Cuts `text` at the names: at all places of the longest first, from left to right, then in what is left at those of
@@ -93,6 +93,7 @@ mod tests {
         assert_eq!(names.split("xabab"), [Part::Text("x"), Part::Token(0), Part::Token(0)]);
         assert_eq!(names.split(""), []);
         assert_eq!(names.split("xyz"), [Part::Text("xyz")]);
+        assert_eq!(names.names_in("abcd"), ["bcd", "ab", "a"]);
     }
 
     #[test]

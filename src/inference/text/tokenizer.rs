@@ -152,9 +152,9 @@ impl Tokenizer {
         self.end.contains(&token)
     }
 
-    /// The names of the control tokens.
-    pub fn control_names(&self) -> impl Iterator<Item = &str> {
-        self.control.iter().map(|(name, _)| name.as_str())
+    /// The names of control tokens that occur in a text.
+    pub(super) fn control_names_in(&self, text: &str) -> Vec<&str> {
+        self.control.names_in(text)
     }
 
     pub fn bos_text(&self) -> &str {
