@@ -143,7 +143,7 @@ impl Round<'_> {
     async fn content(&self, report: &Report, reports: &[Report]) -> Result<Result<EpochReport, Finding>, Error> {
         leaves::adopt(&report.object, self.context).await?;
         let Some(found) = leaves::read(report, reports, self.context).await? else {
-            return Ok(Err(missing(report)));
+            return Ok(Err(leaves::missing(report)));
         };
         let tree = RewardTree::build(self.session.chain.tree_domain(), found);
         Ok(match tree {
@@ -229,7 +229,7 @@ impl Round<'_> {
             None => Vec::new(),
             Some(report) => match leaves::read(report, reports, self.context).await? {
                 Some(leaves) => leaves,
-                None => return Ok(Outcome { finding: missing(report), again: LONGEST }),
+                None => return Ok(Outcome { finding: leaves::missing(report), again: LONGEST }),
             },
         };
         match self.plan(epoch, &totals, statement.into(), &previous, pool).await {
@@ -275,6 +275,13 @@ impl Round<'_> {
             Err(error) => return impossible(format!("spec.rewards.split: {error}")),
         };
         let registered = dereference::registered(totals, &self.session.chain, self.chain.final_hash).await?;
+        // What the gateway counts as paid was settled in a final block before, so that the pool has it.
+        let most = pool.min(self.chain.parameters.max_epoch_increase);
+        let jobs = match plan::paid_jobs(totals, &registered, most) {
+            Ok(jobs) => jobs,
+            Err(error) => return impossible(error.to_string()),
+        };
+        let paid = PaidWork { jobs: &jobs };
         let planned = plan::plan(&plan::Inputs {
             network: &self.network.name_any(),
             epoch,
@@ -284,9 +291,8 @@ impl Round<'_> {
             statement,
             registered: &registered,
             previous,
-            paid: PaidWork::default(),
-            // No fees yet: they come with the settlement of escrowed jobs, whose contract and client are parts of their own.
-            budget: budget(wanted, pool, self.chain.parameters.max_epoch_increase, Wei(0)),
+            paid,
+            budget: budget(wanted, pool, self.chain.parameters.max_epoch_increase, paid.net()),
             split,
             dry_run: self.sending == Sending::DryRun,
         });
@@ -376,16 +382,6 @@ impl Round<'_> {
         }
         Ok(())
     }
-}
-
-fn missing(report: &Report) -> Finding {
-    let message = format!(
-        "ConfigMap {} with the leaves of {} is gone; rebuild it from the calldata of transaction {}",
-        report.object.spec.leaves.config_map,
-        report.name(),
-        report.status().submit.and_then(|submit| submit.transaction_hash).unwrap_or_else(|| "(not sent)".to_owned()),
-    );
-    Finding::no(Reason::LeavesMissing, message)
 }
 
 fn trouble_of(report: &Report, said: &Said) -> Option<Finding> {

@@ -155,7 +155,7 @@ async fn hand_over(
     if let Err(error) = context.gateway.put_job(uid, &spec).await {
         // The gateway has the uid with another spec but without input: the input changed between two tries. Nothing ran.
         match error {
-            GatewayError::Refused { status: 409, .. } => {
+            GatewayError::Refused { status: 409, ref reason, .. } if reason != Reason::EscrowTaken.as_str() => {
                 context.gateway.delete_job(uid).await?;
                 context.gateway.put_job(uid, &spec).await?;
             }
@@ -181,8 +181,10 @@ enum HandOverError {
 fn not_taken(error: HandOverError, applied: Applied) -> Result<Applied, Error> {
     match error {
         HandOverError::Input(error) => unreadable(error),
-        HandOverError::Gateway(GatewayError::Refused { status: 409, message, .. }) => {
-            Ok(applied.found(condition::ADMITTED, Finding::no(Reason::SubmissionConflict, message)))
+        HandOverError::Gateway(GatewayError::Refused { status: 409, reason, message }) => {
+            let reason = Reason::of(&reason).filter(|reason| *reason == Reason::EscrowTaken);
+            let finding = Finding::no(reason.unwrap_or(Reason::SubmissionConflict), message);
+            Ok(applied.found(condition::ADMITTED, finding))
         }
         HandOverError::Gateway(error @ GatewayError::Refused { .. }) => {
             Ok(applied.found(condition::ADMITTED, Finding::no(Reason::GatewayRefused, error.to_string())))

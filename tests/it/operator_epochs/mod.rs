@@ -4,6 +4,7 @@
 
 mod absence;
 mod crashes;
+mod payments;
 mod processes;
 mod rivals;
 mod stage;
