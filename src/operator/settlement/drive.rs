@@ -82,11 +82,15 @@ pub(super) async fn write_status(
     settlement: Option<&TransactionStatus>,
     context: &Context,
 ) -> Result<GridNetwork, Error> {
+    let mut own = json!({"conditions": status::own(network)});
+    if let (Some(settlement), Some(fields)) = (settlement, own.as_object_mut()) {
+        fields.insert("settlement".to_owned(), serde_json::to_value(settlement)?);
+    }
     let body = json!({
         "apiVersion": GridNetwork::api_version(&()),
         "kind": GridNetwork::kind(&()),
         "metadata": {"name": network.name_any(), "resourceVersion": network.resource_version()},
-        "status": {"settlement": settlement, "conditions": status::own(network)},
+        "status": own,
     });
     let api: Api<GridNetwork> = Api::all(context.client.clone());
     Ok(api.patch_status(&network.name_any(), &PatchParams::apply(MANAGER).force(), &Patch::Apply(&body)).await?)
