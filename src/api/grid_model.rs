@@ -59,6 +59,9 @@ pub struct GridModelSpec {
     #[serde(default, skip_serializing_if = "Option::is_none")]
     #[schemars(range(min = 1, max = 1_000_000_000))]
     pub cost_per_token: Option<i64>,
+    /// What users pay for its tokens; absent means that it is free. A job keeps the price that it was taken with. May change.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub price: Option<ModelPrice>,
     /// SPDX identifier of the model's license.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     #[schemars(length(max = 128))]
@@ -67,6 +70,18 @@ pub struct GridModelSpec {
     #[serde(default)]
     #[schemars(range(min = 0, max = 64))]
     pub replicas: i32,
+}
+
+/// Prices, in wei for a million tokens.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "camelCase")]
+pub struct ModelPrice {
+    /// For a million tokens read, for example `50000000000000000` (0.05 XDC).
+    #[schemars(length(max = 24), regex(pattern = r"^(0|[1-9][0-9]{0,23})$"))]
+    pub prompt_wei_per_million_tokens: String,
+    /// For a million tokens written, for example `400000000000000000` (0.4 XDC). Embeddings write none.
+    #[schemars(length(max = 24), regex(pattern = r"^(0|[1-9][0-9]{0,23})$"))]
+    pub output_wei_per_million_tokens: String,
 }
 
 /// Exactly one place.

@@ -6,7 +6,10 @@ use kube::{CustomResource, KubeSchema};
 use schemars::{JsonSchema, Schema, SchemaGenerator, json_schema};
 use serde::{Deserialize, Serialize};
 
-use super::{conditions::Condition, refs::SecretKeyRef};
+use super::{
+    conditions::Condition,
+    refs::{SecretKeyRef, TransactionStatus},
+};
 
 /// Condition types of a GridNetwork.
 pub mod condition {
@@ -22,6 +25,8 @@ pub mod condition {
     pub const REPORTER_FUNDS_LOW: &str = "ReporterFundsLow";
     /// Every epoch that is over is reported; set by the epoch loop, no part of Ready.
     pub const REPORTS_CURRENT: &str = "ReportsCurrent";
+    /// Every paid job that is over is settled with its escrow; only there once a job was paid for, no part of Ready.
+    pub const SETTLEMENTS_CURRENT: &str = "SettlementsCurrent";
 }
 
 /// What an admin says about a grid.
@@ -96,6 +101,18 @@ pub struct ChainSpec {
     #[serde(default, skip_serializing_if = "Option::is_none")]
     #[schemars(length(max = 66), regex(pattern = "^0x[0-9a-f]{64}$"))]
     pub code_hash: Option<String>,
+    /// Address of the GridJobEscrow of that contract, spelled `0x…` or `xdc…`. Absent: jobs cannot be paid for.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schemars(length(max = 43), regex(pattern = r"^(0x|xdc)[0-9a-fA-F]{40}$"))]
+    pub escrow: Option<String>,
+    /// Key of the account that settles paid jobs, in the same form as the reporter's; it needs the settler role. Absent: the
+    /// reporter's key settles, and whoever steals it reaches the escrows of running jobs.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub settler_secret_ref: Option<SecretKeyRef>,
+    /// Key of the account that opens slash cases against nodes that audits convict, in the same form as the reporter's; it needs the
+    /// slasher role, which the reporter cannot have. Absent: nobody is accused.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub slasher_secret_ref: Option<SecretKeyRef>,
 }
 
 /// A program that signs for the reporter, in the way of Web3Signer's eth1 mode.
@@ -220,12 +237,21 @@ pub struct NetworkVerification {
     #[serde(default = "sample_percent")]
     #[schemars(range(min = 0, max = 100))]
     pub sample_percent: i32,
+    /// Part of its stake that a slash case against a convicted node asks for, in percent, for example `20`. The contract takes at most
+    /// half of a stake.
+    #[serde(default = "slash_percent")]
+    #[schemars(range(min = 1, max = 50))]
+    pub slash_percent: i32,
 }
 
 impl Default for NetworkVerification {
     fn default() -> Self {
-        NetworkVerification { sample_percent: sample_percent() }
+        NetworkVerification { sample_percent: sample_percent(), slash_percent: slash_percent() }
     }
+}
+
+fn slash_percent() -> i32 {
+    20
 }
 
 fn sample_percent() -> i32 {
@@ -275,7 +301,10 @@ pub struct GridNetworkStatus {
     #[serde(skip_serializing_if = "Option::is_none")]
     #[schemars(length(max = 40))]
     pub reward_pool: Option<String>,
-    /// ChainReachable, GatewayReady, ReporterReady, Ready.
+    /// The last transaction that settled paid jobs with their escrows.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub settlement: Option<TransactionStatus>,
+    /// ChainReachable, GatewayReady, ReporterReady, ReportsCurrent, SettlementsCurrent, Ready.
     #[serde(default)]
     #[schemars(length(max = 16))]
     #[x_kube(merge_strategy = ListMerge::Map(vec!["type".into()]))]

@@ -160,6 +160,30 @@ impl RequestId {
     }
 }
 
+/// Id of a paid job in GridJobEscrow: keccak256(payer ‖ salt), `0x` and 64 hexadecimal digits.
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct EscrowId(pub [u8; 32]);
+
+impl fmt::Display for EscrowId {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "0x{}", hex::encode(self.0))
+    }
+}
+
+impl FromStr for EscrowId {
+    type Err = ParseIdError;
+
+    fn from_str(text: &str) -> Result<Self, ParseIdError> {
+        let mut bytes = [0; 32];
+        match text.strip_prefix("0x").map(|digits| hex::decode_to_slice(digits, &mut bytes)) {
+            Some(Ok(())) => Ok(EscrowId(bytes)),
+            _ => refuse("an escrow id (0x, then 64 hexadecimal digits)", text),
+        }
+    }
+}
+
+string_serde!(EscrowId);
+
 /// Number of an epoch: ⌊(t − genesis) / length⌋, genesis and length from the contract.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
 #[serde(transparent)]

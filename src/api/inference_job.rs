@@ -67,6 +67,7 @@ pub const OURS: &str = "xdcgrid.io/grid-operator";
     printcolumn(name = "TOK/S", type_ = "string", json_path = ".status.throughput"),
     printcolumn(name = "REASON", type_ = "string", json_path = ".status.reason", priority = "1"),
     printcolumn(name = "OUTPUT", type_ = "string", json_path = ".status.output.place", priority = "1"),
+    printcolumn(name = "SPENT", type_ = "string", json_path = ".status.spend.spent", priority = "1"),
     printcolumn(name = "DURATION", type_ = "string", json_path = ".status.duration", priority = "1"),
     printcolumn(name = "AGE", type_ = "date", json_path = ".metadata.creationTimestamp")
 )]
@@ -74,6 +75,9 @@ pub const OURS: &str = "xdcgrid.io/grid-operator";
 #[x_kube(
     validation = Rule::new("!oldSelf.cancel || self.cancel").message("cancel cannot be taken back"),
     validation = Rule::new("self.placement.target == 'Grid' || !has(self.workload.output.store)").message("output.store is in the gateway, which jobs with placement.target Local do without; use configMap or s3"),
+    validation = Rule::new("self.placement.target == 'Grid' || !has(self.payment)").message("payment is for jobs with placement.target Grid; a Local job costs nothing"),
+    validation = Rule::new("has(self.payment) == has(oldSelf.payment) && (!has(self.payment) || self.payment == oldSelf.payment)")
+        .message("payment never changes once the job exists; make a new InferenceJob"),
     validation = Rule::new("has(self.managedBy) == has(oldSelf.managedBy) && (!has(self.managedBy) || self.managedBy == oldSelf.managedBy)")
         .message("managedBy never changes once the job exists; make a new InferenceJob"),
     validation = Rule::new("has(self.verification) == has(oldSelf.verification) && (!has(self.verification) || self.verification == oldSelf.verification)")
@@ -111,6 +115,9 @@ pub struct InferenceJobSpec {
     /// How its answers are checked. Never changes.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub verification: Option<JobVerification>,
+    /// What it may cost, and from which escrow. Needed for a model with a price. Never changes.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub payment: Option<PaymentSpec>,
     /// Seconds from the job's creation, or from its last resumption, within which its first request must be given to a node;
     /// else the job ends. For example `3600`. Not counted while suspended. May change.
     #[serde(default, skip_serializing_if = "Option::is_none")]
@@ -389,6 +396,21 @@ pub enum VerificationMode {
     Full,
 }
 
+/// How a job is paid: from an escrow of its own in the network's GridJobEscrow.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "camelCase")]
+pub struct PaymentSpec {
+    /// The most that the job may spend, in wei, for example `250000000000000000` (a quarter of an XDC). Once its verified answers
+    /// cost that much it ends and keeps what is finished. At most what the escrow holds; the rest is the payer's again.
+    #[schemars(length(max = 28), regex(pattern = r"^[1-9][0-9]{0,27}$"))]
+    pub max_spend_wei: String,
+    /// Id of the escrow, `0x` and 64 hexadecimal digits, as openJob returned it. The payer opens it with the salt
+    /// keccak256("<namespace>/<name>") of this job, which is how it says that this job may spend it.
+    #[serde(rename = "escrowID")]
+    #[schemars(length(max = 66), regex(pattern = "^0x[0-9a-f]{64}$"))]
+    pub escrow_id: String,
+}
+
 /// What became of it.
 #[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize, KubeSchema)]
 #[serde(rename_all = "camelCase")]
@@ -456,6 +478,9 @@ pub struct InferenceJobStatus {
     /// Audits.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub audits: Option<AuditCounts>,
+    /// What a paid job has cost so far.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub spend: Option<SpendStatus>,
     /// Where the results are.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub output: Option<OutputStatus>,
@@ -542,6 +567,22 @@ pub struct AuditCounts {
     pub passed: i64,
     /// Did not agree.
     pub failed: i64,
+}
+
+/// What a job cost: its answers that were not rejected, at the price that its model had when the grid took the job.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "camelCase")]
+pub struct SpendStatus {
+    /// In wei, for example `120000000000000000`. Never more than spec.payment.maxSpendWei.
+    #[schemars(length(max = 40))]
+    pub spent_wei: String,
+    /// The same in XDC, for people, for example `0.1200`.
+    #[schemars(length(max = 40))]
+    pub spent: String,
+    /// What was taken from the escrow, in wei, once that is final; what the escrow held beyond it is the payer's again.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schemars(length(max = 40))]
+    pub settled_wei: Option<String>,
 }
 
 /// Where results are.

@@ -157,8 +157,22 @@ reasons! {
     NoRewardsConfigured,
     /// Registration waits until the node's compute is proven.
     WaitingForCapability,
-    /// spec.rewards.payoutAddress was changed after the registration. The contract goes on paying the old one until the node's owner has asked it for another, which applies two days later.
+    /// spec.rewards.payoutAddress was changed after the registration, and another account than the reporter's owns the node. The contract goes on paying the old one until that owner has asked it for another, which applies two days later.
     PayoutFixed,
+    /// spec.rewards.payoutAddress was changed: the contract is being asked to pay there, which applies two days after it has the request.
+    PayoutRequested,
+    /// The contract was asked to pay another address and lets two days pass; the message says until when the old one is paid.
+    PayoutCooling,
+    /// Rewards of the node are paid to the new address from now on.
+    PayoutApplied,
+    /// Failed audits prove that the node cheats; a slash case against its stake is being opened.
+    SlashPending,
+    /// A slash case froze part of the node's stake; its owner can appeal until the time in the message.
+    SlashProposed,
+    /// The owner appealed against the slash case; an arbiter rules.
+    SlashAppealed,
+    /// A slash case took part of the node's stake.
+    SlashExecuted,
     /// The node is leaving the contract; the stake is free after the unbonding time.
     Exiting,
     /// The node's key Secret holds something that is no key.
@@ -277,10 +291,38 @@ reasons! {
     OutputForbidden,
     /// The gateway's store has no room for the results; they are kept in the ledger and written when there is.
     StoreFull,
-    /// The epoch with this work is not yet active on chain.
+    /// The epoch with this work is not yet active on chain; or, of a paid job, its escrow is not settled yet.
     SettlementPending,
     /// The epoch with this work is active on chain.
     EpochActive,
+    /// The model has a price, and the job has no spec.payment.
+    PaymentRequired,
+    /// The job has spec.payment, and its model has no price.
+    ModelWithoutPrice,
+    /// spec.chain.escrow of the GridNetwork names no GridJobEscrow of the network's contract.
+    EscrowContractMissing,
+    /// No final block has the escrow that spec.payment.escrowID names; it may be on its way.
+    EscrowNotFound,
+    /// The escrow was opened with another salt than that of this job's namespace and name.
+    EscrowOfAnotherJob,
+    /// The escrow is settled, or its payer has taken it back.
+    EscrowClosed,
+    /// The escrow holds less than spec.payment.maxSpendWei.
+    EscrowTooSmall,
+    /// spec.payment.maxSpendWei is more than the contract pays out for one epoch.
+    SpendTooLarge,
+    /// The escrow's deadline is so near that nothing more could be settled with it; what is finished is kept and settled.
+    EscrowExpiring,
+    /// The escrow pays another job already, perhaps a deleted one of the same name.
+    EscrowTaken,
+    /// The job has spent all that spec.payment.maxSpendWei allows; what is finished is kept and published.
+    SpendLimitReached,
+    /// What the job spent was taken from its escrow, in a final block; the rest is its payer's credit.
+    EscrowSettled,
+    /// Every paid job of an epoch that is over is settled with its escrow.
+    SettlementsCurrent,
+    /// The account that settles paid jobs lacks SETTLER_ROLE in the contract.
+    SettlerWithoutRole,
     /// Done, results published.
     Completed,
     /// spec.cancel is set.

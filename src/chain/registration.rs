@@ -123,6 +123,14 @@ impl NodeRegistration {
     }
 }
 
+/// Another payout address that a node's owner has asked for.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct PayoutRequest {
+    pub payout: NodeAddress,
+    /// Unix seconds from which it can be applied.
+    pub applicable_at: u64,
+}
+
 impl ChainClient {
     /// `None` when the node is not registered.
     pub async fn node(&self, node: NodeAddress, at: At) -> Result<Option<NodeRegistration>, ChainError> {
@@ -133,6 +141,27 @@ impl ChainClient {
     pub async fn nodes(&self, nodes: &[NodeAddress], at: B256) -> Result<Vec<Option<NodeRegistration>>, ChainError> {
         let calls: Vec<_> = nodes.iter().map(|node| contract::nodesCall { node: (*node).into() }).collect();
         Ok(self.views(&calls, At::Hash(at)).await?.into_iter().map(NodeRegistration::read).collect())
+    }
+
+    /// `None` when no change of the payout address is asked for.
+    pub async fn payout_request(&self, node: NodeAddress, at: At) -> Result<Option<PayoutRequest>, ChainError> {
+        let raw = self.view(contract::payoutRequestCall { node: node.into() }, at).await?;
+        let applicable_at: u64 = raw.applicableAt.saturating_to();
+        Ok((applicable_at > 0).then(|| PayoutRequest { payout: raw.payout.into(), applicable_at }))
+    }
+
+    /// Asks for another payout address. The owner signs; it applies two days later, with [`ChainClient::apply_payout_intent`]. Asking
+    /// again starts anew.
+    pub fn request_payout_intent(&self, node: NodeAddress, payout: NodeAddress) -> Intent {
+        let key = format!("payout/{node}/{payout}");
+        let call = contract::requestPayoutCall { node: node.into(), payout: payout.into() };
+        self.intent(IntentKind::RequestPayout, key, Wei(0), call)
+    }
+
+    /// Applies what was asked for. Anybody may sign.
+    pub fn apply_payout_intent(&self, node: NodeAddress, payout: NodeAddress) -> Intent {
+        let key = format!("paid/{node}/{payout}");
+        self.intent(IntentKind::ApplyPayout, key, Wei(0), contract::applyPayoutCall { node: node.into() })
     }
 
     /// The nonce for the node's next [`NodeConsent`].

@@ -1,7 +1,10 @@
 //! Slash cases: the intents and views of GridSlashing. A slasher, who is never the reporter, proposes; the node's owner can appeal
 //! with a bond; an arbiter rules; what nobody rules on in time is dropped.
 
-use alloy::primitives::{B256, U256};
+use alloy::{
+    primitives::{B256, U256},
+    sol_types::SolEvent,
+};
 use serde::{Deserialize, Serialize};
 
 use super::{
@@ -9,8 +12,8 @@ use super::{
     client::ChainClient,
     error::ChainError,
     member::Member,
-    outbox::{Intent, IntentKind},
-    rpc::At,
+    outbox::{Inclusion, Intent, IntentKind},
+    rpc::{At, LogFilter},
 };
 use crate::api::ids::{NodeAddress, Wei};
 
@@ -75,6 +78,15 @@ impl Slashing {
             ruling_until: raw.rulingUntil.to(),
             state,
         }))
+    }
+
+    /// The case that a proposal opened; `None` when no final block shows it.
+    pub async fn case_opened_by(&self, proposal: &Inclusion) -> Result<Option<u64>, ChainError> {
+        let (block, topic) = (proposal.block_number, contract::SlashProposed::SIGNATURE_HASH);
+        let filter = LogFilter { address: self.address(), topic, from_block: block, to_block: block };
+        let entries = self.0.rpc().agreed().logs(&filter).await?;
+        let opened = entries.iter().find(|entry| entry.transaction == proposal.hash);
+        Ok(opened.and_then(|entry| entry.topics.get(1)).map(|id| U256::from_be_bytes(id.0).saturating_to()))
     }
 
     pub async fn appeal_bond(&self) -> Result<Wei, ChainError> {

@@ -115,6 +115,7 @@ fn job(model: &str) -> InferenceJob {
             retry: Default::default(),
             max_failed_requests: Some(0),
             verification: None,
+            payment: None,
             start_deadline_seconds: None,
             active_deadline_seconds: None,
             ttl_seconds_after_finished: Some(600),

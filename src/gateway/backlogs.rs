@@ -176,8 +176,15 @@ impl Gateway {
             false => 0,
         };
         let requests = if new { self.ledger.count_queued_of_job(uid).await? } else { 0 };
+        let used_up = match job.spec.payment {
+            Some(_) => self.ledger.payment(uid).await?.is_some_and(|payment| payment.is_used_up()),
+            None => false,
+        };
+        let mut backlog = backlog(&job, model_bytes);
+        // What runs is finished, nothing new is started: the job has spent all that it may.
+        backlog.suspended |= used_up;
         let mut backlogs = self.backlogs.lock();
-        backlogs.queue.put_backlog(uid, backlog(&job, model_bytes));
+        backlogs.queue.put_backlog(uid, backlog);
         if new {
             backlogs.rests.insert(uid.to_owned(), Rest { after: None, requests });
             backlogs.feed(uid);

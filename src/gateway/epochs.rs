@@ -4,13 +4,13 @@ use std::collections::BTreeMap;
 
 use super::{Gateway, GatewayError, receipts::millis, standing::NodeStanding};
 use crate::{
-    api::ids::{EpochNumber, NodeAddress},
+    api::ids::{EpochNumber, EscrowId, NodeAddress},
     protocol::{
-        internal::{EpochTotals, NodeTotals},
+        internal::{EpochTotals, NodeTotals, PaidJobTotals, ServedUnits, SettledPayment},
         statement::ReceiptsHash,
     },
     reward::units::{ComputeUnits, TokenCost},
-    store::{AuditState, ChallengeKind, ChallengeTally, MemberRecord, PayableReceipt},
+    store::{AuditState, ChallengeKind, ChallengeTally, MemberRecord, PayableReceipt, Payer},
 };
 
 /// What is known of a node when an epoch closes.
@@ -20,11 +20,12 @@ pub struct NodeFacts {
     pub standing: NodeStanding,
 }
 
-/// Totals, and the receipts that they count.
+/// Totals, the receipts that they count, and the escrows that some of those are paid from.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Closing {
     pub totals: EpochTotals,
     pub counted: Vec<[u8; 32]>,
+    pub paid: Vec<EscrowId>,
 }
 
 impl Gateway {
@@ -40,7 +41,8 @@ impl Gateway {
         let closing = close(epoch, &self.node_facts().await?, &receipts, &tallies, &secret);
         let totals = serde_json::to_vec(&closing.totals)
             .map_err(|error| GatewayError::Io { what: "writing the totals", source: error.into() })?;
-        let stored = self.ledger.close_epoch(epoch.0, &totals, &closing.counted, self.clock.now_ms()).await?;
+        let stored =
+            self.ledger.close_epoch(epoch.0, &totals, &closing.counted, &closing.paid, self.clock.now_ms()).await?;
         tracing::info!(%epoch, nodes = closing.totals.nodes.len(), receipts = closing.counted.len(), "epoch closed");
         Ok(stored.totals)
     }
@@ -84,6 +86,9 @@ impl Gateway {
 /// counts while nothing speaks against its node: a verifier's fault is not the node's. An answer that nobody can judge
 /// because of the kernel profile that its node claims does not count: a made-up profile would be a way out. Every other receipt stays uncounted
 /// and is looked at again when the next epoch closes: it moves on, it does not vanish.
+///
+/// What a user pays for is counted once, in the first epoch that closes after its escrow was settled: before that nobody knows
+/// how much it earns. Its units are the paid job's and not those of unpaid work.
 pub fn close(
     epoch: EpochNumber,
     nodes: &[NodeFacts],
@@ -93,6 +98,7 @@ pub fn close(
 ) -> Closing {
     let mut rows: BTreeMap<NodeAddress, (NodeTotals, ComputeUnits)> = BTreeMap::new();
     let mut counted: Vec<&PayableReceipt> = Vec::new();
+    let mut jobs = PaidJobs::default();
     let mut work = by_address(receipts, |receipt| receipt.address);
     let mut proofs = by_address(tallies, |tally| tally.address);
     for facts in nodes {
@@ -104,7 +110,10 @@ pub fn close(
             totals.requests += 1;
             totals.prompt_tokens += u64::from(receipt.prompt_tokens);
             totals.output_tokens += u64::from(receipt.output_tokens);
-            units = [units, worth(receipt)].into_iter().sum();
+            match receipt.payer {
+                Payer::Settled { escrow, settled } => jobs.add(escrow, settled, receipt.address, worth(receipt)),
+                Payer::Nobody | Payer::Unsettled => units = [units, worth(receipt)].into_iter().sum(),
+            }
             counted.push(receipt);
         }
         totals.capacity_units = capacity(&proofs);
@@ -117,16 +126,44 @@ pub fn close(
     counted.sort_unstable_by_key(|receipt| receipt.hash);
     let mut hash = ReceiptsHash::default();
     for receipt in &counted {
-        hash.add(&receipt.hash, receipt.epoch, receipt.prefix_tokens, receipt.cost_per_token);
+        let escrow = match &receipt.payer {
+            Payer::Settled { escrow, .. } => Some(escrow),
+            Payer::Nobody | Payer::Unsettled => None,
+        };
+        hash.add(&receipt.hash, receipt.epoch, receipt.prefix_tokens, receipt.cost_per_token, escrow);
     }
     let totals = EpochTotals {
         epoch,
         nodes: rows.into_values().map(|(totals, units)| NodeTotals { units: units.to_string(), ..totals }).collect(),
         audit_secret: hex::encode(secret),
+        jobs: jobs.totals(),
         receipts: counted.len() as u64,
         receipts_hash: hash.finish(),
     };
-    Closing { totals, counted: counted.into_iter().map(|receipt| receipt.hash).collect() }
+    let paid = totals.jobs.iter().map(|job| job.escrow).collect();
+    Closing { totals, counted: counted.into_iter().map(|receipt| receipt.hash).collect(), paid }
+}
+
+/// Paid jobs of an epoch by escrow, with what each node did for them.
+#[derive(Default)]
+struct PaidJobs(BTreeMap<EscrowId, (SettledPayment, BTreeMap<NodeAddress, ComputeUnits>)>);
+
+impl PaidJobs {
+    fn add(&mut self, escrow: EscrowId, settled: SettledPayment, node: NodeAddress, worth: ComputeUnits) {
+        let (_, served) = self.0.entry(escrow).or_insert_with(|| (settled, BTreeMap::new()));
+        let sum = served.entry(node).or_default();
+        *sum = [*sum, worth].into_iter().sum();
+    }
+
+    fn totals(self) -> Vec<PaidJobTotals> {
+        let job = |(escrow, (settled, served)): (EscrowId, (SettledPayment, BTreeMap<NodeAddress, ComputeUnits>))| {
+            let units =
+                |(address, units): (NodeAddress, ComputeUnits)| ServedUnits { address, units: units.to_string() };
+            let SettledPayment { spent, fee_bps } = settled;
+            PaidJobTotals { escrow, spent, fee_bps, served: served.into_iter().map(units).collect() }
+        };
+        self.0.into_iter().map(job).collect()
+    }
 }
 
 fn by_address<T>(rows: &[T], address: impl Fn(&T) -> NodeAddress) -> BTreeMap<NodeAddress, Vec<&T>> {
@@ -172,6 +209,9 @@ fn ineligible(facts: &NodeFacts) -> Option<&'static str> {
 }
 
 fn counts(receipt: &PayableReceipt, standing: &NodeStanding) -> bool {
+    if receipt.payer == Payer::Unsettled {
+        return false;
+    }
     match receipt.audit {
         None | Some(AuditState::Passed) => true,
         Some(AuditState::Inconclusive) => standing.is_good() && !receipt.undecidable,
@@ -237,6 +277,7 @@ mod tests {
             cost_per_token: 2,
             audit,
             undecidable: false,
+            payer: Payer::Nobody,
         }
     }
 
@@ -293,6 +334,31 @@ mod tests {
         node.standing.evidence.quarantined_ms = 0;
         node.record.member.registered = false;
         assert_eq!(close(EpochNumber(4), &[node], &rows, &[tally], &[0; 32]).totals.nodes[0].reason, "NotRegistered");
+    }
+
+    #[test]
+    fn what_a_user_paid_for_is_counted_for_its_escrow_and_not_before_that_is_settled() {
+        let (a, b) = (facts(), facts());
+        let settled = SettledPayment { spent: crate::api::ids::Wei(70), fee_bps: 500 };
+        let payer = Payer::Settled { escrow: EscrowId([8; 32]), settled };
+        let rows = [
+            receipt(&a, 1, None),
+            PayableReceipt { payer, ..receipt(&a, 2, None) },
+            PayableReceipt { payer, ..receipt(&b, 3, None) },
+            PayableReceipt { payer, ..receipt(&b, 4, Some(AuditState::Failed)) },
+            PayableReceipt { payer: Payer::Unsettled, ..receipt(&b, 5, None) },
+        ];
+        let closing = close(EpochNumber(4), &[a.clone(), b.clone()], &rows, &[], &[0; 32]);
+        assert_eq!(closing.counted, [[1; 32], [2; 32], [3; 32]]);
+        assert_eq!(closing.paid, [EscrowId([8; 32])]);
+        let [job] = closing.totals.jobs.as_slice() else { panic!("{:?}", closing.totals.jobs) };
+        assert_eq!((job.spent, job.fee_bps), (settled.spent, 500));
+        assert!(job.served.iter().all(|served| served.units == "100") && job.served.len() == 2);
+        let of = |facts: &NodeFacts| {
+            let node = closing.totals.nodes.iter().find(|node| node.address == facts.record.address).unwrap();
+            (node.requests, node.units.clone())
+        };
+        assert_eq!((of(&a), of(&b)), ((2, "100".into()), (1, "0".into())));
     }
 
     #[test]

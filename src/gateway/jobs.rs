@@ -7,9 +7,11 @@ use std::{
 
 use super::{Gateway, GatewayError, online::OnlineEvent, receipts::millis, waiting::WhyWaiting};
 use crate::{
-    api::ids::RequestId,
-    protocol::internal::{JOBS_A_PAGE, JobControl, JobPage, JobReport, JobSpec, JobState, ModelState},
-    store::{JobCounts, JobRecord, LedgerError, RequestKind},
+    api::ids::{EscrowId, RequestId},
+    protocol::internal::{
+        JOBS_A_PAGE, JobControl, JobPage, JobReport, JobSpec, JobState, ModelState, OpenPayment, SettledPayment, Spend,
+    },
+    store::{JobCounts, JobRecord, LedgerError, PaymentRecord, RequestKind},
     verify::merkle,
 };
 
@@ -42,6 +44,8 @@ impl Drop for InputTurn<'_> {
 const MAX_NAME: usize = 253;
 const MAX_ATTEMPTS: u32 = 100;
 const MAX_REQUESTS: u32 = 1_000_000;
+/// Payments in one answer; the rest comes when these are settled.
+const MAX_OPEN_PAYMENTS: u32 = 1_000;
 
 impl Gateway {
     /// Takes a job's spec. The same again changes nothing.
@@ -94,7 +98,15 @@ impl Gateway {
         let job = self.known_job(uid).await?;
         let counts = self.ledger.job_counts(uid).await?;
         let state = state(&job, &counts);
-        let why = self.why(&job, &counts, state).await?;
+        let spend = self.spend(&job).await?;
+        let why = match spend {
+            Some(spend) if spend.used_up && counts.queued > 0 && state == JobState::Running => WhyWaiting {
+                reason: "SpendLimitReached",
+                message: format!("it has spent the {} wei that it may", spend.payment.max_spend),
+                waiting: None,
+            },
+            _ => self.why(&job, &counts, state).await?,
+        };
         Ok(JobReport {
             state,
             reason: why.reason.to_owned(),
@@ -115,7 +127,39 @@ impl Gateway {
             finished_at_ms: job.finished_ms,
             receipts_root: job.receipts_root,
             last_failures: counts.last_failures,
+            spend,
         })
+    }
+
+    /// How far the pay of a job is; `None` for one that costs nothing.
+    async fn spend(&self, job: &JobRecord) -> Result<Option<Spend>, LedgerError> {
+        if job.spec.payment.is_none() {
+            return Ok(None);
+        }
+        let record = self.ledger.payment(&job.uid).await?;
+        Ok(record.map(|record| Spend {
+            payment: record.payment,
+            spent: record.spent(),
+            used_up: record.is_used_up(),
+            settled: record.settled,
+        }))
+    }
+
+    /// Paid jobs that are over and not settled, the oldest first.
+    pub async fn open_payments(&self) -> Result<Vec<OpenPayment>, GatewayError> {
+        let found = self.ledger.open_payments(MAX_OPEN_PAYMENTS).await?;
+        let open = |(record, finished_at_ms): (PaymentRecord, u64)| OpenPayment {
+            spent: record.spent(),
+            payment: record.payment,
+            job: record.job,
+            finished_at_ms,
+        };
+        Ok(found.into_iter().map(open).collect())
+    }
+
+    /// Takes what the chain says about an escrow. The same again changes nothing.
+    pub async fn settle_payment(&self, escrow: &EscrowId, settled: &SettledPayment) -> Result<(), GatewayError> {
+        Ok(self.ledger.settle_payment(escrow, settled).await?)
     }
 
     /// Why a job does not run; empty when it does.
@@ -230,6 +274,9 @@ pub(super) fn check_spec(uid: &str, spec: &JobSpec) -> Result<(), GatewayError> 
     }
     if spec.sample_percent.is_some_and(|percent| percent > 100) {
         return invalid("samplePercent must be 0 to 100".into());
+    }
+    if spec.payment.is_some_and(|payment| payment.max_spend.0 == 0) {
+        return invalid("payment.maxSpend must be at least 1 wei".into());
     }
     spec.placement.check().or_else(invalid)
 }

@@ -1,5 +1,7 @@
 //! What the operator is told about this gateway and its nodes.
 
+use alloy::primitives::keccak256;
+
 use super::{Gateway, GatewayError, standing::NodeStanding};
 use crate::{
     api::ids::{GridPeerId, ModelDigest},
@@ -8,6 +10,7 @@ use crate::{
         wire::NodeInfo,
     },
     store::MemberRecord,
+    verify::evidence::Standing,
 };
 
 impl Gateway {
@@ -75,11 +78,20 @@ impl Gateway {
             running: self.flights.load(peer).requests,
             queued: info.map_or(0, |info| info.queued),
             slots: info.map_or(0, |info| info.slots),
-            evidence: evidence(&standing),
+            evidence: EvidenceReport { proof: self.proof(record, &standing).await?, ..evidence(&standing) },
             capability: standing.capability,
             current_epoch: self.ledger.contribution(&record.address, epoch).await?,
             last_epoch: self.ledger.contribution(&record.address, epoch.saturating_sub(1)).await?,
         })
+    }
+
+    /// What convicts a node, once it is enough for its stake.
+    async fn proof(&self, record: &MemberRecord, standing: &NodeStanding) -> Result<Option<String>, GatewayError> {
+        if standing.evidence().standing() != Standing::Slashable {
+            return Ok(None);
+        }
+        let failed = self.ledger.failed_audits(&record.address).await?;
+        Ok(Some(keccak256(failed.concat()).to_string()))
     }
 }
 
@@ -117,5 +129,6 @@ fn evidence(standing: &NodeStanding) -> EvidenceReport {
         audits_inconclusive: evidence.inconclusive,
         quarantined: standing.quarantined(),
         message: evidence.message.clone(),
+        proof: None,
     }
 }

@@ -19,7 +19,7 @@ use crate::{
         grid_node::GridNode,
         ids::NodeAddress,
         reasons::Reason,
-        refs::{TransactionState, TransactionStatus},
+        refs::{SecretKeyRef, TransactionState, TransactionStatus},
     },
     chain::{
         BlockRef, ChainClient, ChainError, ChainRpc, FeePolicy, KeyError, NoncePool, Outbox, OutboxRecord, OutboxState,
@@ -140,6 +140,45 @@ impl Chains {
         Ok(Session { chain, key, pool })
     }
 
+    /// The network's client and the key that settles paid jobs: the reporter's, unless the network names another.
+    pub async fn settler_session(
+        &self,
+        network: &GridNetwork,
+        client: &Client,
+        namespace: &str,
+    ) -> Result<Session, ChainProblem> {
+        match &network.spec.chain.settler_secret_ref {
+            Some(settler) => self.session_of(settler, network, client, namespace).await,
+            None => self.session(network, client, namespace).await,
+        }
+    }
+
+    /// The network's client and the key that opens slash cases, which is never the reporter's: the contract excludes it.
+    pub async fn slasher_session(
+        &self,
+        network: &GridNetwork,
+        client: &Client,
+        namespace: &str,
+    ) -> Result<Session, ChainProblem> {
+        match &network.spec.chain.slasher_secret_ref {
+            Some(slasher) => self.session_of(slasher, network, client, namespace).await,
+            None => Err(ChainProblem::no(Reason::ReporterSecretMissing, "spec.chain.slasherSecretRef is not set")),
+        }
+    }
+
+    async fn session_of(
+        &self,
+        at: &SecretKeyRef,
+        network: &GridNetwork,
+        client: &Client,
+        namespace: &str,
+    ) -> Result<Session, ChainProblem> {
+        let chain = self.client(network).await?;
+        let key = self.signers.local(at, client, namespace).await?;
+        let pool = self.pool(key.address(), client).await?;
+        Ok(Session { chain, key, pool })
+    }
+
     /// The nonces of an account, taken up from every record that a former process left.
     async fn pool(&self, account: NodeAddress, client: &Client) -> Result<Arc<NoncePool>, ChainProblem> {
         let mut pools = self.pools.lock().await;
@@ -174,11 +213,20 @@ async fn all_records(client: &Client) -> Result<Vec<OutboxRecord>, kube::Error> 
     let nodes: Api<Guarded<GridNode>> = Api::all(client.clone());
     let reports: Api<Guarded<ContributionReport>> = Api::all(client.clone());
     let nodes = nodes.list(&ListParams::default()).await?.items.into_iter().filter_map(|node| node.0.ok()?.status);
-    let of_nodes = nodes.flat_map(|status| [status.registration, status.exit]);
+    let of_nodes = nodes.flat_map(|status| [status.registration, status.exit, status.payout, status.slash]);
     let reports =
         reports.list(&ListParams::default()).await?.items.into_iter().filter_map(|report| report.0.ok()?.status);
     let of_reports = reports.flat_map(|status| [status.submit, status.activate]);
-    Ok(of_nodes.chain(of_reports).flatten().filter_map(|status| record_of(&status)).collect())
+    let networks: Api<Guarded<GridNetwork>> = Api::all(client.clone());
+    let networks = networks.list(&ListParams::default()).await?.items;
+    let of_networks = networks.into_iter().filter_map(|network| Some(network.0.ok()?.status?.settlement));
+    Ok(of_nodes.chain(of_reports).chain(of_networks).flatten().filter_map(|status| record_of(&status)).collect())
+}
+
+/// The GridJobEscrow of a network; `None` for one where jobs cannot be paid for.
+pub fn escrow_of(network: &GridNetwork) -> Result<Option<NodeAddress>, ChainProblem> {
+    let parsed = network.spec.chain.escrow.as_deref().map(str::parse::<NodeAddress>).transpose();
+    parsed.map_err(|error| ChainProblem::no(Reason::EscrowContractMissing, format!("spec.chain.escrow: {error}")))
 }
 
 /// A network's chain with the key that may write to it.

@@ -11,12 +11,12 @@ use serde::{Serialize, de::DeserializeOwned};
 use crate::{
     api::{
         conditions::Finding,
-        ids::{EpochNumber, GridPeerId, ModelDigest},
+        ids::{EpochNumber, EscrowId, GridPeerId, ModelDigest},
         reasons::Reason,
     },
     protocol::internal::{
         ApiError, Change, EpochTotals, FileKept, GatewayInfo, JobControl, JobPage, JobReport, JobSpec, Member,
-        ModelReport, ModelSource, NetworkConfig, NodeReport, WholeJob,
+        ModelReport, ModelSource, NetworkConfig, NodeReport, OpenPayment, SettledPayment, WholeJob,
     },
 };
 
@@ -206,6 +206,16 @@ impl GatewayClient {
 
     pub async fn delete_job(&self, uid: &str) -> Result<(), GatewayError> {
         self.deleted(self.request(Method::DELETE, &format!("jobs/{uid}")).await?).await
+    }
+
+    /// Paid jobs that are over and not settled, the oldest first; not all of many.
+    pub async fn open_payments(&self) -> Result<Vec<OpenPayment>, GatewayError> {
+        self.json(self.request(Method::GET, "payments").await?).await
+    }
+
+    /// Tells what the chain says about an escrow, for good.
+    pub async fn settle_payment(&self, escrow: &EscrowId, settled: &SettledPayment) -> Result<(), GatewayError> {
+        self.done(self.request(Method::PUT, &format!("payments/{escrow}")).await?.json(settled)).await
     }
 
     /// Closing is idempotent: the same epoch always gives the same totals.

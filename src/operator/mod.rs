@@ -21,6 +21,7 @@ pub mod metrics;
 pub mod pods;
 pub mod run;
 pub mod runner;
+pub mod settlement;
 pub mod signers;
 pub mod units;
 pub mod watches;

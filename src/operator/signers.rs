@@ -56,7 +56,8 @@ impl Signers {
         }
     }
 
-    async fn local(
+    /// The signer whose key or keystore a Secret holds.
+    pub async fn local(
         &self,
         at: &SecretKeyRef,
         client: &Client,

@@ -20,11 +20,14 @@
 //! | `GET  /internal/v1/jobs/{uid}/files/{name}`, `HEAD` | → the bytes; 404 |
 //! | `DELETE /internal/v1/jobs/{uid}` | → 204: text and files forgotten, receipts kept |
 //! | `GET  /internal/v1/changes?after=REV` | → endless NDJSON of [`Change`]; an empty line every 10 s |
+//! | `GET  /internal/v1/payments` | → [`OpenPayment`]s: paid jobs that are over and not settled, the oldest first |
+//! | `PUT  /internal/v1/payments/{escrow}` | [`SettledPayment`] → 204; another one than before: 409 |
 //! | `POST /internal/v1/epochs/{n}/close` | → [`EpochTotals`]; 425 while audits are owed; again: the same bytes |
 //! | `GET  /internal/v1/epochs/{n}/statement` | → zstd of JSON lines (`protocol::statement`); 404 before it is closed |
 //!
 //! Errors are [`ApiError`] bodies. Every write is idempotent under its path.
 
+mod payment;
 mod placement;
 mod waiting;
 
@@ -32,6 +35,7 @@ use std::collections::BTreeMap;
 
 use serde::{Deserialize, Serialize};
 
+pub use payment::{JobPayment, OpenPayment, PaidJobTotals, ServedUnits, SettledPayment, Spend, TokenPrice};
 pub use placement::{MAX_PLACEMENT_ITEMS, MAX_PLACEMENT_TEXT, PlacementFilter, Trust};
 pub use waiting::{Waiting, WaitingRefusal};
 
@@ -211,6 +215,10 @@ pub struct EvidenceReport {
     /// What convicted it, for people.
     #[serde(default)]
     pub message: String,
+    /// From an e-value of 10⁶ on: keccak256 over the content hashes of its receipts whose audits failed, ascending, `0x` and 64 hexadecimal
+    /// digits. Inconclusive audits are no part of it.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub proof: Option<String>,
 }
 
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
@@ -341,6 +349,9 @@ pub struct JobSpec {
     /// Which nodes may get its requests. Not written when it asks nothing: a job from before it existed keeps its hash.
     #[serde(default, skip_serializing_if = "PlacementFilter::is_empty")]
     pub placement: PlacementFilter,
+    /// From what it is paid; absent for a job that costs nothing.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub payment: Option<JobPayment>,
 }
 
 fn is_zero(count: &u32) -> bool {
@@ -429,7 +440,7 @@ pub enum JobState {
 pub struct JobReport {
     pub state: JobState,
     /// Why it does not run, CamelCase: `NoWorkerForModel`, `NoMatchingNode`, `WaitingForCapacity`, `ModelNotReady`,
-    /// `NetworkPaused`, `AuditsPending`; else empty.
+    /// `NetworkPaused`, `AuditsPending`, `SpendLimitReached`; else empty.
     #[serde(default)]
     pub reason: String,
     #[serde(default)]
@@ -460,6 +471,9 @@ pub struct JobReport {
     /// For `NoWorkerForModel`, `NoMatchingNode` and `WaitingForCapacity`: the numbers behind the message.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub waiting: Option<Waiting>,
+    /// Of a paid job.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub spend: Option<Spend>,
 }
 
 /// Longest input that comes with its job, in bytes; a longer one follows its spec.
@@ -593,6 +607,9 @@ pub struct EpochTotals {
     pub epoch: EpochNumber,
     /// Sorted by address.
     pub nodes: Vec<NodeTotals>,
+    /// Paid jobs that are settled and counted in this epoch, sorted by escrow.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub jobs: Vec<PaidJobTotals>,
     /// Hexadecimal secret of the epoch's audit selection, published now that it cannot help a cheat.
     pub audit_secret: String,
     /// Receipts that the epoch counts.
@@ -611,7 +628,7 @@ pub struct NodeTotals {
     pub requests: u64,
     pub prompt_tokens: u64,
     pub output_tokens: u64,
-    /// Verified reward units, decimal.
+    /// Verified reward units of work that no user paid for, decimal; what was paid for is in [`EpochTotals::jobs`].
     pub units: String,
     /// Proven GEMM rate × share of challenges answered in the epoch.
     pub capacity_units: u64,

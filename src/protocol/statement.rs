@@ -9,6 +9,8 @@
 
 use serde::{Deserialize, Serialize};
 
+use crate::api::ids::EscrowId;
+
 /// Where a gateway that publishes gives statements out, on its public port: `…/{epoch}` leads to `…/{epoch}/{digest}`, whose bytes
 /// never change.
 pub const STATEMENTS: &str = "/grid/v1/statements";
@@ -37,6 +39,9 @@ pub struct CountedReceipt {
     pub prefix_tokens: u32,
     /// What a token of the model costs, in MFLOP. The network's word.
     pub cost_per_token: u64,
+    /// The escrow of the paid job that it is counted for; absent for work that no user paid for. The gateway's word.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub escrow: Option<EscrowId>,
 }
 
 /// One hash over all receipts that an epoch counts and what they count for.
@@ -50,11 +55,22 @@ impl Default for ReceiptsHash {
 
 impl ReceiptsHash {
     /// To be called by ascending content hash.
-    pub fn add(&mut self, content: &[u8; 32], epoch: u64, prefix_tokens: u32, cost_per_token: u64) {
+    pub fn add(
+        &mut self,
+        content: &[u8; 32],
+        epoch: u64,
+        prefix_tokens: u32,
+        cost_per_token: u64,
+        escrow: Option<&EscrowId>,
+    ) {
         self.0.update(content);
         self.0.update(&epoch.to_le_bytes());
         self.0.update(&prefix_tokens.to_le_bytes());
         self.0.update(&cost_per_token.to_le_bytes());
+        // Nothing for unpaid work: such epochs keep the hash that they had before jobs were paid.
+        if let Some(escrow) = escrow {
+            self.0.update(b"escrow").update(&escrow.0);
+        }
     }
 
     /// 64 hexadecimal digits.
@@ -69,12 +85,20 @@ mod tests {
 
     #[test]
     fn what_a_receipt_counts_for_is_in_the_hash() {
-        let hash = |epoch, prefix, cost| {
+        let hash = |epoch, prefix, cost, escrow: Option<u8>| {
             let mut hash = ReceiptsHash::default();
-            hash.add(&[1; 32], epoch, prefix, cost);
+            hash.add(&[1; 32], epoch, prefix, cost, escrow.map(|id| EscrowId([id; 32])).as_ref());
             hash.finish()
         };
-        let all = [hash(1, 2, 3), hash(2, 2, 3), hash(1, 3, 3), hash(1, 2, 4), ReceiptsHash::default().finish()];
+        let all = [
+            hash(1, 2, 3, None),
+            hash(2, 2, 3, None),
+            hash(1, 3, 3, None),
+            hash(1, 2, 4, None),
+            hash(1, 2, 3, Some(1)),
+            hash(1, 2, 3, Some(2)),
+            ReceiptsHash::default().finish(),
+        ];
         assert_eq!(all.iter().collect::<std::collections::BTreeSet<_>>().len(), all.len());
     }
 
@@ -86,6 +110,7 @@ mod tests {
             countersignature: vec![2; 65],
             prefix_tokens: 0,
             cost_per_token: 270,
+            escrow: None,
         };
         let text = serde_json::to_string(&line).unwrap();
         assert!(text.starts_with(r#"{"receipt":"01ff","epoch":3,"#), "{text}");

@@ -153,7 +153,7 @@ struct Bounded {
 /// pays its own nodes for made-up work gets back at most what it paid. What such a job may not have goes to all other
 /// work, at the rate that then uses the whole budget; without other work it stays in the pool.
 fn share_work(budget: u128, nodes: &[&NodeContribution], paid: PaidWork<'_>) -> Vec<(NodeAddress, u128)> {
-    let mut jobs: Vec<Bounded> = paid.jobs.iter().map(|job| bounded(job, paid)).collect();
+    let mut jobs: Vec<Bounded> = paid.jobs.iter().map(bounded).collect();
     jobs.retain(|job| job.units > 0);
     // By the most that a unit may have; the order of jobs that may have the same changes nothing.
     jobs.sort_by(|a, b| (wide(a.most) * wide(b.units)).cmp(&(wide(b.most) * wide(a.units))));
@@ -176,10 +176,10 @@ fn share_work(budget: u128, nodes: &[&NodeContribution], paid: PaidWork<'_>) -> 
     shares.into_iter().filter(|(_, wei)| *wei > 0).collect()
 }
 
-fn bounded(job: &PaidJob, paid: PaidWork<'_>) -> Bounded {
+fn bounded(job: &PaidJob) -> Bounded {
     let by_node = job.by_node();
     let units = by_node.values().fold(0, |sum: u128, units| sum.saturating_add(*units));
-    Bounded { by_node, units, most: paid.fee.of(job.spent).0 }
+    Bounded { by_node, units, most: job.fee.of(job.spent).0 }
 }
 
 fn add(sums: &mut BTreeMap<NodeAddress, u128>, parts: impl IntoIterator<Item = (NodeAddress, u128)>) {

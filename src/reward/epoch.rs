@@ -131,8 +131,9 @@ mod tests {
             RewardLeaf { node: NodeAddress([7; 20]), cumulative: Wei(5) },
         ];
         let nodes = [node(1, 3, 1, 1), node(2, 1, 0, 0)];
-        let jobs = [PaidJob { job: [1; 32], spent: Wei(200), served: vec![(NodeAddress([2; 20]), ComputeUnits(4))] }];
-        let paid = PaidWork { jobs: &jobs, fee: FeeBps::new(500).unwrap() };
+        let served = vec![(NodeAddress([2; 20]), ComputeUnits(4))];
+        let jobs = [PaidJob { job: [1; 32], spent: Wei(200), fee: FeeBps::new(500).unwrap(), served }];
+        let paid = PaidWork { jobs: &jobs };
         let settled = settle(EpochInputs { paid, ..inputs(&previous, &nodes, 1_000) }).unwrap();
         // 600 for work: the job's 4 of 8 units would be 300, bounded at 10; 590 are split 3 : 1.
         let tree = &settled.tree;

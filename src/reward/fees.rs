@@ -52,11 +52,18 @@ pub struct PaidJob {
     pub job: [u8; 32],
     /// What was settled: taken from the escrow, before the network's part.
     pub spent: Wei,
+    /// What the network kept of it: fixed when the escrow was opened.
+    pub fee: FeeBps,
     /// Verified units by node. A node may be listed more than once.
     pub served: Vec<(NodeAddress, ComputeUnits)>,
 }
 
 impl PaidJob {
+    /// What is left of it after the network's part.
+    pub(super) fn net(&self) -> Wei {
+        Wei(self.spent.0 - self.fee.of(self.spent).0)
+    }
+
     /// Units by node, without those who did nothing.
     pub(super) fn by_node(&self) -> BTreeMap<NodeAddress, u128> {
         let mut by_node = BTreeMap::new();
@@ -68,11 +75,18 @@ impl PaidJob {
     }
 }
 
-/// All jobs that were settled in an epoch, and what the network keeps of each.
+/// All paid jobs that an epoch counts.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 pub struct PaidWork<'a> {
     pub jobs: &'a [PaidJob],
-    pub fee: FeeBps,
+}
+
+impl PaidWork<'_> {
+    /// What their nodes get of it: less the network's part, and nothing of a job that nobody served.
+    pub fn net(&self) -> Wei {
+        let served = self.jobs.iter().filter(|job| job.served.iter().any(|(_, units)| units.0 > 0));
+        Wei(served.fold(0, |sum, job| sum.saturating_add(job.net().0)))
+    }
 }
 
 /// Divides each job's payment, less the network's part, among those who served it, in proportion to their units and to the wei.
@@ -80,8 +94,7 @@ pub struct PaidWork<'a> {
 pub fn share_fees(paid: PaidWork<'_>) -> Result<BTreeMap<NodeAddress, Wei>, AllocationError> {
     let mut shares: BTreeMap<NodeAddress, Wei> = BTreeMap::new();
     for job in paid.jobs {
-        let net = job.spent.0 - paid.fee.of(job.spent).0;
-        for (node, wei) in split_by_units(net, &job.by_node()) {
+        for (node, wei) in split_by_units(job.net().0, &job.by_node()) {
             let share = shares.entry(node).or_default();
             share.0 = share.0.checked_add(wei).ok_or(AllocationError::FeesOverflow)?;
         }
@@ -106,17 +119,20 @@ mod tests {
 
     #[test]
     fn a_fee_goes_to_those_who_served_the_job_and_the_rest_stays() {
+        let fee = FeeBps::new(500).unwrap();
         let jobs = [
             PaidJob {
                 job: [1; 32],
                 spent: Wei(1_001),
+                fee,
                 served: vec![(node(1), ComputeUnits(3)), (node(2), ComputeUnits(1))],
             },
-            PaidJob { job: [2; 32], spent: Wei(500), served: vec![(node(3), ComputeUnits(0))] },
+            PaidJob { job: [2; 32], spent: Wei(500), fee, served: vec![(node(3), ComputeUnits(0))] },
         ];
-        let paid = PaidWork { jobs: &jobs, fee: FeeBps::new(500).unwrap() };
+        let paid = PaidWork { jobs: &jobs };
         // ⌊1 001 · 5 %⌋ = 50 is kept; 951 is split 3 : 1. Nobody served the second job.
         assert_eq!(share_fees(paid).unwrap(), [(node(1), Wei(713)), (node(2), Wei(238))].into());
+        assert_eq!(paid.net(), Wei(951));
     }
 
     #[test]

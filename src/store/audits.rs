@@ -8,6 +8,7 @@ use super::{
     evidence,
     leases::{After, Ending, requeue},
     ledger::Write,
+    queue::QueueChange,
     receipts::Work,
 };
 use crate::{
@@ -215,6 +216,15 @@ impl Ledger {
         .await?;
         row.count("n")
     }
+
+    /// Content hashes of a node's receipts whose audits failed, ascending. What could not be decided is not among them.
+    pub async fn failed_audits(&self, address: &NodeAddress) -> Result<Vec<[u8; 32]>, LedgerError> {
+        let rows = sqlx::query("SELECT receipt FROM audits WHERE address = ? AND state = 'Failed' ORDER BY receipt")
+            .bind(address.to_string())
+            .fetch_all(self.readers())
+            .await?;
+        rows.iter().map(|row| row.fixed("receipt")).collect()
+    }
 }
 
 /// An accepted receipt loses its worth; its request goes back to the queue if its answer was this receipt's and somebody can
@@ -244,6 +254,12 @@ async fn reject(
     .fetch_optional(write.on())
     .await?;
     let Some(row) = reusable else { return Ok(()) };
+    let job =
+        sqlx::query("SELECT job FROM requests WHERE id = ?").bind(row.bytes("request")?).fetch_one(write.on()).await?;
+    if let Some(job) = job.try_get::<Option<String>, _>("job")? {
+        // A paid job that had spent all that it may has something left again.
+        write.queue_changed(QueueChange::Job(job));
+    }
     let ending = Ending {
         reason: "AnswerRejected".into(),
         message: "the answer did not pass its audit, and there is nobody left to give another".into(),

@@ -5,10 +5,11 @@ use sqlx::{Row, sqlite::SqliteRow};
 use super::{
     AuditState, Ledger, LedgerError, UNDECIDABLE,
     columns::{Columns, int},
+    payments,
 };
 use crate::{
-    api::ids::NodeAddress,
-    protocol::internal::{ChangeKind, Contribution},
+    api::ids::{EscrowId, NodeAddress},
+    protocol::internal::{ChangeKind, Contribution, SettledPayment},
     reward::units::{ComputeUnits, DECODE_WEIGHT},
 };
 
@@ -28,6 +29,19 @@ pub struct PayableReceipt {
     pub audit: Option<AuditState>,
     /// Its audit could not be decided because of what its node says about itself.
     pub undecidable: bool,
+    pub payer: Payer,
+}
+
+/// Who pays for an answer.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Payer {
+    /// No user: the network's admin admitted it. Also what is left of a paid job that an epoch has counted before, and that of one
+    /// whose escrow gave nothing.
+    Nobody,
+    /// A user, and the chain has not said yet how much.
+    Unsettled,
+    /// A user, whose job no epoch has counted yet.
+    Settled { escrow: EscrowId, settled: SettledPayment },
 }
 
 /// A receipt that an epoch counts, for its published statement.
@@ -41,6 +55,8 @@ pub struct SettledReceipt {
     pub countersignature: Vec<u8>,
     pub prefix_tokens: u32,
     pub cost_per_token: u64,
+    /// Of the paid job that it is counted for.
+    pub escrow: Option<EscrowId>,
 }
 
 /// A closed epoch.
@@ -74,7 +90,10 @@ impl Ledger {
     /// Receipts up to and with `epoch` that are payable, not rejected and not counted yet, sorted by hash.
     pub async fn payable_receipts(&self, epoch: u64) -> Result<Vec<PayableReceipt>, LedgerError> {
         let rows = sqlx::query(
-            "SELECT c.*, a.state AS audit, a.reason AS audit_reason FROM receipts c LEFT JOIN audits a ON a.receipt = c.hash
+            "SELECT c.*, a.state AS audit, a.reason AS audit_reason,
+                    p.escrow AS escrow, p.settled AS settled, p.epoch AS paid_epoch
+             FROM receipts c LEFT JOIN audits a ON a.receipt = c.hash
+             LEFT JOIN requests r ON r.id = c.request LEFT JOIN payments p ON p.job = r.job
              WHERE c.epoch <= ? AND c.standing = 'Accepted' AND c.payable = 1
              AND NOT EXISTS (SELECT 1 FROM rejections x WHERE x.receipt = c.hash)
              AND NOT EXISTS (SELECT 1 FROM settlements s WHERE s.receipt = c.hash)
@@ -95,7 +114,8 @@ impl Ledger {
     ) -> Result<Vec<SettledReceipt>, LedgerError> {
         let after = after.as_ref().map_or(&[][..], |hash| hash.as_slice());
         let rows = sqlx::query(
-            "SELECT c.* FROM settlements s JOIN receipts c ON c.hash = s.receipt
+            "SELECT c.*, p.escrow AS escrow FROM settlements s JOIN receipts c ON c.hash = s.receipt
+             LEFT JOIN requests r ON r.id = c.request LEFT JOIN payments p ON p.job = r.job AND p.epoch = s.epoch
              WHERE s.epoch = ? AND s.receipt > ? ORDER BY s.receipt LIMIT ?",
         )
         .bind(int(epoch))
@@ -119,13 +139,14 @@ impl Ledger {
         row.map(|row| row.fixed("hash")).transpose()
     }
 
-    /// Keeps an epoch's totals and which receipts they count. An epoch that is closed already keeps what it has, and that is
-    /// returned: totals are immutable.
+    /// Keeps an epoch's totals, which receipts they count and for which escrows. An epoch that is closed already keeps what it
+    /// has, and that is returned: totals are immutable.
     pub async fn close_epoch(
         &self,
         epoch: u64,
         totals: &[u8],
         counted: &[[u8; 32]],
+        paid: &[EscrowId],
         now_ms: u64,
     ) -> Result<StoredEpoch, LedgerError> {
         let mut write = self.begin().await?;
@@ -146,6 +167,13 @@ impl Ledger {
             sqlx::query("INSERT INTO settlements (receipt, epoch) VALUES (?, ?)")
                 .bind(receipt.as_slice())
                 .bind(int(epoch))
+                .execute(write.on())
+                .await?;
+        }
+        for escrow in paid {
+            sqlx::query("UPDATE payments SET epoch = ? WHERE escrow = ? AND epoch IS NULL")
+                .bind(int(epoch))
+                .bind(escrow.to_string())
                 .execute(write.on())
                 .await?;
         }
@@ -196,6 +224,18 @@ fn payable(row: &SqliteRow) -> Result<PayableReceipt, LedgerError> {
         cost_per_token: row.count("cost_per_token")?,
         audit: audit.map(|state| AuditState::of(&state)).transpose()?,
         undecidable: reason.as_deref() == Some(UNDECIDABLE),
+        payer: payer(row)?,
+    })
+}
+
+fn payer(row: &SqliteRow) -> Result<Payer, LedgerError> {
+    let Some(escrow) = row.parsed_or_none("escrow")? else { return Ok(Payer::Nobody) };
+    let counted: Option<i64> = row.try_get("paid_epoch")?;
+    Ok(match (counted, payments::settled(row, "settled")?) {
+        (Some(_), _) => Payer::Nobody,
+        (None, None) => Payer::Unsettled,
+        (None, Some(settled)) if settled.spent.0 == 0 => Payer::Nobody,
+        (None, Some(settled)) => Payer::Settled { escrow, settled },
     })
 }
 
@@ -207,6 +247,7 @@ fn settled(row: &SqliteRow) -> Result<SettledReceipt, LedgerError> {
         countersignature: row.bytes("countersignature")?,
         prefix_tokens: row.count32("prefix_tokens")?,
         cost_per_token: row.count("cost_per_token")?,
+        escrow: row.parsed_or_none("escrow")?,
     })
 }
 

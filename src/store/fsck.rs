@@ -10,7 +10,7 @@ use crate::protocol::{
 };
 
 /// Name of the invariant, and a query for the keys of the rows that break it.
-const INVARIANTS: [(&str, &str); 13] = [
+const INVARIANTS: [(&str, &str); 15] = [
     (
         "a request is done exactly when a receipt answers it",
         "SELECT hex(id) AS key FROM requests WHERE (state = 'Done') <> EXISTS (SELECT 1 FROM wins WHERE request = id)",
@@ -64,6 +64,17 @@ const INVARIANTS: [(&str, &str); 13] = [
         "a counted receipt was not rejected before",
         "SELECT hex(s.receipt) AS key FROM settlements s JOIN rejections x ON x.receipt = s.receipt
          JOIN epochs e ON e.epoch = s.epoch WHERE x.at_ms <= e.closed_ms",
+    ),
+    (
+        "a paid job is charged for the answers of payable workers that were not rejected",
+        "SELECT p.job AS key FROM payments p WHERE p.prompt_tokens <> (
+             SELECT COALESCE(SUM(c.prompt_tokens), 0) FROM requests r JOIN receipts c ON c.request = r.id
+             WHERE r.job = p.job AND c.payable = 1 AND c.standing = 'Accepted'
+             AND NOT EXISTS (SELECT 1 FROM rejections x WHERE x.receipt = c.hash))",
+    ),
+    (
+        "a paid job is counted once its escrow is settled",
+        "SELECT job AS key FROM payments WHERE epoch IS NOT NULL AND settled IS NULL",
     ),
     (
         "a finished job has nothing queued, leased or owed",

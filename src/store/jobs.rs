@@ -6,6 +6,7 @@ use super::{
     Ledger, LedgerError,
     columns::{Columns, corrupt, json},
     ledger::Write,
+    payments,
     queue::QueueChange,
 };
 use crate::{
@@ -71,6 +72,9 @@ impl Ledger {
             .bind(super::columns::int(now_ms))
             .execute(write.on())
             .await?;
+        if let Some(payment) = &spec.payment {
+            payments::add(&mut write, uid, payment).await?;
+        }
         write.changed(ChangeKind::Job, uid).await?;
         write.commit().await
     }

@@ -6,6 +6,8 @@ use super::{
     Ledger, LedgerError,
     columns::{Columns, int, token_bytes},
     leases::close_lease,
+    payments,
+    queue::QueueChange,
     requests::RequestKind,
 };
 use crate::{
@@ -117,6 +119,10 @@ impl Ledger {
             win(&mut write, receipt).await?;
             if let Some(job) = request.try_get::<Option<String>, _>("job")? {
                 write.changed(ChangeKind::Job, &job).await?;
+                // Nothing new is started for it from here on.
+                if payments::is_used_up(&mut write, &job).await? {
+                    write.queue_changed(QueueChange::Job(job));
+                }
             }
             write.changed(ChangeKind::Node, receipt.peer.as_str()).await?;
         }

@@ -9,6 +9,7 @@ use super::{
     input::{discard, request},
     jobs::fail_queued,
     ledger::Write,
+    payments,
     queue::QueueChange,
     requests::insert,
 };
@@ -115,6 +116,9 @@ async fn take(write: &mut Write, job: &NewJob) -> Result<(), LedgerError> {
             Some((row.fixed::<32>("spec_hash")?, input))
         }
     };
+    if let (Some(payment), None | Some((_, None))) = (&job.spec.payment, &kept) {
+        payments::check(write, &job.uid, payment).await?;
+    }
     match kept {
         Some((spec, Some(input))) if spec == spec_hash && input == job.input_hash => return Ok(()),
         Some((_, Some(_))) => return Err(other(&job.uid)),
@@ -142,6 +146,9 @@ async fn keep(write: &mut Write, job: &NewJob, encoded: &str, spec_hash: &[u8; 3
     .bind(job.control.parallelism)
     .execute(write.on())
     .await?;
+    if let Some(payment) = &job.spec.payment {
+        payments::add(write, &job.uid, payment).await?;
+    }
     for (line, beacon) in &job.lines {
         insert(write, &request(&job.uid, &job.spec, line.clone(), *beacon, job.now_ms)).await?;
     }

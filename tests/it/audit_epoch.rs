@@ -105,6 +105,7 @@ impl Stranger {
             countersignature: acceptance.to_vec(),
             prefix_tokens: 0,
             cost_per_token: COST,
+            escrow: None,
         };
         (content, counted)
     }
@@ -132,11 +133,12 @@ impl Stranger {
         receipts.sort_by_key(|(content, _)| *content);
         let mut hash = ReceiptsHash::default();
         for (content, counted) in &receipts {
-            hash.add(&content.0, counted.epoch, 0, COST);
+            hash.add(&content.0, counted.epoch, 0, COST, None);
         }
         let totals = EpochTotals {
             epoch: EpochNumber(epoch),
             nodes,
+            jobs: Vec::new(),
             audit_secret: "00".repeat(32),
             receipts: receipts.len() as u64,
             receipts_hash: hash.finish(),

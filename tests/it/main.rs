@@ -71,6 +71,7 @@ mod operator_local;
 #[cfg(feature = "operator")]
 mod operator_nodes;
 #[cfg(feature = "operator")]
+mod operator_payments;
 mod operator_pools;
 #[cfg(all(feature = "operator", feature = "worker"))]
 mod operator_queue;

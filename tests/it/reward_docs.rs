@@ -41,12 +41,12 @@ fn the_worked_example_of_the_documentation_is_what_the_engine_computes() {
         nodes.push(NodeContribution { node, work: units(prompt, output), capacity, storage: gib << 30 });
         served.push((node, units(paid_prompt, paid_output)));
     }
-    let jobs = [PaidJob { job: [1; 32], spent: Wei(2 * Wei::XDC.0), served }];
+    let jobs = [PaidJob { job: [1; 32], spent: Wei(2 * Wei::XDC.0), fee: FeeBps::new(500).unwrap(), served }];
     let settled = settle(EpochInputs {
         domain: TreeDomain { chain_id: 50, contract: NodeAddress([9; 20]) },
         previous: &[],
         nodes: &nodes,
-        paid: PaidWork { jobs: &jobs, fee: FeeBps::new(500).unwrap() },
+        paid: PaidWork { jobs: &jobs },
         budget: Wei(10 * Wei::XDC.0),
         split: RewardSplit::default(),
     })

@@ -46,6 +46,8 @@ pub mod condition {
     pub const MODELS_READY: &str = "ModelsReady";
     /// Abnormal: its worker is about to be replaced by one of a newer revision, and takes no new work until then.
     pub const UPDATING: &str = "Updating";
+    /// Abnormal: part of its stake is frozen for a slash case, or was taken by one.
+    pub const SLASHED: &str = "Slashed";
     /// Abnormal: spec.rewards asks for another payout address than the contract pays.
     pub const PAYOUT_DIFFERS: &str = "PayoutDiffers";
     /// Abnormal (kstatus): on the way to what the spec says.

@@ -45,6 +45,12 @@ pub struct GridNodeStatus {
     /// The transaction by which it leaves the contract.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub exit: Option<TransactionStatus>,
+    /// The last transaction that asked for another payout address, or applied one.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub payout: Option<TransactionStatus>,
+    /// The transaction that opened a slash case against it.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub slash: Option<TransactionStatus>,
     /// Whether an availability window is open, and until when. Absent for a node that is always available.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub availability: Option<AvailabilityStatus>,

@@ -22,6 +22,8 @@ pub enum IntentKind {
     Fund,
     RegisterNode,
     UnregisterNode,
+    RequestPayout,
+    ApplyPayout,
     SubmitEpoch,
     ActivateEpoch,
     Claim,

@@ -30,6 +30,8 @@ pub enum What {
     Receipt,
     /// What the receipts of a node add up to, and what the statement says.
     NodeTotals,
+    /// What the chain says of a paid job's escrow, and what the statement says.
+    Escrow,
     /// What a node should have earned so far, and its leaf.
     Leaf,
     /// The root that follows from the statement, and the reported one.

@@ -1,6 +1,6 @@
 //! Pure: one report against what it should be, leaf by leaf.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
 use alloy::primitives::{B256, keccak256};
 use serde::Serialize;
@@ -13,9 +13,10 @@ use super::{
 use crate::{
     api::ids::{EpochNumber, NodeAddress, Wei},
     chain::reports::{Registrations, Submission},
+    protocol::internal::PaidJobTotals,
     reward::{
-        EpochInputs, NodeContribution, PackedReport, PaidWork, Recipe, RewardLeaf, RewardSplit, RewardTree,
-        SettledEpoch, TreeDomain, apply_changes, budgets_of, settle, unpack_report,
+        ComputeUnits, EpochInputs, FeeBps, NodeContribution, PackedReport, PaidJob, PaidWork, Recipe, RewardLeaf,
+        RewardSplit, RewardTree, SettledEpoch, TreeDomain, apply_changes, budgets_of, settle, unpack_report,
     },
 };
 
@@ -106,7 +107,7 @@ pub fn judge(case: &Case<'_>) -> (Verdict, Option<Vec<RewardLeaf>>) {
         differences.extend(&statement.differences);
         let (nodes, notes) = contributions(case, recipe, statement, &found);
         verdict.notes.extend(notes);
-        match expected(case, recipe, &nodes) {
+        match expected(case, recipe, &nodes, &paid_jobs(statement, &nodes)) {
             Ok((settled, budget)) => {
                 (verdict.recomputed, verdict.budget_wei) = (true, Some(budget));
                 compare_leaves(settled.tree.leaves(), &found, &mut differences);
@@ -230,17 +231,50 @@ fn contributions(
     (nodes, notes)
 }
 
+/// The paid jobs of a statement, with what its receipts prove of those who may earn.
+fn paid_jobs(statement: &Statement, nodes: &[NodeContribution]) -> Vec<PaidJob> {
+    let may_earn: BTreeSet<NodeAddress> = nodes.iter().map(|node| node.node).collect();
+    let job = |job: &PaidJobTotals| {
+        let served = statement.paid.get(&job.escrow).into_iter().flatten();
+        PaidJob {
+            job: job.escrow.0,
+            spent: job.spent,
+            // More than the whole is no fee that a contract could have taken.
+            fee: FeeBps::new(job.fee_bps).unwrap_or_default(),
+            served: served.filter(|(node, _)| may_earn.contains(node)).map(|(node, units)| (*node, *units)).collect(),
+        }
+    };
+    statement.totals.jobs.iter().map(job).collect()
+}
+
+/// Budgets that could have allocated `increase` beside the fees. Where all work was paid for, its class may have been used up or
+/// bounded.
+fn budgets(increase: Wei, split: RewardSplit, nodes: &[NodeContribution], paid: PaidWork<'_>) -> Vec<Wei> {
+    let subsidy = Wei(increase.0.saturating_sub(paid.net().0));
+    let mut found = budgets_of(subsidy, split, nodes);
+    if paid.jobs.is_empty() || nodes.iter().any(|node| node.work.0 > 0) {
+        return found;
+    }
+    let worker = NodeContribution { node: NodeAddress([0; 20]), work: ComputeUnits(1), capacity: 0, storage: 0 };
+    found.extend(budgets_of(subsidy, split, &[nodes, &[worker]].concat()));
+    let bounds = paid.jobs.iter().fold(0u128, |sum, job| sum.saturating_add(job.fee.of(job.spent).0));
+    found.extend(budgets_of(Wei(subsidy.0.saturating_sub(bounds)), split, nodes));
+    found
+}
+
 /// What the epoch should amount to, and by which budget. Where nobody says the budget, it is one that allocates what was allocated.
 fn expected(
     case: &Case<'_>,
     recipe: Option<Recipe>,
     nodes: &[NodeContribution],
+    jobs: &[PaidJob],
 ) -> Result<(SettledEpoch, Wei), String> {
+    let paid = PaidWork { jobs };
     let split = recipe.map_or(case.rules.split, |recipe| recipe.split);
     let increase = Wei(case.submission.total.0.saturating_sub(case.before.total.0));
     let mut budgets = match recipe.map(|recipe| recipe.budget).or(case.rules.budget) {
         Some(budget) => vec![budget],
-        None => budgets_of(increase, split, nodes),
+        None => budgets(increase, split, nodes, paid),
     };
     if budgets.is_empty() {
         // Nothing was allocated, or nothing that these nodes could have been allocated.
@@ -248,16 +282,9 @@ fn expected(
     }
     let mut first = None;
     for budget in budgets {
-        let settled = settle(EpochInputs {
-            domain: case.domain,
-            previous: &case.before.leaves,
-            nodes,
-            // Fees are in no report yet: they come with the settlement of escrowed jobs.
-            paid: PaidWork::default(),
-            budget,
-            split,
-        })
-        .map_err(|error| error.to_string())?;
+        let settled =
+            settle(EpochInputs { domain: case.domain, previous: &case.before.leaves, nodes, paid, budget, split })
+                .map_err(|error| error.to_string())?;
         if settled.tree.root() == case.submission.root {
             return Ok((settled, budget));
         }

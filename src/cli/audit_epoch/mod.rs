@@ -20,7 +20,12 @@ use alloy::primitives::B256;
 use super::{CliError, output::note};
 use crate::{
     api::ids::{EpochNumber, NodeAddress, Wei},
-    chain::{ChainClient, http::chain_id_of, reports::ContractHistory},
+    chain::{
+        At, ChainClient,
+        escrow::{JobEscrow, JobState},
+        http::chain_id_of,
+        reports::ContractHistory,
+    },
     protocol::names::NetworkId,
     reward::{PackedReport, RewardSplit, unpack_report},
 };
@@ -76,6 +81,9 @@ pub struct AuditArgs {
     /// Address of a gateway that may countersign; may be given several times (default: any).
     #[arg(long, value_name = "ADDRESS")]
     pub gateway: Vec<NodeAddress>,
+    /// The network's GridJobEscrow: what each paid job's escrow gave is then read from the chain, too.
+    #[arg(long, value_name = "ADDRESS")]
+    pub escrow: Option<NodeAddress>,
     /// What each epoch was to allocate, in wei, where the report does not say it (default: what its increase implies).
     #[arg(long, value_name = "WEI")]
     pub budget_wei: Option<Wei>,
@@ -201,7 +209,10 @@ impl Audit<'_> {
         };
         let packed = self.chain.packed_leaves(submission).await.map_err(chain_error)?;
         let before = self.replay.before(at).await?;
-        let statement = self.statement(epoch, named_in(&packed)).await?;
+        let mut statement = self.statement(epoch, named_in(&packed)).await?;
+        if let Some(statement) = &mut statement {
+            self.check_escrows(statement).await?;
+        }
         let case = judge::Case {
             domain: self.chain.tree_domain(),
             submission,
@@ -211,9 +222,29 @@ impl Audit<'_> {
             statement: statement.as_ref(),
             rules: Rules { budget: self.args.budget_wei, split: self.args.split, statement: self.args.statement },
         };
-        let (verdict, after) = judge::judge(&case);
+        let (mut verdict, after) = judge::judge(&case);
+        if self.args.escrow.is_none() && statement.is_some_and(|statement| !statement.totals.jobs.is_empty()) {
+            verdict
+                .notes
+                .push("what paid jobs spent is the gateway's word; --escrow has it read from the chain".into());
+        }
         self.replay.keep(at, after);
         Ok(verdict)
+    }
+
+    /// What the statement says that each paid job's escrow gave, against the chain.
+    async fn check_escrows(&self, statement: &mut Statement) -> Result<(), CliError> {
+        let (Some(address), false) = (self.args.escrow, statement.totals.jobs.is_empty()) else { return Ok(()) };
+        let escrow = JobEscrow::of(self.chain, address).await.map_err(chain_error)?;
+        for job in &statement.totals.jobs {
+            let found = escrow.job(job.escrow.0.into(), At::Finalized).await.map_err(chain_error)?;
+            let settled = found.filter(|found| found.state == JobState::Settled);
+            let (spent, fee) = settled.map_or((Wei(0), 0), |found| (found.spent, found.fee_bps));
+            let differences = &mut statement.differences;
+            differences.compare(What::Escrow, format_args!("{} spent", job.escrow), spent, job.spent);
+            differences.compare(What::Escrow, format_args!("{} feeBps", job.escrow), fee, job.fee_bps);
+        }
+        Ok(())
     }
 
     /// From the file or URL that was named, else from the network's gateway, by the digest that the report itself names.

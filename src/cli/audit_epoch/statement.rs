@@ -10,7 +10,7 @@ use prost::Message;
 
 use super::difference::{Differences, What};
 use crate::{
-    api::ids::{EpochNumber, NodeAddress},
+    api::ids::{EpochNumber, EscrowId, NodeAddress},
     protocol::{
         internal::{EpochTotals, NodeTotals},
         names::NetworkId,
@@ -37,6 +37,8 @@ pub struct Statement {
     /// BLAKE3 of the first line.
     pub digest: B256,
     pub served: BTreeMap<NodeAddress, Served>,
+    /// Units by node of what is counted for an escrow, from the receipts.
+    pub paid: BTreeMap<EscrowId, BTreeMap<NodeAddress, ComputeUnits>>,
     pub receipts: u64,
     /// Receipts by who countersigned them.
     pub gateways: BTreeMap<NodeAddress, u64>,
@@ -129,6 +131,7 @@ impl<'a> Reading<'a> {
             digest: B256::from(*blake3::hash(line).as_bytes()),
             totals,
             served: BTreeMap::new(),
+            paid: BTreeMap::new(),
             receipts: 0,
             gateways: BTreeMap::new(),
             differences: Differences::default(),
@@ -150,7 +153,13 @@ impl<'a> Reading<'a> {
             message: "the receipt has a field of the wrong length".into(),
         })?;
         let content = receipt.content_hash();
-        self.hash.add(&content.0, counted.epoch, counted.prefix_tokens, counted.cost_per_token);
+        self.hash.add(
+            &content.0,
+            counted.epoch,
+            counted.prefix_tokens,
+            counted.cost_per_token,
+            counted.escrow.as_ref(),
+        );
         match self.verified(&counted, &receipt, &wire.signature, content) {
             Ok(node) => self.count(node, &counted, &receipt),
             Err((expected, found)) => self.statement.differences.add(What::Receipt, content, expected, found),
@@ -211,7 +220,11 @@ impl<'a> Reading<'a> {
         let cost = TokenCost(counted.cost_per_token);
         let (prompt, output) = (receipt.promptTokens, receipt.outputTokens);
         let worth = ComputeUnits::of_continuation(cost, prompt, output, counted.prefix_tokens);
-        served.units = [served.units, worth].into_iter().sum();
+        let units = match counted.escrow {
+            Some(escrow) => self.statement.paid.entry(escrow).or_default().entry(node).or_default(),
+            None => &mut served.units,
+        };
+        *units = [*units, worth].into_iter().sum();
     }
 
     fn finish(self) -> Statement {
@@ -222,6 +235,7 @@ impl<'a> Reading<'a> {
             differences.compare(What::Receipts, "count", statement.totals.receipts, statement.receipts);
             differences.compare(What::Receipts, "hash", statement.totals.receipts_hash.clone(), self.hash.finish());
         }
+        compare_jobs(&statement.totals, &statement.paid, differences);
         for node in &statement.totals.nodes {
             compare(node, statement.served.get(&node.address).copied().unwrap_or_default(), differences);
         }
@@ -237,6 +251,33 @@ fn compare(node: &NodeTotals, served: Served, differences: &mut Differences) {
     field("promptTokens", served.prompt_tokens.to_string(), node.prompt_tokens.to_string());
     field("outputTokens", served.output_tokens.to_string(), node.output_tokens.to_string());
     field("units", served.units.to_string(), node.units.clone());
+}
+
+/// What the totals say that was done for each paid job, against its receipts.
+fn compare_jobs(
+    totals: &EpochTotals,
+    paid: &BTreeMap<EscrowId, BTreeMap<NodeAddress, ComputeUnits>>,
+    differences: &mut Differences,
+) {
+    let listed = totals
+        .jobs
+        .iter()
+        .flat_map(|job| job.served.iter().map(|served| ((job.escrow, served.address), served.units.clone())));
+    let listed: BTreeMap<(EscrowId, NodeAddress), String> = listed.collect();
+    let served =
+        paid.iter().flat_map(|(escrow, nodes)| nodes.iter().map(|(node, units)| ((*escrow, *node), units.to_string())));
+    let served: BTreeMap<(EscrowId, NodeAddress), String> = served.collect();
+    let keys: BTreeSet<_> = listed.keys().chain(served.keys()).collect();
+    let of =
+        |sums: &BTreeMap<(EscrowId, NodeAddress), String>, key| sums.get(key).cloned().unwrap_or_else(|| "0".into());
+    for key in keys {
+        let (escrow, node) = key;
+        let what = format_args!("{node} units of escrow {escrow}");
+        differences.compare(What::NodeTotals, what, of(&served, key), of(&listed, key));
+    }
+    if totals.jobs.windows(2).any(|pair| matches!(pair, [a, b] if a.escrow >= b.escrow)) {
+        differences.add(What::Statement, "", "each paid job once, by ascending escrow", "a job that is listed again");
+    }
 }
 
 fn parse<T: serde::de::DeserializeOwned>(line: &[u8], number: u64) -> Result<T, StatementError> {

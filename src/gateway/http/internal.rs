@@ -18,12 +18,12 @@ use super::{
     files, input, statement,
 };
 use crate::{
-    api::ids::{EpochNumber, GridPeerId, ModelDigest, ParseIdError},
+    api::ids::{EpochNumber, EscrowId, GridPeerId, ModelDigest, ParseIdError},
     gateway::Gateway,
     openai::Tokens,
     protocol::internal::{
         GatewayInfo, JobControl, JobPage, JobReport, JobSpec, MAX_PLACEMENT_ITEMS, MAX_PLACEMENT_TEXT, Member,
-        ModelReport, ModelSource, NetworkConfig, NodeReport,
+        ModelReport, ModelSource, NetworkConfig, NodeReport, OpenPayment, SettledPayment,
     },
 };
 
@@ -48,6 +48,8 @@ pub fn router(gateway: Arc<Gateway>, tokens: Tokens) -> Router {
         .route("/jobs/{uid}/results", get(changes::results))
         .route("/jobs/{uid}/files/{name}", files::route())
         .route("/changes", get(follow))
+        .route("/payments", get(payments))
+        .route("/payments/{escrow}", put(settle_payment))
         .route("/epochs/{epoch}/close", post(close_epoch))
         .route("/epochs/{epoch}/statement", get(statement::statement))
         .fallback(unknown_path)
@@ -177,6 +179,21 @@ struct After {
 
 async fn follow(State(gateway): Shared, Query(After { after }): Query<After>) -> Result<Response, ApiFailure> {
     changes::follow(gateway, after)
+}
+
+async fn payments(State(gateway): Shared) -> Answer<Vec<OpenPayment>> {
+    Ok(Json(gateway.open_payments().await?))
+}
+
+async fn settle_payment(
+    State(gateway): Shared,
+    Path(escrow): Path<String>,
+    Body(settled): Body<SettledPayment>,
+) -> Result<StatusCode, ApiFailure> {
+    let escrow: EscrowId =
+        escrow.parse().map_err(|_| ApiFailure::invalid("InvalidEscrow", "an escrow id is 0x and 64 digits"))?;
+    gateway.settle_payment(&escrow, &settled).await?;
+    Ok(StatusCode::NO_CONTENT)
 }
 
 /// The bytes as they are kept: closing again gives the same ones.

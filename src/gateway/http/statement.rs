@@ -195,6 +195,7 @@ fn counted(receipt: SettledReceipt) -> CountedReceipt {
         countersignature: receipt.countersignature,
         prefix_tokens: receipt.prefix_tokens,
         cost_per_token: receipt.cost_per_token,
+        escrow: receipt.escrow,
     }
 }
 

@@ -13,8 +13,8 @@ use crate::{
     },
     protocol::internal::{EpochTotals, NodeTotals},
     reward::{
-        AllocationError, ComputeUnits, EpochInputs, MAX_STORED, NodeContribution, PackedError, PaidWork, RewardLeaf,
-        RewardSplit, SettleError, SettledEpoch, TreeDomain, compress_leaves, settle,
+        AllocationError, ComputeUnits, EpochInputs, FeeBps, MAX_STORED, NodeContribution, PackedError, PaidJob,
+        PaidWork, RewardLeaf, RewardSplit, SettleError, SettledEpoch, TreeDomain, compress_leaves, settle,
     },
 };
 
@@ -119,6 +119,34 @@ fn recipe(inputs: &Inputs<'_>) -> ReportRecipe {
     }
 }
 
+/// The paid jobs of an epoch, with what registered nodes did for them, by ascending escrow and as far as `most` pays for: a job
+/// beyond that stays in the pool, rather than that no epoch can be reported any more. No single job costs so much, because the
+/// operator takes none that could.
+pub fn paid_jobs(
+    totals: &EpochTotals,
+    registered: &BTreeSet<NodeAddress>,
+    most: Wei,
+) -> Result<Vec<PaidJob>, PlanError> {
+    let mut jobs = Vec::new();
+    for job in &totals.jobs {
+        let fee = FeeBps::new(job.fee_bps).map_err(SettleError::from)?;
+        let served = job.served.iter().filter(|served| registered.contains(&served.address)).map(|served| {
+            let units = served.units.parse().map(ComputeUnits);
+            units.map(|units| (served.address, units)).map_err(|_| not_units(served.address, &served.units))
+        });
+        let served = served.collect::<Result<_, _>>()?;
+        jobs.push(PaidJob { job: job.escrow.0, spent: job.spent, fee, served });
+        if (PaidWork { jobs: &jobs }).net() > most {
+            jobs.pop();
+        }
+    }
+    Ok(jobs)
+}
+
+fn not_units(node: NodeAddress, units: &str) -> PlanError {
+    PlanError::Units { node, units: units.chars().take(50).collect() }
+}
+
 /// Named by content, so that a ConfigMap once referred to is never overwritten by another plan of the same epoch.
 fn leaves_name(report: &str, data_hash: B256) -> String {
     format!("{report}-{}", hex::encode(data_hash.get(..6).unwrap_or_default()))
@@ -130,10 +158,7 @@ fn contributions(inputs: &Inputs<'_>) -> Result<Vec<NodeContribution>, PlanError
 }
 
 fn contribution(node: &NodeTotals) -> Result<NodeContribution, PlanError> {
-    let units = node
-        .units
-        .parse()
-        .map_err(|_| PlanError::Units { node: node.address, units: node.units.chars().take(50).collect() })?;
+    let units = node.units.parse().map_err(|_| not_units(node.address, &node.units))?;
     Ok(NodeContribution {
         node: node.address,
         work: ComputeUnits(units),

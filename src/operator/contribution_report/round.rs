@@ -254,6 +254,13 @@ impl Round<'_> {
             Err(error) => return impossible(format!("spec.rewards.split: {error}")),
         };
         let registered = dereference::registered(totals, &self.session.chain, self.chain.final_hash).await?;
+        // What the gateway counts as paid was settled in a final block before, so that the pool has it.
+        let most = pool.min(self.chain.parameters.max_epoch_increase);
+        let jobs = match plan::paid_jobs(totals, &registered, most) {
+            Ok(jobs) => jobs,
+            Err(error) => return impossible(error.to_string()),
+        };
+        let paid = PaidWork { jobs: &jobs };
         let planned = plan::plan(&plan::Inputs {
             network: &self.network.name_any(),
             epoch,
@@ -264,9 +271,8 @@ impl Round<'_> {
             registered: &registered,
             block: self.chain.final_block,
             previous,
-            paid: PaidWork::default(),
-            // No fees yet: they come with the settlement of escrowed jobs, whose contract and client are parts of their own.
-            budget: budget(wanted, pool, self.chain.parameters.max_epoch_increase, Wei(0)),
+            paid,
+            budget: budget(wanted, pool, self.chain.parameters.max_epoch_increase, paid.net()),
             split,
             dry_run: self.sending == Sending::DryRun,
         });

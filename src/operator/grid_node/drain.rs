@@ -44,10 +44,13 @@ enum Left {
     Wait(String, Option<Written>),
 }
 
-/// A transaction, and where in the status it belongs. A node can be deleted while its registration is still on its way.
+/// A transaction, and where in the status it belongs. A node can be deleted while its registration, or a change of its payout, is
+/// still on its way.
 pub enum Written {
     Registration(TransactionStatus),
     Exit(TransactionStatus),
+    Payout(TransactionStatus),
+    Slash(TransactionStatus),
 }
 
 pub async fn drain(node: &GridNode, context: &Context) -> Result<Action, Error> {
@@ -111,10 +114,32 @@ async fn leave(node: &GridNode, validated: &ValidatedNode, refs: &Refs, context:
     {
         return Ok(Left::Wait(format!("epoch {epoch} with the node's last work is not reported yet"), None));
     }
+    if let Some(left) = accused(node, refs, context).await? {
+        return Ok(left);
+    }
     match &refs.network {
         Some(network) if validated.worker.is_some() => exit(node, validated, network, context).await,
         _ => Ok(Left::Nothing),
     }
+}
+
+/// A slash proposal that is signed is followed to its end, or its nonce blocks the slasher's account.
+async fn accused(node: &GridNode, refs: &Refs, context: &Context) -> Result<Option<Left>, Error> {
+    let slash = node.status.as_ref().and_then(|status| status.slash.as_ref());
+    let (Some(record), Some(network)) = (slash.and_then(unfinished), &refs.network) else { return Ok(None) };
+    if record.attempts().is_empty() {
+        return Ok(None);
+    }
+    let wait = |message, written| Ok(Some(Left::Wait(message, written)));
+    let session = match context.chains.slasher_session(network, &context.client, &context.config.namespace).await {
+        Ok(session) => session,
+        Err(problem) => return wait(problem.finding.message, None),
+    };
+    let now = u64::try_from((context.clock)().as_second()).unwrap_or(0);
+    let Moved { transaction, problem, .. } = registration::follow(&record, &session, now).await?;
+    let message =
+        problem.map_or_else(|| "a slash case against it is being opened".to_owned(), |finding| finding.message);
+    wait(message, transaction.map(Written::Slash))
 }
 
 /// The newest epoch in which the node worked and that is not reported yet.
@@ -184,7 +209,8 @@ type Place = fn(TransactionStatus) -> Written;
 fn earlier(status: &GridNodeStatus) -> Option<(OutboxRecord, Place)> {
     let exit = status.exit.as_ref().and_then(unfinished).map(|record| (record, Written::Exit as Place));
     let registration = || status.registration.as_ref().and_then(unfinished);
-    exit.or_else(|| registration().map(|record| (record, Written::Registration as Place)))
+    let payout = || status.payout.as_ref().and_then(unfinished).map(|record| (record, Written::Payout as Place));
+    exit.or_else(|| registration().map(|record| (record, Written::Registration as Place))).or_else(payout)
 }
 
 fn unfinished(status: &TransactionStatus) -> Option<OutboxRecord> {

@@ -9,7 +9,9 @@ pub mod drain;
 pub mod emptying;
 pub mod fleet;
 pub mod identity;
+pub mod payout;
 pub mod registration;
+pub mod slashing;
 pub mod status;
 pub mod update;
 pub mod validate;
@@ -136,8 +138,10 @@ async fn reconcile_live(node: &GridNode, context: &Context) -> Result<Action, Er
         Some(network) => registration::carry_out(next, &validated, network, context).await?,
         None => registration::Moved::default(),
     };
-    let (found, applied, moved, step) = (&validated, &applied, &moved, &step);
-    let seen = Observed { node, found, refs: &refs, applied, moved, openness, step };
+    let payout = payout::change(node, &validated, &refs, context).await?;
+    let slash = slashing::pursue(node, validated.identity.address, &refs, context).await?;
+    let (found, applied, moved, payout, slash, step) = (&validated, &applied, &moved, &payout, &slash, &step);
+    let seen = Observed { node, found, refs: &refs, applied, moved, payout, slash, openness, step };
     let status = status::of(&seen, now);
     status::update(node, &status, context).await?;
     Ok(next_look(&status, &seen, now, context))
@@ -164,8 +168,8 @@ fn intake(openness: Openness, step: &Step) -> Intake {
 /// it says so.
 fn next_look(status: &GridNodeStatus, seen: &Observed<'_>, now: Timestamp, context: &Context) -> Action {
     use TransactionState::{Failed, Finalized};
-    let moving =
-        status.registration.as_ref().is_some_and(|transaction| !matches!(transaction.state, Finalized | Failed));
+    let transactions = [&status.registration, &status.payout, &status.slash];
+    let moving = transactions.into_iter().flatten().any(|found| !matches!(found.state, Finalized | Failed));
     let regular =
         if moving || seen.step.is_update() { context.config.chain_poll() } else { context.fleet.look_again() };
     let window =

@@ -190,19 +190,6 @@ fn as_asked(registration: &NodeRegistration, node: &ValidatedNode) -> Finding {
     Finding::yes(Reason::Registered, stated)
 }
 
-/// A Managed node is paid where it was registered for, whatever spec.rewards says now: a change takes the contract two days and is the owner's to ask for.
-pub fn payout_differs(node: &ValidatedNode, refs: &Refs) -> Option<Finding> {
-    let registration = refs.chain.as_ref().ok()?.registration?;
-    let wanted = node.rewards.filter(|_| node.mode == NodeMode::Managed)?.payout;
-    let message = || {
-        format!(
-            "spec.rewards.payoutAddress is {wanted}, but the contract pays {}; the node's owner {} can ask it for another with requestPayout, which applies two days later, with applyPayout",
-            registration.payout, registration.owner
-        )
-    };
-    (registration.payout != wanted).then(|| Finding::yes(Reason::PayoutFixed, message()))
-}
-
 fn unregistered(node: &ValidatedNode, refs: &Refs, transaction: Option<&TransactionStatus>, moved: &Moved) -> Finding {
     if let Some(problem) = &moved.problem {
         return problem.clone();
@@ -333,21 +320,6 @@ pub(in crate::operator) mod tests {
         let found = on_chain(Some(registration(Wei(1))), true, &node);
         let finding = registered(&validate(&node, &found).unwrap(), &found, None, &Moved::default());
         assert_eq!(finding.reason, "RegistrationDiffers");
-    }
-
-    #[test]
-    fn a_payout_that_the_contract_cannot_change_is_named_with_both_addresses() {
-        let node = managed();
-        let same = registration(Wei::XDC);
-        let wanted = validate(&node, &refs(&node)).unwrap().rewards.unwrap().payout;
-        let found = on_chain(Some(NodeRegistration { payout: wanted, ..same }), true, &node);
-        assert_eq!(payout_differs(&validate(&node, &found).unwrap(), &found), None);
-        let found = on_chain(Some(same), true, &node);
-        let finding = payout_differs(&validate(&node, &found).unwrap(), &found).unwrap();
-        assert_eq!(finding.reason, "PayoutFixed");
-        assert!(finding.message.contains(&wanted.to_string()) && finding.message.contains(&same.payout.to_string()));
-        let unregistered = on_chain(None, true, &node);
-        assert_eq!(payout_differs(&validate(&node, &unregistered).unwrap(), &unregistered), None);
     }
 
     #[test]

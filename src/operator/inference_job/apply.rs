@@ -146,8 +146,10 @@ fn counted(survey: &Survey) -> String {
 fn not_taken(error: HandOverError, applied: Applied) -> Result<Applied, Error> {
     match error {
         HandOverError::Input(error) => unreadable(error),
-        HandOverError::Gateway(GatewayError::Refused { status: 409, message, .. }) => {
-            Ok(applied.found(condition::ADMITTED, Finding::no(Reason::SubmissionConflict, message)))
+        HandOverError::Gateway(GatewayError::Refused { status: 409, reason, message }) => {
+            let reason = Reason::of(&reason).filter(|reason| *reason == Reason::EscrowTaken);
+            let finding = Finding::no(reason.unwrap_or(Reason::SubmissionConflict), message);
+            Ok(applied.found(condition::ADMITTED, finding))
         }
         HandOverError::Gateway(error @ GatewayError::Refused { .. }) => {
             Ok(applied.found(condition::ADMITTED, Finding::no(Reason::GatewayRefused, error.to_string())))

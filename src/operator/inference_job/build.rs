@@ -86,6 +86,7 @@ fn submission(job: &ValidatedJob) -> Submission {
             rejected_lines: 0,
             sample_percent: job.sample_percent,
             placement: job.placement.clone(),
+            payment: job.payment,
         },
         control: job.control,
         source: job.source.clone(),

@@ -5,6 +5,7 @@ use std::time::Duration;
 
 use jiff::Timestamp;
 
+use super::payment::SETTLE_MARGIN;
 use crate::{
     api::{
         conditions::{self, Truth},
@@ -30,6 +31,10 @@ pub fn passed(job: &InferenceJob, report: Option<&JobReport>, now: Timestamp) ->
             format!("it did not end within {seconds} s (spec.activeDeadlineSeconds)"),
         ));
     }
+    if is_over(escrow_end(report)) {
+        let message = "its escrow is about to end; what is finished is settled before that".to_owned();
+        return Some((Reason::EscrowExpiring, message));
+    }
     None
 }
 
@@ -40,7 +45,7 @@ pub fn next(
     report: Option<&JobReport>,
     now: Timestamp,
 ) -> Option<Duration> {
-    let ends = [start_end(job, status, report, now), active_end(job, status, now)];
+    let ends = [start_end(job, status, report, now), active_end(job, status, now), escrow_end(report)];
     let left = |end: i64| u64::try_from(end.saturating_sub(now.as_second())).ok().filter(|left| *left > 0);
     ends.into_iter().flatten().filter_map(left).min().map(Duration::from_secs)
 }
@@ -69,6 +74,12 @@ fn active_end(job: &InferenceJob, status: &InferenceJobStatus, now: Timestamp) -
     Some(taken.max(resumed(status, now).unwrap_or(taken)).saturating_add(deadline))
 }
 
+/// A paid job ends while there is time to settle it, suspended or not.
+fn escrow_end(report: Option<&JobReport>) -> Option<i64> {
+    let deadline = report?.spend?.payment.deadline;
+    i64::try_from(deadline.saturating_sub(SETTLE_MARGIN)).ok()
+}
+
 /// When the job last went on after a suspension, in unix seconds: now, when its status does not know of it yet.
 fn resumed(status: &InferenceJobStatus, now: Timestamp) -> Option<i64> {
     let found = conditions::find(&status.conditions, condition::SUSPENDED)?;
@@ -80,7 +91,10 @@ mod tests {
     use k8s_openapi::apimachinery::pkg::apis::meta::v1::Time;
     use serde_json::{Value, json};
 
-    use super::{super::status::tests::report, *};
+    use super::{
+        super::status::tests::{report, spend},
+        *,
+    };
     use crate::{api::conditions::Finding, protocol::internal::JobState};
 
     fn at(second: i64) -> Timestamp {
@@ -141,6 +155,17 @@ mod tests {
         job.spec.suspend = true;
         assert_eq!(reason(&job, Some(&started), 9_999), None);
         assert_eq!(next(&job, job.status.as_ref().unwrap(), None, at(0)), None);
+    }
+
+    #[test]
+    fn a_paid_job_ends_while_its_escrow_can_still_be_settled() {
+        let job = job(json!({}));
+        let escrowed = JobReport { spend: Some(spend(10, 100_000)), ..report(JobState::Running) };
+        let end = 100_000 - SETTLE_MARGIN as i64;
+        assert_eq!(reason(&job, Some(&escrowed), end - 1), None);
+        assert_eq!(reason(&job, Some(&escrowed), end), Some(Reason::EscrowExpiring));
+        let left = next(&job, &InferenceJobStatus::default(), Some(&escrowed), at(end - 7));
+        assert_eq!(left, Some(Duration::from_secs(7)));
     }
 
     #[test]

@@ -13,12 +13,13 @@ use crate::{
         inference_job::{InferenceJob, condition},
     },
     operator::{context::Context, error::Error, gateway::GatewayError, write::api_beside},
-    protocol::internal::{JobReport, JobState},
+    protocol::internal::{JobReport, JobState, Spend},
 };
 
 use super::{
     local::{self, observe::Observed},
-    validate::is_over,
+    payment,
+    validate::{is_over, is_unsent},
 };
 
 /// What was found.
@@ -31,6 +32,8 @@ pub struct Refs {
     /// The output ConfigMap, whoever made it.
     pub output: Option<ConfigMap>,
     pub settlement: Settlement,
+    /// Of a paid job that the grid does not have yet.
+    pub escrow: Option<payment::Found>,
 }
 
 /// How far the pay for a job's work is.
@@ -43,6 +46,8 @@ pub enum Settlement {
     DryRun,
     Pending(EpochNumber),
     Active(EpochNumber),
+    /// A user pays, and this is how far it is.
+    Paid(Spend),
 }
 
 /// `asked`: what the gateway said a moment ago, when it was asked already.
@@ -54,7 +59,7 @@ pub async fn dereference(job: &InferenceJob, asked: Option<JobReport>, context: 
             Some(ended) => settlement(job, &ended, context).await?,
             None => Settlement::Unknown,
         };
-        return Ok(Refs { model: None, report: Ok(None), child: None, output: None, settlement });
+        return Ok(Refs { model: None, report: Ok(None), child: None, output: None, settlement, escrow: None });
     }
     let progress = async {
         match asked {
@@ -65,7 +70,9 @@ pub async fn dereference(job: &InferenceJob, asked: Option<JobReport>, context: 
     let (model, (report, child)) = tokio::try_join!(model(job, context), progress)?;
     // While requests are being answered nothing is said or written about it.
     let output = if is_under_way(report.as_ref()) { None } else { output(job, context).await? };
-    Ok(Refs { model, report, child, output, settlement: Settlement::Unknown })
+    let unsent = report.as_ref().is_ok_and(|report| report.as_ref().is_none_or(is_unsent));
+    let escrow = if unsent { payment::look(job, context).await? } else { None };
+    Ok(Refs { model, report, child, output, settlement: Settlement::Unknown, escrow })
 }
 
 async fn model(job: &InferenceJob, context: &Context) -> Result<Option<GridModel>, Error> {
@@ -120,7 +127,13 @@ async fn output_of(job: &InferenceJob, name: &str, context: &Context) -> Result<
     }
 }
 
-/// The epoch of a job is the one in which it ended: receipts are accepted before, and reports go in order.
+/// A paid job is settled with its escrow, whatever its epoch: the gateway is told what the chain says about it.
+async fn paid(job: &InferenceJob, context: &Context) -> Settlement {
+    let report = context.gateway.job(&job.uid().unwrap_or_default()).await;
+    report.ok().flatten().and_then(|report| report.spend).map_or(Settlement::Unknown, Settlement::Paid)
+}
+
+/// The epoch of an unpaid job is the one in which it ended: receipts are accepted before, and reports go in order.
 pub async fn settlement(job: &InferenceJob, ended: &Time, context: &Context) -> Result<Settlement, Error> {
     if local::is_local(job) {
         return Ok(Settlement::Unknown);
@@ -128,6 +141,9 @@ pub async fn settlement(job: &InferenceJob, ended: &Time, context: &Context) -> 
     let conditions = job.status.as_ref().map(|status| status.conditions.as_slice()).unwrap_or_default();
     if conditions::is_true(conditions, condition::SETTLED) {
         return Ok(Settlement::Told);
+    }
+    if job.spec.payment.is_some() {
+        return Ok(paid(job, context).await);
     }
     let networks: Api<GridNetwork> = Api::all(context.client.clone());
     let networks = networks.list(&kube::api::ListParams::default()).await?;

@@ -10,6 +10,7 @@ use super::{
     input::source::{self, InputError, Reader, Survey},
 };
 use crate::{
+    api::reasons::Reason,
     operator::{context::Context, gateway::GatewayError},
     protocol::internal::{JobControl, JobReport, JobSpec, JobState, MAX_WHOLE_INPUT, WholeJob},
 };
@@ -97,6 +98,9 @@ async fn in_two(
 ) -> Result<JobReport, HandOverError> {
     match context.gateway.put_job(uid, spec).await {
         Ok(_) => {}
+        Err(GatewayError::Refused { status: 409, reason, message }) if reason == Reason::EscrowTaken.as_str() => {
+            return Err(GatewayError::Refused { status: 409, reason, message }.into());
+        }
         Err(error @ GatewayError::Refused { status: 409, .. }) => match had_already(uid, error, context).await {
             Ok(report) => return Ok(report),
             // It has the uid with another spec but without input: the input changed between two tries. Nothing ran.

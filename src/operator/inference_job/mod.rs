@@ -16,6 +16,7 @@ pub mod known;
 pub mod local;
 pub mod output;
 pub mod pace;
+pub mod payment;
 pub mod publication;
 pub mod status;
 pub mod summary;

@@ -96,6 +96,7 @@ fn without_numbers(status: &InferenceJobStatus) -> InferenceJobStatus {
         assignments: Vec::new(),
         last_failures: Vec::new(),
         audits: None,
+        spend: None,
         requests: status.requests.map(|requests| RequestCounts { completed: 0, failed: 0, ..requests }),
         ..status.clone()
     };

@@ -11,6 +11,7 @@ use super::{
     dereference::Settlement,
     local,
     pace::{self, Turn},
+    payment,
     summary::{self, Summary},
     validate::{Ending, Place, Refusal, Stage, ValidatedJob},
 };
@@ -112,6 +113,10 @@ fn settle(draft: &mut Draft<'_>, settlement: &Settlement) {
         Settlement::DryRun => Finding::no(Reason::DryRun, "spec.rewards.dryRun of the GridNetwork is set"),
         Settlement::Pending(epoch) => {
             Finding::no(Reason::SettlementPending, format!("epoch {epoch} is not yet active on chain"))
+        }
+        Settlement::Paid(spend) => {
+            draft.status.spend = Some(payment::shown(spend));
+            payment::settled(spend)
         }
         Settlement::Active(epoch) => Finding::yes(Reason::EpochActive, format!("epoch {epoch} is active on chain")),
     };
@@ -271,6 +276,9 @@ fn counts(draft: &mut Draft<'_>, report: &JobReport) {
         failed: report.audits_failed.into(),
     };
     draft.status.audits = told(&draft.status.audits, audits);
+    if let Some(spend) = &report.spend {
+        draft.status.spend = Some(payment::shown(spend));
+    }
     draft.status.receipts_root = Some(clipped(&report.receipts_root, 66)).filter(|root| !root.is_empty());
 }
 
@@ -398,7 +406,7 @@ pub(super) mod tests {
     use super::{super::validate::Model, *};
     use crate::{
         api::{
-            ids::ModelDigest,
+            ids::{EscrowId, ModelDigest, Wei},
             inference_job::{InputFormat, OutputStatus},
         },
         operator::{
@@ -408,7 +416,7 @@ pub(super) mod tests {
                 output::Destination,
             },
         },
-        protocol::internal::{Endpoint, JobControl, PlacementFilter},
+        protocol::internal::{Endpoint, JobControl, JobPayment, PlacementFilter, SettledPayment, TokenPrice},
     };
 
     pub fn report(state: JobState) -> JobReport {
@@ -432,7 +440,35 @@ pub(super) mod tests {
             receipts_root: String::new(),
             last_failures: Vec::new(),
             waiting: None,
+            spend: None,
         }
+    }
+
+    /// Of a job that may spend 500 wei.
+    pub fn spend(spent: u128, deadline: u64) -> Spend {
+        let price = TokenPrice { prompt: Wei(0), output: Wei(1_000_000) };
+        let payment = JobPayment { escrow: EscrowId([1; 32]), max_spend: Wei(500), deadline, price };
+        Spend { payment, spent: Wei(spent), used_up: spent >= 500, settled: None }
+    }
+
+    #[test]
+    fn a_paid_job_shows_what_it_spent_and_is_settled_when_its_escrow_is() {
+        let answered = JobReport { completed: 2, spend: Some(spend(120, 9)), ..report(JobState::Finished) };
+        let ending = Some(Ending::Completed);
+        let stage = Stage::Ended { report: answered.clone(), ending: Ending::Completed };
+        let applied = Applied { report: Some(answered), ending, ..Applied::default() };
+        let mut done = job(json!({}));
+        done.status = Some(of(&done, &validated(stage), &applied, at(9)));
+        assert_eq!(done.status.as_ref().unwrap().spend.as_ref().unwrap().spent_wei, "120");
+        let settled = |settled| {
+            let spend = Spend { settled, ..spend(120, 9) };
+            let status = over(&done, &Settlement::Paid(spend), at(10));
+            let found = conditions::find(&status.conditions, condition::SETTLED).unwrap();
+            (found.reason.clone(), status.spend.unwrap().settled_wei)
+        };
+        assert_eq!(settled(None), ("SettlementPending".into(), None));
+        let taken = SettledPayment { spent: Wei(120), fee_bps: 500 };
+        assert_eq!(settled(Some(taken)), ("EscrowSettled".into(), Some("120".into())));
     }
 
     fn at(second: i64) -> Timestamp {
@@ -477,6 +513,7 @@ pub(super) mod tests {
             max_failed: None,
             sample_percent: None,
             placement: PlacementFilter::default(),
+            payment: None,
             control: JobControl::default(),
             stage,
             place: Place::Grid,

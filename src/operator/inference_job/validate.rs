@@ -13,6 +13,7 @@ use super::{
     },
     local::{self, validate::LocalJob},
     output::{self, Claim, Destination, FilePlace},
+    payment,
 };
 use crate::{
     api::{
@@ -26,7 +27,7 @@ use crate::{
         reasons::Reason,
     },
     operator::{gateway::GatewayError, grid_model::validate::format as grid_model_format},
-    protocol::internal::{Endpoint, JobControl, JobReport, JobState, PlacementFilter, Trust},
+    protocol::internal::{Endpoint, JobControl, JobPayment, JobReport, JobState, PlacementFilter, Trust},
 };
 
 /// A job whose every value is known to be sound.
@@ -46,6 +47,8 @@ pub struct ValidatedJob {
     pub max_failed: Option<u32>,
     pub sample_percent: Option<u8>,
     pub placement: PlacementFilter,
+    /// Only looked at until the grid has the job.
+    pub payment: Option<JobPayment>,
     pub control: JobControl,
     pub place: Place,
     pub stage: Stage,
@@ -130,7 +133,7 @@ pub fn validate(job: &InferenceJob, refs: Refs, now: Timestamp) -> Validated {
     }
 }
 
-fn is_unsent(report: &JobReport) -> bool {
+pub fn is_unsent(report: &JobReport) -> bool {
     report.state == JobState::Created
 }
 
@@ -151,8 +154,13 @@ fn checked(job: &InferenceJob, refs: Refs, now: Timestamp) -> Result<ValidatedJo
         let message = format!("{} belongs to {owner}; delete it, or name another one in a new job", output.shown());
         return Err(refuse(condition::OUTPUT_PUBLISHED, Reason::OutputConflict, message));
     }
+    let payment = match stage {
+        Stage::New => payment::validate(job, refs.model.as_ref(), refs.escrow.as_ref(), now)?,
+        _ => None,
+    };
     Ok(ValidatedJob {
         rejected,
+        payment,
         stage,
         place,
         source: source(&workload.input)?,
@@ -238,6 +246,9 @@ pub fn stop(job: &InferenceJob, report: Option<&JobReport>, now: Timestamp) -> O
             let message = format!("{failed} requests failed, spec.maxFailedRequests allows {limit}");
             return Some((Reason::TooManyFailedRequests, message));
         }
+    }
+    if let Some(stop) = report.and_then(payment::used_up) {
+        return Some(stop);
     }
     deadlines::passed(job, report, now)
 }
@@ -368,16 +379,16 @@ fn defaults(generation: &GenerationSpec) -> Result<Defaults, Refusal> {
     })
 }
 
-fn invalid(message: impl Into<String>) -> Refusal {
+pub(super) fn invalid(message: impl Into<String>) -> Refusal {
     hopeless(Reason::InvalidInput, message)
 }
 
-fn hopeless(reason: Reason, message: impl Into<String>) -> Refusal {
+pub(super) fn hopeless(reason: Reason, message: impl Into<String>) -> Refusal {
     let refusal = refuse(condition::ACCEPTED, reason, message);
     Refusal { ending: Some((reason, refusal.finding.message.clone())), ..refusal }
 }
 
-fn refuse(condition: &'static str, reason: Reason, message: impl Into<String>) -> Refusal {
+pub(super) fn refuse(condition: &'static str, reason: Reason, message: impl Into<String>) -> Refusal {
     Refusal { condition, finding: Finding::no(reason, message), ending: None }
 }
 
@@ -413,7 +424,7 @@ mod tests {
             }))
             .unwrap()
         });
-        Refs { model, report: Ok(report), child: None, output: None, settlement: Settlement::Unknown }
+        Refs { model, report: Ok(report), child: None, output: None, settlement: Settlement::Unknown, escrow: None }
     }
 
     fn valid(job: &InferenceJob) -> ValidatedJob {
@@ -470,6 +481,20 @@ mod tests {
         assert_eq!(found.ending.map(|(reason, _)| reason), Some(Reason::Cancelled));
         let away = Refs { report: Err(GatewayError::Unavailable("x".into())), ..refs(false, None) };
         assert_eq!(refusal(&cancelled, away, 101).ending, None, "it may be with the grid");
+    }
+
+    #[test]
+    fn a_paid_job_that_has_spent_all_it_may_ends_and_one_whose_answers_are_all_there_completes() {
+        let job = job(json!({}), json!({}));
+        let used_up = |completed| JobReport {
+            completed,
+            spend: Some(crate::operator::inference_job::status::tests::spend(500, u64::MAX)),
+            ..crate::operator::inference_job::status::tests::report(JobState::Running)
+        };
+        let (reason, message) = stop(&job, Some(&used_up(1)), at(101)).unwrap();
+        assert_eq!(reason, Reason::SpendLimitReached);
+        assert!(message.contains("spec.payment.maxSpendWei"), "{message}");
+        assert_eq!(stop(&job, Some(&used_up(2)), at(101)), None);
     }
 
     #[test]

@@ -111,17 +111,16 @@ const FEE: u16 = 500;
 
 fn job(id: u8, spent: u128, served: &[(u16, u128)]) -> PaidJob {
     let served = served.iter().map(|(node, units)| (contribution(*node, 0, 0, 0).node, ComputeUnits(*units))).collect();
-    PaidJob { job: [id; 32], spent: Wei(spent), served }
+    PaidJob { job: [id; 32], spent: Wei(spent), fee: FeeBps::new(FEE).unwrap(), served }
 }
 
 fn with_jobs(budget: Wei, nodes: &[NodeContribution], jobs: &[PaidJob]) -> Allocation {
-    let paid = PaidWork { jobs, fee: FeeBps::new(FEE).unwrap() };
-    allocate(budget, RewardSplit::default(), nodes, paid).unwrap()
+    allocate(budget, RewardSplit::default(), nodes, PaidWork { jobs }).unwrap()
 }
 
 /// Subsidy and fees of a node.
 fn income(allocation: &Allocation, jobs: &[PaidJob], node: NodeAddress) -> u128 {
-    let fees = share_fees(PaidWork { jobs, fee: FeeBps::new(FEE).unwrap() }).unwrap();
+    let fees = share_fees(PaidWork { jobs }).unwrap();
     paid(allocation, node) + fees.get(&node).map_or(0, |wei| wei.0)
 }
 
@@ -159,7 +158,9 @@ proptest! {
         let sum: u128 = allocation.amounts.values().map(|amounts| amounts.total().0).sum();
         prop_assert_eq!(sum, allocation.allocated.0);
         prop_assert_eq!(sum + allocation.unallocated.0, budget.0);
-        let fees: u128 = share_fees(PaidWork { jobs: &jobs, fee: FeeBps::new(FEE).unwrap() }).unwrap().values().map(|wei| wei.0).sum();
+        let paid = PaidWork { jobs: &jobs };
+        let fees: u128 = share_fees(paid).unwrap().values().map(|wei| wei.0).sum();
+        prop_assert_eq!(fees, paid.net().0, "what is set aside for fees is what they come to");
         prop_assert!(fees <= jobs.iter().map(|job| job.spent.0).sum::<u128>());
     }
 

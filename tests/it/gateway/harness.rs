@@ -352,6 +352,7 @@ pub fn spec(total_requests: u32) -> JobSpec {
         rejected_lines: 0,
         sample_percent: None,
         placement: PlacementFilter::default(),
+        payment: None,
     }
 }
 

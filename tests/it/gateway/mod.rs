@@ -10,6 +10,7 @@ mod jobs;
 mod members;
 mod models;
 mod openai;
+mod payments;
 mod restart;
 mod scheduling;
 mod workers;

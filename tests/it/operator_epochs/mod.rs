@@ -6,6 +6,7 @@ mod absence;
 mod crashes;
 mod forms;
 mod pace;
+mod payments;
 mod processes;
 mod rivals;
 mod stage;

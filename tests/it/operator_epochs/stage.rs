@@ -2,7 +2,7 @@
 //! is dropped.
 
 use std::{
-    collections::BTreeSet,
+    collections::{BTreeMap, BTreeSet},
     sync::{
         Arc,
         atomic::{AtomicI64, Ordering},
@@ -30,7 +30,7 @@ use xdc_grid::{
     },
     operator::{
         chains::Chains, config::OperatorConfig, context::Context, contribution_report, error::Error,
-        gateway::GatewayClient, grid_network::validate::identity, metrics::Metrics,
+        gateway::GatewayClient, grid_network::validate::identity, metrics::Metrics, settlement,
     },
     protocol::{
         identity::NodeKey,
@@ -52,7 +52,7 @@ use crate::{
 
 pub const NETWORK: &str = "epochs";
 /// Odd, so that shares of three leave a remainder.
-const BUDGET: u128 = 1_000_000_000_000_000_007;
+pub const BUDGET: u128 = 1_000_000_000_000_000_007;
 /// Far more looks than an epoch takes.
 const LOOKS: usize = 120;
 
@@ -326,15 +326,24 @@ impl Stage {
         }
     }
 
+    /// What the leaves of a report say that each node ever earned.
+    pub async fn leaves(&self, epoch: u64) -> BTreeMap<NodeAddress, u128> {
+        let leaves = self.leaves_of(&self.report(epoch).await.unwrap()).await;
+        leaves.into_iter().map(|leaf| (leaf.node, leaf.cumulative.0)).collect()
+    }
+
+    async fn leaves_of(&self, report: &ContributionReport) -> Vec<RewardLeaf> {
+        let api: Api<ConfigMap> = Api::namespaced(self.island.admin.clone(), SYSTEM);
+        let packed = api.get(&report.spec.leaves.config_map).await.unwrap().binary_data.unwrap();
+        decompress_leaves(&packed["leaves.zst"].0, report.spec.leaves.data_hash.parse().unwrap()).unwrap()
+    }
+
     /// Everybody claims by the last report's leaves; every wei that was allocated is paid once, and not one more.
     pub async fn assert_everybody_is_paid(&self) {
         let reports = self.reports().await;
         let allocated: u128 = reports.iter().map(|report| report.spec.allocated_wei.parse::<u128>().unwrap()).sum();
         let last = reports.last().unwrap();
-        let api: Api<ConfigMap> = Api::namespaced(self.island.admin.clone(), SYSTEM);
-        let packed = api.get(&last.spec.leaves.config_map).await.unwrap().binary_data.unwrap();
-        let hash = last.spec.leaves.data_hash.parse().unwrap();
-        let leaves: Vec<RewardLeaf> = decompress_leaves(&packed["leaves.zst"].0, hash).unwrap();
+        let leaves = self.leaves_of(last).await;
         assert_eq!(leaves.len(), self.nodes.len());
         let tree = RewardTree::build(self.grid.client.tree_domain(), leaves).unwrap();
         for (node, payout) in &self.nodes {
@@ -362,5 +371,13 @@ impl Life {
     pub async fn look(&self) -> Result<(), Error> {
         let network = self.networks.get(NETWORK).await.unwrap();
         Box::pin(contribution_report::reconcile(Arc::new(network), self.context.clone())).await.map(drop)
+    }
+
+    /// One look at the payments. `false` when the process died in it.
+    pub async fn settle(&self) -> bool {
+        let network = self.networks.get(NETWORK).await.unwrap();
+        let look = Box::pin(settlement::reconcile(Arc::new(network), self.context.clone()));
+        // What is transient is tried again; a test looks at what came of it.
+        matches!(self.api.until_death(self.chain.until_death(look)).await, Some(Some(_)))
     }
 }

@@ -5,12 +5,12 @@ use std::{collections::BTreeMap, path::Path};
 use prost::Message as _;
 use sqlx::{Connection, SqliteConnection};
 use xdc_grid::{
-    api::ids::{ModelDigest, NodeAddress, RequestId},
+    api::ids::{EscrowId, ModelDigest, NodeAddress, RequestId, Wei},
     protocol::{
         identity::NodeKey,
         internal::{
-            Encoding, Endpoint, InputLine, JobControl, JobSpec, Member, Message, NetworkConfig, NodeMode,
-            PlacementFilter,
+            Encoding, Endpoint, InputLine, JobControl, JobPayment, JobSpec, Member, Message, NetworkConfig, NodeMode,
+            PlacementFilter, TokenPrice,
         },
         names::NetworkId,
         receipt::{Receipt, hash_tokens, sign},
@@ -71,6 +71,7 @@ fn spec(total_requests: u32) -> JobSpec {
         rejected_lines: 0,
         sample_percent: None,
         placement: PlacementFilter::default(),
+        payment: None,
     }
 }
 
@@ -123,8 +124,12 @@ impl Fixture {
     }
 
     fn receipt(&self, key: &NodeKey, index: u32, attempt: u32, output: &[u32]) -> LoggedReceipt {
+        self.receipt_for(id(index), key, attempt, output)
+    }
+
+    fn receipt_for(&self, request: RequestId, key: &NodeKey, attempt: u32, output: &[u32]) -> LoggedReceipt {
         let receipt = Receipt {
-            requestId: id(index).0.into(),
+            requestId: request.0.into(),
             attempt,
             model: MODEL.0.into(),
             promptHash: hash_tokens(&[1]).into(),
@@ -140,7 +145,7 @@ impl Fixture {
         let signature = sign(&receipt, &network().network, key).unwrap();
         LoggedReceipt {
             hash: receipt.content_hash().0,
-            request: id(index),
+            request,
             attempt,
             peer: key.peer_id(),
             address: key.address(),
@@ -207,6 +212,37 @@ async fn the_first_valid_receipt_wins_and_a_later_one_is_superseded() {
     assert_eq!(f.ledger.payable_receipts(4).await.unwrap().len(), 1);
     let ended = f.ledger.end_lease(&id(0), 2, &lost(After::CountTry), 60).await;
     assert!(matches!(ended, Err(LedgerError::Stale { .. })));
+    assert_eq!(f.whole().await, Vec::<String>::new());
+}
+
+#[tokio::test]
+async fn a_paid_job_is_charged_for_answers_that_are_not_rejected_and_only_once() {
+    let f = Fixture::new(1).await;
+    let price = TokenPrice { prompt: Wei(0), output: Wei(1_000_000) };
+    let payment = JobPayment { escrow: EscrowId([1; 32]), max_spend: Wei(100), deadline: 9, price };
+    let paid = JobSpec { payment: Some(payment), ..spec(2) };
+    f.ledger.put_job("paid", &paid, 1).await.unwrap();
+    let mut input = f.ledger.begin_input("paid", &paid, 1).await.unwrap();
+    for index in 0..2 {
+        input.add(line(index), [3; 32]).await.unwrap();
+    }
+    input.finish([1; 32]).await.unwrap();
+    let spent = async || f.ledger.payment("paid").await.unwrap().unwrap().spent();
+    let answer = async |index, output: &[u32], payable| {
+        let request = RequestId::of_job_line("paid", &format!("c{index}"));
+        f.ledger.lease(&request, 1, &f.node.peer_id(), 10).await.unwrap();
+        let receipt = f.receipt_for(request, &f.node, 1, output);
+        let receipt = LoggedReceipt { payable, ..receipt };
+        f.ledger.log_receipt(&receipt).await.unwrap();
+        f.ledger.log_receipt(&receipt).await.unwrap();
+        receipt.hash
+    };
+    let first = answer(0, &[7, 8, 9], true).await;
+    assert_eq!(spent().await, Wei(3));
+    answer(1, &[7, 8], false).await;
+    assert_eq!(spent().await, Wei(3), "probation work costs nothing");
+    decide(&f.ledger, first, AuditState::Failed, EvidenceRecord::default()).await.unwrap();
+    assert_eq!(spent().await, Wei(0), "what is rejected is not paid");
     assert_eq!(f.whole().await, Vec::<String>::new());
 }
 
@@ -330,11 +366,11 @@ async fn an_epoch_is_written_once_and_counts_a_receipt_once() {
         f.ledger.log_receipt(&f.receipt(&f.node, index, 1, &[index])).await.unwrap();
     }
     let hashes: Vec<_> = f.ledger.payable_receipts(4).await.unwrap().iter().map(|receipt| receipt.hash).collect();
-    let first = f.ledger.close_epoch(4, b"totals", &hashes[..1], 70).await.unwrap();
-    let again = f.ledger.close_epoch(4, b"other totals", &hashes[1..], 80).await.unwrap();
+    let first = f.ledger.close_epoch(4, b"totals", &hashes[..1], &[], 70).await.unwrap();
+    let again = f.ledger.close_epoch(4, b"other totals", &hashes[1..], &[], 80).await.unwrap();
     assert_eq!(again, first);
     assert_eq!(f.ledger.payable_receipts(5).await.unwrap().len(), 1, "what was not counted moves on");
-    assert!(f.ledger.close_epoch(5, b"x", &hashes[..1], 90).await.is_err(), "a receipt counts in one epoch");
+    assert!(f.ledger.close_epoch(5, b"x", &hashes[..1], &[], 90).await.is_err(), "a receipt counts in one epoch");
     let secret = f.ledger.epoch_secret(4, [1; 32]).await.unwrap();
     assert_eq!(f.ledger.epoch_secret(4, [2; 32]).await.unwrap(), secret);
 }
@@ -344,7 +380,7 @@ async fn receipts_and_epochs_cannot_be_changed_even_by_hand() {
     let f = Fixture::new(1).await;
     f.ledger.lease(&id(0), 1, &f.node.peer_id(), 10).await.unwrap();
     f.ledger.log_receipt(&f.receipt(&f.node, 0, 1, &[7])).await.unwrap();
-    f.ledger.close_epoch(4, b"totals", &[], 70).await.unwrap();
+    f.ledger.close_epoch(4, b"totals", &[], &[], 70).await.unwrap();
     for statement in [
         "UPDATE receipts SET output_tokens = 9",
         "DELETE FROM receipts",

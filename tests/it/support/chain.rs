@@ -19,7 +19,9 @@ use xdc_grid::{
         SentCall, TxReceipt,
         bindings::{
             GridComputingRewards::{self as contract, GridComputingRewardsCalls as Calls},
+            GridJobEscrow::{self as escrow, GridJobEscrowCalls as EscrowCalls},
             IGridComputingRewards::{EpochState, Node},
+            IGridJobEscrow::Job,
         },
     },
 };
@@ -49,7 +51,15 @@ struct State {
     live: (B256, u128),
     pool: u128,
     submitted: Vec<u64>,
+    escrows: BTreeMap<B256, Job>,
+    /// Payout addresses that were asked for, and from when on they apply.
+    payouts: BTreeMap<Address, (Address, u64)>,
 }
+
+/// Of every fake escrow.
+const FEE_BPS: u16 = 500;
+/// The contract's two days.
+const PAYOUT_SECONDS: u64 = 2;
 
 impl FakeChain {
     pub fn new() -> Self {
@@ -68,6 +78,8 @@ impl FakeChain {
             live: (B256::ZERO, 0),
             pool: 1_000 * Wei::XDC.0,
             submitted: Vec::new(),
+            escrows: BTreeMap::new(),
+            payouts: BTreeMap::new(),
         })))
     }
 
@@ -100,6 +112,26 @@ impl FakeChain {
     /// Epoch numbers in the order in which they were reported.
     pub fn submitted(&self) -> Vec<u64> {
         self.lock().submitted.clone()
+    }
+
+    /// Money that somebody put down for a job.
+    pub fn open_escrow(&self, id: [u8; 32], payer: NodeAddress, wei: u128, deadline: u64) {
+        let job = Job {
+            payer: payer.into(),
+            escrow: alloy::primitives::Uint::from(wei),
+            deadline: alloy::primitives::Uint::from(deadline),
+            feeBps: FEE_BPS,
+            state: 1,
+            spent: alloy::primitives::Uint::ZERO,
+        };
+        self.lock().escrows.insert(id.into(), job);
+    }
+
+    /// What was taken from an escrow that is settled.
+    pub fn settled(&self, id: [u8; 32]) -> Option<u128> {
+        let state = self.lock();
+        let job = state.escrows.get(&B256::from(id))?;
+        (job.state == 2).then(|| job.spent.to())
     }
 
     /// Transactions that all accounts together got into blocks.
@@ -137,6 +169,17 @@ fn refused(name: &str) -> ChainError {
 impl State {
     /// What a transaction or its estimate would do; `commit` does it.
     fn execute(&mut self, from: Address, value: u128, data: &[u8], commit: bool) -> Result<(), ChainError> {
+        if let Ok(EscrowCalls::settleJobs(call)) = EscrowCalls::abi_decode(data) {
+            for one in call.settlements.iter().filter(|_| commit) {
+                let Some(job) = self.escrows.get_mut(&one.jobId) else { continue };
+                if job.state == 1 && one.spent <= job.escrow {
+                    (job.state, job.spent) = (2, one.spent);
+                    let spent: u128 = one.spent.to();
+                    self.pool += spent - spent * u128::from(FEE_BPS) / 10_000;
+                }
+            }
+            return Ok(());
+        }
         match Calls::abi_decode(data).map_err(|_| refused("Reverted"))? {
             Calls::submitEpoch(call) => {
                 if call.epoch != self.next_epoch {
@@ -193,6 +236,25 @@ impl State {
                     self.nodes.insert(call.node, node);
                 }
             }
+            Calls::requestPayout(call) => {
+                if self.nodes.get(&call.node).is_none_or(|node| node.owner != from) {
+                    return Err(refused("NotOwner"));
+                }
+                if commit {
+                    self.payouts.insert(call.node, (call.payout, now() + PAYOUT_SECONDS));
+                }
+            }
+            Calls::applyPayout(call) => {
+                let Some((payout, _)) = self.payouts.get(&call.node).copied().filter(|(_, at)| now() >= *at) else {
+                    return Err(refused("PayoutChangeTooEarly"));
+                };
+                if commit {
+                    self.payouts.remove(&call.node);
+                    if let Some(node) = self.nodes.get_mut(&call.node) {
+                        node.payout = payout;
+                    }
+                }
+            }
             Calls::unregisterNodeFor(call) => {
                 if self.nodes.get(&call.node).is_none_or(|node| node.owner != from) {
                     return Err(refused("NotOwner"));
@@ -231,6 +293,21 @@ impl State {
         fn of<C: SolCall>(value: &C::Return) -> Result<Bytes, ChainError> {
             Ok(C::abi_encode_returns(value).into())
         }
+        match EscrowCalls::abi_decode(data) {
+            Ok(EscrowCalls::rewards(_)) => return of::<escrow::rewardsCall>(&Address::with_last_byte(0xaa)),
+            Ok(EscrowCalls::jobs(call)) => {
+                let none = Job {
+                    payer: Address::ZERO,
+                    escrow: alloy::primitives::Uint::ZERO,
+                    deadline: alloy::primitives::Uint::ZERO,
+                    feeBps: 0,
+                    state: 0,
+                    spent: alloy::primitives::Uint::ZERO,
+                };
+                return of::<escrow::jobsCall>(&self.escrows.get(&call.jobId).cloned().unwrap_or(none));
+            }
+            _ => {}
+        }
         match Calls::abi_decode(data).map_err(|_| refused("Reverted"))? {
             Calls::genesis(_) => of::<contract::genesisCall>(&self.genesis),
             Calls::epochSeconds(_) => of::<contract::epochSecondsCall>(&EPOCH_SECONDS),
@@ -240,6 +317,14 @@ impl State {
             Calls::maxEpochIncrease(_) => of::<contract::maxEpochIncreaseCall>(&u128::MAX),
             Calls::epochState(_) => of::<contract::epochStateCall>(&self.epoch_state()),
             Calls::hasRole(_) => of::<contract::hasRoleCall>(&self.reporter_has_role),
+            Calls::payoutRequest(call) => {
+                let (payout, at) = self.payouts.get(&call.node).copied().unwrap_or_default();
+                let applicable_at = U256::from(at);
+                of::<contract::payoutRequestCall>(&contract::payoutRequestReturn {
+                    payout,
+                    applicableAt: applicable_at,
+                })
+            }
             Calls::bindingNonce(_) => of::<contract::bindingNonceCall>(&U256::ZERO),
             Calls::claimed(_) => of::<contract::claimedCall>(&U256::ZERO),
             Calls::nodes(call) => {

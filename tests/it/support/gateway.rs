@@ -17,14 +17,14 @@ use futures::StreamExt;
 use serde_json::{Value, json};
 use tokio::sync::broadcast;
 use xdc_grid::{
-    api::ids::{GridPeerId, ModelDigest, NodeAddress, RequestId},
+    api::ids::{EscrowId, GridPeerId, ModelDigest, NodeAddress, RequestId},
     protocol::{
         identity::NodeKey,
         internal::{
             Capability, Change, ChangeKind, Contribution, EpochTotals, EvidenceReport, GatewayInfo, InputLine,
             JobControl, JobName, JobNode, JobPage, JobReport, JobSpec, JobState, Member, ModelReport, ModelSource,
-            ModelState, NetworkConfig, NodeModel, NodeReport, NodeTotals, Outcome, RequestFailure, ResultLine,
-            WholeJob,
+            ModelState, NetworkConfig, NodeModel, NodeReport, NodeTotals, OpenPayment, Outcome, PaidJobTotals,
+            RequestFailure, ResultLine, ServedUnits, SettledPayment, Spend, WholeJob,
         },
         vector::Vector,
     },
@@ -67,6 +67,11 @@ struct Script {
     /// Results in the store, by job and name.
     kept: BTreeMap<(String, String), Bytes>,
     store_is_full: bool,
+    /// Payments without a job here, with who served it for how many units.
+    owed: BTreeMap<EscrowId, (OpenPayment, Vec<(NodeAddress, u64)>)>,
+    settled: BTreeMap<EscrowId, SettledPayment>,
+    /// The epoch that counts a settled escrow.
+    counted: BTreeMap<EscrowId, u64>,
     calls: usize,
     fault: Option<(usize, Fault)>,
 }
@@ -240,6 +245,16 @@ impl FakeGateway {
         self.lock().network.clone()
     }
 
+    /// A paid job that is over, whatever else there is of it.
+    pub fn owe(&self, payment: OpenPayment, served: &[(NodeAddress, u64)]) {
+        self.lock().owed.insert(payment.payment.escrow, (payment, served.to_vec()));
+    }
+
+    /// What it was told of an escrow.
+    pub fn settled(&self, escrow: &EscrowId) -> Option<SettledPayment> {
+        self.lock().settled.get(escrow).copied()
+    }
+
     /// A file under `/files/`.
     pub fn serve_file(&self, name: &str, content: &str) {
         self.lock().files.insert(name.to_owned(), content.to_owned());
@@ -263,6 +278,8 @@ fn internal(gateway: FakeGateway) -> Router<FakeGateway> {
         .route("/jobs/{uid}/results", get(results))
         .route("/jobs/{uid}/files/{name}", get(kept_file).put(keep_file))
         .route("/changes", get(changes))
+        .route("/payments", get(payments))
+        .route("/payments/{escrow}", put(settle_payment))
         .route("/epochs/{epoch}/close", post(close))
         .layer(DefaultBodyLimit::disable())
         .layer(axum::middleware::from_fn_with_state(gateway, guard))
@@ -528,11 +545,14 @@ async fn job(State(gateway): Shared, Path(uid): Path<String>) -> Response {
     let (answer, moved) = {
         let mut script = gateway.lock();
         *script.asked.entry(uid.clone()).or_default() += 1;
-        let released = script.released.clone();
+        let (released, settled) = (script.released.clone(), script.settled.clone());
         let Some(job) = script.jobs.get_mut(&uid) else {
             return refuse(StatusCode::NOT_FOUND, "JobUnknown", "no such job");
         };
-        let answer = report(job);
+        let mut answer = report(job);
+        if let Some(spend) = &mut answer.spend {
+            spend.settled = settled.get(&spend.payment.escrow).copied();
+        }
         let held = job.spec.name.starts_with(HELD) && !released.contains(&job.spec.name);
         let next = match job.state {
             JobState::Queued => JobState::Running,
@@ -606,7 +626,34 @@ fn report(job: &Job) -> JobReport {
             })
             .collect(),
         waiting: None,
+        spend: job.spec.payment.map(|payment| {
+            let (read, made) = (10 * completed.len() as u64, 5 * completed.len() as u64);
+            let (spent, used_up) = (payment.charge(read, made), payment.is_used_up(read, made));
+            Spend { payment, spent, used_up, settled: None }
+        }),
     }
+}
+
+async fn payments(State(gateway): Shared) -> Json<Vec<OpenPayment>> {
+    let script = gateway.lock();
+    let of_jobs = script.jobs.iter().filter_map(|(uid, job)| {
+        let over = matches!(job.state, JobState::Finished | JobState::Cancelled);
+        let spend = report(job).spend.filter(|_| over)?;
+        Some(OpenPayment { job: uid.clone(), payment: spend.payment, spent: spend.spent, finished_at_ms: 2_000 })
+    });
+    let owed = script.owed.values().map(|(payment, _)| payment.clone());
+    Json(owed.chain(of_jobs).filter(|open| !script.settled.contains_key(&open.payment.escrow)).collect())
+}
+
+async fn settle_payment(
+    State(gateway): Shared,
+    Path(escrow): Path<String>,
+    Json(settled): Json<SettledPayment>,
+) -> Response {
+    let mut script = gateway.lock();
+    let before = script.settled.insert(escrow.parse().unwrap(), settled);
+    assert!(before.is_none_or(|before| before == settled), "the chain says one thing of an escrow");
+    StatusCode::NO_CONTENT.into_response()
 }
 
 async fn results(State(gateway): Shared, Path(uid): Path<String>) -> Response {
@@ -681,7 +728,20 @@ async fn changes(State(gateway): Shared, Query(query): Query<BTreeMap<String, St
 
 /// Every member did the same work.
 async fn close(State(gateway): Shared, Path(epoch): Path<u64>) -> Json<Value> {
-    let script = gateway.lock();
+    let mut script = gateway.lock();
+    let escrows: Vec<_> = script.settled.keys().copied().collect();
+    for escrow in escrows {
+        script.counted.entry(escrow).or_insert(epoch);
+    }
+    let jobs = script.settled.iter().filter(|(escrow, _)| script.counted.get(*escrow) == Some(&epoch));
+    let job = |(escrow, settled): (&EscrowId, &SettledPayment)| {
+        let served = script.owed.get(escrow).into_iter().flat_map(|(_, served)| served);
+        let mut served: Vec<_> =
+            served.map(|(address, units)| ServedUnits { address: *address, units: units.to_string() }).collect();
+        served.sort_by_key(|served| served.address);
+        PaidJobTotals { escrow: *escrow, spent: settled.spent, fee_bps: settled.fee_bps, served }
+    };
+    let jobs = jobs.filter(|(_, settled)| settled.spent.0 > 0).map(job).collect();
     let node = |member: &Member| NodeTotals {
         address: member.peer_id.address().unwrap(),
         node_name: member.node_name.clone(),
@@ -698,6 +758,7 @@ async fn close(State(gateway): Shared, Path(epoch): Path<u64>) -> Json<Value> {
     let totals = EpochTotals {
         epoch: xdc_grid::api::ids::EpochNumber(epoch),
         nodes,
+        jobs,
         audit_secret: "00".repeat(32),
         receipts: 0,
         receipts_hash: String::new(),

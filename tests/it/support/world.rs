@@ -125,7 +125,9 @@ async fn prepare(client: &Client) {
     namespace(client, SYSTEM).await;
     let secret = json!({"metadata": {"name": "reporter"}, "stringData": {"key": REPORTER}});
     create_in::<Secret>(client, SYSTEM, secret).await;
-    create::<xdc_grid::api::grid_network::GridNetwork>(client, network(NETWORK, "http://chain")).await;
+    let mut network = network(NETWORK, "http://chain");
+    network["spec"]["chain"]["escrow"] = "0x00000000000000000000000000000000000000bb".into();
+    create::<xdc_grid::api::grid_network::GridNetwork>(client, network).await;
     create::<xdc_grid::api::grid_model::GridModel>(client, model(MODEL, "http://models/smol.gguf", 0x11)).await;
 }
 

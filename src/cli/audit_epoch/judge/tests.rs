@@ -2,10 +2,11 @@ use std::collections::BTreeMap;
 
 use super::*;
 use crate::{
+    api::ids::EscrowId,
     cli::audit_epoch::statement::{Seen, read},
     protocol::{
         identity::NodeKey,
-        internal::{EpochTotals, NodeTotals},
+        internal::{EpochTotals, NodeTotals, PaidJobTotals, ServedUnits},
         names::NetworkId,
         receipt::{Acceptance, Receipt, sign},
         statement::{CountedReceipt, ReceiptsHash},
@@ -75,6 +76,7 @@ impl World {
             countersignature: sign(&acceptance, &network(), &self.gateway).unwrap().to_vec(),
             prefix_tokens: 0,
             cost_per_token: COST,
+            escrow: None,
         };
         self.lines.push((content, line));
         self.lines.sort_by_key(|(content, _)| *content);
@@ -99,11 +101,12 @@ impl World {
     fn totals(&self) -> EpochTotals {
         let mut hash = ReceiptsHash::default();
         for (content, line) in &self.lines {
-            hash.add(&content.0, line.epoch, line.prefix_tokens, line.cost_per_token);
+            hash.add(&content.0, line.epoch, line.prefix_tokens, line.cost_per_token, line.escrow.as_ref());
         }
         EpochTotals {
             epoch: EPOCH,
             nodes: vec![self.node_totals(0, &[0, 2, 3]), self.node_totals(1, &[1])],
+            jobs: Vec::new(),
             audit_secret: String::new(),
             receipts: self.lines.len() as u64,
             receipts_hash: hash.finish(),
@@ -366,4 +369,62 @@ fn a_statement_that_is_none_is_refused_with_its_line() {
     assert!(read(&text).contains("line 6"), "{}", read(&text));
     let long = world.text(&world.totals()) + "\n" + &"x".repeat(5_000);
     assert!(read(&long).contains("longer than 4096 bytes"), "{}", read(&long));
+}
+
+#[test]
+fn the_fees_of_paid_jobs_are_split_again_from_the_receipts_without_being_told_the_budget() {
+    let escrow = EscrowId([5; 32]);
+    // Receipts of the two nodes that nobody paid for, and those of the job; a fee that bounds the subsidy, and one that does not.
+    let all: [&[u32]; 2] = [&[0, 2, 3], &[1]];
+    for (unpaid, paid) in [([&[0, 2][..], &[]], [&[3][..], &[1]]), ([&[][..], &[]], all)] {
+        for spent in [Wei(1_000), Wei(1_000 * Wei::XDC.0)] {
+            let mut world = World::new();
+            for (_, line) in &mut world.lines {
+                let receipt = <crate::protocol::wire::Receipt as prost::Message>::decode(&*line.receipt).unwrap();
+                let of_job = paid.iter().any(|ats| ats.contains(&(receipt.prompt_tokens - 10)));
+                line.escrow = of_job.then_some(escrow);
+            }
+            let mut totals = world.totals();
+            let worth = |ats: &[u32]| -> ComputeUnits {
+                ats.iter().map(|at| ComputeUnits::of_response(TokenCost(COST), 10 + at, 5)).sum()
+            };
+            let mut served = Vec::new();
+            for (at, node) in totals.nodes.iter_mut().enumerate() {
+                node.units = worth(unpaid[at]).to_string();
+                served.push((node.address, worth(paid[at])));
+            }
+            served.sort_by_key(|(node, _)| *node);
+            let listed =
+                served.iter().map(|(address, units)| ServedUnits { address: *address, units: units.to_string() });
+            totals.jobs = vec![PaidJobTotals { escrow, spent, fee_bps: 500, served: listed.collect() }];
+            let contribution = |node: &NodeTotals| NodeContribution {
+                node: node.address,
+                work: ComputeUnits(node.units.parse().unwrap()),
+                capacity: node.capacity_units.into(),
+                storage: 0,
+            };
+            let nodes: Vec<_> = totals.nodes.iter().map(contribution).collect();
+            let jobs = [PaidJob { job: escrow.0, spent, fee: FeeBps::new(500).unwrap(), served }];
+            let tree = settle(EpochInputs {
+                domain: domain(),
+                previous: &world.before.leaves,
+                nodes: &nodes,
+                paid: PaidWork { jobs: &jobs },
+                budget: Wei(BUDGET),
+                split: RewardSplit::default(),
+            })
+            .unwrap()
+            .tree;
+            let statement = world.statement(&world.text(&totals));
+            let packed = [tree.packed(), world.changes(&tree, statement.digest)];
+            for packed in &packed {
+                let verdict = world.judge(&tree, packed, Some(&statement), rules());
+                assert_eq!(verdict.differences, [], "{spent} {paid:?}");
+            }
+            let mut misstated = totals.clone();
+            misstated.jobs[0].served[0].units = "1".into();
+            let statement = world.statement(&world.text(&misstated));
+            assert!(kinds(&world.judge(&tree, &packed[0], Some(&statement), rules())).contains(&What::NodeTotals));
+        }
+    }
 }

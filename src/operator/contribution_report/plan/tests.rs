@@ -1,5 +1,9 @@
 use super::*;
 use crate::reward::{RewardTree, decompress_leaves, verify_proof};
+use crate::{
+    api::ids::EscrowId,
+    protocol::internal::{PaidJobTotals, ServedUnits},
+};
 use std::collections::BTreeMap;
 
 const TOTALS: &str = r#"
@@ -131,4 +135,47 @@ fn nonsense_of_the_gateway_is_refused_with_a_sentence() {
 fn the_split_comes_in_percent() {
     assert_eq!(split(&SplitSpec::default()), Ok(RewardSplit::default()));
     assert!(split(&SplitSpec { work: 60, capacity: 25, storage: 16 }).is_err());
+}
+
+fn paid(id: u8, spent: u128, served: &[(NodeAddress, &str)]) -> PaidJobTotals {
+    let served = served.iter().map(|(address, units)| ServedUnits { address: *address, units: (*units).into() });
+    PaidJobTotals { escrow: EscrowId([id; 32]), spent: Wei(spent), fee_bps: 500, served: served.collect() }
+}
+
+#[test]
+fn the_fee_of_a_paid_job_goes_to_registered_nodes_that_served_it_on_top_of_the_budget() {
+    let stranger = address(99);
+    let jobs = vec![paid(1, 1_000, &[(address(1), "30"), (address(2), "10"), (stranger, "5000")])];
+    let totals = EpochTotals { jobs, ..totals() };
+    let registered = [address(1), address(2)].into();
+    let jobs = paid_jobs(&totals, &registered, Wei(10_000)).unwrap();
+    assert_eq!(PaidWork { jobs: &jobs }.net(), Wei(950));
+    let planned = plan(&Inputs {
+        network: "demo",
+        epoch: EpochNumber(7),
+        domain: domain(),
+        reporter: NodeAddress([8; 20]),
+        totals: &totals,
+        statement: B256::repeat_byte(7),
+        registered: &registered,
+        previous: &[],
+        paid: PaidWork { jobs: &jobs },
+        budget: Wei(0),
+        split: RewardSplit::default(),
+        dry_run: false,
+    })
+    .unwrap();
+    assert_eq!(leaves(&planned), [(address(1), 713), (address(2), 237)].into());
+    assert_eq!(planned.spec.allocated_wei, "950");
+}
+
+#[test]
+fn fees_beyond_what_an_epoch_can_pay_stay_in_the_pool() {
+    let served = [(address(1), "1")];
+    let jobs = [1, 2, 3].map(|id| paid(id, 100, &served)).to_vec();
+    let totals = EpochTotals { jobs, ..totals() };
+    let within = |most| paid_jobs(&totals, &[address(1)].into(), Wei(most)).unwrap().len();
+    assert_eq!((within(285), within(284), within(94)), (3, 2, 0));
+    let nonsense = EpochTotals { jobs: vec![paid(1, 100, &[(address(1), "many")])], ..totals.clone() };
+    assert!(paid_jobs(&nonsense, &[address(1)].into(), Wei(1_000)).is_err());
 }

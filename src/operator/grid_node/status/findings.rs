@@ -53,7 +53,8 @@ pub(super) fn findings(draft: &mut Draft, seen: &Observed<'_>) {
     draft.set(condition::READY, ready.clone());
     draft.abnormal(condition::QUARANTINED, quarantined);
     draft.abnormal(condition::UPDATING, updating(seen));
-    draft.abnormal(condition::PAYOUT_DIFFERS, registration::payout_differs(found, refs));
+    draft.abnormal(condition::PAYOUT_DIFFERS, seen.payout.finding.clone());
+    draft.abnormal(condition::SLASHED, seen.slash.finding.clone());
     reporting(draft, &registered, refs);
     settle(draft, &ready, seen);
 }

@@ -15,7 +15,9 @@ use super::{
     dereference::{Refs, Worker},
     drain::Written,
     emptying,
+    payout::PayoutChange,
     registration::Moved,
+    slashing::SlashSeen,
     update::Step,
     validate::ValidatedNode,
 };
@@ -39,6 +41,8 @@ pub struct Observed<'a> {
     pub refs: &'a Refs,
     pub applied: &'a Applied,
     pub moved: &'a Moved,
+    pub payout: &'a PayoutChange,
+    pub slash: &'a SlashSeen,
     pub openness: Openness,
     pub step: &'a Step,
 }
@@ -97,6 +101,18 @@ pub fn of(seen: &Observed<'_>, now: Timestamp) -> GridNodeStatus {
     if seen.moved.dropped {
         draft.status.registration = None;
     }
+    if let Some(transaction) = &seen.payout.moved.transaction {
+        draft.status.payout = Some(transaction.clone());
+    }
+    if seen.payout.moved.dropped {
+        draft.status.payout = None;
+    }
+    if let Some(transaction) = &seen.slash.moved.transaction {
+        draft.status.slash = Some(transaction.clone());
+    }
+    if seen.slash.moved.dropped {
+        draft.status.slash = None;
+    }
     shown::chain(&mut draft.status, seen.refs);
     if let Some(report) = seen.refs.report.as_ref().ok().and_then(Option::as_ref) {
         shown::reported(&mut draft.status, report);
@@ -113,6 +129,8 @@ pub fn draining(node: &GridNode, message: &str, written: Option<&Written>, now: 
     match written {
         Some(Written::Exit(transaction)) => draft.status.exit = Some(transaction.clone()),
         Some(Written::Registration(transaction)) => draft.status.registration = Some(transaction.clone()),
+        Some(Written::Slash(transaction)) => draft.status.slash = Some(transaction.clone()),
+        Some(Written::Payout(transaction)) => draft.status.payout = Some(transaction.clone()),
         None => {}
     }
     let draining = || Finding::yes(Reason::DrainInProgress, message);
@@ -134,7 +152,13 @@ pub async fn update(node: &GridNode, status: &GridNodeStatus, context: &Context)
         old_conditions: &old_conditions,
         new_conditions: &newsworthy(&status.conditions),
         // Updating is no bad news: somebody changed the node or the operator.
-        abnormal: &[condition::DRAINING, condition::QUARANTINED, condition::PAYOUT_DIFFERS, condition::STALLED],
+        abnormal: &[
+            condition::DRAINING,
+            condition::QUARANTINED,
+            condition::SLASHED,
+            condition::PAYOUT_DIFFERS,
+            condition::STALLED,
+        ],
         expected: &[],
     };
     write::status(&api, context, MANAGER, node, change).await

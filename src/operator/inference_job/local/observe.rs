@@ -91,6 +91,7 @@ pub fn observe(child: &Job, pods: &[Pod]) -> Observed {
             receipts_root: String::new(),
             last_failures: failures(pods),
             waiting: None,
+            spend: None,
         },
     }
 }
