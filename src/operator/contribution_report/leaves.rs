@@ -149,14 +149,3 @@ fn from_calldata(report: &Report, reports: &[Report]) -> Option<Vec<RewardLeaf>>
 fn calldata_leaves(record: &OutboxRecord) -> Option<Vec<u8>> {
     Some(submitEpochCall::abi_decode(&record.intent.call.data).ok()?.leaves.to_vec())
 }
-
-/// What is said when they are gone.
-pub(super) fn missing(report: &Report) -> Finding {
-    let message = format!(
-        "ConfigMap {} with the leaves of {} is gone; rebuild it from the calldata of transaction {}",
-        report.object.spec.leaves.config_map,
-        report.name(),
-        report.status().submit.and_then(|submit| submit.transaction_hash).unwrap_or_else(|| "(not sent)".to_owned()),
-    );
-    Finding::no(Reason::LeavesMissing, message)
-}
