@@ -158,6 +158,7 @@ fn the_fee_of_a_paid_job_goes_to_registered_nodes_that_served_it_on_top_of_the_b
         totals: &totals,
         statement: B256::repeat_byte(7),
         registered: &registered,
+        block: 98_802_000,
         previous: &[],
         paid: PaidWork { jobs: &jobs },
         budget: Wei(0),
