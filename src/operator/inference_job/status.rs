@@ -403,7 +403,9 @@ pub(super) mod tests {
                 output::Destination,
             },
         },
-        protocol::internal::{Endpoint, JobControl, JobPayment, PlacementFilter, SettledPayment, TokenPrice},
+        protocol::internal::{
+            Endpoint, JobControl, JobPayment, PlacementFilter, SettledPayment, Spend, TokenPrice,
+        },
     };
 
     pub fn report(state: JobState) -> JobReport {
