@@ -403,9 +403,7 @@ pub(super) mod tests {
                 output::Destination,
             },
         },
-        protocol::internal::{
-            Endpoint, JobControl, JobPayment, PlacementFilter, SettledPayment, Spend, TokenPrice,
-        },
+        protocol::internal::{Endpoint, JobControl, JobPayment, PlacementFilter, SettledPayment, Spend, TokenPrice},
     };
 
     pub fn report(state: JobState) -> JobReport {
