@@ -149,8 +149,8 @@ async fn all_families_answer_and_replay_to_the_bit() {
     for model in models {
         let engine = load(&model).unwrap();
         let prompt: Vec<u32> = (0..40).map(|i| i * 37 % 256).collect();
-        let request = GenerateRequest { prompt: prompt.clone(), max_tokens: 50, ..request() };
-        let (output, root) = run(&engine, request).await.unwrap();
+        let asked = GenerateRequest { prompt: prompt.clone(), max_tokens: 50, ..request() };
+        let (output, root) = run(&engine, asked).await.unwrap();
         let (sampling, seed) = (request().sampling, [0; 32]);
         let outcome = engine.replay(ReplayRequest { prompt, output, sampling, seed }).await.unwrap();
         assert_eq!((outcome.first_mismatch, outcome.trace_root), (None, root), "{}", engine.info().architecture);
