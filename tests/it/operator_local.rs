@@ -429,8 +429,9 @@ async fn a_brief_job_that_is_cancelled_keeps_what_its_pod_had_answered() {
         let body = json!({"model": "parrot", "prompt": "abc", "max_tokens": tokens, "temperature": 0});
         json!({"custom_id": id, "method": "POST", "url": "/v1/completions", "body": body}).to_string()
     };
+    let inline = [line("short", 1), line("long", 4_000)].join("\n");
     let workload = json!({"workload": {"modelRef": {"name": "parrot"}, "endpoint": "/v1/completions",
-        "input": {"inline": [line("short", 1), line("long", 4_000)].join("\n")}, "output": {"configMap": {"name": "enough-results"}}}});
+        "input": {"inline": inline}, "output": {"configMap": {"name": "enough-results"}}}});
     let job = team.job("enough", &[], json!({}), workload).await;
     let child = team.child(&job).await;
     let models = team.folder.path().join(format!("{}-0/data/models", child.name_any()));
