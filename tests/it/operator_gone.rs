@@ -7,11 +7,11 @@ use clap::Parser;
 use kube::ResourceExt;
 use serde_json::json;
 use xdc_grid::{
-    api::{ids::ModelDigest, inference_job::InferenceJob},
+    api::inference_job::InferenceJob,
     operator::{
         chains::Chains, config::OperatorConfig, context::Context, inference_job::gone::compare, metrics::Metrics,
     },
-    protocol::internal::{Endpoint, JobName, JobSpec, PlacementFilter},
+    protocol::internal::{JobName, JobSpec},
 };
 
 use crate::support::{
@@ -30,18 +30,11 @@ struct Cli {
 }
 
 fn spec(name: &str) -> JobSpec {
-    JobSpec {
-        namespace: PLACE.into(),
-        name: name.into(),
-        model: ModelDigest([1; 32]),
-        model_name: "m".into(),
-        endpoint: Endpoint::Completions,
-        max_attempts: 1,
-        total_requests: 0,
-        rejected_lines: 0,
-        sample_percent: None,
-        placement: PlacementFilter::default(),
-    }
+    let spec = json!({
+        "namespace": PLACE, "name": name, "model": "11".repeat(32), "modelName": "m", "endpoint": "/v1/completions",
+        "maxAttempts": 1, "totalRequests": 0,
+    });
+    serde_json::from_value(spec).unwrap()
 }
 
 fn context(client: kube::Client, gateway: &str) -> Arc<Context> {
