@@ -53,27 +53,14 @@ var Devices = Tool{Name: "devices", Dir: "devices", Packages: []string{"."}, Min
 var Pause = Tool{Name: "pause", Dir: "pause", Packages: []string{"."}, Minutes: "1 s", Flags: []string{"-ldflags=-s -w"}}
 
 // Nobody debugs these programs, and without inlining the compiler takes a third less time. What the API server spends its time in stays inlined.
-var compilerFlags = func() []string {
-	flags := []string{"-gcflags=all=-dwarf=false -l"}
-	for _, hot := range []string{
-		"std",
-		"github.com/fxamacker/cbor/...",
-		"github.com/google/cel-go/...",
-		"go.etcd.io/...",
-		"golang.org/x/net/...",
-		"google.golang.org/grpc/...",
-		"google.golang.org/protobuf/...",
-		"k8s.io/apiextensions-apiserver/...",
-		"k8s.io/apimachinery/...",
-		"k8s.io/apiserver/...",
-		"k8s.io/kube-openapi/...",
-		"sigs.k8s.io/json/...",
-		"sigs.k8s.io/structured-merge-diff/...",
-	} {
-		flags = append(flags, "-gcflags="+hot+"=-dwarf=false")
-	}
-	return flags
-}()
+var compilerFlags = []string{
+	"-gcflags=all=-dwarf=false -l",
+	"-gcflags=std=-dwarf=false",
+	"-gcflags=go.etcd.io/...=-dwarf=false",
+	"-gcflags=k8s.io/apimachinery/...=-dwarf=false",
+	"-gcflags=k8s.io/apiserver/...=-dwarf=false",
+	"-gcflags=google.golang.org/protobuf/...=-dwarf=false",
+}
 
 // Builder builds tools.
 type Builder struct {
