@@ -3,11 +3,12 @@ pragma solidity 0.8.37;
 
 import {IGridComputingRewards} from "./IGridComputingRewards.sol";
 import {Rules} from "./Rules.sol";
+import {fromNow} from "./Time.sol";
 
 /// @title Reports of epochs: votes, the one pending report, challenges, activation.
 abstract contract Epochs is Rules {
     /// @dev The live one is at _live, the pending one at the other place: an activation writes neither.
-    bytes32[2] private _roots;
+    mapping(uint256 place => bytes32) private _roots;
 
     // ---------------------------------------------------------------- reports
 
@@ -25,13 +26,13 @@ abstract contract Epochs is Rules {
     {
         _requireReporterOf(epoch);
         _requireNotPaused(PAUSE_REPORT);
-        uint256 endsAt = genesis + (uint256(epoch) + 1) * epochSeconds;
+        uint256 endsAt = _endOf(epoch);
         if (block.timestamp < endsAt) revert EpochNotOver(epoch, endsAt);
-        _requireNotRetiredBefore(endsAt - 1);
-        if (_phase != Phase.None) _activate();
-        bytes32 hash = keccak256(leaves);
+        _requireNotRetiredBefore(endsAt);
+        if (_phase != SETTLED) _activate();
+        bytes32 hash = _hash(leaves);
         if (hash != dataHash) revert WrongDataHash(hash, dataHash);
-        Parameters storage rules = _rules();
+        Rulebook storage rules = _rules();
         if (rules.quorum > 1) _requireQuorum(reportHash(epoch, root, cumulativeTotal, dataHash), rules.quorum);
 
         uint256 previous = _allocatedTotal;
@@ -39,26 +40,42 @@ abstract contract Epochs is Rules {
         uint256 increase = cumulativeTotal - previous;
         // Ends before now, so it fits as the time does.
         // forge-lint: disable-next-line(unsafe-typecast)
-        _nextEpoch = uint40(epoch + 1);
+        unchecked {
+            _nextEpoch = uint40(epoch + 1);
+        }
+        uint256 activeAt = block.timestamp;
         if (increase == 0) {
             if (root != _liveRoot()) revert EmptyEpochChangesRoot(_liveRoot(), root);
-            emit EpochSubmitted(epoch, root, cumulativeTotal, dataHash, block.timestamp);
-            emit EpochActivated(epoch, root, cumulativeTotal);
-            return;
+        } else {
+            _reserve(epoch, root, cumulativeTotal, increase, rules);
+            activeAt = _openWindow(rules);
         }
+        emit EpochSubmitted(epoch, root, cumulativeTotal, dataHash, activeAt);
+        if (increase == 0) _tellActivated(epoch, cumulativeTotal);
+    }
+
+    /// @dev keccak256(leaves) with less code around it.
+    function _hash(bytes calldata leaves) private pure returns (bytes32 hash) {
+        assembly ("memory-safe") {
+            let free := mload(0x40)
+            calldatacopy(free, leaves.offset, leaves.length)
+            hash := keccak256(free, leaves.length)
+        }
+    }
+
+    function _reserve(uint64 epoch, bytes32 root, uint256 total, uint256 increase, Rulebook storage rules) private {
         if (root == bytes32(0)) revert EmptyRoot(epoch);
         if (increase > rules.maxEpochIncrease) revert IncreaseTooLarge(increase, rules.maxEpochIncrease);
         if (increase > _rewardPool) revert PoolTooSmall(increase, _rewardPool);
         // No more than the pool and all that came out of it.
         // forge-lint: disable-next-line(unsafe-typecast)
-        (_rewardPool, _pendingTotal) = (_rewardPool - uint104(increase), uint104(cumulativeTotal));
+        (_rewardPool, _pendingTotal) = (_rewardPool - uint104(increase), uint104(total));
         _roots[_live ^ 1] = root;
-        emit EpochSubmitted(epoch, root, cumulativeTotal, dataHash, _openWindow(rules));
     }
 
     /// @inheritdoc IGridComputingRewards
     function distributeRewards() external {
-        if (_phase == Phase.None) revert NothingPending();
+        if (_phase == SETTLED) revert NothingPending();
         _activate();
     }
 
@@ -79,28 +96,32 @@ abstract contract Epochs is Rules {
     /// @dev The caller's own report counts as its vote. Votes of former reporters do not count.
     function _requireQuorum(bytes32 hash, uint256 quorum) private view {
         uint256 votes = 1;
-        uint256 count = _reporters.length;
+        uint256 count = _reporterCount;
         for (uint256 i = 0; i < count; i++) {
-            address reporter = _reporters[i];
+            address reporter = _reporterAt[i];
             if (reporter != msg.sender && _votes[reporter] == hash) votes++;
         }
         if (votes < quorum) revert QuorumMissing(votes, quorum);
     }
 
-    function _openWindow(Parameters storage rules) private returns (uint256 activeAt) {
-        activeAt = block.timestamp + rules.challengeWindow;
+    function _openWindow(Rulebook storage rules) private returns (uint256 activeAt) {
+        activeAt = fromNow(rules.challengeWindow);
         _activeAt = uint40(activeAt);
-        _phase = Phase.Pending;
+        _phase = PENDING;
     }
 
     function _activate() private {
-        uint64 epoch = _nextEpoch - 1;
-        if (_phase == Phase.Challenged) revert ChallengeOpen(epoch, _activeAt);
+        uint64 epoch = _lastEpoch();
+        if (_phase == CHALLENGED) revert ChallengeOpen(epoch, _activeAt);
         if (block.timestamp < _activeAt) revert PendingEpoch(epoch, _activeAt);
         uint104 total = _pendingTotal;
-        _phase = Phase.None;
+        _phase = SETTLED;
         _live ^= 1;
         _allocatedTotal = total;
+        _tellActivated(epoch, total);
+    }
+
+    function _tellActivated(uint64 epoch, uint256 total) private {
         emit EpochActivated(epoch, _liveRoot(), total);
     }
 
@@ -109,14 +130,13 @@ abstract contract Epochs is Rules {
     /// @inheritdoc IGridComputingRewards
     function challengeEpoch(uint64 epoch, bytes32 reasonHash) external payable {
         _requireLast(epoch);
-        if (_phase == Phase.Challenged) revert ChallengeOpen(epoch, _activeAt);
-        if (block.timestamp >= _activeAt) revert WindowOver(epoch, _activeAt);
-        Parameters storage rules = _rules();
+        _requireInWindow(epoch);
+        Rulebook storage rules = _rules();
         if (msg.value != rules.challengeBond) revert WrongBond(msg.value, rules.challengeBond);
-        uint256 rulingDueAt = block.timestamp + rules.rulingTime;
+        uint256 rulingDueAt = fromNow(rules.rulingTime);
         (_challenger, _bond) = (msg.sender, uint96(msg.value));
         _activeAt = uint40(rulingDueAt);
-        _phase = Phase.Challenged;
+        _phase = CHALLENGED;
         emit EpochChallenged(epoch, msg.sender, reasonHash, msg.value, rulingDueAt);
     }
 
@@ -125,7 +145,7 @@ abstract contract Epochs is Rules {
         _requireRole(ARBITER);
         _requireChallenged(epoch);
         if (block.timestamp >= _activeAt) revert RulingOver(epoch, _activeAt);
-        Parameters storage rules = _rules();
+        Rulebook storage rules = _rules();
         if (upheld) {
             _uphold(epoch, rules.challengeReward);
         } else {
@@ -145,10 +165,10 @@ abstract contract Epochs is Rules {
     function disableEpoch(uint64 epoch) external {
         _requireRole(GUARDIAN);
         _requireLast(epoch);
-        if (_phase == Phase.Challenged) {
+        if (_phase == CHALLENGED) {
             _uphold(epoch, 0);
         } else {
-            if (block.timestamp >= _activeAt) revert WindowOver(epoch, _activeAt);
+            _requireInWindow(epoch);
             _drop(epoch);
         }
     }
@@ -165,7 +185,7 @@ abstract contract Epochs is Rules {
 
     function _drop(uint64 epoch) private {
         uint104 released = _pendingTotal - _allocatedTotal;
-        _phase = Phase.None;
+        _phase = SETTLED;
         // forge-lint: disable-next-line(unsafe-typecast)
         _nextEpoch = uint40(epoch);
         // Votes name the round: none for the dropped report counts for its number again.
@@ -182,14 +202,26 @@ abstract contract Epochs is Rules {
         return _roots[_live ^ 1];
     }
 
+    /// @dev Only while one is pending, so there is one.
+    function _lastEpoch() private view returns (uint64) {
+        unchecked {
+            return _nextEpoch - 1;
+        }
+    }
+
     function _requireLast(uint64 epoch) private view {
-        if (_phase == Phase.None) revert NothingPending();
-        if (epoch != _nextEpoch - 1) revert WrongEpoch(_nextEpoch - 1, epoch);
+        if (_phase == SETTLED) revert NothingPending();
+        if (epoch != _lastEpoch()) revert WrongEpoch(_lastEpoch(), epoch);
+    }
+
+    function _requireInWindow(uint64 epoch) private view {
+        if (_phase == CHALLENGED) revert ChallengeOpen(epoch, _activeAt);
+        if (block.timestamp >= _activeAt) revert WindowOver(epoch, _activeAt);
     }
 
     function _requireChallenged(uint64 epoch) private view {
         _requireLast(epoch);
-        if (_phase != Phase.Challenged) revert NotChallenged(epoch);
+        if (_phase != CHALLENGED) revert NotChallenged(epoch);
     }
 
     // ---------------------------------------------------------------- views
@@ -203,13 +235,13 @@ abstract contract Epochs is Rules {
     function epochState() external view returns (EpochState memory state) {
         state.nextEpoch = _nextEpoch;
         state.pendingTotal = _allocatedTotal;
-        if (_phase != Phase.None) {
+        if (_phase != SETTLED) {
             state.pending = true;
             state.pendingRoot = _pendingRoot();
             state.pendingTotal = _pendingTotal;
             state.activeAt = _activeAt;
         }
-        if (_phase == Phase.Challenged) {
+        if (_phase == CHALLENGED) {
             state.challenged = true;
             state.activeAt = type(uint64).max;
             state.rulingDueAt = _activeAt;
@@ -223,5 +255,9 @@ abstract contract Epochs is Rules {
         state.creditTotal = _creditTotal;
         state.round = _round;
         state.treasury = _treasury;
+        // As in nodes(): already what the ABI wants.
+        assembly ("memory-safe") {
+            return(state, 0x200)
+        }
     }
 }

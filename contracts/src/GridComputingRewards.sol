@@ -58,8 +58,9 @@ contract GridComputingRewards is Stakes, Epochs {
     {
         _requireNotPaused(PAUSE_CLAIM);
         if (!_proven(node, cumulative, proof)) revert InvalidProof(node, cumulative);
-        if (cumulative <= claimed[node]) revert NothingToClaim(node, claimed[node]);
-        return _claim(node, cumulative);
+        uint256 before = claimed[node];
+        if (cumulative <= before) revert NothingToClaim(node, before);
+        return _claim(node, cumulative, before);
     }
 
     /// @inheritdoc IGridComputingRewards
@@ -67,11 +68,12 @@ contract GridComputingRewards is Stakes, Epochs {
         _requireNotPaused(PAUSE_CLAIM);
         for (uint256 i = 0; i < requests.length; i++) {
             ClaimRequest calldata request = requests[i];
-            if (request.cumulative > claimed[request.node] && _proven(request.node, request.cumulative, request.proof))
-            {
-                amount += _claim(request.node, request.cumulative);
+            (address node, uint256 cumulative) = (request.node, request.cumulative);
+            uint256 before = claimed[node];
+            if (cumulative > before && _proven(node, cumulative, request.proof)) {
+                amount += _claim(node, cumulative, before);
             } else {
-                emit ClaimSkipped(request.node, request.cumulative);
+                emit ClaimSkipped(node, cumulative);
             }
         }
     }
@@ -79,12 +81,16 @@ contract GridComputingRewards is Stakes, Epochs {
     function _proven(address node, uint256 cumulative, bytes32[] calldata proof) private view returns (bool) {
         // Hashed twice, so that no inner node of a tree can pass for a leaf; bound to chain and contract, so that no leaf
         // can be used anywhere else.
-        bytes32 leaf = keccak256(bytes.concat(keccak256(abi.encode(block.chainid, address(this), node, cumulative))));
+        bytes32 leaf = keccak256(abi.encode(block.chainid, address(this), node, cumulative));
+        assembly ("memory-safe") {
+            mstore(0, leaf)
+            leaf := keccak256(0, 0x20)
+        }
         return MerkleProof.verifyCalldata(proof, _liveRoot(), leaf);
     }
 
-    function _claim(address node, uint256 cumulative) private returns (uint256 amount) {
-        amount = cumulative - claimed[node];
+    function _claim(address node, uint256 cumulative, uint256 before) private returns (uint256 amount) {
+        amount = cumulative - before;
         claimed[node] = cumulative;
         uint256 total = _claimedTotal + amount;
         if (total > _allocatedTotal) revert AllocationExceeded(total, _allocatedTotal);

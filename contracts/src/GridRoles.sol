@@ -2,6 +2,7 @@
 pragma solidity 0.8.37;
 
 import {IGridRoles} from "./IGridRoles.sol";
+import {fromNow} from "./Time.sol";
 
 /// @title The admin and the roles.
 /// @dev OpenZeppelin's AccessControlDefaultAdminRules would be 2.1 kB more, could grant roles that do not exist, and keeps
@@ -24,7 +25,9 @@ abstract contract GridRoles is IGridRoles {
     uint256 private constant EXCLUSIVE = 7;
 
     mapping(address account => uint256) private _roleBits;
-    address[] internal _reporters;
+    /// @dev Numbered from 0. An array of addresses would be 250 bytes more of code.
+    mapping(uint256 number => address) internal _reporterAt;
+    uint256 internal _reporterCount;
     /// @dev The hash that a reporter voted for last; set to something that is no hash when the role is granted, so that a vote
     /// of former times does not count and the first vote costs no more than the next.
     mapping(address reporter => bytes32) internal _votes;
@@ -44,8 +47,10 @@ abstract contract GridRoles is IGridRoles {
         if (held & bit != 0) return;
         if (bit & EXCLUSIVE != 0 && held & EXCLUSIVE != 0) revert RolesConflict(account, role);
         if (bit == 1 << REPORTER) {
-            if (_reporters.length == MAX_REPORTERS) revert TooManyReporters(MAX_REPORTERS);
-            _reporters.push(account);
+            uint256 count = _reporterCount;
+            if (count == MAX_REPORTERS) revert TooManyReporters(MAX_REPORTERS);
+            _reporterAt[count] = account;
+            _reporterCount = count + 1;
             _votes[account] = bytes32(uint256(1));
         }
         _roleBits[account] = held | bit;
@@ -66,7 +71,7 @@ abstract contract GridRoles is IGridRoles {
     /// @inheritdoc IGridRoles
     function proposeAdmin(address newAdmin) external {
         _requireAdmin();
-        uint256 acceptableAt = newAdmin == address(0) ? 0 : block.timestamp + ADMIN_DELAY;
+        uint256 acceptableAt = newAdmin == address(0) ? 0 : fromNow(ADMIN_DELAY);
         (_proposedAdmin, _acceptableAt) = (newAdmin, uint40(acceptableAt));
         emit AdminProposed(newAdmin, acceptableAt);
     }
@@ -95,8 +100,11 @@ abstract contract GridRoles is IGridRoles {
     }
 
     /// @inheritdoc IGridRoles
-    function reporters() external view returns (address[] memory) {
-        return _reporters;
+    function reporters() external view returns (address[] memory list) {
+        list = new address[](_reporterCount);
+        for (uint256 i = 0; i < list.length; i++) {
+            list[i] = _reporterAt[i];
+        }
     }
 
     /// @inheritdoc IGridRoles
@@ -163,14 +171,12 @@ abstract contract GridRoles is IGridRoles {
     }
 
     function _removeReporter(address account) private {
-        uint256 last = _reporters.length - 1;
+        uint256 last = _reporterCount - 1;
         for (uint256 i = 0; i < last; i++) {
-            if (_reporters[i] == account) {
-                _reporters[i] = _reporters[last];
-                break;
-            }
+            if (_reporterAt[i] == account) _reporterAt[i] = _reporterAt[last];
         }
-        _reporters.pop();
+        delete _reporterAt[last];
+        _reporterCount = last;
     }
 
     function _knownBit(bytes32 role) private pure returns (uint256 bit) {

@@ -2,10 +2,13 @@
 pragma solidity 0.8.37;
 
 import {ECDSA} from "@openzeppelin/contracts/utils/cryptography/ECDSA.sol";
+import {MessageHashUtils} from "@openzeppelin/contracts/utils/cryptography/MessageHashUtils.sol";
 import {SafeCast} from "@openzeppelin/contracts/utils/math/SafeCast.sol";
 
+import {EXITING, Facts, newFacts, REGISTERED} from "./Facts.sol";
 import {IGridComputingRewards} from "./IGridComputingRewards.sol";
 import {Rules} from "./Rules.sol";
+import {fromNow} from "./Time.sol";
 
 /// @title Nodes and their stakes.
 abstract contract Stakes is Rules {
@@ -25,12 +28,7 @@ abstract contract Stakes is Rules {
     struct NodeRecord {
         address owner;
         uint96 stake;
-        uint64 computingPower;
-        uint64 storageCapacity;
-        uint40 registeredAt;
-        uint40 exitAt;
-        NodeStatus status;
-        uint32 index;
+        Facts facts;
     }
 
     /// @dev Apart from NodeRecord, so that a registration does not pay for a slot that honest nodes never use.
@@ -42,13 +40,9 @@ abstract contract Stakes is Rules {
     /// @param index of the registration whose owner asked: what a former owner asked for applies no more
     struct PayoutRequest {
         address payout;
-        uint40 applicableAt;
         uint32 index;
+        uint40 applicableAt;
     }
-
-    uint112 private _totalPower;
-    uint112 private _totalStorage;
-    uint32 private _registrations;
 
     /// @dev What was frozen in the epoch _freezeEpoch.
     uint104 private _frozenInEpoch;
@@ -79,8 +73,9 @@ abstract contract Stakes is Rules {
     ) external payable {
         if (block.timestamp > deadline) revert ConsentExpired(deadline, block.timestamp);
         bytes32 digest = bindingDigest(node, payout, msg.sender, bindingNonce[node]++, deadline);
-        (address recovered, ECDSA.RecoverError failure,) = ECDSA.tryRecoverCalldata(digest, signature);
-        if (failure != ECDSA.RecoverError.NoError || recovered != node) revert ConsentInvalid(node, recovered);
+        // Zero when nobody signed this.
+        (address recovered,,) = ECDSA.tryRecoverCalldata(digest, signature);
+        if (recovered == address(0) || recovered != node) revert ConsentInvalid(node, recovered);
         if (payout == address(0)) revert ZeroPayout(node);
         _register(node, payout, computingPower, storageCapacity);
     }
@@ -89,34 +84,39 @@ abstract contract Stakes is Rules {
     function addStake(address node) external payable {
         _requireNotPaused(PAUSE_REGISTER);
         NodeRecord storage record = _registered(node);
-        if (record.status == NodeStatus.Exiting) revert NodeExiting(node, record.exitAt);
-        record.stake += msg.value.toUint96();
-        _stakeTotal += msg.value.toUint104();
+        Facts facts = record.facts;
+        if (facts.status() == EXITING) revert NodeExiting(node, facts.exitAt());
+        uint96 more = msg.value.toUint96();
+        record.stake += more;
+        _stakeTotal += more;
         emit StakeAdded(node, msg.sender, msg.value);
     }
 
     function _register(address node, address payout, uint256 computingPower, uint256 storageCapacity) private {
-        _requireNotPaused(PAUSE_REGISTER);
-        _requireNotRetiredBefore(block.timestamp);
+        if (block.timestamp < _watchUntil) {
+            _requireNotPaused(PAUSE_REGISTER);
+            _requireNotRetiredBefore(fromNow(1));
+        }
         if (msg.value < minStake) revert StakeTooSmall(msg.value, minStake);
-        if (computingPower == 0 && storageCapacity == 0) revert NoCapability(node);
-        if (_nodes[node].status != NodeStatus.None) revert AlreadyRegistered(node);
-        uint32 index = ++_registrations;
-        _nodes[node] = NodeRecord({
-            owner: msg.sender,
-            stake: msg.value.toUint96(),
-            computingPower: computingPower.toUint64(),
-            storageCapacity: storageCapacity.toUint64(),
-            registeredAt: uint40(block.timestamp),
-            exitAt: 0,
-            status: NodeStatus.Registered,
-            index: index
-        });
-        // An unset payout means the node itself, which spares the common case a slot.
-        if (payoutOf(node) != payout) _payouts[node] = payout;
-        _stakeTotal += msg.value.toUint104();
-        _totalPower += uint112(computingPower);
-        _totalStorage += uint112(storageCapacity);
+        // Both have 64 bits if their union has.
+        if ((computingPower | storageCapacity).toUint64() == 0) revert NoCapability(node);
+        NodeRecord storage record = _nodes[node];
+        Facts facts = record.facts;
+        if (facts.status() != 0) revert AlreadyRegistered(node);
+        uint96 stake = msg.value.toUint96();
+        uint32 index = uint32(_totals >> 192) + 1;
+        // All XDC is below 2^96 wei.
+        unchecked {
+            _stakeTotal += stake;
+            _totals += computingPower | storageCapacity << 96 | 1 << 192;
+        }
+        // No entry means the node itself, which spares the common case a slot.
+        bool elsewhere = facts.hasPayout() || payout != node;
+        if (elsewhere) _payouts[node] = payout;
+        assembly ("memory-safe") {
+            sstore(record.slot, or(caller(), shl(160, stake)))
+        }
+        record.facts = newFacts(computingPower, storageCapacity, index, node == msg.sender, elsewhere);
         emit NodeRegistered(node, msg.sender, payout, msg.value, computingPower, storageCapacity, index);
     }
 
@@ -128,42 +128,49 @@ abstract contract Stakes is Rules {
     }
 
     /// @inheritdoc IGridComputingRewards
-    function unregisterNodeFor(address node) public nonReentrant {
-        NodeRecord storage record = _owned(node);
-        bool first = record.status == NodeStatus.Registered;
-        if (first) _startExit(node, record);
+    function unregisterNodeFor(address node) public nonReentrantView {
+        (NodeRecord storage record, Facts facts) = _owned(node);
+        bool first = facts.status() == REGISTERED;
+        if (first) {
+            facts = facts.exitingAt(fromNow(_unbonding()));
+            record.facts = facts;
+            unchecked {
+                _totals -= facts.computingPower() | uint256(facts.storageCapacity()) << 96;
+            }
+            emit ExitRequested(node, msg.sender, facts.exitAt());
+            // A freeze cannot make it earlier.
+            if (block.timestamp < facts.exitAt()) return;
+        }
+        _withdraw(node, record, facts, first);
+    }
+
+    /// @dev Apart from the request, which calls nobody and need not pay for the guard.
+    function _withdraw(address node, NodeRecord storage record, Facts facts, bool first) private nonReentrant {
         Freeze storage freeze = _freezes[node];
-        uint256 leavesAt = record.exitAt;
+        uint256 leavesAt = facts.exitAt();
         if (freeze.amount != 0 && freeze.heldUntil > leavesAt) leavesAt = freeze.heldUntil;
         if (block.timestamp < leavesAt) {
             if (first) return;
             revert StillUnbonding(node, leavesAt);
         }
         uint96 stake = record.stake;
-        delete _nodes[node];
+        (record.owner, record.stake) = (address(0), 0);
+        record.facts = facts.gone();
         delete _freezes[node];
         _stakeTotal -= stake;
         emit StakeWithdrawn(node, msg.sender, stake);
         _pay(msg.sender, stake);
     }
 
-    function _startExit(address node, NodeRecord storage record) private {
-        uint256 exitAt = block.timestamp + _rules().unbonding;
-        record.status = NodeStatus.Exiting;
-        record.exitAt = uint40(exitAt);
-        _totalPower -= record.computingPower;
-        _totalStorage -= record.storageCapacity;
-        emit ExitRequested(node, msg.sender, exitAt);
-    }
-
     // ---------------------------------------------------------------- payout
 
     /// @inheritdoc IGridComputingRewards
     function requestPayout(address node, address payout) external {
-        NodeRecord storage record = _owned(node);
+        (, Facts facts) = _owned(node);
         if (payout == address(0)) revert ZeroPayout(node);
-        uint256 applicableAt = block.timestamp + PAYOUT_DELAY;
-        _payoutRequests[node] = PayoutRequest(payout, uint40(applicableAt), record.index);
+        uint256 applicableAt = fromNow(PAYOUT_DELAY);
+        PayoutRequest storage request = _payoutRequests[node];
+        (request.payout, request.index, request.applicableAt) = (payout, facts.index(), uint40(applicableAt));
         emit PayoutRequested(node, payout, applicableAt);
     }
 
@@ -174,13 +181,14 @@ abstract contract Stakes is Rules {
         if (block.timestamp < applicableAt) revert PayoutChangeTooEarly(node, applicableAt);
         delete _payoutRequests[node];
         _payouts[node] = payout;
+        _nodes[node].facts = _nodes[node].facts.paidElsewhere();
         emit PayoutChanged(node, payout);
     }
 
     /// @inheritdoc IGridComputingRewards
     function payoutRequest(address node) public view returns (address payout, uint256 applicableAt) {
         PayoutRequest storage request = _payoutRequests[node];
-        if (request.index != _nodes[node].index) return (address(0), 0);
+        if (request.index != _nodes[node].facts.index()) return (address(0), 0);
         return (request.payout, request.applicableAt);
     }
 
@@ -196,19 +204,23 @@ abstract contract Stakes is Rules {
     function freezeStake(address node, uint256 amount, uint40 until) external returns (uint32 index) {
         _requireSlashing();
         NodeRecord storage record = _registered(node);
-        if (record.exitAt != 0 && block.timestamp >= record.exitAt) revert NodeExiting(node, record.exitAt);
-        if (until > block.timestamp + MAX_HOLD) revert HoldTooLong(until, block.timestamp + MAX_HOLD);
+        Facts facts = record.facts;
+        if (facts.status() == EXITING && block.timestamp >= facts.exitAt()) revert NodeExiting(node, facts.exitAt());
+        if (until > fromNow(MAX_HOLD)) revert HoldTooLong(until, fromNow(MAX_HOLD));
         Freeze storage freeze = _freezes[node];
-        Parameters storage rules = _rules();
+        Rulebook storage rules = _rules();
+        uint256 frozen = freeze.amount;
+        uint256 free = record.stake - frozen;
         uint256 max = uint256(record.stake) * rules.maxSlashBps / BPS;
-        if (max > record.stake - freeze.amount) max = record.stake - freeze.amount;
+        if (max > free) max = free;
         if (amount == 0 || amount > max) revert FreezeTooLarge(amount, max);
         _countFreeze(amount, uint256(_stakeTotal) * rules.epochSlashBps / BPS);
+        if (until < freeze.heldUntil) until = freeze.heldUntil;
+        // No more than the stake.
         // forge-lint: disable-next-line(unsafe-typecast)
-        freeze.amount += uint96(amount);
-        if (until > freeze.heldUntil) freeze.heldUntil = until;
-        emit StakeFrozen(node, record.index, amount, freeze.heldUntil);
-        return record.index;
+        (freeze.amount, freeze.heldUntil) = (uint96(frozen + amount), until);
+        index = facts.index();
+        emit StakeFrozen(node, index, amount, until);
     }
 
     /// @inheritdoc IGridComputingRewards
@@ -222,8 +234,7 @@ abstract contract Stakes is Rules {
         uint96 taken = _unfreeze(node, index, amount);
         // _unfreeze frees nothing of a registration that has ended, so the record is the one that was frozen.
         _nodes[node].stake -= taken;
-        _stakeTotal -= taken;
-        _treasury += taken;
+        (_stakeTotal, _treasury) = (_stakeTotal - taken, _treasury + taken);
         emit StakeSlashed(node, index, taken);
         return taken;
     }
@@ -240,7 +251,7 @@ abstract contract Stakes is Rules {
 
     function _unfreeze(address node, uint32 index, uint256 amount) private returns (uint96 freed) {
         _requireSlashing();
-        if (_nodes[node].index != index) return 0;
+        if (_nodes[node].facts.index() != index) return 0;
         Freeze storage freeze = _freezes[node];
         freed = freeze.amount;
         if (amount >= freed) {
@@ -260,32 +271,35 @@ abstract contract Stakes is Rules {
     // ---------------------------------------------------------------- views
 
     /// @inheritdoc IGridComputingRewards
-    function nodes(address node) external view returns (Node memory) {
+    function nodes(address node) external view returns (Node memory found) {
         NodeRecord storage record = _nodes[node];
         Freeze storage freeze = _freezes[node];
-        return Node({
-            owner: record.owner,
-            stake: record.stake,
-            payout: payoutOf(node),
-            computingPower: record.computingPower,
-            storageCapacity: record.storageCapacity,
-            registeredAt: record.registeredAt,
-            exitAt: record.exitAt,
-            status: record.status,
-            index: record.index,
-            frozen: freeze.amount,
-            heldUntil: freeze.heldUntil
-        });
+        found.owner = record.owner;
+        found.stake = record.stake;
+        found.payout = payoutOf(node);
+        Facts facts = record.facts;
+        found.computingPower = facts.computingPower();
+        found.storageCapacity = facts.storageCapacity();
+        found.registeredAt = facts.registeredAt();
+        found.exitAt = facts.exitAt();
+        found.status = NodeStatus(facts.status());
+        found.index = facts.index();
+        found.frozen = freeze.amount;
+        found.heldUntil = freeze.heldUntil;
+        // A struct of plain values lies in memory as the ABI wants it. The compiler's copy of it is 260 bytes of code.
+        assembly ("memory-safe") {
+            return(found, 0x160)
+        }
     }
 
     /// @inheritdoc IGridComputingRewards
     function totalComputingPower() external view returns (uint256) {
-        return _totalPower;
+        return uint96(_totals);
     }
 
     /// @inheritdoc IGridComputingRewards
     function totalStorage() external view returns (uint256) {
-        return _totalStorage;
+        return uint96(_totals >> 96);
     }
 
     /// @inheritdoc IGridComputingRewards
@@ -296,16 +310,18 @@ abstract contract Stakes is Rules {
     {
         bytes32 domain = keccak256(abi.encode(DOMAIN_TYPEHASH, NAME_HASH, VERSION_HASH, block.chainid, address(this)));
         bytes32 binding = keccak256(abi.encode(NODE_BINDING_TYPEHASH, node, payout, owner, nonce, deadline));
-        return keccak256(abi.encodePacked(hex"1901", domain, binding));
+        return MessageHashUtils.toTypedDataHash(domain, binding);
     }
 
     function _registered(address node) private view returns (NodeRecord storage record) {
         record = _nodes[node];
-        if (record.status == NodeStatus.None) revert NotRegistered(node);
+        if (record.facts.status() == 0) revert NotRegistered(node);
     }
 
-    function _owned(address node) private view returns (NodeRecord storage record) {
+    function _owned(address node) private view returns (NodeRecord storage record, Facts facts) {
         record = _registered(node);
+        facts = record.facts;
+        if (facts.ownsItself() && node == msg.sender) return (record, facts);
         if (record.owner != msg.sender) revert NotOwner(node, msg.sender, record.owner);
     }
 }

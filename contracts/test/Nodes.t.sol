@@ -138,6 +138,68 @@ contract NodesTest is Fixture {
         rewards.unregisterNodeFor(payout);
     }
 
+    function test_an_exit_takes_the_unbonding_time_in_force_whatever_exits_before_it_took() public {
+        address[4] memory leavers = [makeAddr("first"), makeAddr("second"), makeAddr("third"), makeAddr("fourth")];
+        for (uint256 i = 0; i < 4; i++) {
+            deal(leavers[i], 1 ether);
+            vm.prank(leavers[i]);
+            rewards.registerNode{value: 1 ether}(1, 1);
+        }
+        expectExitIn(leavers[0], unbonding);
+        IGridComputingRewards.Parameters memory next = rules();
+        next.unbonding = 30 days;
+        vm.prank(admin);
+        rewards.setParameters(next);
+        expectExitIn(leavers[1], unbonding);
+        (,, uint256 from) = rewards.parameters();
+        vm.warp(from);
+        expectExitIn(leavers[2], 30 days);
+        expectExitIn(leavers[3], 30 days);
+    }
+
+    function expectExitIn(address leaver, uint256 time) private {
+        leave(leaver);
+        assertEq(rewards.nodes(leaver).exitAt, block.timestamp + time);
+    }
+
+    function test_nobody_unregisters_a_node_that_owns_itself() public {
+        registerOwner(1 ether);
+        vm.expectRevert(abi.encodeWithSelector(IGridComputingRewards.NotOwner.selector, owner, stranger, owner));
+        vm.prank(stranger);
+        rewards.unregisterNodeFor(owner);
+    }
+
+    function test_a_node_that_comes_back_on_its_own_belongs_to_itself_and_is_paid_itself() public {
+        register();
+        vm.prank(owner);
+        rewards.unregisterNodeFor(node);
+        vm.warp(block.timestamp + unbonding);
+        vm.prank(owner);
+        rewards.unregisterNodeFor(node);
+        deal(node, 1 ether);
+        vm.prank(node);
+        rewards.registerNode{value: 1 ether}(1, 1);
+        assertEq(rewards.payoutOf(node), node);
+        assertEq(rewards.nodes(node).owner, node);
+        vm.expectRevert(abi.encodeWithSelector(IGridComputingRewards.NotOwner.selector, node, owner, node));
+        vm.prank(owner);
+        rewards.unregisterNodeFor(node);
+    }
+
+    function test_a_payout_that_was_changed_ends_with_the_next_registration() public {
+        registerOwner(1 ether);
+        vm.prank(owner);
+        rewards.requestPayout(owner, payout);
+        vm.warp(block.timestamp + 2 days);
+        rewards.applyPayout(owner);
+        leave(owner);
+        vm.warp(block.timestamp + unbonding);
+        leave(owner);
+        assertEq(rewards.payoutOf(owner), payout);
+        registerOwner(1 ether);
+        assertEq(rewards.payoutOf(owner), owner);
+    }
+
     function test_without_an_unbonding_time_an_exit_is_one_call() public {
         rewards = deployRewards(admin, EPOCH, 0, 0, MAX_INCREASE);
         vm.startPrank(owner);

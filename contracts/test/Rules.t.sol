@@ -47,6 +47,7 @@ contract RulesTest is Fixture {
         vm.stopPrank();
         assertFalse(rewards.hasRole(keccak256("REPORTER"), admin));
         assertTrue(rewards.hasRole(0, admin));
+        assertEq(rewards.DEFAULT_ADMIN_ROLE(), 0);
     }
 
     function test_who_reports_who_accuses_and_who_judges_are_three() public {
@@ -382,6 +383,30 @@ contract RulesTest is Fixture {
         (address successor, uint256 retiredAt) = rewards.retirement();
         assertEq(successor, payout);
         assertEq(retiredAt, at);
+    }
+
+    function test_a_retired_contract_registers_nobody_during_a_pause_or_after_it() public {
+        vm.prank(admin);
+        rewards.retire(payout);
+        uint256 at = block.timestamp;
+        pause(1);
+        expectPaused(1, at + 14 days);
+        registerOwner(1 ether);
+        vm.prank(guardian);
+        rewards.unpause();
+        vm.warp(at + 60 days);
+        vm.expectRevert(abi.encodeWithSelector(IGridComputingRewards.ContractRetired.selector, payout, at));
+        registerOwner(1 ether);
+    }
+
+    function test_a_pause_of_reports_stops_no_registration() public {
+        pause(2);
+        registerOwner(1 ether);
+        vm.prank(guardian);
+        rewards.unpause();
+        vm.prank(stranger);
+        rewards.registerNode{value: 1 ether}(1, 1);
+        assertEq(state().stakeTotal, 2 ether);
     }
 
     function test_a_successor_that_refuses_money_leaves_the_pool_where_it_is() public {

@@ -242,6 +242,29 @@ contract SlashingTest is Fixture {
         assertEq(slashing.credit(owner), APPEAL_BOND);
     }
 
+    function test_without_an_unbonding_time_an_open_case_still_holds_the_exit() public {
+        rewards = deployRewards(admin, EPOCH, 0, 0, MAX_INCREASE);
+        slashing = deploySlashing(address(rewards), APPEAL_TIME, RULING_TIME, APPEAL_BOND);
+        vm.startPrank(admin);
+        rewards.grantRole(rewards.SLASHER_ROLE(), slasher);
+        rewards.bindSlashing(address(slashing));
+        vm.stopPrank();
+        registerOwner(10 ether);
+        deal(other, 90 ether);
+        vm.prank(other);
+        rewards.registerNode{value: 90 ether}(1, 1);
+        propose(5 ether);
+        leave(owner);
+        IGridComputingRewards.Node memory held = rewards.nodes(owner);
+        assertEq(uint8(held.status), uint8(IGridComputingRewards.NodeStatus.Exiting));
+        assertEq(held.stake, 10 ether);
+        vm.expectRevert(abi.encodeWithSelector(IGridComputingRewards.StillUnbonding.selector, owner, held.heldUntil));
+        leave(owner);
+        vm.warp(held.heldUntil);
+        leave(owner);
+        assertEq(uint8(rewards.nodes(owner).status), uint8(IGridComputingRewards.NodeStatus.None));
+    }
+
     function test_a_case_that_is_decided_no_longer_holds_the_exit() public {
         leave(owner);
         uint256 id = propose(5 ether);
