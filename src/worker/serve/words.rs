@@ -4,7 +4,7 @@ use std::sync::Arc;
 
 use axum::{
     Json,
-    extract::{Path, Request, State},
+    extract::{Path, Request, State, rejection::PathRejection},
 };
 use serde_json::{Value, json};
 
@@ -21,8 +21,10 @@ pub(super) async fn models(State(service): Shared) -> Parsed<Json<Value>> {
     Ok(Json(json!({"object": "list", "data": [describe(&service, engine.info())]})))
 }
 
-pub(super) async fn model(State(service): Shared, Path(id): Path<String>) -> Parsed<Json<Value>> {
+pub(super) async fn model(State(service): Shared, id: Result<Path<String>, PathRejection>) -> Parsed<Json<Value>> {
     let (engine, _flight) = service.counted(service.admit())?;
+    // A name that is not UTF-8 is nobody's.
+    let id = id.map_or_else(|_| String::new(), |Path(id)| id);
     service.counted(service.check_model(&id))?;
     Ok(Json(describe(&service, engine.info())))
 }
