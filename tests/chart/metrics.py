@@ -33,9 +33,12 @@ def in_code():
     """Labels by the names of metrics, as the sources register them."""
     found = {}
     for file in sorted(ROOT.glob("src/*/metrics.rs")):
-        for chunk in file.read_text().split('"grid_')[1:]:
+        text = file.read_text()
+        # Of a file whose metrics all have the same ones.
+        common = re.search(r'const LABELS: \[&str; \d+\] = \[((?:"\w+",?\s*)+)\]', text)
+        for chunk in text.split('"grid_')[1:]:
             name = "grid_" + chunk.split('"')[0]
-            labels = re.search(r'&\[((?:"\w+",?\s*)+)\]', chunk)
+            labels = re.search(r'&\[((?:"\w+",?\s*)+)\]', chunk) or common
             found[name] = set(re.findall(r'"(\w+)"', labels.group(1))) if labels else set()
     return found
 
