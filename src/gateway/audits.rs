@@ -9,7 +9,7 @@ use std::{
 
 use tokio::time::timeout;
 
-use super::{Gateway, WorkerError, lease};
+use super::{Gateway, WorkerError, start};
 use crate::{
     api::ids::GridPeerId,
     protocol::{
@@ -128,7 +128,7 @@ impl Gateway {
         let work = async {
             let workers = self.workers().ok_or(WorkerError::NotConnected)?;
             let mut link = workers.audit(verifier).await?;
-            let start = lease::start(&owed.work, owed.attempt, Vec::new(), owed.prefix.clone());
+            let start = start::start(&owed.work, owed.attempt, Vec::new(), owed.prefix.clone());
             link.sink.send(&AuditRequest { start: Some(start), output: owed.output.clone() }).await?;
             loop {
                 let event = timeout(self.settings.heartbeat_limit, link.source.next()).await;

@@ -15,14 +15,15 @@ use super::{
     online::OnlineEvent,
     reasons::{cause, is_about_the_request, known_reason},
     receipts::{Answer, Violation},
+    start::{prompt_bytes, start},
 };
 use crate::{
     protocol::{
         internal::Endpoint,
         vector::Vector,
         wire::{
-            self, Cancel, ChatMessage, Finished, InferCommand, InferEvent, Offer, Refused, Sampling, Start, Token,
-            infer_command, infer_event, offer_reply,
+            self, Cancel, Finished, InferCommand, InferEvent, Offer, Refused, Token, infer_command, infer_event,
+            offer_reply,
         },
     },
     schedule::Class,
@@ -350,56 +351,6 @@ async fn stopped(stop: &mut watch::Receiver<Option<Stop>>) -> Stop {
 
 fn command(kind: infer_command::Kind) -> InferCommand {
     InferCommand { kind: Some(kind) }
-}
-
-/// What a worker is told to do; an audit repeats it.
-pub(super) fn start(work: &Work, attempt: u32, lease_id: Vec<u8>, prefix: Vec<u32>) -> Start {
-    let line = &work.line;
-    let message = |message: &crate::protocol::internal::Message| ChatMessage {
-        role: message.role.clone(),
-        content: message.content.clone(),
-    };
-    Start {
-        lease_id,
-        request_id: work.request.0.to_vec(),
-        attempt,
-        model: work.model.0.to_vec(),
-        messages: line.messages.iter().map(message).collect(),
-        prompt: line.prompt.clone(),
-        prefix,
-        max_tokens: line.max_tokens,
-        sampling: Some(sampling(work)),
-        stop: line.stop.clone(),
-        client_nonce: client_nonce(line.seed).to_vec(),
-        beacon: work.beacon.to_vec(),
-        inputs: line.inputs.clone(),
-        prefix_group: prefix_group(work),
-    }
-}
-
-/// The lines of a job may share what is computed for the beginning of their prompts; nobody else shares anything, so that
-/// the time of an answer tells nothing about what others have asked.
-fn prefix_group(work: &Work) -> Vec<u8> {
-    let hash = |job: &String| blake3::derive_key("xdc-grid 2026-11 prefix group of a job v1", job.as_bytes()).to_vec();
-    work.job.as_ref().map(hash).unwrap_or_default()
-}
-
-pub(super) fn sampling(work: &Work) -> Sampling {
-    let line = &work.line;
-    Sampling { temperature: line.temperature, top_p: line.top_p, top_k: line.top_k, ..Sampling::default() }
-}
-
-/// The client's part of the sampling seed, as 32 bytes.
-pub(super) fn client_nonce(seed: u64) -> [u8; 32] {
-    let mut nonce = [0; 32];
-    nonce[..8].copy_from_slice(&seed.to_le_bytes());
-    nonce
-}
-
-pub(super) fn prompt_bytes(work: &Work) -> u32 {
-    let messages = work.line.messages.iter().map(|message| message.role.len() + message.content.len());
-    let inputs = work.line.inputs.iter().map(String::len);
-    u32::try_from(messages.chain(inputs).sum::<usize>() + work.line.prompt.len()).unwrap_or(u32::MAX)
 }
 
 fn refusal(reason: &str, message: &str) -> Refused {

@@ -29,6 +29,7 @@ mod reasons;
 mod receipts;
 mod run;
 mod standing;
+mod start;
 mod waiting;
 mod workers;
 

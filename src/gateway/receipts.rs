@@ -5,7 +5,7 @@ use std::sync::Arc;
 use alloy::primitives::B256;
 use prost::Message;
 
-use super::{Gateway, WorkerError, flights::Flight, lease, online::OnlineEvent};
+use super::{Gateway, WorkerError, flights::Flight, lease, online::OnlineEvent, start};
 use crate::{
     api::ids::NodeAddress,
     protocol::{
@@ -68,9 +68,9 @@ pub fn check(finished: &Finished, expected: &Expected<'_>) -> Result<Receipt, Vi
     let receipt = Receipt::from_wire(wire).ok_or_else(|| violation("has a field of the wrong length"))?;
     let (work, answer) = (expected.work, expected.answer);
     let tokens = u32::try_from(answer.output.len()).unwrap_or(u32::MAX);
-    let seed = sampler::seed(&work.request.0, &lease::client_nonce(work.line.seed), &work.beacon, &work.model.0);
+    let seed = sampler::seed(&work.request.0, &start::client_nonce(work.line.seed), &work.beacon, &work.model.0);
     let templates = u32::try_from(work.line.messages.len() + work.line.inputs.len() + 1).unwrap_or(u32::MAX);
-    let most_prompt_tokens = lease::prompt_bytes(work).saturating_add(TEMPLATE_TOKENS.saturating_mul(templates));
+    let most_prompt_tokens = start::prompt_bytes(work).saturating_add(TEMPLATE_TOKENS.saturating_mul(templates));
     let checks = [
         (receipt.requestId.0 == work.request.0, "is for another request"),
         (receipt.attempt == expected.attempt, "is for another attempt"),
@@ -109,7 +109,7 @@ fn traces_its_vectors(receipt: &Receipt, work: &Work, answer: &Answer) -> bool {
 
 /// `None` for parameters out of range, which no worker takes.
 fn sampler_hash(work: &Work) -> Option<[u8; 32]> {
-    sampler::SamplerParams::try_from(&lease::sampling(work)).ok().map(|params| params.hash())
+    sampler::SamplerParams::try_from(&start::sampling(work)).ok().map(|params| params.hash())
 }
 
 /// `length` means the limit was reached; anything that stops before is `stop`.

@@ -89,46 +89,66 @@ impl Ledger {
     async fn in_one_transaction(&self, batch: &[Waiting]) -> Result<Vec<Result<(), LedgerError>>, LedgerError> {
         let (mut write, mut outcomes) = (self.begin().await?, Vec::with_capacity(batch.len()));
         for waiting in batch {
-            outcomes.push(match take(&mut write, &waiting.job).await {
-                // Decided before anything of it was written.
+            let decided = match decide(&mut write, &waiting.job).await {
                 Err(error @ LedgerError::Conflict { .. }) => Err(error),
                 Err(error) => return Err(error),
-                Ok(()) => Ok(()),
-            });
+                Ok(decided) => Ok(decided),
+            };
+            // From here on something of it may be written: a conflict now is everybody's.
+            if let Ok(Decision::Keep { instead }) = decided {
+                keep(&mut write, &waiting.job, instead).await?;
+            }
+            outcomes.push(decided.map(drop));
         }
         write.commit().await?;
         Ok(outcomes)
     }
 }
 
-async fn take(write: &mut Write, job: &NewJob) -> Result<(), LedgerError> {
-    let encoded = json("jobs.spec", &job.spec)?;
-    let spec_hash = *blake3::hash(encoded.as_bytes()).as_bytes();
+/// What is to be done about a job.
+enum Decision {
+    /// The ledger has it.
+    HasIt,
+    /// `instead` of a spec that came without its input.
+    Keep { instead: bool },
+}
+
+/// Writes nothing.
+async fn decide(write: &mut Write, job: &NewJob) -> Result<Decision, LedgerError> {
     let kept = sqlx::query("SELECT spec_hash, input_hash, deleted FROM jobs WHERE uid = ?")
         .bind(&job.uid)
         .fetch_optional(write.on())
         .await?;
-    let kept = match kept {
-        None => None,
+    let instead = match kept {
+        None => false,
         Some(row) if row.flag("deleted")? => return Err(deleted(&job.uid)),
-        Some(row) => {
-            let input: Option<Vec<u8>> = sqlx::Row::try_get(&row, "input_hash")?;
-            Some((row.fixed::<32>("spec_hash")?, input))
-        }
+        Some(row) => match sqlx::Row::try_get::<Option<Vec<u8>>, _>(&row, "input_hash")? {
+            Some(input) if input == job.input_hash && row.fixed::<32>("spec_hash")? == hash(&encoded(job)?) => {
+                return Ok(Decision::HasIt);
+            }
+            Some(_) => return Err(other(&job.uid)),
+            None => true,
+        },
     };
-    if let (Some(payment), None | Some((_, None))) = (&job.spec.payment, &kept) {
+    if let Some(payment) = &job.spec.payment {
         payments::check(write, &job.uid, payment).await?;
     }
-    match kept {
-        Some((spec, Some(input))) if spec == spec_hash && input == job.input_hash => return Ok(()),
-        Some((_, Some(_))) => return Err(other(&job.uid)),
-        Some((_, None)) => discard(write, &job.uid).await?,
-        None => {}
-    }
-    keep(write, job, &encoded, &spec_hash).await
+    Ok(Decision::Keep { instead })
 }
 
-async fn keep(write: &mut Write, job: &NewJob, encoded: &str, spec_hash: &[u8; 32]) -> Result<(), LedgerError> {
+fn encoded(job: &NewJob) -> Result<String, LedgerError> {
+    json("jobs.spec", &job.spec)
+}
+
+fn hash(encoded: &str) -> [u8; 32] {
+    *blake3::hash(encoded.as_bytes()).as_bytes()
+}
+
+async fn keep(write: &mut Write, job: &NewJob, instead: bool) -> Result<(), LedgerError> {
+    if instead {
+        discard(write, &job.uid).await?;
+    }
+    let encoded = encoded(job)?;
     sqlx::query(
         "INSERT INTO jobs (uid, namespace, spec, spec_hash, created_ms, input_hash, suspended, cancelled, parallelism)
          VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8, ?9)
@@ -137,8 +157,8 @@ async fn keep(write: &mut Write, job: &NewJob, encoded: &str, spec_hash: &[u8; 3
     )
     .bind(&job.uid)
     .bind(&job.spec.namespace)
-    .bind(encoded)
-    .bind(spec_hash.as_slice())
+    .bind(&encoded)
+    .bind(hash(&encoded).as_slice())
     .bind(int(job.now_ms))
     .bind(job.input_hash.as_slice())
     .bind(job.control.suspended)

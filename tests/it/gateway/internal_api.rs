@@ -124,7 +124,7 @@ async fn a_small_job_comes_with_its_input_and_again_changes_nothing() {
 #[tokio::test]
 async fn a_crowd_of_jobs_is_kept_each_for_itself() {
     let h = Harness::start().await;
-    // Two of one name: the ledger has a request once, so such a job cannot be kept. The gateway trusts its operator not to send one.
+    // Two of one name: the ledger has a request once, so such a job cannot be kept, and nothing of it is.
     let twice = format!("{}{}", input(&["a"]), input(&["a"]));
     let job = |number: u32| WholeJob {
         spec: spec(if number == 7 { 2 } else { 1 }),
@@ -134,7 +134,7 @@ async fn a_crowd_of_jobs_is_kept_each_for_itself() {
     let post = |number: u32| h.request(Method::POST, &format!("/jobs/job-{number}")).json(&job(number)).send();
     let answers = futures::future::join_all((0..40).map(post)).await;
     for (number, answer) in answers.into_iter().enumerate() {
-        let expected = if number == 7 { StatusCode::INTERNAL_SERVER_ERROR } else { StatusCode::OK };
+        let expected = if number == 7 { StatusCode::CONFLICT } else { StatusCode::OK };
         assert_eq!(answer.unwrap().status(), expected, "{number}");
     }
     let kept: JobPage = h.get("/jobs").await;
