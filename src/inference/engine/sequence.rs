@@ -57,7 +57,8 @@ pub(super) struct Start {
 pub(super) struct Sequence {
     start: Start,
     trace: Trace,
-    ticket: Ticket,
+    /// Given back before the end is told: who hears of it finds the place free.
+    ticket: Option<Ticket>,
     /// Names the blocks of its tokens; of a sequence that shares none there is none.
     chain: Option<Chain>,
     /// Since when its reader has been too slow.
@@ -114,7 +115,7 @@ impl Start {
 impl Sequence {
     pub fn new(start: Start, ticket: Ticket) -> Self {
         let chain = start.tenant.map(Chain::new);
-        Self { start, trace: Trace::new(), ticket, chain, paused_since: None, kv: None }
+        Self { start, trace: Trace::new(), ticket: Some(ticket), chain, paused_since: None, kv: None }
     }
 
     /// Tokens that keys and values are needed for.
@@ -190,7 +191,7 @@ impl Sequence {
     /// Begins, or goes on, with what is stored in `kv`. Returns the tokens that were found there.
     pub fn run(&mut self, kv: KvCache) -> usize {
         let found = kv.len();
-        self.ticket.progress(found as u64);
+        self.progress(found);
         if let Work::Generate(answer) = &mut self.start.work
             && self.trace.is_empty()
         {
@@ -252,7 +253,9 @@ impl Sequence {
 
     /// Notes computed tokens.
     pub fn progress(&mut self, count: usize) {
-        self.ticket.progress(count as u64);
+        if let Some(ticket) = &mut self.ticket {
+            ticket.progress(count as u64);
+        }
     }
 
     /// Takes the next row. Returns whether the sequence has ended.
@@ -271,6 +274,7 @@ impl Sequence {
                 }
                 let Some(finish) = answer.take(index, row, tokenizer) else { return false };
                 tokens.truncate(*prompt_len + index + 1);
+                self.ticket = None;
                 answer.done(finish, tokens, self.trace.root());
                 true
             }
@@ -290,6 +294,7 @@ impl Sequence {
         let output = self.start.tokens.len() - self.start.prompt_len;
         match &mut self.start.work {
             Work::Replay(check) if self.trace.len() == output => {
+                self.ticket = None;
                 check.finish(output, self.trace.root());
                 true
             }
@@ -299,6 +304,7 @@ impl Sequence {
 
     /// Ends the sequence with an error.
     pub fn fail(&mut self, message: &str) {
+        self.ticket = None;
         match &mut self.start.work {
             // The reader may be gone or slow; the closed channel then tells it that there is no more.
             Work::Generate(answer) => drop(answer.events.try_send(GenerateEvent::Failed(message.to_owned()))),
@@ -313,6 +319,7 @@ impl Sequence {
 
     /// Ends the sequence because its time is over.
     pub fn expire(&mut self) {
+        self.ticket = None;
         if let Work::Generate(answer) = &mut self.start.work {
             // A place is kept for the end, and the reader may be gone.
             let _ = answer.events.try_send(GenerateEvent::DeadlineExceeded);
