@@ -10,7 +10,7 @@ use tokio::sync::mpsc::Receiver;
 use xdc_grid::inference::{Engine, EngineConfig, GenerateEvent, GenerateRequest, ReplayRequest, Tenant, TokenLogprobs};
 use xdc_grid::verify::sampler::{LogitBias, SamplerParams};
 
-use crate::engine_files::tiny_model;
+use crate::{engine_files::tiny_model, support::eventually};
 
 /// Bytes of keys and values of a block of the tiny model: 64 tokens, two layers, four heads of 32.
 const BLOCK: u64 = 64 * 2 * 2 * 128 * 4;
@@ -106,10 +106,12 @@ fn runtime() -> tokio::runtime::Runtime {
 /// Each request's answer, alone on an engine of its own on one thread.
 fn alone() -> &'static [Answer] {
     static ALONE: OnceLock<Vec<Answer>> = OnceLock::new();
-    ALONE.get_or_init(|| {
+    let all = || {
         let answer = |request| runtime().block_on(generate(&load(config(1, 8)), request));
         requests().into_iter().map(answer).collect()
-    })
+    };
+    // Whoever asks first may be inside a runtime of its own.
+    ALONE.get_or_init(|| std::thread::spawn(all).join().unwrap())
 }
 
 #[derive(Debug, Clone)]
@@ -279,7 +281,10 @@ async fn a_slow_reader_gives_its_place_to_others_and_still_gets_the_same_answer(
     let sampling = SamplerParams { frequency_penalty: 0.4, ..SamplerParams::new(0.8, 1.0, 0) };
     let request = GenerateRequest { sampling, ..of("slow", (0..40).collect(), 88) };
     let expected = generate(&engine, request.clone()).await;
+    assert_eq!(expected.ids.len(), 88, "more than its channel holds");
     let slow = engine.generate(request).await.unwrap();
+    // Else the other tenant, which had less so far, would go first.
+    eventually("it runs", async || (engine.load_now().running == 1).then_some(())).await;
     // One place and a reader that does not read: the other's turn comes nevertheless.
     let other = generate(&engine, of("other", vec![5, 6, 7], 3)).await;
     assert_eq!(other.ids.len(), 3);

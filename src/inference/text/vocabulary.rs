@@ -13,6 +13,11 @@ pub(super) const CONTROL: i32 = 3;
 pub(super) const USER_DEFINED: i32 = 4;
 pub(super) const BYTE: i32 = 6;
 
+/// Tokens that end an answer or a turn wherever they occur. Some files list them as text (Gemma's `</s>`); nobody may write one by
+/// writing its name, and llama.cpp overrides such types as well.
+const ENDS: [&str; 8] =
+    ["</s>", "<|eot_id|>", "<|eom_id|>", "<|im_end|>", "<|end|>", "<|endoftext|>", "<end_of_turn>", "<EOT>"];
+
 /// What SentencePiece writes for a space.
 pub(super) const SPACE: char = '▁';
 
@@ -26,13 +31,18 @@ impl<'a> Vocabulary<'a> {
     pub(super) fn from_header(header: &'a Header) -> Result<Self, TokenizerError> {
         let tokens = header.strings("tokenizer.ggml.tokens")?;
         let tokens = tokens.ok_or_else(|| GgufError::MissingKey("tokenizer.ggml.tokens".into()))?;
-        let types = match header.ints("tokenizer.ggml.token_type")? {
+        let mut types = match header.ints("tokenizer.ggml.token_type")? {
             Some(types) if types.len() != tokens.len() => {
                 return Err(TokenizerError::Damaged("there are not as many token types as tokens".into()));
             }
             Some(types) => types.to_vec(),
             None => vec![NORMAL; tokens.len()],
         };
+        for (name, kind) in tokens.iter().zip(&mut types) {
+            if ENDS.contains(&name) {
+                *kind = CONTROL;
+            }
+        }
         Ok(Self { tokens, types })
     }
 

