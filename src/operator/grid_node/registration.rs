@@ -268,7 +268,8 @@ pub(in crate::operator) mod tests {
         Refs { chain, report: Ok(Some(report(verified))), ..refs(node) }
     }
 
-    fn registration(stake: Wei) -> NodeRegistration {
+    /// Of a node that is registered with that stake.
+    pub(in crate::operator) fn registration(stake: Wei) -> NodeRegistration {
         NodeRegistration {
             owner: NodeAddress([1; 20]),
             payout: NodeAddress([2; 20]),

@@ -200,10 +200,10 @@ fn stands(id: u64, case: &SlashCase, contract: NodeAddress) -> Option<Finding> {
 mod tests {
     use super::*;
     use crate::{
-        chain::{Intent, IntentKind, OutboxState, TxCall, registration::RegistrationStatus},
+        chain::{Intent, IntentKind, OutboxState, TxCall},
         operator::grid_node::{
             dereference::ChainFacts,
-            registration::tests::report,
+            registration::tests::{registration, report},
             validate::tests::{managed, refs},
         },
         protocol::internal::EvidenceReport,
@@ -218,18 +218,7 @@ mod tests {
     }
 
     fn found(proof: Option<B256>, quarantined: bool) -> Refs {
-        let registration = NodeRegistration {
-            owner: NodeAddress([1; 20]),
-            payout: NodeAddress([2; 20]),
-            stake: Wei(5 * Wei::XDC.0),
-            computing_power: 1,
-            storage_gib: 0,
-            registered_at: 1,
-            exit_at: None,
-            status: RegistrationStatus::Registered,
-            index: 1,
-            frozen: Wei(0),
-        };
+        let registration = registration(Wei(5 * Wei::XDC.0));
         let mut report = report(true);
         let proof = proof.map(|proof| proof.to_string());
         report.evidence = EvidenceReport { proof, quarantined, ..EvidenceReport::default() };
