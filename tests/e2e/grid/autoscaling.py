@@ -16,6 +16,10 @@ PROMETHEUS_PORT, ADAPTER_PORT = 8548, 8549
 ADAPTER_SERVICE = "prometheus-adapter"
 # About two minutes of work for all nodes: the example's autoscaler wants more nodes for more than one.
 FLOOD = "\n".join(f"Tell me a short story about the number {n}." for n in range(1, 1501))
+# Answered greedily, this one repeats itself and is ended by nothing but its limit.
+ENDLESS = "Tell me a short story about the number 7."
+# Answers that a worker computes at once.
+AT_ONCE = 4
 
 
 def rules_of_the_guide():
@@ -158,11 +162,11 @@ def cancel(*jobs):
 
 
 def keep_busy(node, job):
-    """Work that only this node may do, and enough of it; hardly any of it waits, by the measure of the autoscaler."""
+    """Work that only this node may do, and enough of it; none of it waits, by the measure of the autoscaler."""
     kube.kubectl("label", "gridnode", node, "e2e=busy", "--overwrite")
     kube.apply(kube.manifest("InferenceJob", job, {
         "workload": {
-            "modelRef": {"name": story.MODEL}, "input": {"format": "Lines", "inline": "\n".join(["Count from one to one thousand, in words."] * 6)},
+            "modelRef": {"name": story.MODEL}, "input": {"format": "Lines", "inline": "\n".join([ENDLESS] * AT_ONCE)},
             "generation": {"maxTokens": 1200, "temperature": "0"}, "output": {"store": {}},
         },
         "placement": {"nodeSelector": {"e2e": "busy"}},
@@ -190,6 +194,7 @@ def test_an_autoscaler_adds_a_node_while_requests_queue_and_takes_the_idle_one_a
                 wait_for("the work to begin", lambda: runs("busy"), 120)
                 cancel("flood")
                 left = wait_members("one node to be left", lambda names: len(names) == 1, 180)
+                assert runs("busy"), f"{second} was to have work until now, so that {first} is the idle one"
                 assert left == [second], f"the idle node is {first}, and {left} is left"
                 wait_for("the pool to count one", lambda: kube.get("gridnodepool", POOL, kube.SYSTEM)["status"]["replicas"] == 1, 60)
                 cancel("busy")
