@@ -14,7 +14,7 @@ use axum::{
     routing::{get, post, put},
 };
 use futures::StreamExt;
-use serde_json::{Value, json};
+use serde_json::json;
 use tokio::sync::broadcast;
 use xdc_grid::{
     api::ids::{EscrowId, GridPeerId, ModelDigest, NodeAddress, RequestId},
