@@ -1,9 +1,17 @@
 //! A contract that wants two reporters to agree: the real operator is one of them, a key of its own or the real `grid-operator vote-epoch`
 //! the other.
 
-use std::process::{ExitStatus, Stdio};
+use std::{
+    path::PathBuf,
+    process::{ExitStatus, Stdio},
+};
 
 use alloy::{primitives::B256, sol_types::SolCall};
+use k8s_openapi::api::core::v1::ConfigMap;
+use kube::{
+    Api,
+    api::{DeleteParams, ListParams},
+};
 use serde_json::Value;
 use xdc_grid::{
     api::{
@@ -27,15 +35,17 @@ use crate::{
         eventually,
         faults::{Fault, Faults},
         statement::Publisher,
+        world::SYSTEM,
     },
 };
 
 const LOOKS: usize = 60;
 const SECOND: u8 = 31;
+const THIRD: u8 = 32;
 /// Keys of the nodes that are staked on the stage.
 const NODES: [u8; 3] = [21, 22, 23];
 
-/// The stage with a second reporter, where two must agree from epoch 0 on.
+/// The stage with more reporters than the operator, several of which must agree from epoch 0 on: two, unless a test says otherwise.
 struct Two {
     stage: Stage,
     second: ChainKey,
@@ -43,12 +53,18 @@ struct Two {
 
 impl Two {
     async fn set() -> Self {
+        Two::with(2, &[SECOND]).await
+    }
+
+    async fn with(quorum: u8, others: &[u8]) -> Self {
         let (stage, second) = (Stage::set().await, key(SECOND));
         let (anvil, client, admin) = (&stage.grid.anvil, &stage.grid.client, &stage.grid.admin);
-        anvil.give(second.address(), Wei(2_000 * Wei::XDC.0)).await;
-        anvil.execute(admin, client.grant_intent("REPORTER_ROLE", second.address())).await.unwrap();
+        for other in others.iter().map(|seed| key(*seed).address()) {
+            anvil.give(other, Wei(2_000 * Wei::XDC.0)).await;
+            anvil.execute(admin, client.grant_intent("REPORTER_ROLE", other)).await.unwrap();
+        }
         let mut next = client.view(parametersCall {}, At::Latest).await.unwrap().inForce;
-        next.quorum = 2;
+        next.quorum = quorum;
         let data = setParametersCall { next }.abi_encode().into();
         let call = TxCall { to: Some(client.contract()), value: Wei(0), data };
         let set = Intent { kind: IntentKind::GrantRole, key: "quorum".into(), call };
@@ -204,7 +220,24 @@ async fn an_operator_that_dies_at_any_write_between_vote_and_data_sends_each_onc
     two.stage.assert_everybody_is_paid().await;
 }
 
+#[tokio::test]
+async fn what_was_voted_for_is_sent_whatever_became_of_what_it_was_made_from() {
+    let two = Two::set().await;
+    two.until(&two.stage.life(), 0, "WaitingForVotes", "1 of 2").await;
+    let leaves: Api<ConfigMap> = Api::namespaced(two.stage.island.admin.clone(), SYSTEM);
+    let kept = ListParams::default().labels("xdcgrid.io/leaves=packed");
+    leaves.delete_collection(&DeleteParams::default(), &kept).await.unwrap();
+    let root = two.stage.report(0).await.unwrap().spec.root;
+    assert!(two.epoch_by(&two.stage.life(), 0).await);
+    assert_eq!((two.stage.submitted().await, two.stage.sent().await), (vec![0], 3));
+    assert_eq!(two.stage.state(At::Latest).await.live_root.to_string(), root);
+}
+
 // ------------------------------------------------------------------------------------------------ the program
+
+fn key_file(publisher: &Publisher, reporter: u8) -> PathBuf {
+    publisher.folder.path().join(format!("reporter-{reporter}.key"))
+}
 
 struct Ran {
     status: ExitStatus,
@@ -216,7 +249,9 @@ impl Two {
     fn publisher(&self) -> Publisher {
         let (chain_id, contract) = (CHAIN_ID, self.stage.grid.client.contract());
         let publisher = Publisher::new(NetworkId { chain_id, contract, salt: String::new() });
-        std::fs::write(publisher.folder.path().join("reporter.key"), hex::encode([SECOND; 32])).unwrap();
+        for seed in [SECOND, THIRD, NODES[0]] {
+            std::fs::write(key_file(&publisher, seed), hex::encode([seed; 32])).unwrap();
+        }
         publisher
     }
 
@@ -227,18 +262,22 @@ impl Two {
         self.stage.gateway.close_with(epoch, &published.first_line);
     }
 
-    fn command(&self, publisher: &Publisher, words: &[&str]) -> tokio::process::Command {
+    fn command(&self, publisher: &Publisher, reporter: u8, words: &[&str]) -> tokio::process::Command {
         let contract = self.stage.grid.client.contract().to_string();
         let mut command = tokio::process::Command::new(env!("CARGO_BIN_EXE_grid-operator"));
         command.args(["vote-epoch", "--rpc-url", &self.stage.grid.anvil.url, "--contract", &contract]);
-        command.arg("--key-file").arg(publisher.folder.path().join("reporter.key"));
+        command.arg("--key-file").arg(key_file(publisher, reporter));
         command.arg("--receipts").arg(publisher.files()).args(words);
         command.stdin(Stdio::null()).kill_on_drop(true);
         command
     }
 
     async fn run(&self, publisher: &Publisher, words: &[&str]) -> Ran {
-        let output = self.stage.grid.anvil.mining(self.command(publisher, words).output()).await.unwrap();
+        self.run_as(publisher, SECOND, words).await
+    }
+
+    async fn run_as(&self, publisher: &Publisher, reporter: u8, words: &[&str]) -> Ran {
+        let output = self.stage.grid.anvil.mining(self.command(publisher, reporter, words).output()).await.unwrap();
         Ran {
             status: output.status,
             out: String::from_utf8(output.stdout).unwrap(),
@@ -281,7 +320,7 @@ async fn a_second_reporter_works_the_epoch_out_and_votes_only_when_all_of_it_is_
     // Following, it needs nobody.
     two.close(&publisher, 1);
     stage.end_epoch(1).await;
-    let mut following = two.command(&publisher, &["--follow", "--poll-seconds", "1"]);
+    let mut following = two.command(&publisher, SECOND, &["--follow", "--poll-seconds", "1"]);
     let mut following = following.stdout(Stdio::null()).stderr(Stdio::null()).spawn().unwrap();
     eventually("epoch 1 is live", async || {
         let _ = life.look().await;
@@ -307,4 +346,30 @@ async fn a_second_reporter_works_the_epoch_out_and_votes_only_when_all_of_it_is_
     assert!(said["agrees"] == false && kinds.contains(&&Value::from("Root")), "{kinds:?}");
     assert_eq!((stage.submitted().await, two.sent_by_second().await), (vec![0, 1], 2), "no vote was sent");
     two.until(&life, 2, "WaitingForVotes", "1 of 2").await;
+}
+
+#[tokio::test]
+async fn of_three_reporters_who_must_agree_the_second_votes_and_the_third_carries_the_report() {
+    let two = Two::with(3, &[SECOND, THIRD]).await;
+    let (stage, publisher) = (&two.stage, two.publisher());
+    let life = stage.life();
+    two.close(&publisher, 0);
+    two.until(&life, 0, "WaitingForVotes", "1 of 3").await;
+    let voted = two.run(&publisher, &["0", "-o", "json"]).await;
+    assert_eq!(voted.status.code(), Some(0), "{} {}", voted.out, voted.err);
+    assert!(voted.out.contains("VoteEpoch"), "{}", voted.out);
+    let again = two.run(&publisher, &["0"]).await;
+    assert_eq!(again.status.code(), Some(0), "{} {}", again.out, again.err);
+    assert!(again.err.contains("2 of 3"), "{}", again.err);
+    assert_eq!((stage.submitted().await, two.sent_by_second().await), (vec![], 1), "one vote, and nothing more");
+    two.until(&life, 0, "WaitingForVotes", "2 of 3").await;
+
+    let carried = two.run_as(&publisher, THIRD, &["0", "-o", "json"]).await;
+    assert_eq!(carried.status.code(), Some(0), "{} {}", carried.out, carried.err);
+    assert!(carried.out.contains("SubmitEpoch"), "{}", carried.out);
+    assert!(stage.epoch_by(&life, 0).await);
+    assert_eq!((stage.submitted().await, stage.sent().await), (vec![0], 2), "the operator's vote and the activation");
+    let stranger = two.run_as(&publisher, NODES[0], &["1"]).await;
+    assert_eq!(stranger.status.code(), Some(1), "{} {}", stranger.out, stranger.err);
+    assert!(stranger.err.contains("lacks REPORTER_ROLE"), "{}", stranger.err);
 }
