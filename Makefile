@@ -52,7 +52,7 @@ images: tools build ## the image with the three server binaries, as an OCI archi
 
 .PHONY: build
 build:
-	@echo "building the binaries (a cold build takes about 15 minutes on 2 cores)"
+	@echo "building the binaries (a cold build takes about 15 minutes on 2 cores, 20 with Kubernetes beside it)"
 	cargo build --locked --bins --example grid-cheater $(CARGO_FLAGS)
 
 # Side by side: linking Kubernetes and compiling our own crate each keep one core busy for minutes.
