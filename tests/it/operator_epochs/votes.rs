@@ -16,19 +16,19 @@ use serde_json::Value;
 use xdc_grid::{
     api::{
         conditions::Condition,
-        contribution_report::condition,
+        contribution_report::{ContributionReport, condition},
         ids::{EpochNumber, Wei},
     },
     chain::{
         At, ChainKey, Intent, IntentKind, TxCall,
-        bindings::GridComputingRewards::{parametersCall, setParametersCall},
+        bindings::GridComputingRewards::{disableEpochCall, parametersCall, setParametersCall},
         votes::{Ballot, CastVote},
     },
     operator::chains::record_of,
     protocol::names::NetworkId,
 };
 
-use super::stage::{Life, Stage};
+use super::stage::{Life, NETWORK, Stage};
 use crate::{
     chain_anvil::{CHAIN_ID, key},
     support::{
@@ -231,6 +231,33 @@ async fn what_was_voted_for_is_sent_whatever_became_of_what_it_was_made_from() {
     assert!(two.epoch_by(&two.stage.life(), 0).await);
     assert_eq!((two.stage.submitted().await, two.stage.sent().await), (vec![0], 3));
     assert_eq!(two.stage.state(At::Latest).await.live_root.to_string(), root);
+}
+
+#[tokio::test]
+async fn a_report_that_was_voted_for_and_dropped_by_the_guardian_is_not_voted_for_again_by_itself() {
+    let two = Two::set().await;
+    let (stage, life) = (&two.stage, two.stage.life());
+    two.until(&life, 0, "WaitingForVotes", "1 of 2").await;
+    let planned = stage.report(0).await.unwrap().status.unwrap().submit.unwrap();
+    stage.grid.anvil.execute(&two.second, record_of(&planned).unwrap().intent).await.unwrap();
+    two.until(&life, 0, "ReportFinal", "").await;
+    let call = disableEpochCall { epoch: 0 }.abi_encode().into();
+    let call = TxCall { to: Some(stage.grid.client.contract()), value: Wei(0), data: call };
+    let drop = Intent { kind: IntentKind::GrantRole, key: "drop".into(), call };
+    stage.grid.anvil.execute(&stage.grid.admin, drop).await.unwrap();
+    let dropped = two.until(&life, 0, "EpochDropped", "vote").await;
+    for _ in 0..5 {
+        life.look().await.unwrap();
+        stage.grid.anvil.mine(1).await;
+    }
+    assert_eq!(stage.sent().await, 1, "{}", dropped.message);
+
+    // A person found out why and has it planned anew: votes of the round before do not count.
+    let reports: Api<ContributionReport> = Api::all(stage.island.admin.clone());
+    reports.delete(&format!("{NETWORK}-0"), &DeleteParams::default()).await.unwrap();
+    two.until(&life, 0, "WaitingForVotes", "1 of 2").await;
+    assert!(two.epoch_by(&life, 0).await);
+    assert_eq!((stage.submitted().await, stage.sent().await), (vec![0, 0], 4), "vote, vote, report, activation");
 }
 
 // ------------------------------------------------------------------------------------------------ the program
