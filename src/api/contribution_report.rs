@@ -158,7 +158,10 @@ pub struct ContributionReportStatus {
     /// How far the report is.
     #[serde(default)]
     pub state: ReportState,
-    /// The submitEpoch transaction.
+    /// The voteEpoch transaction; only where the contract wants several reporters to agree.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub vote: Option<TransactionStatus>,
+    /// The submitEpoch transaction. Where another reporter carried the report, it stays planned.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub submit: Option<TransactionStatus>,
     /// The distributeRewards transaction.

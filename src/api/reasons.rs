@@ -377,6 +377,10 @@ reasons! {
     // ContributionReport.
     /// The report is on its way to the chain.
     ReportPending,
+    /// The contract wants several reporters to agree on a report, and fewer than that have voted for this one; the message says how many.
+    WaitingForVotes,
+    /// Another reporter voted for another report of the same epoch, and too few agree: nothing is reported until they do.
+    VotesDiffer,
     /// The report is in a final block.
     ReportFinal,
     /// A report is challenged: nothing of it is paid until the contract's arbiter has ruled, or its time is over.

@@ -12,6 +12,7 @@ use xdc_grid::{
         audit_epoch::{self, AuditArgs},
         contract::{self, ContractCommand, DeployArgs, StatusArgs, VerifyArgs},
         selftest::{SelftestOptions, selftest},
+        vote_epoch::{self, VoteArgs},
     },
     operator::{config::OperatorConfig, run},
     telemetry::{self, LogOptions},
@@ -61,6 +62,8 @@ Exit codes: 0 done, 1 error.")]
     Selftest(SelftestOptions),
     /// Do the sum of a reported epoch again, from the chain and the published receipts, and say where it differs.
     AuditEpoch(Box<AuditArgs>),
+    /// Work an epoch out from the published receipts, as a second reporter, and vote for the report that another one proposes if it is right.
+    VoteEpoch(Box<VoteArgs>),
 }
 
 #[tokio::main]
@@ -82,6 +85,7 @@ async fn main() -> Result<ExitCode> {
         Command::VerifyContract(args) => return on_contract(ContractCommand::Verify(args)).await,
         Command::Status(args) => return on_contract(ContractCommand::Status(args)).await,
         Command::AuditEpoch(args) => return Ok(audit_epoch::run(&args, &mut std::io::stdout()).await?.into()),
+        Command::VoteEpoch(args) => return Ok(vote_epoch::run(&args, &mut std::io::stdout()).await?.into()),
         Command::Selftest(options) => selftest(kube::Client::try_default().await?, &options).await?,
     }
     Ok(Exit::Done.into())

@@ -24,6 +24,7 @@ pub mod rewards;
 pub mod rpc;
 pub mod signer;
 pub mod slashing;
+pub mod votes;
 
 pub use client::{ChainClient, ContractParameters};
 pub use error::ChainError;

@@ -131,18 +131,59 @@ impl ChainClient {
     pub async fn report_history(
         &self,
         from_block: Option<u64>,
-        mut progress: impl FnMut(Reading),
+        progress: impl FnMut(Reading),
     ) -> Result<ContractHistory, ChainError> {
         let last = self.rpc().agreed().block(At::Finalized).await?.number;
-        let mut next = match from_block {
+        let first = match from_block {
             Some(block) => block,
             None => self.first_block(last).await?,
         };
-        let (mut history, mut step) = (ContractHistory { until: last, ..ContractHistory::default() }, MAX_BLOCKS);
+        let mut history = ContractHistory::default();
+        self.read_into_history(&mut history, first, last, progress).await?;
+        Ok(history)
+    }
+
+    /// Reads what came after the last block of `history`, up to the newest final block. After an error it can be called again.
+    pub async fn read_on(&self, history: &mut ContractHistory) -> Result<(), ChainError> {
+        let last = self.rpc().agreed().block(At::Finalized).await?.number;
+        let first = history.until.saturating_add(1);
+        self.read_into_history(history, first, last, |_| ()).await
+    }
+
+    async fn read_into_history(
+        &self,
+        history: &mut ContractHistory,
+        first: u64,
+        last: u64,
+        mut progress: impl FnMut(Reading),
+    ) -> Result<(), ChainError> {
+        let topics = [
+            EpochSubmitted::SIGNATURE_HASH,
+            EpochDropped::SIGNATURE_HASH,
+            NodeRegistered::SIGNATURE_HASH,
+            StakeWithdrawn::SIGNATURE_HASH,
+        ];
+        self.scan(&topics, first, last, |entries, at| {
+            entries.iter().for_each(|entry| history.take(entry));
+            history.until = at.block;
+            progress(at);
+        })
+        .await
+    }
+
+    /// Logs of some events from block `first` to `last`, which are final, oldest first and piece by piece.
+    pub(super) async fn scan(
+        &self,
+        topics: &[B256],
+        first: u64,
+        last: u64,
+        mut take: impl FnMut(Vec<LogEntry>, Reading),
+    ) -> Result<(), ChainError> {
+        let (mut next, mut step) = (first, MAX_BLOCKS);
         while next <= last {
             let to = next.saturating_add(step - 1).min(last);
-            match self.piece(next, to).await {
-                Ok(entries) => entries.iter().for_each(|entry| history.take(entry)),
+            match self.entries(self.rpc().agreed(), topics, next, to).await {
+                Ok(entries) => take(entries, Reading { block: to, last }),
                 // A public endpoint may allow fewer blocks in one question than most do.
                 Err(ChainError::Rpc { .. }) if step > LEAST_BLOCKS => {
                     step /= 2;
@@ -150,10 +191,9 @@ impl ChainClient {
                 }
                 Err(error) => return Err(error),
             }
-            progress(Reading { block: to, last });
             next = to.saturating_add(1);
         }
-        Ok(history)
+        Ok(())
     }
 
     /// The packed leaves that a report's transaction carries, whatever the contract logged about them.
@@ -166,17 +206,6 @@ impl ChainClient {
             return Err(unreadable("it does not call the contract itself"));
         }
         leaves_in(&found.data).ok_or_else(|| unreadable("it does not call submitEpoch"))
-    }
-
-    /// Logs of the four events in order.
-    async fn piece(&self, from_block: u64, to_block: u64) -> Result<Vec<LogEntry>, ChainError> {
-        let topics = [
-            EpochSubmitted::SIGNATURE_HASH,
-            EpochDropped::SIGNATURE_HASH,
-            NodeRegistered::SIGNATURE_HASH,
-            StakeWithdrawn::SIGNATURE_HASH,
-        ];
-        self.entries(self.rpc().agreed(), &topics, from_block, to_block).await
     }
 
     /// Logs of some events, oldest first.
@@ -199,10 +228,15 @@ impl ChainClient {
     /// The block that epoch 0 began in: the one that deployed the contract.
     pub(super) async fn first_block(&self, last: u64) -> Result<u64, ChainError> {
         let genesis = self.parameters().await?.genesis;
+        self.block_since(genesis, last).await
+    }
+
+    /// The first block up to `last` that is not before a time (unix seconds); `last` when all are.
+    pub async fn block_since(&self, time: u64, last: u64) -> Result<u64, ChainError> {
         let (mut low, mut high) = (0, last);
         while low < high {
             let middle = low + (high - low) / 2;
-            if self.rpc().block(At::Number(middle)).await?.timestamp < genesis {
+            if self.rpc().block(At::Number(middle)).await?.timestamp < time {
                 low = middle + 1;
             } else {
                 high = middle;

@@ -1,5 +1,5 @@
-//! `kubectl grid`: the commands of a person at a shell, a room each; the self-test that `helm test` runs; and the audit of an epoch
-//! that a stranger runs. Reads resources with the person's own rights and signs with a key file that the person names; keeps
+//! `kubectl grid`: the commands of a person at a shell, a room each; the self-test that `helm test` runs; the audit of an epoch
+//! that a stranger runs, and the vote on one by a second reporter. Reads resources with the person's own rights and signs with a key file that the person names; keeps
 //! neither. Writes only what the person asked for by name: a job, its cancellation, a cordon.
 
 #[cfg(feature = "operator")]
@@ -34,6 +34,8 @@ pub mod submit;
 pub mod top;
 #[cfg(feature = "cli")]
 pub mod version;
+#[cfg(feature = "operator")]
+pub mod vote_epoch;
 #[cfg(feature = "cli")]
 pub mod why;
 

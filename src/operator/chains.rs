@@ -213,10 +213,11 @@ async fn all_records(client: &Client) -> Result<Vec<OutboxRecord>, kube::Error> 
     let nodes: Api<Guarded<GridNode>> = Api::all(client.clone());
     let reports: Api<Guarded<ContributionReport>> = Api::all(client.clone());
     let nodes = nodes.list(&ListParams::default()).await?.items.into_iter().filter_map(|node| node.0.ok()?.status);
-    let of_nodes = nodes.flat_map(|status| [status.registration, status.exit, status.payout, status.slash]);
+    let of_nodes = nodes
+        .flat_map(|status| [status.registration, status.exit, status.payout, status.slash, status.slash_execution]);
     let reports =
         reports.list(&ListParams::default()).await?.items.into_iter().filter_map(|report| report.0.ok()?.status);
-    let of_reports = reports.flat_map(|status| [status.submit, status.activate]);
+    let of_reports = reports.flat_map(|status| [status.vote, status.submit, status.activate]);
     let networks: Api<Guarded<GridNetwork>> = Api::all(client.clone());
     let networks = networks.list(&ListParams::default()).await?.items;
     let of_networks = networks.into_iter().filter_map(|network| Some(network.0.ok()?.status?.settlement));

@@ -18,6 +18,7 @@ pub mod grid_node_pool;
 pub mod inference_job;
 pub mod lease;
 pub mod metrics;
+pub mod outbox;
 pub mod pods;
 pub mod run;
 pub mod runner;

@@ -14,6 +14,8 @@
 //!  1  0x00, only where the length would be a multiple of 36 otherwise: so nothing can be taken for the whole form
 //! ```
 //!
+//! A vote for a report carries the head alone, up to and with the budget: whoever has that and the receipts can make the rest.
+//!
 //! v is unsigned LEB128 in its shortest form. XDC charges 68 gas for a byte and 4 for a zero: gaps of neighbours are zero bytes, and
 //! bits are packed because a byte for the last of them costs as much as any other. Raises and not sums, because a sum gets longer
 //! with every epoch.
@@ -61,9 +63,9 @@ pub struct PackedChanges {
     pub changes: Vec<LeafChange>,
 }
 
-/// Packs changes. Fails on what [`unpack_changes`] would refuse.
-pub fn pack_changes(packed: &PackedChanges) -> Result<Vec<u8>, PackedError> {
-    let Recipe { statement, block, split, budget } = packed.recipe;
+/// The head of the compact form: what the leaves are made from.
+pub fn pack_recipe(recipe: &Recipe) -> Vec<u8> {
+    let Recipe { statement, block, split, budget } = *recipe;
     let [work, capacity, _] = <[u16; 3]>::from(split);
     let mut out = vec![VERSION];
     out.extend_from_slice(statement.as_slice());
@@ -73,6 +75,23 @@ pub fn pack_changes(packed: &PackedChanges) -> Result<Vec<u8>, PackedError> {
     let digits = without_zeros(budget.0);
     out.push(u8::try_from(digits.len()).unwrap_or(u8::MAX));
     out.extend_from_slice(&digits);
+    out
+}
+
+/// Reads what [`pack_recipe`] wrote, and nothing else.
+pub fn unpack_recipe(bytes: &[u8]) -> Result<Recipe, PackedError> {
+    let mut reader = Reader { rest: bytes };
+    let [version] = reader.fixed()?;
+    if version != VERSION {
+        return Err(PackedError::Version(version));
+    }
+    let recipe = reader.recipe()?;
+    if reader.rest.is_empty() { Ok(recipe) } else { Err(PackedError::Trailing { bytes: reader.rest.len() }) }
+}
+
+/// Packs changes. Fails on what [`unpack_changes`] would refuse.
+pub fn pack_changes(packed: &PackedChanges) -> Result<Vec<u8>, PackedError> {
+    let mut out = pack_recipe(&packed.recipe);
     put_varint(&mut out, packed.changes.len() as u64);
     let largest = packed.changes.iter().map(|change| change.increase.0).max().unwrap_or(0);
     let width = bits_of(largest);

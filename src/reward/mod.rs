@@ -13,7 +13,10 @@ pub mod tree;
 pub mod units;
 
 pub use allocation::{Allocation, AllocationError, NodeAmounts, NodeContribution, RewardSplit, allocate};
-pub use changes::{LeafChange, PackedChanges, Recipe, apply_changes, changes_between, pack_changes, unpack_changes};
+pub use changes::{
+    LeafChange, PackedChanges, Recipe, apply_changes, changes_between, pack_changes, pack_recipe, unpack_changes,
+    unpack_recipe,
+};
 pub use epoch::{EpochInputs, SettleError, SettledEpoch, budgets_of, settle};
 pub use fees::{FeeBps, PaidJob, PaidWork, share_fees};
 pub use packed::{

@@ -3,9 +3,7 @@
 use std::{collections::BTreeMap, path::PathBuf, process::Stdio};
 
 use alloy::primitives::B256;
-use prost::Message;
 use serde_json::Value;
-use tempfile::TempDir;
 use xdc_grid::{
     api::ids::{EpochNumber, NodeAddress, Wei},
     chain::{
@@ -17,26 +15,26 @@ use xdc_grid::{
         identity::NodeKey,
         internal::{EpochTotals, NodeTotals},
         names::NetworkId,
-        receipt::{Acceptance, Receipt, sign},
-        statement::{CountedReceipt, ReceiptsHash},
+        statement::CountedReceipt,
     },
     reward::{
         ComputeUnits, EpochInputs, NodeContribution, PackedChanges, PaidWork, Recipe, RewardLeaf, RewardSplit,
-        RewardTree, TokenCost, changes_between, pack_changes, settle,
+        RewardTree, changes_between, pack_changes, settle,
     },
 };
 
-use crate::chain_anvil::{CHAIN_ID, EPOCH_SECONDS, Grid, key};
+use crate::{
+    chain_anvil::{CHAIN_ID, EPOCH_SECONDS, Grid, key},
+    support::statement::Publisher,
+};
 
-const COST: u64 = 270;
 const BUDGET: Wei = Wei(10 * Wei::XDC.0);
 /// Secret keys of the two nodes; the contract counts their registrations from 1.
 const NODES: [u8; 2] = [4, 5];
 
 struct Stranger {
     grid: Grid,
-    folder: TempDir,
-    gateway: NodeKey,
+    publisher: Publisher,
 }
 
 struct Ran {
@@ -73,85 +71,19 @@ impl Stranger {
             let intent = grid.client.register_intent(&consent, signature, capability, Wei::XDC);
             grid.anvil.execute(&grid.owner, intent).await.unwrap();
         }
-        Stranger { grid, folder: tempfile::tempdir().unwrap(), gateway: NodeKey::generate() }
-    }
-
-    fn network(&self) -> NetworkId {
-        NetworkId { chain_id: CHAIN_ID, contract: self.grid.client.contract(), salt: String::new() }
-    }
-
-    /// A receipt of a node over so many prompt tokens, with both signatures.
-    fn receipt(&self, epoch: u64, at: usize, prompt: u32) -> (B256, CountedReceipt) {
-        let receipt = Receipt {
-            requestId: B256::with_last_byte(prompt as u8),
-            attempt: 1,
-            model: B256::repeat_byte(2),
-            promptHash: B256::ZERO,
-            outputHash: B256::ZERO,
-            promptTokens: prompt,
-            outputTokens: 20,
-            sampler: B256::ZERO,
-            seed: B256::repeat_byte(epoch as u8),
-            traceRoot: B256::ZERO,
-            startedAt: 1,
-            finishedAt: 2,
-        };
-        let content = receipt.content_hash();
-        let signature = sign(&receipt, &self.network(), &node(at)).unwrap();
-        let acceptance = sign(&Acceptance { receipt: content, epoch }, &self.network(), &self.gateway).unwrap();
-        let counted = CountedReceipt {
-            receipt: receipt.to_wire(&signature).encode_to_vec(),
-            epoch,
-            countersignature: acceptance.to_vec(),
-            prefix_tokens: 0,
-            cost_per_token: COST,
-            escrow: None,
-        };
-        (content, counted)
+        let (chain_id, contract) = (CHAIN_ID, grid.client.contract());
+        let publisher = Publisher::new(NetworkId { chain_id, contract, salt: String::new() });
+        Stranger { grid, publisher }
     }
 
     /// Publishes an epoch in which the nodes answered prompts of these lengths. Returns its totals and its digest.
     fn publish(&self, epoch: u64, prompts: [&[u32]; 2]) -> (EpochTotals, B256) {
-        let mut receipts = Vec::new();
-        let mut nodes = Vec::new();
-        for (at, prompts) in prompts.into_iter().enumerate() {
-            receipts.extend(prompts.iter().map(|prompt| self.receipt(epoch, at, *prompt)));
-            let units = prompts.iter().map(|prompt| ComputeUnits::of_response(TokenCost(COST), *prompt, 20));
-            nodes.push(NodeTotals {
-                address: node(at).address(),
-                node_name: format!("node-{at}"),
-                requests: prompts.len() as u64,
-                prompt_tokens: prompts.iter().map(|prompt| u64::from(*prompt)).sum(),
-                output_tokens: 20 * prompts.len() as u64,
-                units: units.sum::<ComputeUnits>().to_string(),
-                capacity_units: 7 + at as u64,
-                proven_bytes: 1 << 30,
-                eligible: true,
-                reason: String::new(),
-            });
-        }
-        receipts.sort_by_key(|(content, _)| *content);
-        let mut hash = ReceiptsHash::default();
-        for (content, counted) in &receipts {
-            hash.add(&content.0, counted.epoch, 0, COST, None);
-        }
-        let totals = EpochTotals {
-            epoch: EpochNumber(epoch),
-            nodes,
-            jobs: Vec::new(),
-            audit_secret: "00".repeat(32),
-            receipts: receipts.len() as u64,
-            receipts_hash: hash.finish(),
-        };
-        let first = serde_json::to_string(&totals).unwrap();
-        let lines = receipts.iter().map(|(_, counted)| serde_json::to_string(counted).unwrap());
-        let text = [first.clone()].into_iter().chain(lines).map(|line| line + "\n").collect::<String>();
-        std::fs::write(self.file(epoch), zstd::encode_all(text.as_bytes(), 3).unwrap()).unwrap();
-        (totals, B256::from(*blake3::hash(first.as_bytes()).as_bytes()))
+        let published = self.publisher.publish(epoch, &[(NODES[0], prompts[0]), (NODES[1], prompts[1])]);
+        (published.totals, published.digest)
     }
 
     fn file(&self, epoch: u64) -> PathBuf {
-        self.folder.path().join(format!("epoch-{epoch}.jsonl.zst"))
+        self.publisher.file(epoch)
     }
 
     /// What an honest reporter reports on top of `previous`.
@@ -179,7 +111,7 @@ impl Stranger {
 
     async fn audit(&self, words: &[&str]) -> Ran {
         let contract = self.grid.client.contract().to_string();
-        let receipts = self.folder.path().join("epoch-{epoch}.jsonl.zst");
+        let receipts = self.publisher.files();
         let mut command = tokio::process::Command::new(env!("CARGO_BIN_EXE_grid-operator"));
         command.args(["audit-epoch", "--rpc-url", &self.grid.anvil.url, "--contract", &contract]).args(words);
         if !words.contains(&"--receipts") && !words.contains(&"--gateway-url") {
@@ -231,7 +163,7 @@ async fn a_stranger_tells_an_honest_report_from_a_false_one_and_says_which_leave
         (epoch["receipts"].as_u64(), epoch["increaseWei"].as_str()),
         (Some(4), Some(BUDGET.to_string().as_str()))
     );
-    assert_eq!(epoch["gateways"][stranger.gateway.address().to_string()].as_u64(), Some(4));
+    assert_eq!(epoch["gateways"][stranger.publisher.gateway.address().to_string()].as_u64(), Some(4));
 
     // The reporter gives the second node five wei of the first one's.
     let (totals, _) = stranger.publish(1, [&[20], &[21, 22]]);
@@ -331,7 +263,7 @@ async fn a_receipt_that_a_node_never_signed_is_named() {
     lines[1] = serde_json::to_string(&counted).unwrap();
     // Not compressed: that is read, too.
     std::fs::write(stranger.file(0), lines.join("\n")).unwrap();
-    let gateway = stranger.gateway.address().to_string();
+    let gateway = stranger.publisher.gateway.address().to_string();
     let found = stranger.audit(&["0", "-o", "json", "--gateway", &gateway]).await;
     assert_eq!(found.code, 2, "{} {}", found.out, found.err);
     let kinds: Vec<_> = differences(&found.json()["epochs"][0]).into_iter().map(|found| found.0).collect();

@@ -51,6 +51,9 @@ pub struct GridNodeStatus {
     /// The transaction that opened a slash case against it.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub slash: Option<TransactionStatus>,
+    /// The transaction that executes that case, once nobody has appealed in time.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub slash_execution: Option<TransactionStatus>,
     /// Whether an availability window is open, and until when. Absent for a node that is always available.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub availability: Option<AvailabilityStatus>,

@@ -24,6 +24,7 @@ pub enum IntentKind {
     UnregisterNode,
     RequestPayout,
     ApplyPayout,
+    VoteEpoch,
     SubmitEpoch,
     ActivateEpoch,
     Claim,

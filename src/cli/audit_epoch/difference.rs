@@ -22,6 +22,8 @@ pub enum What {
     CalldataTotal,
     /// A leaf is lower than before.
     LeafFell,
+    /// What a vote says that the leaves were made from, and what may be.
+    Recipe,
     /// Digest of the statement, and the one that was named.
     Statement,
     /// The receipts are not those that the statement's totals name.

@@ -15,8 +15,9 @@ use crate::{
     chain::reports::{Registrations, Submission},
     protocol::internal::PaidJobTotals,
     reward::{
-        ComputeUnits, EpochInputs, FeeBps, NodeContribution, PackedReport, PaidJob, PaidWork, Recipe, RewardLeaf,
-        RewardSplit, RewardTree, SettledEpoch, TreeDomain, apply_changes, budgets_of, settle, unpack_report,
+        ComputeUnits, EpochInputs, FeeBps, MAX_LEAVES, NodeContribution, PackedChanges, PackedReport, PaidJob,
+        PaidWork, Recipe, RewardLeaf, RewardSplit, RewardTree, SettledEpoch, TreeDomain, apply_changes, budgets_of,
+        changes_between, pack_changes, pack_leaves, settle, unpack_report,
     },
 };
 
@@ -38,6 +39,8 @@ pub struct Case<'a> {
     pub before: &'a Before,
     pub registrations: &'a Registrations,
     pub statement: Option<&'a Statement>,
+    /// What a vote says that the leaves were made from; a report that carries changes says it itself.
+    pub recipe: Option<Recipe>,
     pub rules: Rules,
 }
 
@@ -100,6 +103,7 @@ pub fn judge(case: &Case<'_>) -> (Verdict, Option<Vec<RewardLeaf>>) {
             return (closed(verdict, differences), None);
         }
     };
+    let recipe = recipe.or(case.recipe);
     (verdict.form, verdict.leaves) = (form, found.len() as u64);
     check_found(case, &found, &mut differences);
     if let Some(statement) = case.statement {
@@ -122,6 +126,28 @@ pub fn judge(case: &Case<'_>) -> (Verdict, Option<Vec<RewardLeaf>>) {
             .push("no statement was given: leaves, root and sums agree or not, but nobody did the sum again".into());
     }
     (closed(verdict, differences), Some(found))
+}
+
+/// The packed leaves that a vote stands for, worked out anew: in that form whose hash the vote names, else in the usual one, so that
+/// [`judge`] says what differs.
+pub fn packed_anew(case: &Case<'_>) -> Result<Vec<u8>, String> {
+    let (Some(recipe), Some(statement)) = (case.recipe, case.statement) else {
+        return Err("the vote does not say what its leaves were made from".to_owned());
+    };
+    let (nodes, _) = contributions(case, Some(recipe), statement, &[]);
+    let (settled, _) = expected(case, Some(recipe), &nodes, &paid_jobs(statement, &nodes))?;
+    let (before, after) = (&case.before.leaves, settled.tree.leaves().collect::<Vec<_>>());
+    // A node that left and came back between plan and report has another index.
+    let changes = [recipe.block, case.submission.block].map(|block| {
+        let changes = changes_between(before, &after, |node| case.registrations.index_of(node, block))?;
+        pack_changes(&PackedChanges { recipe, changes }).ok()
+    });
+    let unchanged = (settled.tree.root(), settled.tree.total()) == (case.before.root, case.before.total);
+    let unchanged = unchanged.then(Vec::new);
+    let whole = (after.len() <= MAX_LEAVES).then(|| pack_leaves(&after));
+    let forms: Vec<Vec<u8>> = [unchanged].into_iter().chain(changes).chain([whole]).flatten().collect();
+    let named = forms.iter().find(|packed| keccak256(packed) == case.submission.data_hash).or(forms.first());
+    named.cloned().ok_or_else(|| "these leaves fit in no report".to_owned())
 }
 
 fn opened(case: &Case<'_>) -> Verdict {

@@ -2,11 +2,12 @@
 //! statement of the epoch, and believes none of them: leaves must hash to the root on chain, receipts carry two signatures, and
 //! what follows from them is compared leaf by leaf. Reads only; touches no cluster.
 
-mod difference;
-mod judge;
-mod replay;
-mod show;
+pub(in crate::cli) mod difference;
+pub(in crate::cli) mod judge;
+pub(in crate::cli) mod replay;
+pub(in crate::cli) mod show;
 mod source;
+mod sources;
 mod statement;
 
 use std::{
@@ -19,24 +20,19 @@ use alloy::primitives::B256;
 
 use super::{CliError, output::note};
 use crate::{
-    api::ids::{EpochNumber, NodeAddress, Wei},
-    chain::{
-        At, ChainClient,
-        escrow::{JobEscrow, JobState},
-        http::chain_id_of,
-        reports::ContractHistory,
-    },
-    protocol::names::NetworkId,
+    api::ids::{EpochNumber, Wei},
+    chain::{ChainClient, reports::ContractHistory},
     reward::{PackedReport, RewardSplit, unpack_report},
 };
 
 use judge::Rules;
 use replay::Replay;
-pub use statement::{Seen, Served, Statement, StatementError};
 
 pub use difference::{Difference, What};
 pub use judge::{Form, Verdict};
+pub use sources::Sources;
 pub use statement::read as read_statement;
+pub use statement::{Seen, Served, Statement, StatementError};
 
 /// The most epochs of one run.
 const MAX_EPOCHS: u64 = 10_000;
@@ -59,40 +55,17 @@ pub struct AuditArgs {
     /// Epoch, or first and last one: 7, or 0-99.
     #[arg(value_name = "EPOCHS")]
     pub epochs: EpochRange,
-    /// RPC endpoint; may be given several times. Of two or more, two must agree.
-    #[arg(long, required = true, value_name = "URL")]
-    pub rpc_url: Vec<String>,
-    /// The network's GridComputingRewards, 0x or xdc.
-    #[arg(long, value_name = "ADDRESS")]
-    pub contract: NodeAddress,
-    /// Chain that the endpoints must serve (default: what the first one says).
-    #[arg(long)]
-    pub chain_id: Option<u64>,
-    /// The network's gateway, where it publishes statements. Without it and --receipts only the chain is checked: leaves, root and
-    /// sums.
-    #[arg(long, value_name = "URL", env = "GRID_PUBLIC_URL")]
-    pub gateway_url: Option<String>,
-    /// Published statement from elsewhere: a file, or a URL. {epoch} stands for the number.
-    #[arg(long, value_name = "FILE|URL")]
-    pub receipts: Option<String>,
+    #[command(flatten)]
+    pub sources: Sources,
     /// Digest that the statement must have, as the ContributionReport names it (spec.statement). One epoch only.
     #[arg(long, value_name = "HEX")]
     pub statement: Option<B256>,
-    /// Address of a gateway that may countersign; may be given several times (default: any).
-    #[arg(long, value_name = "ADDRESS")]
-    pub gateway: Vec<NodeAddress>,
-    /// The network's GridJobEscrow: what each paid job's escrow gave is then read from the chain, too.
-    #[arg(long, value_name = "ADDRESS")]
-    pub escrow: Option<NodeAddress>,
     /// What each epoch was to allocate, in wei, where the report does not say it (default: what its increase implies).
     #[arg(long, value_name = "WEI")]
     pub budget_wei: Option<Wei>,
     /// Percent for work, capacity and storage, where the report does not say it.
     #[arg(long, default_value = "60:25:15", value_parser = parse_split)]
     pub split: RewardSplit,
-    /// A block before the contract, to spare looking for it.
-    #[arg(long, value_name = "BLOCK")]
-    pub from_block: Option<u64>,
     /// How to print the result.
     #[arg(short, long, value_enum, default_value_t)]
     pub output: AuditFormat,
@@ -143,10 +116,10 @@ impl From<AuditExit> for std::process::ExitCode {
 /// Audits, prints the verdicts to `out`, and says what it does on standard error.
 pub async fn run(args: &AuditArgs, out: &mut dyn Write) -> Result<AuditExit, CliError> {
     check(args)?;
-    let chain = connect(args).await?;
+    let chain = args.sources.connect().await?;
     let mut ticker = Ticker::default();
     let history = chain
-        .report_history(args.from_block, |at| {
+        .report_history(args.sources.from_block, |at| {
             ticker.say(|| format!("read the contract's logs up to block {} of {}", at.block, at.last));
         })
         .await
@@ -165,7 +138,7 @@ pub async fn run(args: &AuditArgs, out: &mut dyn Write) -> Result<AuditExit, Cli
 
 fn check(args: &AuditArgs) -> Result<(), CliError> {
     let one = args.epochs.first == args.epochs.last;
-    let places = args.receipts.as_ref().is_none_or(|receipts| receipts.contains(source::PLACE));
+    let places = args.sources.receipts.as_ref().is_none_or(|receipts| receipts.contains(source::PLACE));
     if !one && !places {
         return Err(CliError::Other(format!(
             "--receipts names one statement for {} epochs: put {} where the number belongs",
@@ -177,15 +150,6 @@ fn check(args: &AuditArgs) -> Result<(), CliError> {
         return Err(CliError::Other("--statement is the digest of one epoch: audit that epoch alone".into()));
     }
     Ok(())
-}
-
-async fn connect(args: &AuditArgs) -> Result<ChainClient, CliError> {
-    let chain_id = match (args.chain_id, args.rpc_url.first()) {
-        (Some(chain_id), _) => chain_id,
-        (None, Some(url)) => chain_id_of(url).await.map_err(chain_error)?,
-        (None, None) => return Err(CliError::Other("--rpc-url is missing".into())),
-    };
-    ChainClient::connect(&args.rpc_url, chain_id, args.contract).await.map_err(chain_error)
 }
 
 /// One run over its epochs.
@@ -209,10 +173,10 @@ impl Audit<'_> {
         };
         let packed = self.chain.packed_leaves(submission).await.map_err(chain_error)?;
         let before = self.replay.before(at).await?;
-        let mut statement = self.statement(epoch, named_in(&packed)).await?;
-        if let Some(statement) = &mut statement {
-            self.check_escrows(statement).await?;
-        }
+        let digest = named_in(&packed).or(self.args.statement);
+        let (statement, seen) =
+            self.args.sources.statement(self.chain, epoch, digest, std::mem::take(&mut self.seen)).await?;
+        self.seen = seen;
         let case = judge::Case {
             domain: self.chain.tree_domain(),
             submission,
@@ -220,47 +184,17 @@ impl Audit<'_> {
             before: &before,
             registrations: &history.registrations,
             statement: statement.as_ref(),
+            recipe: None,
             rules: Rules { budget: self.args.budget_wei, split: self.args.split, statement: self.args.statement },
         };
         let (mut verdict, after) = judge::judge(&case);
-        if self.args.escrow.is_none() && statement.is_some_and(|statement| !statement.totals.jobs.is_empty()) {
+        if self.args.sources.escrow.is_none() && statement.is_some_and(|statement| !statement.totals.jobs.is_empty()) {
             verdict
                 .notes
                 .push("what paid jobs spent is the gateway's word; --escrow has it read from the chain".into());
         }
         self.replay.keep(at, after);
         Ok(verdict)
-    }
-
-    /// What the statement says that each paid job's escrow gave, against the chain.
-    async fn check_escrows(&self, statement: &mut Statement) -> Result<(), CliError> {
-        let (Some(address), false) = (self.args.escrow, statement.totals.jobs.is_empty()) else { return Ok(()) };
-        let escrow = JobEscrow::of(self.chain, address).await.map_err(chain_error)?;
-        for job in &statement.totals.jobs {
-            let found = escrow.job(job.escrow.0.into(), At::Finalized).await.map_err(chain_error)?;
-            let settled = found.filter(|found| found.state == JobState::Settled);
-            let (spent, fee) = settled.map_or((Wei(0), 0), |found| (found.spent, found.fee_bps));
-            let differences = &mut statement.differences;
-            differences.compare(What::Escrow, format_args!("{} spent", job.escrow), spent, job.spent);
-            differences.compare(What::Escrow, format_args!("{} feeBps", job.escrow), fee, job.fee_bps);
-        }
-        Ok(())
-    }
-
-    /// From the file or URL that was named, else from the network's gateway, by the digest that the report itself names.
-    async fn statement(&mut self, epoch: EpochNumber, named: Option<B256>) -> Result<Option<Statement>, CliError> {
-        let place = match (&self.args.receipts, &self.args.gateway_url) {
-            (Some(place), _) => place.clone(),
-            (None, Some(gateway)) => source::published(gateway, epoch, named.or(self.args.statement)),
-            (None, None) => return Ok(None),
-        };
-        let (chain_id, contract) = (self.chain.chain_id(), self.chain.contract());
-        // Signatures know chain and contract; the salt of the peer-to-peer protocols is not in them.
-        let network = NetworkId { chain_id, contract, salt: String::new() };
-        let seen = std::mem::take(&mut self.seen);
-        let (statement, seen) = source::read(&place, epoch, network, self.args.gateway.clone(), seen).await?;
-        self.seen = seen;
-        Ok(Some(statement))
     }
 }
 
@@ -274,12 +208,12 @@ fn named_in(packed: &[u8]) -> Option<B256> {
 
 /// Says something now and then.
 #[derive(Default)]
-struct Ticker {
+pub(in crate::cli) struct Ticker {
     said: Option<Instant>,
 }
 
 impl Ticker {
-    fn say(&mut self, text: impl FnOnce() -> String) {
+    pub(in crate::cli) fn say(&mut self, text: impl FnOnce() -> String) {
         let begun = *self.said.get_or_insert_with(Instant::now);
         if begun.elapsed() >= SAY_EVERY {
             note(format_args!("{}", text()));
@@ -288,12 +222,12 @@ impl Ticker {
     }
 }
 
-fn chain_error(error: impl std::fmt::Display) -> CliError {
+pub(in crate::cli) fn chain_error(error: impl std::fmt::Display) -> CliError {
     CliError::Chain(error.to_string())
 }
 
 /// Three percentages that sum to 100.
-fn parse_split(text: &str) -> Result<RewardSplit, String> {
+pub(in crate::cli) fn parse_split(text: &str) -> Result<RewardSplit, String> {
     let refuse = || format!("{text:?} is no split: three percentages that sum to 100, such as 60:25:15");
     let points: Vec<u16> = text
         .split(':')

@@ -64,9 +64,20 @@ pub enum StatementError {
 const MAX_SEEN: usize = 20_000_000;
 
 /// Receipts that earlier statements of the run counted: no epoch may count them again.
-#[derive(Debug, Default)]
+#[derive(Debug, Clone, Default)]
 pub struct Seen {
     receipts: HashSet<B256>,
+}
+
+impl Seen {
+    /// How many receipts.
+    pub fn len(&self) -> usize {
+        self.receipts.len()
+    }
+
+    pub fn is_empty(&self) -> bool {
+        self.receipts.is_empty()
+    }
 }
 
 /// Reads uncompressed lines. `gateways` may countersign; none given: anybody. `progress` is told the number of receipts read.

@@ -46,6 +46,8 @@ struct Facts {
     parameters: ContractParameters,
     epochs: EpochState,
     capability: (u128, u128),
+    /// Reporters that must agree, and all there are.
+    quorum: (usize, Vec<NodeAddress>),
     /// The slashing that the contract is bound to, and how many cases there were.
     slashing: Option<(NodeAddress, u64)>,
     /// Whether it has the role, and what it holds.
@@ -74,6 +76,8 @@ pub async fn run(args: StatusArgs, out: &mut dyn Write) -> Result<Exit, CliError
         "stakeTotalWei": state.stake_total,
         "computingPower": facts.capability.0.to_string(),
         "storageGib": facts.capability.1.to_string(),
+        "quorum": facts.quorum.0,
+        "reporters": facts.quorum.1,
         "slashing": facts.slashing.map(|(address, cases)| json!({"address": address, "cases": cases})),
         "reporter": facts.reporter.map(|(address, has_role, balance)| json!({"address": address, "hasRole": has_role, "balanceWei": balance})),
     });
@@ -102,6 +106,7 @@ async fn read(client: &ChainClient, reporter: Option<NodeAddress>) -> Result<Fac
         parameters: client.parameters().await?,
         epochs: client.epoch_state(At::Finalized).await?,
         capability: client.total_capability().await?,
+        quorum: (client.quorum(At::Latest).await?, client.reporters(At::Latest).await?),
         head: client.head().await?,
         reporter,
     })
@@ -144,6 +149,9 @@ fn print(args: &StatusArgs, facts: &Facts, overdue: u64, out: &mut dyn Write) ->
     )?;
     writeln!(out, "pool       {} XDC", state.reward_pool.to_xdc())?;
     writeln!(out, "stakes     {} XDC for {power} compute units and {storage} GiB", state.stake_total.to_xdc())?;
+    let (needed, reporters) = &facts.quorum;
+    let named: Vec<_> = reporters.iter().map(ToString::to_string).collect();
+    writeln!(out, "reporters  {needed} of {} must agree: {}", reporters.len(), named.join(", "))?;
     match facts.slashing {
         Some((address, cases)) => writeln!(out, "slashing   {address}, {cases} cases so far")?,
         None => writeln!(out, "slashing   none: the admin has bound no GridSlashing")?,

@@ -3,7 +3,10 @@
 
 use alloy::primitives::B256;
 
-use super::report::{Report, is_under_way};
+use super::{
+    report::{Report, is_under_way},
+    votes::Poll,
+};
 use crate::{
     api::ids::{EpochNumber, Wei},
     chain::{
@@ -43,8 +46,12 @@ pub enum Sending {
 /// The next thing to do with one report.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Step {
-    /// Sign, send or follow its submission.
+    /// Follow our vote for it, which is on its way.
+    Vote,
+    /// Sign, send or follow its submission; vote for it first where the contract wants several reporters to agree.
     Submit,
+    /// We voted for it, and other reporters have not.
+    Votes(Poll),
     /// Sign, send or follow its activation.
     Activate,
     /// It stays as it is.
@@ -77,6 +84,8 @@ pub enum Stuck {
     OtherRoot { root: String },
     /// The guardian dropped it in its window.
     Dropped,
+    /// Our vote for it was in a final block and does not stand any more.
+    VoteGone,
     /// Its transaction was mined and reverted, in words.
     Reverted(String),
     /// The contract's reports and ours have parted.
@@ -104,6 +113,9 @@ fn step(report: &Report, beside: &Neighbours<'_>, chain: &ChainView, sending: Se
     if report.is_dry_run() {
         return if sending == Sending::DryRun { Step::Held(Sending::DryRun) } else { Step::Discard };
     }
+    if is_under_way(report.vote.as_ref()) {
+        return Step::Vote;
+    }
     if is_under_way(report.submit.as_ref()) {
         return Step::Submit;
     }
@@ -121,8 +133,9 @@ fn after_final(report: &Report, beside: &Neighbours<'_>, chain: &ChainView, send
     match () {
         () if is_last && report.sum() == state.last_report() => {}
         () if is_last => return Step::Stuck(Stuck::OtherRoot { root: state.last_report().0.to_string() }),
-        // Later epochs are on chain: ours went before them, or nothing was added since.
-        () if by_us || report.sum() == state.last_report() || beside.after.is_some_and(Report::is_active) => {}
+        // Later epochs are on chain: ours went before them, or nothing was added since. The next one was made on top of this one.
+        () if by_us || report.sum() == state.last_report() => {}
+        () if beside.after.is_some_and(|after| after.is_active() || after.sum() == state.last_report()) => {}
         () => {
             let words =
                 format!("epochs up to {} are on chain without this one's root", state.next_epoch.0.saturating_sub(1));

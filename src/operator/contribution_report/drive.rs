@@ -18,14 +18,26 @@ use crate::{
         config::CrashAfter,
         context::Context,
         error::Error,
+        outbox::{self, Keep},
     },
 };
 
-/// The two transactions of a report.
+/// The transactions of a report.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Slot {
+    Vote,
     Submit,
     Activate,
+}
+
+impl Slot {
+    fn record(self, report: &Report) -> Option<&OutboxRecord> {
+        match self {
+            Slot::Vote => report.vote.as_ref(),
+            Slot::Submit => report.submit.as_ref(),
+            Slot::Activate => report.activate.as_ref(),
+        }
+    }
 }
 
 /// Plans the transaction if there is none that goes on, and takes every step that does not have to wait for the chain.
@@ -37,67 +49,74 @@ pub async fn advance(
     session: &Session,
     context: &Context,
 ) -> Result<Result<(), ChainError>, Error> {
-    let mut record = match going_on(report, slot, session) {
+    let record = match going_on(report, slot, session) {
         Some(record) => record,
-        None => {
-            let planned = OutboxRecord::plan(intent(), session.key.address(), session.chain.chain_id());
-            persist(report, slot, planned.clone(), context).await?;
-            planned
-        }
+        None => plan(report, slot, intent(), session, context).await?,
     };
-    while !record.is_finished() {
-        let now = u64::try_from((context.clock)().as_second()).unwrap_or(0);
-        let next = match session.step(&record, now).await {
-            Ok(next) => next,
-            Err(error) => return Ok(Err(error)),
-        };
-        if next == record {
-            break;
-        }
-        // Back to the plan: its nonce went to another transaction. Decide anew before anything else is signed.
-        let start_over = matches!(next.state, OutboxState::Planned);
-        persist(report, slot, next.clone(), context).await?;
-        record = next;
-        if start_over || record.waits_for_the_chain() {
-            break;
-        }
-    }
-    Ok(Ok(()))
+    let mut keeper = Status { report, slot, context };
+    let outcome = outbox::advance(record, &mut keeper, session, context).await?;
+    Ok(outcome.map(drop))
 }
 
-/// A record to go on from. One that failed is over; one that is only planned is planned again when the key has changed.
+/// Writes a transaction down that nobody signs yet.
+pub async fn plan(
+    report: &mut Report,
+    slot: Slot,
+    intent: Intent,
+    session: &Session,
+    context: &Context,
+) -> Result<OutboxRecord, Error> {
+    let planned = OutboxRecord::plan(intent, session.key.address(), session.chain.chain_id());
+    if slot.record(report) != Some(&planned) {
+        Status { report, slot, context }.write_down(&planned).await?;
+    }
+    Ok(planned)
+}
+
+/// A record to go on from. One that failed is over, and so is a vote that no longer stands; one that is only planned is planned
+/// again when the key has changed.
 fn going_on(report: &Report, slot: Slot, session: &Session) -> Option<OutboxRecord> {
-    let record = match slot {
-        Slot::Submit => report.submit.as_ref(),
-        Slot::Activate => report.activate.as_ref(),
-    }?;
+    let record = slot.record(report)?;
     match record.state {
         OutboxState::Failed { .. } => None,
+        OutboxState::Finalized { .. } if slot == Slot::Vote => None,
         OutboxState::Planned if record.from != session.key.address() => None,
         _ => Some(record.clone()),
     }
 }
 
-/// Writes a record down. Fails when somebody else wrote in between: then everything is read and decided again.
-async fn persist(report: &mut Report, slot: Slot, record: OutboxRecord, context: &Context) -> Result<(), Error> {
-    let mut status = report.status();
-    match slot {
-        Slot::Submit => {
-            status.submit = Some(status_of(&record)?);
-            status.state = state_of(Some(&record));
+/// The status of a report, where its transactions are written down.
+struct Status<'a> {
+    report: &'a mut Report,
+    slot: Slot,
+    context: &'a Context,
+}
+
+impl Keep for Status<'_> {
+    async fn write_down(&mut self, record: &OutboxRecord) -> Result<(), Error> {
+        let Status { ref mut report, slot, context } = *self;
+        let mut status = report.status();
+        match slot {
+            Slot::Vote => status.vote = Some(status_of(record)?),
+            Slot::Submit => {
+                status.submit = Some(status_of(record)?);
+                status.state = state_of(Some(record));
+            }
+            Slot::Activate => status.activate = Some(status_of(record)?),
         }
-        Slot::Activate => status.activate = Some(status_of(&record)?),
-    }
-    report.object = write_status(&report.object, &status, context).await?;
-    tracing::info!(report = report.name(), ?slot, state = record.state_name(), nonce = ?record.nonce(), "written down");
-    match slot {
-        Slot::Submit => {
-            crash_if_asked(status.state, context);
-            report.submit = Some(record);
+        report.object = write_status(&report.object, &status, context).await?;
+        let (name, state) = (report.name(), record.state_name());
+        tracing::info!(report = name, ?slot, state, nonce = ?record.nonce(), "written down");
+        match slot {
+            Slot::Vote => report.vote = Some(record.clone()),
+            Slot::Submit => {
+                crash_if_asked(status.state, context);
+                report.submit = Some(record.clone());
+            }
+            Slot::Activate => report.activate = Some(record.clone()),
         }
-        Slot::Activate => report.activate = Some(record),
+        Ok(())
     }
-    Ok(())
 }
 
 async fn write_status(

@@ -5,6 +5,9 @@
 //!
 //! Three things keep an epoch from being reported twice: the report's name (one per network and epoch, and its spec never
 //! changes), the record of its transaction (written down before the bytes leave), and the contract, which takes each epoch once.
+//!
+//! Where the contract wants several reporters to agree, a report is voted for first (`votes`); what is voted for is written down with
+//! the vote, and only that is sent.
 
 pub mod cache;
 mod content;
@@ -17,6 +20,7 @@ pub mod plan;
 pub mod report;
 mod round;
 pub mod status;
+pub mod votes;
 
 use std::{sync::Arc, time::Duration};
 

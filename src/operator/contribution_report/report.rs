@@ -28,6 +28,7 @@ pub struct Report {
     pub data_hash: B256,
     /// What the leaves were made from; none in reports of older versions.
     pub recipe: Option<Recipe>,
+    pub vote: Option<OutboxRecord>,
     pub submit: Option<OutboxRecord>,
     pub activate: Option<OutboxRecord>,
 }
@@ -50,6 +51,7 @@ impl Report {
             Some(status) => record_of(status).map(Some).ok_or_else(|| bad("the record of its transaction is damaged")),
             None => Ok(None),
         };
+        let vote = record(status.and_then(|status| status.vote.as_ref()))?;
         let submit = record(status.and_then(|status| status.submit.as_ref()))?;
         let activate = record(status.and_then(|status| status.activate.as_ref()))?;
         Ok(Report {
@@ -59,6 +61,7 @@ impl Report {
             allocated: spec.allocated_wei.parse().map_err(|_| bad("its allocatedWei is no amount"))?,
             data_hash: spec.leaves.data_hash.parse().map_err(|_| bad("its data hash is no hash"))?,
             recipe: recipe(spec),
+            vote,
             submit,
             activate,
             object,
@@ -86,9 +89,10 @@ impl Report {
         (self.root, self.total)
     }
 
-    /// Whether nothing of it was ever signed, so that it can be thrown away without a trace on chain.
+    /// Whether nothing of it was ever signed but a vote that is over, so that it can be thrown away: a vote alone does nothing.
     pub fn is_untouched(&self) -> bool {
-        [&self.submit, &self.activate].into_iter().flatten().all(|record| matches!(record.state, OutboxState::Planned))
+        let planned = |record: &OutboxRecord| matches!(record.state, OutboxState::Planned);
+        !is_under_way(self.vote.as_ref()) && [&self.submit, &self.activate].into_iter().flatten().all(planned)
     }
 }
 

@@ -53,6 +53,7 @@ impl Round<'_> {
         let steps = decide::steps(&reports, &self.chain, self.sending);
         let mut again = LONGEST;
         let mut stuck = None;
+        let mut voting = None;
         let mut discarded = false;
         for (index, step) in steps {
             if step == Step::Discard {
@@ -70,6 +71,9 @@ impl Round<'_> {
             if stuck.is_none() {
                 stuck = trouble_of(report, &said);
             }
+            if let Step::Votes(poll) = &said.step {
+                voting = Some(of_report(report, poll.finding()));
+            }
             let status = status::of(report, &said, (self.context.clock)());
             status::update(report, &status, self.context).await?;
         }
@@ -83,14 +87,15 @@ impl Round<'_> {
         let outcome = self.plan_next(&reports).await?;
         self.remember_earnings(&reports).await?;
         self.prune(&reports).await?;
-        Ok(Outcome { again: outcome.again.min(again), ..outcome })
+        Ok(Outcome { finding: voting.unwrap_or(outcome.finding), again: outcome.again.min(again) })
     }
 
     fn pause_after(&self, said: &Said) -> Duration {
         let poll = self.context.config.chain_poll();
         match said.step {
             _ if said.trouble.as_ref().is_some_and(|trouble| trouble.needs_a_person) => LOOK_AGAIN,
-            Step::Submit | Step::Activate | Step::Wait(_) | Step::ActivatedByNext { .. } => poll,
+            Step::Vote | Step::Submit | Step::Activate | Step::Wait(_) | Step::ActivatedByNext { .. } => poll,
+            Step::Votes(_) => LOOK_AGAIN,
             Step::Window { active_at } => self.until(active_at),
             Step::Challenged { ruling_due_at } => self.until(ruling_due_at),
             // What is live now may have been all that the next plan waited for.
@@ -107,6 +112,7 @@ impl Round<'_> {
     async fn take(&self, reports: &mut [Report], index: usize, step: Step) -> Result<Said, Error> {
         let trouble = match step {
             Step::Submit => return self.submit(reports, index).await,
+            Step::Vote => return self.follow_vote(reports, index).await,
             Step::Activate => self.activate(reports, index).await?,
             Step::Held(_) => {
                 if let Some(report) = reports.get(index).filter(|report| report.object.status.is_none()) {
@@ -123,8 +129,8 @@ impl Round<'_> {
         let said = |step, trouble| Ok(Said { step, trouble });
         let Some(report) = reports.get(index) else { return said(Step::Submit, None) };
         let intent = match report.submit {
-            // The transaction is fixed; its content was checked when it was planned.
-            Some(ref record) if report::is_under_way(Some(record)) => record.intent.clone(),
+            // The transaction is fixed; its content was checked when it was planned. So it is once we voted for it.
+            Some(ref record) if report::is_under_way(Some(record)) || report.vote.is_some() => record.intent.clone(),
             _ => match content(report, reports, &self.session, &self.chain, self.context).await? {
                 Ok(content) => self.session.chain.report_intent(&content),
                 // Collected with a report of the same leaves that went before this one. Nothing was signed yet.
@@ -138,8 +144,21 @@ impl Round<'_> {
             },
         };
         let Some(report) = reports.get_mut(index) else { return said(Step::Submit, None) };
+        if !report::is_under_way(report.submit.as_ref())
+            && let Some(said) = self.vote(report, &intent).await?
+        {
+            return Ok(said);
+        }
         let outcome = drive::advance(report, Slot::Submit, || intent, &self.session, self.context).await?;
         said(Step::Submit, outcome.err().map(|error| self.trouble(&error)))
+    }
+
+    async fn follow_vote(&self, reports: &mut [Report], index: usize) -> Result<Said, Error> {
+        let vote = reports.get(index).and_then(|report| Some(report.vote.as_ref()?.intent.clone()));
+        match (reports.get_mut(index), vote) {
+            (Some(report), Some(vote)) => self.cast(report, vote).await,
+            _ => Ok(Said { step: Step::Vote, trouble: None }),
+        }
     }
 
     async fn activate(&self, reports: &mut [Report], index: usize) -> Result<Option<Trouble>, Error> {
@@ -159,7 +178,7 @@ impl Round<'_> {
         Ok(refused.map(|error| self.trouble(&error)))
     }
 
-    fn trouble(&self, error: &ChainError) -> Trouble {
+    pub(super) fn trouble(&self, error: &ChainError) -> Trouble {
         status::trouble(error, &self.session.chain, self.session.key.address())
     }
 
@@ -313,7 +332,7 @@ impl Round<'_> {
         .await;
         self.delete(report).await?;
         // A nonce may be set aside for a signature that was never written down; a gap would hold up everything after it.
-        for record in [&report.submit, &report.activate].into_iter().flatten() {
+        for record in [&report.vote, &report.submit, &report.activate].into_iter().flatten() {
             self.session.pool.release(&record.intent.key);
         }
         Ok(())
@@ -370,5 +389,10 @@ fn trouble_of(report: &Report, said: &Said) -> Option<Finding> {
         (_, Some(trouble)) => trouble.finding.clone(),
         _ => return None,
     };
-    Some(Finding { message: format!("{}: {}", report.name(), finding.message), ..finding })
+    Some(of_report(report, finding))
+}
+
+/// A finding about a report, as its network says it.
+fn of_report(report: &Report, finding: Finding) -> Finding {
+    Finding { message: format!("{}: {}", report.name(), finding.message), ..finding }
 }

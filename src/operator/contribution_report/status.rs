@@ -134,6 +134,10 @@ fn findings(report: &Report, said: &Said, on_chain: bool) -> (Finding, Finding) 
             _ if trouble.is_some() => trouble.unwrap_or_else(|| pending("")),
             Step::Held(_) => Finding::no(Reason::NetworkPaused, "spec.paused keeps the report from the chain"),
             Step::Wait(why) => pending(why),
+            Step::Votes(poll) => poll.finding(),
+            Step::Vote => {
+                Finding::no(Reason::WaitingForVotes, "our vote for the report is on its way to a final block")
+            }
             _ => pending("the report is on its way to a final block"),
         };
         return (finding, pending("the report is not in a final block yet"));
@@ -163,6 +167,7 @@ fn is_final(report: &Report) -> Finding {
 fn stalled(said: &Said) -> Option<Finding> {
     let finding = match (&said.step, &said.trouble) {
         (Step::Stuck(stuck), _) => said_of(stuck),
+        (Step::Votes(poll), _) if !poll.against.is_empty() => poll.finding(),
         (_, Some(trouble)) if trouble.needs_a_person => trouble.finding.clone(),
         _ => return None,
     };
@@ -179,6 +184,10 @@ pub fn said_of(stuck: &Stuck) -> Finding {
         }
         Stuck::Dropped => {
             let message = "the guardian dropped this epoch in its window; find out why, then delete this report to have it planned anew";
+            Finding::no(Reason::EpochDropped, message)
+        }
+        Stuck::VoteGone => {
+            let message = "the contract no longer has this reporter's vote for it: the guardian dropped this epoch in its window, or somebody else voted with this key; find out why, then delete this report to have it planned anew";
             Finding::no(Reason::EpochDropped, message)
         }
         Stuck::Reverted(why) => {

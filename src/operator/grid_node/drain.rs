@@ -51,6 +51,7 @@ pub enum Written {
     Exit(TransactionStatus),
     Payout(TransactionStatus),
     Slash(TransactionStatus),
+    SlashExecution(TransactionStatus),
 }
 
 pub async fn drain(node: &GridNode, context: &Context) -> Result<Action, Error> {
@@ -123,13 +124,17 @@ async fn leave(node: &GridNode, validated: &ValidatedNode, refs: &Refs, context:
     }
 }
 
-/// A slash proposal that is signed is followed to its end, or its nonce blocks the slasher's account.
+/// A slash proposal or an execution that is signed is followed to its end, or its nonce blocks the slasher's account.
 async fn accused(node: &GridNode, refs: &Refs, context: &Context) -> Result<Option<Left>, Error> {
-    let slash = node.status.as_ref().and_then(|status| status.slash.as_ref());
-    let (Some(record), Some(network)) = (slash.and_then(unfinished), &refs.network) else { return Ok(None) };
-    if record.attempts().is_empty() {
-        return Ok(None);
-    }
+    let signed = |written: Option<&TransactionStatus>| {
+        written.and_then(unfinished).filter(|record| !record.attempts().is_empty())
+    };
+    let status = node.status.as_ref();
+    let proposal = signed(status.and_then(|status| status.slash.as_ref()));
+    let execution = || signed(status.and_then(|status| status.slash_execution.as_ref()));
+    let found = proposal.map(|record| (record, Written::Slash as Place));
+    let found = found.or_else(|| execution().map(|record| (record, Written::SlashExecution as Place)));
+    let (Some((record, place)), Some(network)) = (found, &refs.network) else { return Ok(None) };
     let wait = |message, written| Ok(Some(Left::Wait(message, written)));
     let session = match context.chains.slasher_session(network, &context.client, &context.config.namespace).await {
         Ok(session) => session,
@@ -137,9 +142,9 @@ async fn accused(node: &GridNode, refs: &Refs, context: &Context) -> Result<Opti
     };
     let now = u64::try_from((context.clock)().as_second()).unwrap_or(0);
     let Moved { transaction, problem, .. } = registration::follow(&record, &session, now).await?;
-    let message =
-        problem.map_or_else(|| "a slash case against it is being opened".to_owned(), |finding| finding.message);
-    wait(message, transaction.map(Written::Slash))
+    let message = problem
+        .map_or_else(|| "a slash case against it is being opened or executed".to_owned(), |finding| finding.message);
+    wait(message, transaction.map(place))
 }
 
 /// The newest epoch in which the node worked and that is not reported yet.

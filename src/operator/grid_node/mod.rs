@@ -168,7 +168,7 @@ fn intake(openness: Openness, step: &Step) -> Intake {
 /// it says so.
 fn next_look(status: &GridNodeStatus, seen: &Observed<'_>, now: Timestamp, context: &Context) -> Action {
     use TransactionState::{Failed, Finalized};
-    let transactions = [&status.registration, &status.payout, &status.slash];
+    let transactions = [&status.registration, &status.payout, &status.slash, &status.slash_execution];
     let moving = transactions.into_iter().flatten().any(|found| !matches!(found.state, Finalized | Failed));
     let regular =
         if moving || seen.step.is_update() { context.config.chain_poll() } else { context.fleet.look_again() };

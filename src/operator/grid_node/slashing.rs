@@ -1,6 +1,9 @@
 //! A slash case against a node, once its failed audits prove enough: proposed to GridSlashing by an account of its own, once, and then
 //! shown as it goes on. What it takes is decided by the contract's rules: the owner can appeal, an arbiter rules. Audits that were
-//! inconclusive are no part of the proof. The decision is pure; the transaction is written to the status step by step.
+//! inconclusive are no part of the proof. The decision is pure; the transaction is written to the status step by step. `execution` ends a
+//! case that nobody appealed against.
+
+mod execution;
 
 use alloy::primitives::B256;
 
@@ -18,9 +21,9 @@ use crate::{
         refs::TransactionState,
     },
     chain::{
-        At, ChainClient, ChainError, Inclusion, OutboxRecord,
+        ChainError, Inclusion, OutboxRecord,
         registration::NodeRegistration,
-        slashing::{CaseState, SlashCase, Slashing},
+        slashing::{CaseState, Slashing},
     },
     operator::{
         chains::{self, Session, record_of, status_of},
@@ -29,6 +32,7 @@ use crate::{
         error::Error,
     },
 };
+use execution::CaseFacts;
 
 /// What there is to do.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -49,7 +53,10 @@ pub enum Step {
 /// What came of it.
 #[derive(Debug, Default)]
 pub struct SlashSeen {
+    /// The proposal.
     pub moved: Moved,
+    /// The execution of the case that it opened.
+    pub execution: Moved,
     /// Absent when there is no case, or when it was dropped.
     pub finding: Option<Finding>,
 }
@@ -69,17 +76,7 @@ pub async fn pursue(node: &GridNode, address: NodeAddress, refs: &Refs, context:
     match &step {
         Step::Nothing => Ok(SlashSeen::default()),
         Step::Blocked(why) => Ok(SlashSeen::told(Finding::yes(Reason::TransactionReverted, why.clone()))),
-        Step::Watch(inclusion) => {
-            let chain = match context.chains.client(network).await {
-                Ok(chain) => chain,
-                Err(problem) => return Ok(SlashSeen::told(problem.finding)),
-            };
-            let seen = case(&chain, inclusion).await;
-            Ok(seen.map_or_else(
-                |error| SlashSeen::told(chains::finding(&error)),
-                |finding| SlashSeen { finding, ..SlashSeen::default() },
-            ))
-        }
+        Step::Watch(proposal) => execution::pursue(node, network, proposal, context).await,
         Step::Follow(_) | Step::Propose { .. } => {
             let session = context.chains.slasher_session(network, &context.client, &context.config.namespace).await;
             let session = match session {
@@ -91,7 +88,7 @@ pub async fn pursue(node: &GridNode, address: NodeAddress, refs: &Refs, context:
                 Finding::yes(Reason::SlashPending, "failed audits prove that the node cheats; a case is being opened")
             };
             let finding = Some(moved.problem.clone().unwrap_or_else(pending));
-            Ok(SlashSeen { moved, finding })
+            Ok(SlashSeen { moved, finding, ..SlashSeen::default() })
         }
     }
 }
@@ -165,19 +162,19 @@ async fn plan(
     Ok(intent.map(|intent| OutboxRecord::plan(intent, session.key.address(), session.chain.chain_id())))
 }
 
-/// How the case stands in a final block.
-async fn case(chain: &ChainClient, inclusion: &Inclusion) -> Result<Option<Finding>, ChainError> {
-    let Some(slashing) = Slashing::of(chain).await? else { return Ok(None) };
-    let Some(id) = slashing.case_opened_by(inclusion).await? else { return Ok(None) };
-    Ok(slashing.case(id, At::Finalized).await?.and_then(|case| stands(id, &case, slashing.address())))
-}
-
-fn stands(id: u64, case: &SlashCase, contract: NodeAddress) -> Option<Finding> {
+/// How a case stands; `None` for one that was dropped.
+fn stands(facts: &CaseFacts) -> Option<Finding> {
+    let CaseFacts { id, case, contract, .. } = facts;
     let amount = case.amount.to_xdc();
     match case.state {
+        CaseState::Proposed if facts.is_due() => {
+            let message =
+                format!("case {id}: nobody appealed in time; {amount} XDC of the stake are about to be taken");
+            Some(Finding::yes(Reason::SlashProposed, message))
+        }
         CaseState::Proposed => {
             let message = format!(
-                "case {id}: {amount} XDC of the stake are frozen; the owner can appeal until {}, after which anybody executes it: cast send {contract} 'executeSlash(uint256)' {id}",
+                "case {id} of {contract}: {amount} XDC of the stake are frozen; the owner can appeal until {}, after which they are taken",
                 time(case.appeal_until)
             );
             Some(Finding::yes(Reason::SlashProposed, message))
@@ -200,7 +197,7 @@ fn stands(id: u64, case: &SlashCase, contract: NodeAddress) -> Option<Finding> {
 mod tests {
     use super::*;
     use crate::{
-        chain::{Intent, IntentKind, OutboxState, TxCall},
+        chain::{Intent, IntentKind, OutboxState, TxCall, slashing::SlashCase},
         operator::grid_node::{
             dereference::ChainFacts,
             registration::tests::{registration, report},
@@ -274,17 +271,17 @@ mod tests {
     fn a_proposal_on_its_way_is_followed_and_a_case_is_told_in_every_state() {
         let node = accused(OutboxState::Planned);
         assert!(matches!(next(&node, &found(None, false), &network()), Step::Follow(_)));
-        let case = |state| SlashCase {
-            node: NodeAddress([1; 20]),
-            amount: Wei::XDC,
-            appeal_until: 100,
-            ruling_until: 200,
-            state,
+        let facts = |state, time| {
+            let node = NodeAddress([1; 20]);
+            let case = SlashCase { node, amount: Wei::XDC, appeal_until: 100, ruling_until: 200, state };
+            CaseFacts { id: 3, case, contract: NodeAddress([9; 20]), time }
         };
-        let reason = |state| stands(3, &case(state), NodeAddress([9; 20])).map(|finding| finding.reason);
+        let reason = |state| stands(&facts(state, 99)).map(|finding| finding.reason);
         assert_eq!(reason(CaseState::Proposed).as_deref(), Some("SlashProposed"));
         assert_eq!(reason(CaseState::Appealed).as_deref(), Some("SlashAppealed"));
         assert_eq!(reason(CaseState::Executed).as_deref(), Some("SlashExecuted"));
         assert_eq!(reason(CaseState::Cancelled), None);
+        let due = stands(&facts(CaseState::Proposed, 100)).unwrap();
+        assert!(due.message.contains("about to be taken"), "{}", due.message);
     }
 }

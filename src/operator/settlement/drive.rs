@@ -14,6 +14,7 @@ use crate::{
         chains::{Session, status_of},
         context::Context,
         error::Error,
+        outbox::{self, Keep},
         write,
     },
 };
@@ -33,7 +34,7 @@ pub async fn plan(
         Some(before) if matches!(before.state, OutboxState::Planned) => session.pool.release(&before.intent.key),
         _ => {}
     }
-    persist(network, &record, context).await?;
+    Status { network, context }.write_down(&record).await?;
     Ok(record)
 }
 
@@ -41,39 +42,32 @@ pub async fn plan(
 /// not let it go on; what was written down stands.
 pub async fn advance(
     network: &mut GridNetwork,
-    mut record: OutboxRecord,
+    record: OutboxRecord,
     session: &Session,
     context: &Context,
 ) -> Result<Result<OutboxRecord, ChainError>, Error> {
-    while !record.is_finished() {
-        let now = u64::try_from((context.clock)().as_second()).unwrap_or(0);
-        let next = match session.step(&record, now).await {
-            Ok(next) => next,
-            Err(error) => return Ok(Err(error)),
-        };
-        if next == record {
-            break;
-        }
-        persist(network, &next, context).await?;
-        record = next;
-        // Back to the plan: its nonce went to another transaction. Decide anew before anything else is signed.
-        if matches!(record.state, OutboxState::Planned) || record.waits_for_the_chain() {
-            break;
-        }
-    }
-    if let OutboxState::Finalized { inclusion } = &record.state {
+    let outcome = outbox::advance(record, &mut Status { network, context }, session, context).await?;
+    if let Ok(OutboxRecord { state: OutboxState::Finalized { inclusion }, .. }) = &outcome {
         let note = format!("paid jobs were settled in block {}", inclusion.block_number);
         write::publish(context, network, &write::note("Settle", "EscrowSettled", note)).await;
     }
-    Ok(Ok(record))
+    Ok(outcome)
 }
 
-/// Writes a record down. Fails when somebody else wrote in between: then everything is read and decided again.
-async fn persist(network: &mut GridNetwork, record: &OutboxRecord, context: &Context) -> Result<(), Error> {
-    let settlement = status_of(record)?;
-    *network = write_status(network, Some(&settlement), context).await?;
-    tracing::info!(network = network.name_any(), state = record.state_name(), nonce = ?record.nonce(), "settlement written down");
-    Ok(())
+/// The status of a network, where its settlement is written down.
+struct Status<'a> {
+    network: &'a mut GridNetwork,
+    context: &'a Context,
+}
+
+impl Keep for Status<'_> {
+    async fn write_down(&mut self, record: &OutboxRecord) -> Result<(), Error> {
+        let settlement = status_of(record)?;
+        *self.network = write_status(self.network, Some(&settlement), self.context).await?;
+        let (network, state) = (self.network.name_any(), record.state_name());
+        tracing::info!(network, state, nonce = ?record.nonce(), "settlement written down");
+        Ok(())
+    }
 }
 
 /// Writes what belongs to this controller in the network's status; everything else there has another owner.

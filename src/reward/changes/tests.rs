@@ -27,6 +27,18 @@ fn changes_come_back_as_they_were_packed() {
 }
 
 #[test]
+fn a_recipe_alone_is_the_head_of_the_form_and_comes_back() {
+    for budget in [0, 1, Wei::XDC.0, u128::MAX] {
+        let recipe = recipe(budget);
+        let packed = pack_recipe(&recipe);
+        assert_eq!(unpack_recipe(&packed), Ok(recipe));
+        assert!(pack_changes(&PackedChanges { recipe, changes: vec![] }).unwrap().starts_with(&packed));
+        assert_eq!(unpack_recipe(&[&packed[..], &[0]].concat()), Err(PackedError::Trailing { bytes: 1 }));
+        assert!((0..packed.len()).all(|end| unpack_recipe(&packed[..end]).is_err()));
+    }
+}
+
+#[test]
 fn a_thousand_nodes_cost_less_than_550_gas_each() {
     // 10 XDC an epoch, unequal shares, every second node raised.
     let list: Vec<(u32, u128)> =

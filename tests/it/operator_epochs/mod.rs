@@ -9,4 +9,6 @@ mod pace;
 mod payments;
 mod processes;
 mod rivals;
+mod slashing;
 mod stage;
+mod votes;

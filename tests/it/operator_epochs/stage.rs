@@ -20,6 +20,7 @@ use xdc_grid::{
         conditions::{Condition, find},
         contribution_report::{ContributionReport, ReportState},
         grid_network::{GridNetwork, condition},
+        grid_node::GridNode,
         ids::{EpochNumber, NodeAddress, Wei},
     },
     chain::{
@@ -30,7 +31,7 @@ use xdc_grid::{
     },
     operator::{
         chains::Chains, config::OperatorConfig, context::Context, contribution_report, error::Error,
-        gateway::GatewayClient, grid_network::validate::identity, metrics::Metrics, settlement,
+        gateway::GatewayClient, grid_network::validate::identity, grid_node, metrics::Metrics, settlement,
     },
     protocol::{
         identity::NodeKey,
@@ -371,6 +372,14 @@ impl Life {
     pub async fn look(&self) -> Result<(), Error> {
         let network = self.networks.get(NETWORK).await.unwrap();
         Box::pin(contribution_report::reconcile(Arc::new(network), self.context.clone())).await.map(drop)
+    }
+
+    /// One reconcile of a node as it is now.
+    pub async fn look_at_node(&self, name: &str) {
+        let nodes: Api<GridNode> = Api::all(self.context.client.clone());
+        let node = nodes.get(name).await.unwrap();
+        // What is transient is tried again; a test looks at what came of it.
+        let _ = Box::pin(grid_node::reconcile(Arc::new(node), self.context.clone())).await;
     }
 
     /// One look at the payments. `false` when the process died in it.

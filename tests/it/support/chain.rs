@@ -20,7 +20,7 @@ use xdc_grid::{
         bindings::{
             GridComputingRewards::{self as contract, GridComputingRewardsCalls as Calls},
             GridJobEscrow::{self as escrow, GridJobEscrowCalls as EscrowCalls},
-            IGridComputingRewards::{EpochState, Node},
+            IGridComputingRewards::{EpochState, Node, Parameters},
             IGridJobEscrow::Job,
         },
     },
@@ -314,6 +314,25 @@ impl State {
             Calls::challengeWindow(_) => of::<contract::challengeWindowCall>(&0),
             Calls::unbonding(_) => of::<contract::unbondingCall>(&0),
             Calls::minStake(_) => of::<contract::minStakeCall>(&U256::from(Wei::XDC.0)),
+            Calls::parameters(_) => {
+                // One reporter is enough here; nobody asks for anything else.
+                let rules = || Parameters {
+                    maxEpochIncrease: alloy::primitives::Uint::MAX,
+                    challengeBond: alloy::primitives::Uint::ZERO,
+                    challengeReward: alloy::primitives::Uint::ZERO,
+                    challengeWindow: 0,
+                    rulingTime: 0,
+                    unbonding: 0,
+                    quorum: 1,
+                    maxSlashBps: 0,
+                    epochSlashBps: 0,
+                };
+                of::<contract::parametersCall>(&contract::parametersReturn {
+                    inForce: rules(),
+                    announced: rules(),
+                    announcedFrom: U256::ZERO,
+                })
+            }
             Calls::maxEpochIncrease(_) => of::<contract::maxEpochIncreaseCall>(&u128::MAX),
             Calls::epochState(_) => of::<contract::epochStateCall>(&self.epoch_state()),
             Calls::hasRole(_) => of::<contract::hasRoleCall>(&self.reporter_has_role),

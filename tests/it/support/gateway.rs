@@ -14,7 +14,7 @@ use axum::{
     routing::{get, post, put},
 };
 use futures::StreamExt;
-use serde_json::{Value, json};
+use serde_json::json;
 use tokio::sync::broadcast;
 use xdc_grid::{
     api::ids::{EscrowId, GridPeerId, ModelDigest, NodeAddress, RequestId},
@@ -70,6 +70,10 @@ struct Script {
     /// Payments without a job here, with who served it for how many units.
     owed: BTreeMap<EscrowId, (OpenPayment, Vec<(NodeAddress, u64)>)>,
     settled: BTreeMap<EscrowId, SettledPayment>,
+    /// What closing an epoch answers, byte for byte, where a test says it.
+    closed: BTreeMap<u64, String>,
+    /// Audits have convicted these nodes, by this proof.
+    convicted: BTreeMap<String, String>,
     /// The epoch that counts a settled escrow.
     counted: BTreeMap<EscrowId, u64>,
     calls: usize,
@@ -230,6 +234,16 @@ impl FakeGateway {
         self.changed(ChangeKind::Node, peer);
     }
 
+    /// Closing the epoch answers with these totals.
+    pub fn close_with(&self, epoch: u64, totals: &str) {
+        self.lock().closed.insert(epoch, totals.to_owned());
+    }
+
+    /// Audits convict the node.
+    pub fn convict(&self, peer: &str, proof: &str) {
+        self.lock().convicted.insert(peer.to_owned(), proof.to_owned());
+    }
+
     /// The node has answered a request in this epoch.
     pub fn set_worked(&self, peer: &str, epoch: u64) {
         self.lock().worked.insert(peer.to_owned(), epoch);
@@ -354,6 +368,16 @@ async fn node(State(gateway): Shared, Path(peer): Path<String>) -> Response {
     report.running = script.running.get(&peer).copied().unwrap_or(0);
     if let Some(epoch) = script.worked.get(&peer) {
         report.current_epoch = Contribution { epoch: *epoch, requests: 1, ..Contribution::default() };
+    }
+    if let Some(proof) = script.convicted.get(&peer) {
+        report.evidence = EvidenceReport {
+            log10_e: 6.0,
+            audits_failed: 3,
+            quarantined: true,
+            message: "three audits failed".into(),
+            proof: Some(proof.clone()),
+            ..EvidenceReport::default()
+        };
     }
     if let Some(reason) = script.refused.get(&peer) {
         (report.reason, report.message) = (reason.clone(), "the gateway's words".into());
@@ -727,8 +751,11 @@ async fn changes(State(gateway): Shared, Query(query): Query<BTreeMap<String, St
 }
 
 /// Every member did the same work.
-async fn close(State(gateway): Shared, Path(epoch): Path<u64>) -> Json<Value> {
+async fn close(State(gateway): Shared, Path(epoch): Path<u64>) -> Response {
     let mut script = gateway.lock();
+    if let Some(totals) = script.closed.get(&epoch) {
+        return totals.clone().into_response();
+    }
     let escrows: Vec<_> = script.settled.keys().copied().collect();
     for escrow in escrows {
         script.counted.entry(escrow).or_insert(epoch);
@@ -763,7 +790,7 @@ async fn close(State(gateway): Shared, Path(epoch): Path<u64>) -> Json<Value> {
         receipts: 0,
         receipts_hash: String::new(),
     };
-    Json(serde_json::to_value(totals).unwrap())
+    Json(serde_json::to_value(totals).unwrap()).into_response()
 }
 
 async fn file(State(gateway): Shared, Path(name): Path<String>) -> Response {

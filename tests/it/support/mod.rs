@@ -10,6 +10,8 @@ pub mod plane;
 pub mod rbac;
 pub mod rpc;
 pub mod s3;
+#[cfg(feature = "operator")]
+pub mod statement;
 pub mod world;
 pub mod writes;
 

@@ -151,25 +151,27 @@ impl World {
     }
 
     fn judge(&self, tree: &RewardTree, packed: &[u8], statement: Option<&Statement>, rules: Rules) -> Verdict {
-        let submission = Submission {
-            epoch: EPOCH,
-            root: tree.root(),
-            total: tree.total(),
-            data_hash: keccak256(packed),
-            transaction: B256::repeat_byte(3),
-            block: 200,
-            dropped: false,
-        };
-        let case = Case {
+        let submission = submission(tree, packed);
+        judge(&self.case(&submission, packed, statement, rules)).0
+    }
+
+    fn case<'a>(
+        &'a self,
+        submission: &'a Submission,
+        packed: &'a [u8],
+        statement: Option<&'a Statement>,
+        rules: Rules,
+    ) -> Case<'a> {
+        Case {
             domain: domain(),
-            submission: &submission,
+            submission,
             packed,
             before: &self.before,
             registrations: &self.registrations,
             statement,
+            recipe: None,
             rules,
-        };
-        judge(&case).0
+        }
     }
 
     fn changes(&self, tree: &RewardTree, statement: B256) -> Vec<u8> {
@@ -178,6 +180,18 @@ impl World {
         let changes: Vec<LeafChange> = changes_between(&self.before.leaves, &after, index_of).unwrap();
         let recipe = Recipe { statement, block: 150, split: RewardSplit::default(), budget: Wei(BUDGET) };
         pack_changes(&PackedChanges { recipe, changes }).unwrap()
+    }
+}
+
+fn submission(tree: &RewardTree, packed: &[u8]) -> Submission {
+    Submission {
+        epoch: EPOCH,
+        root: tree.root(),
+        total: tree.total(),
+        data_hash: keccak256(packed),
+        transaction: B256::repeat_byte(3),
+        block: 200,
+        dropped: false,
     }
 }
 
@@ -211,6 +225,31 @@ fn an_honest_report_is_equal_in_either_form_and_without_being_told_the_budget() 
     let changes = world.judge(&tree, &packed, Some(&statement), rules());
     assert_eq!((changes.differences.as_slice(), changes.form), (&[][..], Form::Changes));
     assert_eq!(changes.budget_wei, Some(Wei(BUDGET)));
+}
+
+#[test]
+fn a_vote_is_worked_out_in_the_form_that_it_stands_for_and_a_wrong_one_differs() {
+    let world = World::new();
+    let (tree, statement) = (world.honest(), world.statement(&world.text(&world.totals())));
+    let split = RewardSplit::default();
+    let recipe = Some(Recipe { statement: statement.digest, block: 150, split, budget: Wei(BUDGET) });
+    for packed in [tree.packed(), world.changes(&tree, statement.digest)] {
+        let voted = submission(&tree, &packed);
+        let case = Case { recipe, ..world.case(&voted, &[], Some(&statement), rules()) };
+        let anew = packed_anew(&case).unwrap();
+        assert_eq!(anew, packed);
+        let (verdict, _) = judge(&Case { packed: &anew, ..case });
+        assert!(verdict.is_equal() && verdict.recomputed, "{:?}", verdict.differences);
+    }
+    let false_tree = with(&tree, |leaves| leaves.values_mut().for_each(|wei| wei.0 += 1));
+    let voted = submission(&false_tree, &false_tree.packed());
+    let case = Case { recipe, ..world.case(&voted, &[], Some(&statement), rules()) };
+    let anew = packed_anew(&case).unwrap();
+    let (verdict, _) = judge(&Case { packed: &anew, ..case });
+    let found = kinds(&verdict);
+    assert!([What::DataHash, What::Root, What::Total].iter().all(|what| found.contains(what)), "{found:?}");
+    let mute = world.case(&voted, &[], Some(&statement), rules());
+    assert!(packed_anew(&mute).is_err(), "without a recipe nothing can be worked out");
 }
 
 #[test]

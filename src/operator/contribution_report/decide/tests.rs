@@ -249,3 +249,23 @@ fn dry_runs_continue_each_other_and_share_one_pool() {
     let next = next(&reports, &chain(3, None, 1_400), Sending::DryRun);
     assert_eq!(next, Next::Plan { epoch: EpochNumber(4), after: Some(1), pool: Wei(990) });
 }
+
+#[test]
+fn a_vote_on_its_way_is_followed_to_its_end_whatever_became_of_the_epoch() {
+    let voting = |state| Report { vote: Some(record(state)), ..report(3) };
+    assert_eq!(one(&[voting(signed())], &chain(3, None, 1_240), OK), Step::Vote);
+    assert_eq!(one(&[voting(signed())], &chain(4, Some(2_000), 1_240), Sending::Paused), Step::Vote);
+    assert_eq!(one(&[voting(finalized(9))], &chain(3, None, 1_240), OK), Step::Submit);
+    assert_eq!(
+        [signed(), finalized(9)].map(|state| voting(state).is_untouched()),
+        [false, true],
+        "a vote alone does nothing"
+    );
+}
+
+#[test]
+fn a_report_that_another_reporter_carried_is_ours_also_when_the_next_one_is_on_top_of_it() {
+    let reports = [report(3), report(4)];
+    let all: Vec<_> = steps(&reports, &chain(5, Some(2_000), 1_300), OK).into_iter().map(|(_, step)| step).collect();
+    assert_eq!(all, [Step::Live, Step::Window { active_at: 2_000 }]);
+}

@@ -113,6 +113,12 @@ pub fn of(seen: &Observed<'_>, now: Timestamp) -> GridNodeStatus {
     if seen.slash.moved.dropped {
         draft.status.slash = None;
     }
+    if let Some(transaction) = &seen.slash.execution.transaction {
+        draft.status.slash_execution = Some(transaction.clone());
+    }
+    if seen.slash.execution.dropped {
+        draft.status.slash_execution = None;
+    }
     shown::chain(&mut draft.status, seen.refs);
     if let Some(report) = seen.refs.report.as_ref().ok().and_then(Option::as_ref) {
         shown::reported(&mut draft.status, report);
@@ -130,6 +136,7 @@ pub fn draining(node: &GridNode, message: &str, written: Option<&Written>, now: 
         Some(Written::Exit(transaction)) => draft.status.exit = Some(transaction.clone()),
         Some(Written::Registration(transaction)) => draft.status.registration = Some(transaction.clone()),
         Some(Written::Slash(transaction)) => draft.status.slash = Some(transaction.clone()),
+        Some(Written::SlashExecution(transaction)) => draft.status.slash_execution = Some(transaction.clone()),
         Some(Written::Payout(transaction)) => draft.status.payout = Some(transaction.clone()),
         None => {}
     }
