@@ -1,5 +1,6 @@
 //! Jobs: the spec that never changes, the control that does, and what their requests add up to.
 
+use prost::Message;
 use sqlx::sqlite::SqliteRow;
 
 use super::{
@@ -13,7 +14,9 @@ use crate::{
     api::ids::RequestId,
     protocol::{
         internal::{ChangeKind, InputLine, JobControl, JobName, JobNode, JobSpec, Outcome, RequestFailure, ResultLine},
+        logprobs::{TokenLogprob, shown},
         vector::Vector,
+        wire::AnswerLogprobs,
     },
 };
 
@@ -235,7 +238,7 @@ impl Ledger {
     pub async fn results(&self, uid: &str, after: Option<u32>, limit: u32) -> Result<Vec<ResultRow>, LedgerError> {
         let rows = sqlx::query(
             // The request of an embedding says how many vectors there are and how they are to be written.
-            "SELECT r.id, r.line, r.custom_id, r.state, r.reason, r.message, a.text, a.finish_reason, c.prompt_tokens,
+            "SELECT r.id, r.line, r.custom_id, r.state, r.reason, r.message, a.text, a.finish_reason, a.logprobs, c.prompt_tokens,
                     c.output_tokens, c.address, c.accepted_ms, m.node_name,
                     CASE r.endpoint WHEN '\"/v1/embeddings\"' THEN r.body END AS embedded,
                     CASE r.endpoint WHEN '\"/v1/embeddings\"' THEN a.output END AS vectors
@@ -348,6 +351,7 @@ fn result_row(row: &SqliteRow) -> Result<ResultRow, LedgerError> {
         Some(text) if done => Outcome::Completed {
             text,
             finish_reason: row.text("finish_reason")?,
+            logprobs: logprobs(&row.bytes("logprobs")?)?,
             prompt_tokens: row.count32("prompt_tokens")?,
             output_tokens: row.count32("output_tokens")?,
             node_name: row.text("node_name")?,
@@ -363,6 +367,12 @@ fn result_row(row: &SqliteRow) -> Result<ResultRow, LedgerError> {
         request_id: RequestId(row.fixed("id")?),
         outcome,
     }))
+}
+
+/// Whoever asked for log-probabilities has those of at least one token.
+fn logprobs(encoded: &[u8]) -> Result<Option<Vec<TokenLogprob>>, LedgerError> {
+    let told = AnswerLogprobs::decode(encoded).map_err(|error| corrupt("answers.logprobs", error))?;
+    Ok((!told.tokens.is_empty()).then(|| told.tokens.iter().filter_map(shown).collect()))
 }
 
 fn embedding(row: &SqliteRow) -> Result<Outcome, LedgerError> {

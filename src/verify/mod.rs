@@ -9,6 +9,7 @@ pub mod merkle;
 pub mod sampler;
 pub mod storage;
 mod stream;
+pub mod told;
 pub mod trace;
 
 use merkle::Hash;

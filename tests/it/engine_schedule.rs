@@ -157,7 +157,7 @@ async fn run(engine: &Engine, arrivals: &[Arrival]) -> Result<(), TestCaseError>
         let expected = Answer { told: expected.told[known..].to_vec(), ..expected.timeless() };
         prop_assert_eq!(answer.timeless(), expected, "{:?}", arrival);
         let GenerateRequest { prompt, sampling, seed, .. } = requests[arrival.request].clone();
-        let replay = ReplayRequest { prompt, output: answer.ids.clone(), sampling, seed };
+        let replay = ReplayRequest { top_logprobs: None, prompt, output: answer.ids.clone(), sampling, seed };
         let outcome = engine.replay(replay).await.unwrap();
         prop_assert_eq!((outcome.first_mismatch, outcome.max_margin), (None, 0.0), "{:?}", arrival);
         prop_assert_eq!(outcome.trace_root, answer.root);

@@ -161,7 +161,7 @@ async fn bad_batch_lines_become_errors_and_the_rest_runs() {
         r#"{"custom_id":"broken", "#.into(),
         line("other", "another", ""),
         line("good", MODEL, ""),
-        line("field", MODEL, r#","tools":[]"#),
+        line("field", MODEL, r#","tools":[{}]"#),
     ];
     place.job("mixed", json!({"format": "OpenAIBatch", "inline": input.join("\n")}), json!({})).await;
     let status = place.until_true("mixed", condition::COMPLETE).await;

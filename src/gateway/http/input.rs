@@ -15,8 +15,12 @@ use tokio::io::{AsyncBufReadExt, AsyncSeekExt, AsyncWriteExt, BufReader};
 use super::error::{ApiFailure, Body as Whole};
 use crate::{
     gateway::{Gateway, GatewayError, jobs::check_spec},
-    protocol::internal::{Endpoint, InputLine, JobReport, JobSpec, MAX_INPUTS, MAX_WHOLE_INPUT, WholeJob},
+    protocol::{
+        internal::{Endpoint, InputLine, JobReport, JobSpec, MAX_INPUTS, MAX_WHOLE_INPUT, WholeJob},
+        logprobs::MAX_TOP_LOGPROBS,
+    },
     store::NewJob,
+    verify::sampler::SamplerParams,
 };
 
 /// Largest input of a job, in bytes.
@@ -203,8 +207,9 @@ fn check_sampling(line: &InputLine) -> Result<(), String> {
     if !(0.0..=2.0).contains(&line.temperature) {
         return Err("temperature must be 0 to 2".into());
     }
-    if !(line.top_p > 0.0 && line.top_p <= 1.0) {
-        return Err("topP must be above 0 and at most 1".into());
+    SamplerParams::try_from(&line.sampling()).map_err(|error| error.to_string())?;
+    if line.top_logprobs.is_some_and(|top| top > MAX_TOP_LOGPROBS) {
+        return Err(format!("topLogprobs must be 0 to {MAX_TOP_LOGPROBS}"));
     }
     if line.stop.len() > 16 || line.stop.iter().any(|stop| stop.is_empty() || stop.len() > 256) {
         return Err("at most 16 stop strings of 1 to 256 bytes".into());

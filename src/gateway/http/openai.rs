@@ -12,12 +12,19 @@ use axum::{
 use serde_json::{Value, json};
 use tokio::time::timeout;
 
-use super::{files, openai_embeddings, openai_stream, statement};
+use super::{
+    files, openai_embeddings,
+    openai_stream::{self, Logprobs},
+    statement,
+};
 use crate::{
     api::ids::RequestId,
     gateway::{Gateway, online::OnlineEvent, reasons::is_about_the_request},
-    openai::{Offer, OpenAiError, Prompt, Shape, TextRequest, Tokens, check_key, read_body},
-    protocol::internal::{Encoding, Endpoint, InputLine, Message, ModelState},
+    openai::{Defaults, Offer, OpenAiError, Shape, TextRequest, Tokens, check_key, read_body},
+    protocol::{
+        fields::RequestFields,
+        internal::{Endpoint, InputLine, ModelState},
+    },
     store::{ModelRecord, NewRequest, RequestKind},
 };
 
@@ -69,39 +76,41 @@ async fn try_answer(gateway: &Arc<Gateway>, endpoint: Endpoint, request: Request
     if endpoint == Endpoint::Embeddings {
         return openai_embeddings::answer(gateway, &body).await;
     }
-    let most_tokens = gateway.settings.max_tokens;
-    let request = TextRequest::parse(&body, endpoint, &Offer::of_the_grid(most_tokens))?;
+    let request = TextRequest::parse(&body, endpoint, &offer(gateway))?;
     let model = served(gateway, &request.model, endpoint).await?;
     let (stream, include_usage) = (request.stream, request.include_usage);
-    let waiting = leased(gateway, endpoint, &model, line(request, most_tokens)).await?;
+    let line = request.into_line(0, "online".into());
+    known(gateway, &model, line.fields())?;
+    let logprobs = Logprobs::of(line.top_logprobs);
+    let waiting = leased(gateway, endpoint, &model, line).await?;
     let id = hex::encode(waiting.id.0.get(..12).unwrap_or_default());
     let shape = Shape::new(endpoint, &model.source.name, &id, include_usage, gateway.clock.now_ms() / 1000);
     match stream {
-        true => Ok(openai_stream::stream(waiting, shape)),
-        false => Ok(Json(openai_stream::collect(waiting, shape).await?).into_response()),
+        true => Ok(openai_stream::stream(waiting, shape, logprobs)),
+        false => Ok(Json(openai_stream::collect(waiting, shape, logprobs).await?).into_response()),
     }
 }
 
-/// A request as jobs have it. `most_tokens`: the answer of one that names no limit.
-fn line(request: TextRequest, most_tokens: u32) -> InputLine {
-    let message = |message: crate::openai::Message| Message { role: message.role, content: message.content };
-    let (messages, prompt) = match request.prompt {
-        Prompt::Chat(messages) => (messages.into_iter().map(message).collect(), String::new()),
-        Prompt::Text(text) => (Vec::new(), text),
-    };
-    InputLine {
-        index: 0,
-        custom_id: "online".into(),
-        messages,
-        prompt,
-        max_tokens: request.max_tokens.unwrap_or(most_tokens),
-        temperature: request.sampling.temperature,
-        top_p: request.sampling.top_p,
-        top_k: request.sampling.top_k,
-        seed: request.seed.unwrap_or_else(rand::random),
-        stop: request.stop,
-        inputs: Vec::new(),
-        encoding: Encoding::default(),
+/// What is taken. A request that names no limit gets the longest answer, one without a seed any.
+fn offer(gateway: &Gateway) -> Offer {
+    let most_tokens = gateway.settings.max_tokens;
+    let defaults =
+        Defaults { max_tokens: Some(most_tokens), seed: Some(rand::random()), ..Defaults::OPENAI };
+    Offer::of_the_grid(most_tokens, defaults)
+}
+
+/// Somebody who serves the model must know every field that the request uses.
+fn known(gateway: &Gateway, model: &ModelRecord, fields: RequestFields) -> Result<(), OpenAiError> {
+    let servers = gateway.servers(&model.source.digest);
+    let working = servers.iter().filter(|worker| worker.schedulable && !worker.quarantined);
+    let missing = working.map(|worker| fields.missing_in(worker.knows)).min_by_key(|missing| missing.iter().count());
+    match missing {
+        Some(missing) if !missing.is_empty() => {
+            let name = &model.source.name;
+            let message = format!("no worker that serves the model {name} knows {missing} yet: their software is older");
+            Err(OpenAiError::unavailable("field_unknown", message))
+        }
+        _ => Ok(()),
     }
 }
 

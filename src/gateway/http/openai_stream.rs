@@ -7,7 +7,7 @@ use super::openai::Waiting;
 use crate::{
     gateway::online::OnlineEvent,
     openai::{
-        Choice, OpenAiError, Piece, Shape, Usage,
+        Choice, OpenAiError, Piece, Shape, TokenLogprob, Usage,
         sse::{self, Event},
     },
 };
@@ -16,12 +16,34 @@ fn usage(prompt_tokens: u32, completion_tokens: u32) -> Usage {
     Usage { prompt_tokens, completion_tokens, cached_tokens: None }
 }
 
+/// Whether a client asked for log-probabilities.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Logprobs {
+    Told,
+    NotTold,
+}
+
+impl Logprobs {
+    pub(super) fn of(asked: Option<u32>) -> Self {
+        if asked.is_some() { Logprobs::Told } else { Logprobs::NotTold }
+    }
+
+    fn list(self) -> Option<Vec<TokenLogprob>> {
+        (self == Logprobs::Told).then(Vec::new)
+    }
+}
+
 /// The whole answer as one object.
-pub(super) async fn collect(mut waiting: Waiting, shape: Shape) -> Result<Value, OpenAiError> {
-    let mut choice = Choice::default();
+pub(super) async fn collect(mut waiting: Waiting, shape: Shape, logprobs: Logprobs) -> Result<Value, OpenAiError> {
+    let mut choice = Choice { logprobs: logprobs.list(), ..Choice::default() };
     loop {
         match waiting.next().await? {
-            OnlineEvent::Token { text: piece } => choice.text.push_str(&piece),
+            OnlineEvent::Token { text, logprob } => {
+                choice.text.push_str(&text);
+                if let Some(list) = &mut choice.logprobs {
+                    list.extend(logprob);
+                }
+            }
             OnlineEvent::Finished { finish_reason, prompt_tokens, output_tokens } => {
                 choice.finish_reason = finish_reason;
                 return Ok(shape.whole(&[choice], usage(prompt_tokens, output_tokens)));
@@ -33,8 +55,8 @@ pub(super) async fn collect(mut waiting: Waiting, shape: Shape) -> Result<Value,
 }
 
 /// The answer as it is made. A failure after the first byte can only be an event of its own.
-pub(super) fn stream(waiting: Waiting, shape: Shape) -> Response {
-    let state = Some(Streaming { waiting, shape, first: true });
+pub(super) fn stream(waiting: Waiting, shape: Shape, logprobs: Logprobs) -> Response {
+    let state = Some(Streaming { waiting, shape, logprobs, first: true, characters: 0 });
     sse::respond(futures::stream::unfold(state, |state| async move {
         let (events, state) = state?.step().await;
         Some((events, state))
@@ -44,7 +66,10 @@ pub(super) fn stream(waiting: Waiting, shape: Shape) -> Response {
 struct Streaming {
     waiting: Waiting,
     shape: Shape,
+    logprobs: Logprobs,
     first: bool,
+    /// Of the answer so far.
+    characters: usize,
 }
 
 impl Streaming {
@@ -52,9 +77,8 @@ impl Streaming {
     async fn step(mut self) -> (Vec<Event>, Option<Self>) {
         loop {
             match self.waiting.next().await {
-                Ok(OnlineEvent::Token { text }) => {
-                    let first = std::mem::take(&mut self.first);
-                    let event = sse::data(&self.shape.piece(&Piece { first, text: Some(&text), ..Piece::default() }));
+                Ok(OnlineEvent::Token { text, logprob }) => {
+                    let event = self.piece(&text, logprob);
                     return (vec![event], Some(self));
                 }
                 Ok(OnlineEvent::Finished { finish_reason, prompt_tokens, output_tokens }) => {
@@ -73,5 +97,18 @@ impl Streaming {
                 Err(error) => return (vec![sse::data(&error.envelope())], None),
             }
         }
+    }
+
+    fn piece(&mut self, text: &str, logprob: Option<TokenLogprob>) -> Event {
+        let logprobs = (self.logprobs == Logprobs::Told).then(|| logprob.into_iter().collect::<Vec<_>>());
+        let piece = Piece {
+            first: std::mem::take(&mut self.first),
+            text: Some(text),
+            logprobs: logprobs.as_deref(),
+            offset: self.characters,
+            ..Piece::default()
+        };
+        self.characters += text.chars().count();
+        sse::data(&self.shape.piece(&piece))
     }
 }

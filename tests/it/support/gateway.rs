@@ -683,6 +683,7 @@ fn result(uid: &str, line: &InputLine) -> ResultLine {
         Outcome::Completed {
             text: if text.contains(HUGE) { "x".repeat(2 << 20) } else { format!("answer to {text}") },
             finish_reason: "stop".into(),
+            logprobs: None,
             prompt_tokens: 10,
             output_tokens: 5,
             node_name: "node-a".into(),
