@@ -11,7 +11,7 @@
 //! | `GET  /internal/v1/models/{sha256}`, `DELETE` | → [`ModelReport`] |
 //! | `GET  /internal/v1/jobs?after=UID` | → [`JobPage`]: what jobs it keeps, at most [`JOBS_A_PAGE`] at once |
 //! | `POST /internal/v1/jobs/{uid}` | [`WholeJob`] → [`JobReport`]; again: no change; another one under the same uid: 409 |
-//! | `PUT  /internal/v1/jobs/{uid}` | [`JobSpec`] → [`JobReport`]; another spec under the same uid: 409 |
+//! | `PUT  /internal/v1/jobs/{uid}` | [`JobSpec`] → [`JobReport`]; another spec takes its place until its input is there, then: 409 |
 //! | `PUT  /internal/v1/jobs/{uid}/input` | NDJSON of [`InputLine`] → [`JobReport`]; again with the same bytes: no change |
 //! | `PATCH /internal/v1/jobs/{uid}` | [`JobControl`] → [`JobReport`] |
 //! | `GET  /internal/v1/jobs/{uid}` | → [`JobReport`] |

@@ -14,7 +14,10 @@ use tokio::io::{AsyncBufReadExt, AsyncSeekExt, AsyncWriteExt, BufReader};
 
 use super::error::{ApiFailure, Body as Whole};
 use crate::{
-    gateway::{Gateway, GatewayError, jobs::check_spec},
+    gateway::{
+        Gateway, GatewayError,
+        jobs::{check_spec, input_in_progress},
+    },
     protocol::{
         internal::{Endpoint, InputLine, JobReport, JobSpec, MAX_INPUTS, MAX_WHOLE_INPUT, WholeJob},
         logprobs::MAX_TOP_LOGPROBS,
@@ -34,8 +37,12 @@ pub(super) async fn put(
     Path(uid): Path<String>,
     body: Body,
 ) -> Result<Json<JobReport>, ApiFailure> {
-    let job = gateway.known_job(&uid).await?;
+    gateway.known_job(&uid).await?;
     let (spool, hash) = spool(&gateway, body).await?;
+    // Two inputs of one job at once would mix.
+    let Some(_turn) = gateway.turns.take(&uid) else { return Err(input_in_progress(&uid).into()) };
+    // While it was on its way another spec may have come, or another input.
+    let job = gateway.known_job(&uid).await?;
     match job.input_hash {
         Some(kept) if kept == hash => return Ok(Json(gateway.job_report(&uid).await?)),
         Some(_) => {
@@ -44,8 +51,6 @@ pub(super) async fn put(
         }
         None => {}
     }
-    // Two inputs of one job at once would mix.
-    let Some(_turn) = gateway.turns.take(&uid) else { return Err(in_progress(&uid)) };
     if let Err(failure) = gateway.take_input(&uid, &job.spec, spool, hash).await {
         gateway.ledger.discard_input(&uid).await?;
         return Err(failure);
@@ -75,7 +80,7 @@ pub(super) async fn take_whole(
         std::cmp::Ordering::Equal => {}
     }
     // Two inputs of one job at once would mix.
-    let Some(_turn) = gateway.turns.take(&uid) else { return Err(in_progress(&uid)) };
+    let Some(_turn) = gateway.turns.take(&uid) else { return Err(input_in_progress(&uid).into()) };
     let input_hash = *blake3::hash(input.as_bytes()).as_bytes();
     let now_ms = gateway.clock.now_ms();
     gateway.ledger.take_job(NewJob { uid: uid.clone(), spec, control, lines, input_hash, now_ms }).await?;
@@ -146,11 +151,6 @@ impl Gateway {
         self.dispatch.notify_one();
         Ok(())
     }
-}
-
-fn in_progress(uid: &str) -> ApiFailure {
-    let message = format!("an input for job {uid} is being taken in already: try again in a moment");
-    ApiFailure::new(StatusCode::CONFLICT, "InputInProgress", message)
 }
 
 fn bad_line(number: u64, what: &str) -> ApiFailure {
