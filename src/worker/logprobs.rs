@@ -2,9 +2,15 @@
 
 use super::AnswerEngine;
 use crate::{
-    inference::TokenLogprobs,
-    protocol::wire::{self, TopLogprob},
+    inference::{self, TokenLogprobs},
+    protocol::{
+        logprobs::MAX_TOP_LOGPROBS,
+        wire::{self, TopLogprob},
+    },
 };
+
+// What the protocol lets ask for is what the engine tells.
+const _: () = assert!(MAX_TOP_LOGPROBS == inference::MAX_TOP_LOGPROBS);
 
 /// What is told of one token.
 pub(super) fn told(engine: &dyn AnswerEngine, id: u32, logprobs: &TokenLogprobs) -> wire::TokenLogprobs {

@@ -1,6 +1,6 @@
 //! What decides about a sequence's tokens beside its logits: parameters, seed, and what they must know of the tokens before.
 
-use crate::verify::sampler::{Candidate, Draw, MAX_CANDIDATES, SamplerError, SamplerParams, TokenCounts, highest};
+use xdc_grid_exact::sampler::{Candidate, Draw, MAX_CANDIDATES, SamplerError, SamplerParams, TokenCounts, highest};
 
 pub(super) struct Chooser {
     params: SamplerParams,

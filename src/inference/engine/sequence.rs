@@ -9,9 +9,9 @@ use super::pace::Rest;
 use super::prefix::{Chain, Key, PrefixCache};
 use super::row::{Access, Question, Row, Rows};
 use super::{FinishReason, GenerateEvent, GenerateRequest, ReplayOutcome, ReplayRequest, Tenant, Ticket, TokenLogprobs};
-use crate::inference::kv::{BLOCK_TOKENS, KvCache};
-use crate::inference::text::{Detokenizer, StopStrings, Tokenizer};
-use crate::verify::trace::Trace;
+use crate::kv::{BLOCK_TOKENS, KvCache};
+use crate::text::{Detokenizer, StopStrings, Tokenizer};
+use xdc_grid_exact::trace::Trace;
 
 /// What the sequence is for.
 pub(super) enum Work {
