@@ -9,6 +9,7 @@ use axum::{
     response::{IntoResponse, Response},
     routing::{get, post},
 };
+use futures::{FutureExt, future::select_all};
 use serde_json::{Value, json};
 use tokio::time::timeout;
 
@@ -34,6 +35,8 @@ const MAX_BODY: usize = 900 << 10;
 const BODY_TIME: Duration = Duration::from_secs(60);
 /// Workers that one online request may fail on.
 const ATTEMPTS: u32 = 3;
+/// Most answers to one request: each is a request of its own to the workers.
+const MAX_CHOICES: u32 = 8;
 
 /// The routes below `/v1`, the files of jobs, and published statements. Without tokens whoever reaches the first is served; files have
 /// keys of their own, and statements are for everybody or for nobody.
@@ -78,12 +81,12 @@ async fn try_answer(gateway: &Arc<Gateway>, endpoint: Endpoint, request: Request
     }
     let request = TextRequest::parse(&body, endpoint, &offer(gateway))?;
     let model = served(gateway, &request.model, endpoint).await?;
-    let (stream, include_usage) = (request.stream, request.include_usage);
+    let (stream, include_usage, choices) = (request.stream, request.include_usage, request.choices);
     let line = request.into_line(0, "online".into());
     known(gateway, &model, line.fields())?;
     let logprobs = Logprobs::of(line.top_logprobs);
-    let waiting = leased(gateway, endpoint, &model, line).await?;
-    let id = hex::encode(waiting.id.0.get(..12).unwrap_or_default());
+    let waiting = all_leased(gateway, endpoint, &model, &line, choices).await?;
+    let id = hex::encode(rand::random::<[u8; 12]>());
     let shape = Shape::new(endpoint, &model.source.name, &id, include_usage, gateway.clock.now_ms() / 1000);
     match stream {
         true => Ok(openai_stream::stream(waiting, shape, logprobs)),
@@ -96,7 +99,7 @@ fn offer(gateway: &Gateway) -> Offer {
     let most_tokens = gateway.settings.max_tokens;
     let defaults =
         Defaults { max_tokens: Some(most_tokens), seed: Some(rand::random()), ..Defaults::OPENAI };
-    Offer::of_the_grid(most_tokens, defaults)
+    Offer { most_choices: MAX_CHOICES, ..Offer::of_the_grid(most_tokens, defaults) }
 }
 
 /// Somebody who serves the model must know every field that the request uses.
@@ -138,6 +141,24 @@ pub(super) async fn leased(
     let mut waiting = submit(gateway, endpoint, model, line).await?;
     waiting.leased().await?;
     Ok(waiting)
+}
+
+/// The same for several answers to one request, which differ by the noise that their ids give. Whoever is taken first may begin; where
+/// there are fewer places than answers, the others follow.
+async fn all_leased(
+    gateway: &Arc<Gateway>,
+    endpoint: Endpoint,
+    model: &ModelRecord,
+    line: &InputLine,
+    choices: u32,
+) -> Result<Vec<Waiting>, OpenAiError> {
+    let mut all = Vec::new();
+    for _ in 0..choices.max(1) {
+        all.push(submit(gateway, endpoint, model, line.clone()).await?);
+    }
+    // A worker that waits for its reader keeps its place: waiting for all of them could be for ever.
+    let (first, _, _) = select_all(all.iter_mut().map(|waiting| waiting.leased().boxed())).await;
+    first.map(|()| all)
 }
 
 async fn find(gateway: &Gateway, name: &str) -> Result<ModelRecord, OpenAiError> {
@@ -183,7 +204,7 @@ fn failed(reason: &str, message: impl Into<String>) -> OpenAiError {
 /// A request under way. Dropping it before its end cancels it: the client is gone.
 pub(super) struct Waiting {
     gateway: Arc<Gateway>,
-    pub id: RequestId,
+    id: RequestId,
     events: tokio::sync::mpsc::Receiver<OnlineEvent>,
     over: bool,
 }

@@ -176,8 +176,11 @@ impl Engine {
             return Err(AdmissionError::Invalid("the prompt has no tokens".into()));
         }
         let vocab_size = self.info().vocab_size;
-        let biased = sampling.logit_bias.iter().map(|entry| &entry.id);
-        match prompt.iter().chain(output).chain(biased).find(|token| **token >= vocab_size) {
+        if let Some(entry) = sampling.logit_bias.iter().find(|entry| entry.id >= vocab_size) {
+            let message = format!("logit_bias: {} is no token of a vocabulary of {vocab_size}", entry.id);
+            return Err(AdmissionError::Invalid(message));
+        }
+        match prompt.iter().chain(output).find(|token| **token >= vocab_size) {
             Some(token) => {
                 Err(AdmissionError::Invalid(format!("token {token} is not in the vocabulary of {vocab_size}")))
             }

@@ -179,6 +179,36 @@ async fn the_api_tells_log_probabilities_whole_and_in_pieces() {
 }
 
 #[tokio::test]
+async fn several_answers_are_several_requests_even_on_one_slot() {
+    let h = Harness::start().await;
+    let worker = h.worker_of("a", COMPUTE, NodeMode::Managed, 1).await;
+    let body: Value = chat(&h, json!({"n": 3, "max_tokens": 16})).await.json().await.unwrap();
+    let choices = body["choices"].as_array().unwrap();
+    let found: Vec<_> = choices.iter().map(|choice| (choice["index"].as_u64(), choice["message"]["content"].as_str())).collect();
+    assert_eq!(found, [0, 1, 2].map(|index| (Some(index), Some(" Paris is it."))));
+    assert_eq!(body["usage"], json!({"prompt_tokens": 21, "completion_tokens": 12, "total_tokens": 33}));
+    let ids: std::collections::BTreeSet<_> =
+        worker.starts.lock().unwrap().iter().map(|start| start.request_id.clone()).collect();
+    assert_eq!(ids.len(), 3, "each with noise of its own");
+    let streaming = json!({"n": 2, "max_tokens": 16, "stream": true, "stream_options": {"include_usage": true}});
+    let events = chat(&h, streaming).await.text().await.unwrap();
+    assert!(events.trim_end().ends_with("data: [DONE]"), "{events}");
+    let objects: Vec<Value> =
+        events.lines().filter_map(|line| serde_json::from_str(line.strip_prefix("data: ")?).ok()).collect();
+    for index in 0..2 {
+        let of = |object: &&Value| object["choices"][0]["index"] == index;
+        let text: String =
+            objects.iter().filter(of).filter_map(|object| object["choices"][0]["delta"]["content"].as_str()).collect();
+        assert_eq!(text, " Paris is it.");
+        let ends = objects.iter().filter(of).filter(|object| object["choices"][0]["finish_reason"] == "stop");
+        assert_eq!(ends.count(), 1);
+    }
+    assert_eq!(objects.last().unwrap()["usage"]["completion_tokens"], 8);
+    assert_eq!(chat(&h, json!({"n": 9})).await.status(), 400);
+    h.assert_whole().await;
+}
+
+#[tokio::test]
 async fn a_bad_value_is_refused_by_the_name_of_its_field() {
     let h = Harness::start().await;
     h.worker("a", COMPUTE).await;
