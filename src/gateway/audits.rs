@@ -92,7 +92,8 @@ impl Gateway {
             let statement = self.peers.get(peer).fresh(now_ms)?.models.get(&owed.work.model)?.kernel_profile.clone();
             Some(statement)
         };
-        let knows = |peer: &GridPeerId| self.peers.get(peer).fresh(now_ms).map_or(RequestFields::NONE, |said| said.knows);
+        let knows =
+            |peer: &GridPeerId| self.peers.get(peer).fresh(now_ms).map_or(RequestFields::NONE, |said| said.knows);
         let candidates = self.members.verifiers(&owed.work.model).into_iter().filter_map(|record| {
             let peer = record.member.peer_id;
             // One that skips a field would find another sampler and convict an honest worker.
@@ -206,7 +207,8 @@ fn judge(owed: &OwedAudit, replay: &Replay) -> Result<Verdict, WorkerError> {
         None => audit::compare(&receipt, &owed.kernel_profile, replay),
         Some(_) => {
             let told = AnswerLogprobs::decode(owed.logprobs.as_slice());
-            let told = told.map_err(|_| WorkerError::Broken("the log-probabilities in the ledger cannot be read".into()))?;
+            let told =
+                told.map_err(|_| WorkerError::Broken("the log-probabilities in the ledger cannot be read".into()))?;
             audit::compare_told(&receipt, &owed.kernel_profile, &told::hash(&told.tokens), replay)
         }
     };

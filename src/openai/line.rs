@@ -83,7 +83,10 @@ mod tests {
         assert_eq!(serde_json::from_str::<InputLine>(&written).unwrap(), line);
         let params = SamplerParams::try_from(&line.sampling()).unwrap();
         assert_eq!((params.min_p, params.repetition_penalty, params.presence_penalty), (0.1, 1.1, 0.2));
-        assert_eq!(params.logit_bias.iter().map(|bias| (bias.id, bias.bias)).collect::<Vec<_>>(), [(5, 1.5), (7, -100.0)]);
+        assert_eq!(
+            params.logit_bias.iter().map(|bias| (bias.id, bias.bias)).collect::<Vec<_>>(),
+            [(5, 1.5), (7, -100.0)]
+        );
     }
 
     #[test]

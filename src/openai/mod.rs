@@ -15,9 +15,9 @@ pub mod sse;
 mod tokens;
 mod tool_calls;
 
+pub use crate::protocol::logprobs::{TokenLogprob, TokenText};
 pub use answer::{Call, Choice, Piece, Shape, Usage};
 pub use body::read as read_body;
-pub use crate::protocol::logprobs::{TokenLogprob, TokenText};
 pub use embeddings::EmbeddingRequest;
 pub use error::{ErrorBody, OpenAiError};
 pub use keys::{Tokens, check_key};

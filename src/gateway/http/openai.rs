@@ -97,8 +97,7 @@ async fn try_answer(gateway: &Arc<Gateway>, endpoint: Endpoint, request: Request
 /// What is taken. A request that names no limit gets the longest answer, one without a seed any.
 fn offer(gateway: &Gateway) -> Offer {
     let most_tokens = gateway.settings.max_tokens;
-    let defaults =
-        Defaults { max_tokens: Some(most_tokens), seed: Some(rand::random()), ..Defaults::OPENAI };
+    let defaults = Defaults { max_tokens: Some(most_tokens), seed: Some(rand::random()), ..Defaults::OPENAI };
     Offer { most_choices: MAX_CHOICES, ..Offer::of_the_grid(most_tokens, defaults) }
 }
 
@@ -110,7 +109,8 @@ fn known(gateway: &Gateway, model: &ModelRecord, fields: RequestFields) -> Resul
     match missing {
         Some(missing) if !missing.is_empty() => {
             let name = &model.source.name;
-            let message = format!("no worker that serves the model {name} knows {missing} yet: their software is older");
+            let message =
+                format!("no worker that serves the model {name} knows {missing} yet: their software is older");
             Err(OpenAiError::unavailable("field_unknown", message))
         }
         _ => Ok(()),

@@ -8,7 +8,9 @@ use super::chooser::Chooser;
 use super::pace::Rest;
 use super::prefix::{Chain, Key, PrefixCache};
 use super::row::{Access, Question, Row, Rows};
-use super::{FinishReason, GenerateEvent, GenerateRequest, ReplayOutcome, ReplayRequest, Tenant, Ticket, TokenLogprobs};
+use super::{
+    FinishReason, GenerateEvent, GenerateRequest, ReplayOutcome, ReplayRequest, Tenant, Ticket, TokenLogprobs,
+};
 use crate::kv::{BLOCK_TOKENS, KvCache};
 use crate::text::{Detokenizer, StopStrings, Tokenizer};
 use xdc_grid_exact::trace::Trace;

@@ -51,11 +51,8 @@ fn what_clients_send_by_default_is_understood() {
 
 #[test]
 fn what_the_grid_does_not_offer_is_refused_by_name() {
-    for (field, value) in [
-        ("n", json!(2)),
-        ("tools", json!([{}])),
-        ("response_format", json!({"type": "json_object"})),
-    ] {
+    for (field, value) in [("n", json!(2)), ("tools", json!([{}])), ("response_format", json!({"type": "json_object"}))]
+    {
         assert_eq!(refused(chat(&GRID, json!({ field: value }))), (400, Some(field.to_owned())));
     }
     assert!(chat(&GRID, json!({"response_format": {"type": "text"}})).is_ok());

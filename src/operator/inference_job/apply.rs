@@ -147,7 +147,9 @@ fn not_taken(error: HandOverError, applied: Applied) -> Result<Applied, Error> {
     match error {
         HandOverError::Input(error) => unreadable(error),
         // Of an earlier try that nobody waits for any more: it ends by itself.
-        HandOverError::Gateway(GatewayError::Refused { status: 409, reason, message }) if reason == "InputInProgress" => {
+        HandOverError::Gateway(GatewayError::Refused { status: 409, reason, message })
+            if reason == "InputInProgress" =>
+        {
             Ok(applied.found(condition::ADMITTED, Finding::unknown(Reason::GatewayUnavailable, message)))
         }
         HandOverError::Gateway(GatewayError::Refused { status: 409, reason, message }) => {

@@ -405,11 +405,11 @@ pub(super) mod tests {
 
     use super::{super::validate::Model, *};
     use crate::{
-        openai::Defaults,
         api::{
             ids::{EscrowId, ModelDigest, Wei},
             inference_job::{InputFormat, OutputStatus},
         },
+        openai::Defaults,
         operator::{
             gateway::GatewayError,
             inference_job::{

@@ -18,8 +18,8 @@ use crate::{
         grid_model::{self, ModelFormat},
         ids::ModelDigest,
         inference_job::{
-            EndpointSpec, InferenceJob, InputSpec, JobVerification, OURS, OutputSpec, Placement,
-            TrustLevel, VerificationMode, condition,
+            EndpointSpec, InferenceJob, InputSpec, JobVerification, OURS, OutputSpec, Placement, TrustLevel,
+            VerificationMode, condition,
         },
         reasons::Reason,
     },

@@ -84,7 +84,8 @@ impl Answering {
     }
 
     async fn generate(&self, line: &InputLine) -> Result<Outcome, Missed> {
-        let malformed = |error: SamplerError| Missed::ForGood { reason: "MalformedRequest", message: error.to_string() };
+        let malformed =
+            |error: SamplerError| Missed::ForGood { reason: "MalformedRequest", message: error.to_string() };
         let sampling = SamplerParams::try_from(&line.sampling()).map_err(malformed)?;
         let request = GenerateRequest {
             prompt: self.prompt(line)?,

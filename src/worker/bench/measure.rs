@@ -80,7 +80,8 @@ pub(super) async fn all(
         progress.step(format_args!("run {run} of {runs}: writing {output_tokens} tokens, one answer"));
         let alone = together(engine, &Shape { sequences: 1, ..*shape }, run).await?;
         decode.extend(alone.rate());
-        progress.step(format_args!("run {run} of {runs}: writing {output_tokens} tokens, {sequences} answers at a time"));
+        progress
+            .step(format_args!("run {run} of {runs}: writing {output_tokens} tokens, {sequences} answers at a time"));
         let several = together(engine, shape, run).await?;
         decode_together.extend(several.rate());
         work.prompt_tokens += f64::from(shape.prompt_tokens) * f64::from(shape.sequences);

@@ -145,8 +145,7 @@ mod tests {
     async fn a_client_that_stops_reading_its_answer_loses_its_place_to_the_next() {
         let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
         let address = listener.local_addr().unwrap();
-        let bounds =
-            Bounds { most: 1, header_time: Duration::from_secs(60), write_time: Duration::from_millis(200) };
+        let bounds = Bounds { most: 1, header_time: Duration::from_secs(60), write_time: Duration::from_millis(200) };
         let open = IntGauge::new("open", "Open.").unwrap();
         let closing = CancellationToken::new();
         let serving = serve(listener, Router::new().route("/", get(endless)), bounds, open, closing.clone());

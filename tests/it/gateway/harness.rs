@@ -22,9 +22,8 @@ use xdc_grid::{
     protocol::{
         identity::NodeKey,
         internal::{
-            Endpoint, InputLine, JobReport, JobSpec, JobState, Member, Message, ModelFormat, ModelReport,
-            ModelSource, ModelState, NetworkConfig, NodeMode, NodeReport, NodeRole, Outcome, PlacementFilter,
-            ResultLine,
+            Endpoint, InputLine, JobReport, JobSpec, JobState, Member, Message, ModelFormat, ModelReport, ModelSource,
+            ModelState, NetworkConfig, NodeMode, NodeReport, NodeRole, Outcome, PlacementFilter, ResultLine,
         },
         names::NetworkId,
     },

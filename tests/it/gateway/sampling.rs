@@ -171,8 +171,10 @@ async fn the_api_tells_log_probabilities_whole_and_in_pieces() {
     streaming["stream"] = json!(true);
     let events = chat(&h, streaming).await.text().await.unwrap();
     let objects = events.lines().filter_map(|line| serde_json::from_str::<Value>(line.strip_prefix("data: ")?).ok());
-    let pieces: Vec<Value> =
-        objects.filter_map(|object| object["choices"][0]["logprobs"]["content"].as_array().cloned()).flatten().collect();
+    let pieces: Vec<Value> = objects
+        .filter_map(|object| object["choices"][0]["logprobs"]["content"].as_array().cloned())
+        .flatten()
+        .collect();
     assert_eq!(pieces, whole);
     let silent: Value = chat(&h, json!({"max_tokens": 16})).await.json().await.unwrap();
     assert_eq!(silent["choices"][0]["logprobs"], Value::Null);
@@ -184,7 +186,8 @@ async fn several_answers_are_several_requests_even_on_one_slot() {
     let worker = h.worker_of("a", COMPUTE, NodeMode::Managed, 1).await;
     let body: Value = chat(&h, json!({"n": 3, "max_tokens": 16})).await.json().await.unwrap();
     let choices = body["choices"].as_array().unwrap();
-    let found: Vec<_> = choices.iter().map(|choice| (choice["index"].as_u64(), choice["message"]["content"].as_str())).collect();
+    let found: Vec<_> =
+        choices.iter().map(|choice| (choice["index"].as_u64(), choice["message"]["content"].as_str())).collect();
     assert_eq!(found, [0, 1, 2].map(|index| (Some(index), Some(" Paris is it."))));
     assert_eq!(body["usage"], json!({"prompt_tokens": 21, "completion_tokens": 12, "total_tokens": 33}));
     let ids: std::collections::BTreeSet<_> =

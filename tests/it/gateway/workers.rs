@@ -23,8 +23,8 @@ use xdc_grid::{
         wire::{
             self, Accept, Ack, Assign, AuditEvent, AuditRequest, ChallengeReply, ChallengeRequest, Finished,
             GemmCommit, GemmTile, GemmTiles, Heartbeat, InferCommand, InferEvent, NodeInfo, Offer, OfferReply, Refused,
-            Replay, ServedModel, Start, StorageProof, Token, TokenLogprobs, TopLogprob, audit_event, challenge_reply, challenge_request,
-            infer_command, infer_event, offer_reply,
+            Replay, ServedModel, Start, StorageProof, Token, TokenLogprobs, TopLogprob, audit_event, challenge_reply,
+            challenge_request, infer_command, infer_event, offer_reply,
         },
     },
     verify::{

@@ -86,7 +86,9 @@ async fn a_bench_tells_speed_memory_and_what_a_day_earns() {
         (String::from_utf8(output.stdout).unwrap(), told)
     };
     let (report, told) = run(&["-o", "json"]).await;
-    for step in ["getting the model", "loading", "warming up", "run 1 of 1: reading a prompt of 16", "2 answers at a time"] {
+    for step in
+        ["getting the model", "loading", "warming up", "run 1 of 1: reading a prompt of 16", "2 answers at a time"]
+    {
         assert!(told.contains(step), "{told}");
     }
     let report: Value = serde_json::from_str(&report).unwrap();

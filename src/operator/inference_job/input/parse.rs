@@ -368,7 +368,10 @@ mod tests {
     fn a_batch_line_of_an_embedding_job_has_one_text_or_many() {
         let one = embed_batch(json!({"model": "m", "input": "a", "encoding_format": "base64", "user": "u"})).unwrap();
         assert_eq!((one.inputs, one.encoding), (vec!["a".to_owned()], Encoding::Base64));
-        assert_eq!(embed_batch(json!({"model": "m", "input": ["a", "b"], "dimensions": null})).unwrap().inputs.len(), 2);
+        assert_eq!(
+            embed_batch(json!({"model": "m", "input": ["a", "b"], "dimensions": null})).unwrap().inputs.len(),
+            2
+        );
     }
 
     #[test]

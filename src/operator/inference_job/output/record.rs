@@ -5,8 +5,8 @@ use serde_json::Value;
 
 use crate::{
     api::ids::ModelDigest,
-    operator::inference_job::{embedding, input::parse::Rejection},
     openai::logprobs_of_answer,
+    operator::inference_job::{embedding, input::parse::Rejection},
     protocol::{
         internal::{Endpoint, Outcome, ResultLine},
         logprobs::TokenLogprob,
@@ -101,12 +101,7 @@ fn batch_id(id: &str) -> String {
     format!("batch_req_{id}")
 }
 
-fn choice(
-    endpoint: Endpoint,
-    text: String,
-    finish_reason: String,
-    logprobs: Option<&[TokenLogprob]>,
-) -> Choice {
+fn choice(endpoint: Endpoint, text: String, finish_reason: String, logprobs: Option<&[TokenLogprob]>) -> Choice {
     let (message, text) = match endpoint {
         Endpoint::ChatCompletions => (Some(Answer { role: "assistant", content: text }), None),
         Endpoint::Completions | Endpoint::Embeddings => (None, Some(text)),
@@ -249,7 +244,8 @@ pub(super) mod tests {
         let mut line = completed("x");
         let Outcome::Completed { logprobs, .. } = &mut line.outcome else { unreachable!() };
         *logprobs = Some(vec![told]);
-        let choice = |frame: &Frame, line: ResultLine| json(&frame.record(line).1)["response"]["body"]["choices"][0].clone();
+        let choice =
+            |frame: &Frame, line: ResultLine| json(&frame.record(line).1)["response"]["body"]["choices"][0].clone();
         assert_eq!(choice(&frame(), line.clone())["logprobs"]["content"][0]["top_logprobs"][0]["logprob"], -0.5);
         let completions = Frame { endpoint: Endpoint::Completions, ..frame() };
         assert_eq!(choice(&completions, line)["logprobs"]["token_logprobs"][0], -0.5);
