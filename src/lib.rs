@@ -19,7 +19,7 @@ pub mod gateway;
 pub mod grid;
 #[cfg(feature = "inference")]
 pub use xdc_grid_inference as inference;
-#[cfg(any(feature = "gateway", feature = "worker"))]
+#[cfg(any(feature = "gateway", feature = "operator", feature = "worker"))]
 pub mod openai;
 #[cfg(feature = "operator")]
 pub mod operator;

@@ -235,17 +235,42 @@ pub struct GenerationSpec {
     #[schemars(range(min = 1, max = 32_768))]
     pub max_tokens: i32,
     /// Decimal from 0 (always the likeliest token) to 2, for example `"0.7"`.
-    #[serde(default = "temperature")]
+    #[serde(default = "one")]
     #[schemars(length(max = 8), regex(pattern = r"^([01](\.[0-9]{1,6})?|2(\.0{1,6})?)$"))]
     pub temperature: String,
     /// Decimal from 0 to 1: sample among the likeliest tokens that together have this probability, for example `"0.95"`.
-    #[serde(default = "top_p")]
+    #[serde(default = "one")]
     #[schemars(length(max = 8), regex(pattern = r"^(0(\.[0-9]{1,6})?|1(\.0{1,6})?)$"))]
     pub top_p: String,
     /// Sample among this many likeliest tokens, for example `40`; 0 means all.
     #[serde(default)]
     #[schemars(range(min = 0, max = 1000))]
     pub top_k: i32,
+    /// Decimal from 0 to 1: drop tokens less than this many times as likely as the likeliest, for example `"0.05"`; absent or 0
+    /// drops none.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schemars(length(max = 8), regex(pattern = r"^(0(\.[0-9]{1,6})?|1(\.0{1,6})?)$"))]
+    pub min_p: Option<String>,
+    /// Decimal from 0.1 to 10: divides positive and multiplies negative logits of all tokens of prompt and answer, for example `"1.1"`;
+    /// absent or 1 is off.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schemars(length(max = 8), regex(pattern = r"^(0\.[1-9][0-9]{0,5}|[1-9](\.[0-9]{1,6})?|10(\.0{1,5})?)$"))]
+    pub repetition_penalty: Option<String>,
+    /// Decimal from -2 to 2: taken from the logits of all tokens of the answer so far, for example `"0.5"`; absent or 0 is
+    /// off.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schemars(length(max = 9), regex(pattern = r"^-?([01](\.[0-9]{1,6})?|2(\.0{1,6})?)$"))]
+    pub presence_penalty: Option<String>,
+    /// Decimal from -2 to 2: taken from a token's logit once for each time that it is in the answer so far, for example `"0.2"`; absent
+    /// or 0 is off.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schemars(length(max = 9), regex(pattern = r"^-?([01](\.[0-9]{1,6})?|2(\.0{1,6})?)$"))]
+    pub frequency_penalty: Option<String>,
+    /// What is added to the logits of tokens, for example `[{token: 198, bias: -100}]`.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    #[schemars(length(max = 64))]
+    #[x_kube(merge_strategy = ListMerge::Map(vec!["token".into()]))]
+    pub logit_bias: Vec<LogitBiasSpec>,
     /// The client's contribution to the sampling seed, for example `7`: the same job gives the same answers with the same seed.
     #[serde(default)]
     #[schemars(range(min = 0))]
@@ -265,9 +290,14 @@ impl Default for GenerationSpec {
     fn default() -> Self {
         GenerationSpec {
             max_tokens: max_tokens(),
-            temperature: temperature(),
-            top_p: top_p(),
+            temperature: one(),
+            top_p: one(),
             top_k: 0,
+            min_p: None,
+            repetition_penalty: None,
+            presence_penalty: None,
+            frequency_penalty: None,
+            logit_bias: Vec::new(),
             seed: 0,
             stop: Vec::new(),
             system_message: None,
@@ -279,12 +309,20 @@ fn max_tokens() -> i32 {
     256
 }
 
-fn temperature() -> String {
+fn one() -> String {
     "1".into()
 }
 
-fn top_p() -> String {
-    "1".into()
+/// What is added to the logit of one token.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize, KubeSchema)]
+#[serde(rename_all = "camelCase")]
+pub struct LogitBiasSpec {
+    /// Id of the token in the model's vocabulary, for example `198`.
+    #[schemars(range(min = 0))]
+    pub token: i32,
+    /// From -100, which in effect bans the token, to 100, which in effect forces it, for example `-100`.
+    #[schemars(range(min = -100, max = 100))]
+    pub bias: i32,
 }
 
 /// Exactly one place for results.

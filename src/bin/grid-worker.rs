@@ -69,7 +69,10 @@ async fn run(cli: Cli) -> Result<ExitCode> {
             return Ok(ExitCode::from(batch::run(*options, Arc::new(LocalEngines)).await.code()));
         }
         Command::Serve(options) => serve::run(*options, Arc::new(LocalEngines)).await?,
-        Command::Bench(options) => println!("{}", bench::run(*options, Arc::new(LocalEngines)).await?),
+        Command::Bench(options) => {
+            let report = bench::run(*options, Arc::new(LocalEngines), &mut std::io::stderr()).await?;
+            println!("{report}");
+        }
         Command::Keygen(options) => keygen(&options.out)?,
         Command::Id { key_file } => print_identity(&NodeKey::read(&key_file)?),
         #[cfg(feature = "register")]

@@ -7,19 +7,22 @@ use std::{
     time::Duration,
 };
 
+use prost::Message;
 use tokio::time::timeout;
 
 use super::{Gateway, WorkerError, start};
 use crate::{
     api::ids::GridPeerId,
     protocol::{
+        fields::RequestFields,
         receipt::Receipt,
-        wire::{self, AuditRequest, Replay, audit_event},
+        wire::{self, AnswerLogprobs, AuditRequest, Replay, audit_event},
     },
     store::{AuditDecision, AuditState, EvidenceRecord, LedgerError, OwedAudit, UNDECIDABLE},
     verify::{
         audit::{self, Verdict},
         evidence::{Evidence, Standing},
+        told,
     },
 };
 
@@ -89,9 +92,13 @@ impl Gateway {
             let statement = self.peers.get(peer).fresh(now_ms)?.models.get(&owed.work.model)?.kernel_profile.clone();
             Some(statement)
         };
+        let knows =
+            |peer: &GridPeerId| self.peers.get(peer).fresh(now_ms).map_or(RequestFields::NONE, |said| said.knows);
         let candidates = self.members.verifiers(&owed.work.model).into_iter().filter_map(|record| {
             let peer = record.member.peer_id;
-            let free = record.address != owed.address && busy(&peer) < self.settings.audits_per_verifier;
+            // One that skips a field would find another sampler and convict an honest worker.
+            let knows = owed.work.line.fields().missing_in(knows(&peer)).is_empty();
+            let free = knows && record.address != owed.address && busy(&peer) < self.settings.audits_per_verifier;
             // One that cannot judge the arithmetic still finds another prompt, seed or sampler.
             let undecidable = !audit::decidable(&owed.kernel_profile, &profile(&peer)?);
             free.then(|| ((undecidable, busy(&peer)), peer))
@@ -193,10 +200,19 @@ impl Gateway {
 
 /// A verdict about the worker; `Err` when it is the verifier who answered nonsense.
 fn judge(owed: &OwedAudit, replay: &Replay) -> Result<Verdict, WorkerError> {
-    let wire: Option<wire::Receipt> = prost::Message::decode(owed.encoded.as_slice()).ok();
+    let wire = wire::Receipt::decode(owed.encoded.as_slice()).ok();
     let receipt = wire.as_ref().and_then(Receipt::from_wire);
     let receipt = receipt.ok_or_else(|| WorkerError::Broken("the receipt in the ledger cannot be read".into()))?;
-    match audit::compare(&receipt, &owed.kernel_profile, replay) {
+    let verdict = match owed.work.line.top_logprobs {
+        None => audit::compare(&receipt, &owed.kernel_profile, replay),
+        Some(_) => {
+            let told = AnswerLogprobs::decode(owed.logprobs.as_slice());
+            let told =
+                told.map_err(|_| WorkerError::Broken("the log-probabilities in the ledger cannot be read".into()))?;
+            audit::compare_told(&receipt, &owed.kernel_profile, &told::hash(&told.tokens), replay)
+        }
+    };
+    match verdict {
         Verdict::Inconclusive(why) if audit::decidable(&owed.kernel_profile, &replay.kernel_profile) => {
             Err(WorkerError::Malformed(why))
         }

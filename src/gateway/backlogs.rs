@@ -9,7 +9,7 @@ use std::{
 use super::Gateway;
 use crate::{
     api::ids::{ModelDigest, RequestId},
-    protocol::internal::PlacementFilter,
+    protocol::{fields::RequestFields, internal::PlacementFilter},
     schedule::{Class, Needs, Queue, Work, queue::Backlog},
     store::{JobRecord, LedgerError, QueueChange, QueuedRequest, RequestKind},
 };
@@ -123,8 +123,10 @@ impl Inner {
                 self.pinned.insert(request.id, request.clone());
             }
             None => {
-                let key = format!("{}/{}", request.owner, request.model);
-                let needs = Needs { model: request.model, model_bytes: 0, placement: PlacementFilter::default() };
+                let fields = request.fields;
+                let key = format!("{}/{}/{}", request.owner, request.model, fields.bits());
+                let placement = PlacementFilter::default();
+                let needs = Needs { model: request.model, model_bytes: 0, placement, fields };
                 let (owner, class) = (request.owner.clone(), Class::Interactive);
                 self.queue.put_backlog(&key, Backlog { owner, class, needs, suspended: false, parallelism: 0 });
                 self.queue.put(&key, &work(request));
@@ -176,11 +178,13 @@ impl Gateway {
             false => 0,
         };
         let requests = if new { self.ledger.count_queued_of_job(uid).await? } else { 0 };
+        // Needs never change: those of a backlog that is here already are not read again.
+        let fields = if new { self.ledger.fields_of_job(uid).await? } else { RequestFields::NONE };
         let used_up = match job.spec.payment {
             Some(_) => self.ledger.payment(uid).await?.is_some_and(|payment| payment.is_used_up()),
             None => false,
         };
-        let mut backlog = backlog(&job, model_bytes);
+        let mut backlog = backlog(&job, model_bytes, fields);
         // What runs is finished, nothing new is started: the job has spent all that it may.
         backlog.suspended |= used_up;
         let mut backlogs = self.backlogs.lock();
@@ -233,11 +237,11 @@ pub(super) fn estimated_tokens(prompt_bytes: u32) -> u64 {
     u64::from(prompt_bytes / BYTES_PER_TOKEN)
 }
 
-fn backlog(job: &JobRecord, model_bytes: u64) -> Backlog {
+fn backlog(job: &JobRecord, model_bytes: u64, fields: RequestFields) -> Backlog {
     Backlog {
         owner: job.spec.namespace.clone(),
         class: Class::Batch,
-        needs: Needs { model: job.spec.model, model_bytes, placement: job.spec.placement.clone() },
+        needs: Needs { model: job.spec.model, model_bytes, placement: job.spec.placement.clone(), fields },
         suspended: job.control.suspended,
         parallelism: job.control.parallelism,
     }

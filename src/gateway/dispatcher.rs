@@ -112,6 +112,7 @@ impl Gateway {
             region: region.clone(),
             labels: member.labels,
             memory_bytes: statement.info.memory_bytes,
+            knows: statement.knows,
         })
     }
 

@@ -48,10 +48,17 @@ const MAX_REQUESTS: u32 = 1_000_000;
 const MAX_OPEN_PAYMENTS: u32 = 1_000;
 
 impl Gateway {
-    /// Takes a job's spec. The same again changes nothing.
+    /// Takes a job's spec. The same again changes nothing; another one replaces one that has no input yet.
     pub async fn put_job(&self, uid: &str, spec: &JobSpec) -> Result<JobReport, GatewayError> {
         check_spec(uid, spec)?;
+        // An input that is being taken in is one of the spec that is kept.
+        let turn = self.turns.take(uid);
+        let kept = if turn.is_some() { None } else { self.ledger.job(uid).await? };
+        if kept.is_some_and(|job| job.input_hash.is_none() && job.spec != *spec) {
+            return Err(input_in_progress(uid));
+        }
         self.ledger.put_job(uid, spec, self.clock.now_ms()).await?;
+        drop(turn);
         self.job_report(uid).await
     }
 
@@ -256,6 +263,11 @@ fn state(job: &JobRecord, counts: &JobCounts) -> JobState {
         (false, false) if job.started_ms == 0 => JobState::Queued,
         (false, false) => JobState::Running,
     }
+}
+
+pub(super) fn input_in_progress(uid: &str) -> GatewayError {
+    let message = format!("an input for job {uid} is being taken in already: try again in a moment");
+    GatewayError::Conflict { reason: "InputInProgress", message }
 }
 
 pub(super) fn check_spec(uid: &str, spec: &JobSpec) -> Result<(), GatewayError> {

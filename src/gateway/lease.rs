@@ -20,6 +20,7 @@ use super::{
 use crate::{
     protocol::{
         internal::Endpoint,
+        logprobs,
         vector::Vector,
         wire::{
             self, Cancel, Finished, InferCommand, InferEvent, Offer, Refused, Token, infer_command, infer_event,
@@ -198,7 +199,7 @@ impl Gateway {
             return Err(Lost::cancelled());
         }
         let prefix = delivered.ids.len();
-        let mut answer = Answer { prefix, output: delivered.ids, text: delivered.text, vectors: Vec::new() };
+        let mut answer = Answer { prefix, output: delivered.ids, text: delivered.text, ..Answer::default() };
         let finished = self.receive(flight, work, &mut link, &mut answer).await;
         let finished = match finished {
             Err(lost) => {
@@ -278,10 +279,13 @@ impl Gateway {
         if token.text.len() > MAX_TOKEN_TEXT {
             return Err(Lost::violation("the text of one token is longer than any token's"));
         }
+        logprobs::check(token.logprobs.as_ref(), work.line.top_logprobs).map_err(Lost::violation)?;
+        let shown = token.logprobs.as_ref().and_then(logprobs::shown);
+        answer.logprobs.tokens.extend(token.logprobs);
         answer.output.push(token.id);
         answer.text.push_str(&token.text);
         flight.made.fetch_add(1, Ordering::Relaxed);
-        if !self.online.deliver(&flight.request, token.id, &token.text).await {
+        if !self.online.deliver(&flight.request, token.id, token.text, shown).await {
             return Err(Lost::cancelled());
         }
         Ok(())

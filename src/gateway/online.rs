@@ -7,7 +7,10 @@ use std::{
 
 use tokio::sync::mpsc;
 
-use crate::{api::ids::RequestId, protocol::vector::Vector};
+use crate::{
+    api::ids::RequestId,
+    protocol::{logprobs::TokenLogprob, vector::Vector},
+};
 
 /// Events that wait for a slow client. Beyond that its worker is slowed down.
 const WINDOW: usize = 64;
@@ -19,6 +22,8 @@ pub enum OnlineEvent {
     Leased,
     Token {
         text: String,
+        /// Where the request asked for it, but of control tokens.
+        logprob: Option<TokenLogprob>,
     },
     Finished {
         finish_reason: String,
@@ -90,16 +95,23 @@ impl Online {
     }
 
     /// As `tell`, and remembers the token as delivered.
-    pub(super) async fn deliver(&self, request: &RequestId, id: u32, text: &str) -> bool {
+    pub(super) async fn deliver(
+        &self,
+        request: &RequestId,
+        id: u32,
+        text: String,
+        logprob: Option<TokenLogprob>,
+    ) -> bool {
         let events = {
             let mut waiting = self.lock();
             let Some(entry) = waiting.get_mut(request) else { return true };
             entry.delivered.ids.push(id);
-            entry.delivered.text.push_str(text);
+            entry.delivered.text.push_str(&text);
             entry.events.clone()
         };
         // A token may end inside a character: then there is nothing to show yet.
-        text.is_empty() || events.send(OnlineEvent::Token { text: text.to_owned() }).await.is_ok()
+        let is_nothing = text.is_empty() && logprob.is_none();
+        is_nothing || events.send(OnlineEvent::Token { text, logprob }).await.is_ok()
     }
 
     fn lock(&self) -> MutexGuard<'_, HashMap<RequestId, Entry>> {

@@ -7,7 +7,7 @@ use std::{
 
 use crate::{
     api::ids::{GridPeerId, ModelDigest},
-    protocol::wire::NodeInfo,
+    protocol::{fields::RequestFields, wire::NodeInfo},
     schedule::Rates,
 };
 
@@ -28,6 +28,8 @@ pub struct Served {
 pub struct Statement {
     pub info: NodeInfo,
     pub models: BTreeMap<ModelDigest, Served>,
+    /// Fields of a request that its software knows.
+    pub knows: RequestFields,
     pub received_ms: u64,
 }
 
@@ -162,6 +164,7 @@ fn parse(mut info: NodeInfo, now_ms: u64) -> Statement {
     info.models.truncate(MAX_ITEMS);
     info.pending.truncate(MAX_ITEMS);
     info.accelerators.truncate(MAX_ITEMS);
+    info.request_fields.truncate(MAX_ITEMS);
     let served = info.models.iter().filter_map(|model| {
         let digest = ModelDigest(model.digest.as_slice().try_into().ok()?);
         let rates = Rates {
@@ -171,7 +174,9 @@ fn parse(mut info: NodeInfo, now_ms: u64) -> Statement {
         };
         Some((digest, Served { rates, kernel_profile: model.kernel_profile.clone() }))
     });
-    Statement { models: served.collect(), info, received_ms: now_ms }
+    let models = served.collect();
+    let knows = RequestFields::of_names(info.request_fields.iter().map(String::as_str));
+    Statement { models, knows, info, received_ms: now_ms }
 }
 
 #[cfg(test)]

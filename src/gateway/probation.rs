@@ -86,17 +86,10 @@ fn canary(peer: &GridPeerId, model: ModelDigest, format: ModelFormat, prompt: &s
 
 fn chat(prompt: &str) -> InputLine {
     InputLine {
-        index: 0,
-        custom_id: "canary".into(),
         messages: vec![Message { role: "user".into(), content: prompt.into() }],
-        prompt: String::new(),
         max_tokens: MAX_TOKENS,
         temperature: 0.7,
-        top_p: 1.0,
-        top_k: 0,
         seed: rand::random(),
-        stop: Vec::new(),
-        inputs: Vec::new(),
-        encoding: Encoding::default(),
+        ..InputLine::blank(0, "canary".into())
     }
 }

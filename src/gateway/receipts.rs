@@ -13,7 +13,7 @@ use crate::{
         names::NetworkId,
         receipt::{Acceptance, Receipt, hash_tokens, hash_vectors, sign, signer_of},
         vector::Vector,
-        wire::{self, Ack, Finished},
+        wire::{self, Ack, AnswerLogprobs, Finished},
     },
     store::{AuditOrder, LedgerError, LoggedReceipt, RequestKind, Standing, Work},
     verify::{audit, embedding, sampler},
@@ -33,6 +33,8 @@ pub struct Answer {
     pub text: String,
     /// Of an embedding: a vector an input, and no tokens.
     pub vectors: Vec<Vector>,
+    /// Of each token after the prefix, where the request asked for them.
+    pub logprobs: AnswerLogprobs,
 }
 
 impl Answer {
@@ -109,7 +111,8 @@ fn traces_its_vectors(receipt: &Receipt, work: &Work, answer: &Answer) -> bool {
 
 /// `None` for parameters out of range, which no worker takes.
 fn sampler_hash(work: &Work) -> Option<[u8; 32]> {
-    sampler::SamplerParams::try_from(&start::sampling(work)).ok().map(|params| params.hash())
+    let params = sampler::SamplerParams::try_from(&work.line.sampling()).ok()?;
+    Some(sampler::asked_hash(&params, work.line.top_logprobs))
 }
 
 /// `length` means the limit was reached; anything that stops before is `stop`.
@@ -228,6 +231,7 @@ impl Gateway {
             text: answer.text.clone(),
             output: answer.output(),
             prefix: answer.output.get(..answer.prefix).unwrap_or_default().to_vec(),
+            logprobs: answer.logprobs.encode_to_vec(),
             audit,
         })
     }

@@ -3,7 +3,7 @@
 use crate::{
     protocol::{
         internal::Message,
-        wire::{ChatMessage, Sampling, Start},
+        wire::{ChatMessage, Start},
     },
     store::Work,
 };
@@ -21,12 +21,13 @@ pub(super) fn start(work: &Work, attempt: u32, lease_id: Vec<u8>, prefix: Vec<u3
         prompt: line.prompt.clone(),
         prefix,
         max_tokens: line.max_tokens,
-        sampling: Some(sampling(work)),
+        sampling: Some(line.sampling()),
         stop: line.stop.clone(),
         client_nonce: client_nonce(line.seed).to_vec(),
         beacon: work.beacon.to_vec(),
         inputs: line.inputs.clone(),
         prefix_group: prefix_group(work),
+        top_logprobs: line.top_logprobs,
     }
 }
 
@@ -35,11 +36,6 @@ pub(super) fn start(work: &Work, attempt: u32, lease_id: Vec<u8>, prefix: Vec<u3
 fn prefix_group(work: &Work) -> Vec<u8> {
     let hash = |job: &String| blake3::derive_key("xdc-grid 2026-11 prefix group of a job v1", job.as_bytes()).to_vec();
     work.job.as_ref().map(hash).unwrap_or_default()
-}
-
-pub(super) fn sampling(work: &Work) -> Sampling {
-    let line = &work.line;
-    Sampling { temperature: line.temperature, top_p: line.top_p, top_k: line.top_k, ..Sampling::default() }
 }
 
 /// The client's part of the sampling seed, as 32 bytes.

@@ -10,7 +10,10 @@ use std::{
 
 use super::Gateway;
 use crate::{
-    protocol::internal::{ChangeKind, PlacementFilter, Waiting, WaitingRefusal},
+    protocol::{
+        fields::RequestFields,
+        internal::{ChangeKind, PlacementFilter, Waiting, WaitingRefusal},
+    },
     schedule::{
         Class, Needs, Outlook, Worker,
         outlook::{drain_ms, outlook},
@@ -46,8 +49,13 @@ impl Gateway {
     /// Why the next request of a job has not started.
     pub(super) fn why_waiting(&self, job: &JobRecord) -> WhyWaiting {
         let workers = self.all_workers();
-        let needs = Needs { model: job.spec.model, model_bytes: 0, placement: job.spec.placement.clone() };
-        let position = self.backlogs.lock().queue.position(&job.uid);
+        let (position, fields) = {
+            let backlogs = self.backlogs.lock();
+            let fields = backlogs.queue.backlog(&job.uid).map(|(backlog, _, _)| backlog.needs.fields);
+            (backlogs.queue.position(&job.uid), fields.unwrap_or_default())
+        };
+        let placement = job.spec.placement.clone();
+        let needs = Needs { model: job.spec.model, model_bytes: 0, placement, fields };
         let found = outlook(&workers, &needs, position);
         let message = sentence(&found, &job.spec.model_name, &job.spec.placement);
         WhyWaiting { reason: found.reason(), message, waiting: Some(report(&found)) }
@@ -89,8 +97,12 @@ impl Gateway {
         self.metrics.expected_wait.reset();
         for model in models.iter().take(MOST_MODELS) {
             let tokens = demand.get(&model.source.digest).copied().unwrap_or(0);
-            let needs =
-                Needs { model: model.source.digest, model_bytes: model.bytes, placement: PlacementFilter::default() };
+            let needs = Needs {
+                model: model.source.digest,
+                model_bytes: model.bytes,
+                placement: PlacementFilter::default(),
+                fields: RequestFields::NONE,
+            };
             let seconds = expected_wait_seconds(workers, &needs, tokens);
             self.metrics.expected_wait.with_label_values(&[&model.source.name]).set(seconds);
         }
@@ -258,6 +270,7 @@ mod tests {
             model: crate::api::ids::ModelDigest([1; 32]),
             model_bytes: 0,
             placement: PlacementFilter::default(),
+            fields: RequestFields::NONE,
         };
         assert_eq!((expected_wait_seconds(&[], &needs, 0), expected_wait_seconds(&[], &needs, 1)), (0.0, 3600.0));
     }

@@ -2,8 +2,8 @@
 
 use serde_json::{Map, Value, json};
 
-use super::logprobs::{TokenLogprob, of_chat, of_completion};
-use crate::protocol::internal::Endpoint;
+use super::logprobs::{of_chat, of_completion};
+use crate::protocol::{internal::Endpoint, logprobs::TokenLogprob};
 
 /// What stays the same in every object of one answer.
 #[derive(Debug, Clone)]

@@ -16,7 +16,15 @@ pub struct EmbeddingRequest {
 
 impl EmbeddingRequest {
     pub fn parse(body: &[u8]) -> Parsed<Self> {
-        let mut fields = Fields::of_body(body)?;
+        Self::read(Fields::of_body(body)?)
+    }
+
+    /// Reads the `body` of a line of a batch.
+    pub fn of_batch(body: Value) -> Parsed<Self> {
+        Self::read(Fields::of(body, "body")?)
+    }
+
+    fn read(mut fields: Fields) -> Parsed<Self> {
         let model = fields.string("model")?.ok_or_else(|| fields.missing("model"))?;
         let inputs = inputs(&mut fields)?;
         let encoding = match fields.string("encoding_format")?.as_deref() {

@@ -10,6 +10,8 @@ use serde_json::{Value, json};
 
 /// Characters of what a client sent that an error repeats.
 const MOST_REPEATED: usize = 100;
+/// Code of a field that is not offered.
+const UNSUPPORTED: &str = "unsupported_parameter";
 
 /// `{"error": {"message", "type", "param", "code"}}` with its status.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -54,7 +56,14 @@ impl OpenAiError {
     /// A field that is unknown, or known and not offered here.
     pub fn unsupported(field: &str) -> Self {
         let field: String = field.chars().take(MOST_REPEATED).collect();
-        Self::invalid(&field, format!("{field} is not supported here, or not with that value"))
+        let mut error = Self::invalid(&field, format!("{field} is not supported here, or not with that value"));
+        error.body.code = Some(UNSUPPORTED.to_owned());
+        error
+    }
+
+    /// Whether it is a field that nobody offers, rather than one with a wrong value.
+    pub fn is_unsupported(&self) -> bool {
+        self.body.code.as_deref() == Some(UNSUPPORTED)
     }
 
     pub fn unreadable(message: impl Into<String>) -> Self {

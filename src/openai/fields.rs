@@ -84,6 +84,7 @@ impl Fields {
         let Some(value) = self.take(field) else { return Ok(None) };
         match whole(&value) {
             Some(number) if (least..=most).contains(&number) => Ok(Some(number)),
+            _ if least == most => Err(self.invalid(field, least)),
             _ => Err(self.invalid(field, format!("a whole number from {least} to {most}"))),
         }
     }

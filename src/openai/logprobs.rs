@@ -2,28 +2,25 @@
 
 use serde_json::{Map, Value, json};
 
-/// A token that was chosen, and what else could have been.
-#[derive(Debug, Clone, PartialEq)]
-pub struct TokenLogprob {
-    pub token: TokenText,
-    /// Natural logarithm of its probability.
-    pub logprob: f32,
-    /// The most likely tokens, from high to low.
-    pub top: Vec<(TokenText, f32)>,
+use crate::protocol::{
+    internal::Endpoint,
+    logprobs::{TokenLogprob, TokenText},
+};
+
+fn text(token: &TokenText) -> String {
+    String::from_utf8_lossy(&token.0).into_owned()
 }
 
-/// The bytes of one token. It may be part of a character only.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct TokenText(pub Vec<u8>);
-
-impl TokenText {
-    fn text(&self) -> String {
-        String::from_utf8_lossy(&self.0).into_owned()
+/// As an answer of `endpoint` has them.
+pub fn of_answer(endpoint: Endpoint, tokens: &[TokenLogprob]) -> Value {
+    match endpoint {
+        Endpoint::ChatCompletions => of_chat(tokens),
+        Endpoint::Completions | Endpoint::Embeddings => of_completion(tokens, 0),
     }
 }
 
 pub(super) fn of_chat(tokens: &[TokenLogprob]) -> Value {
-    let one = |token: &TokenText, logprob: f32| json!({"token": token.text(), "logprob": logprob, "bytes": token.0});
+    let one = |token: &TokenText, logprob: f32| json!({"token": text(token), "logprob": logprob, "bytes": token.0});
     let content = tokens.iter().map(|token| {
         let mut body = one(&token.token, token.logprob);
         body["top_logprobs"] = token.top.iter().map(|(token, logprob)| one(token, *logprob)).collect();
@@ -37,20 +34,20 @@ pub(super) fn of_completion(tokens: &[TokenLogprob], offset: usize) -> Value {
     let mut at = offset;
     let offsets = tokens.iter().map(|token| {
         let here = at;
-        at += token.token.text().chars().count();
+        at += text(&token.token).chars().count();
         here
     });
     let offsets: Vec<usize> = offsets.collect();
     let top = tokens.iter().map(|token| {
         let mut map = Map::new();
-        for (text, logprob) in &token.top {
+        for (other, logprob) in &token.top {
             // Two tokens may read alike; the likelier one comes first and stays.
-            map.entry(text.text()).or_insert_with(|| json!(logprob));
+            map.entry(text(other)).or_insert_with(|| json!(logprob));
         }
         Value::Object(map)
     });
     json!({
-        "tokens": tokens.iter().map(|token| token.token.text()).collect::<Vec<_>>(),
+        "tokens": tokens.iter().map(|token| text(&token.token)).collect::<Vec<_>>(),
         "token_logprobs": tokens.iter().map(|token| token.logprob).collect::<Vec<_>>(),
         "top_logprobs": top.collect::<Value>(),
         "text_offset": offsets,

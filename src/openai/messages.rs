@@ -46,15 +46,17 @@ pub enum ToolUse {
 pub(super) fn messages(fields: &mut Fields, tools: ToolUse) -> Parsed<Vec<Message>> {
     match fields.take("messages") {
         Some(Value::Array(list)) if (1..=MAX_MESSAGES).contains(&list.len()) => {
-            list.into_iter().enumerate().map(|(index, value)| message(index, value, tools)).collect()
+            let name = fields.name("messages");
+            let numbered = list.into_iter().enumerate();
+            numbered.map(|(index, value)| message(&format!("{name}[{index}]"), value, tools)).collect()
         }
         Some(_) => Err(fields.invalid("messages", format!("a list of 1 to {MAX_MESSAGES}"))),
         None => Err(fields.missing("messages")),
     }
 }
 
-fn message(index: usize, value: Value, tools: ToolUse) -> Parsed<Message> {
-    let mut fields = Fields::of(value, &format!("messages[{index}]"))?;
+fn message(name: &str, value: Value, tools: ToolUse) -> Parsed<Message> {
+    let mut fields = Fields::of(value, name)?;
     let role = match (fields.string("role")?.ok_or_else(|| fields.missing("role"))?.as_str(), tools) {
         ("system" | "developer", _) => "system",
         ("user", _) => "user",
@@ -123,7 +125,7 @@ pub(super) fn tools(fields: &mut Fields, offered: ToolUse) -> Parsed<Tools> {
     let list = match fields.take("tools") {
         None => Vec::new(),
         Some(Value::Array(list)) if list.is_empty() => list,
-        Some(_) if offered == ToolUse::NotOffered => return Err(OpenAiError::unsupported("tools")),
+        Some(_) if offered == ToolUse::NotOffered => return Err(OpenAiError::unsupported(&fields.name("tools"))),
         Some(Value::Array(list)) if list.len() <= MAX_TOOLS => list,
         Some(_) => return Err(wrong(fields)),
     };

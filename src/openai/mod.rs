@@ -1,5 +1,5 @@
-//! The OpenAI API as the gateway and `grid-worker serve` both speak it: what a request may say, the bodies of answers and errors,
-//! server-sent events, API keys. Turns bytes into values and values into bytes; never knows who computes the answer, and keeps nothing.
+//! The OpenAI API as the gateway, `grid-worker serve` and the lines of a batch speak it: what a request may say, the bodies of answers and
+//! errors, server-sent events, API keys. Turns bytes into values and values into bytes; never knows who computes the answer, and keeps nothing.
 
 mod answer;
 mod body;
@@ -7,6 +7,7 @@ mod embeddings;
 mod error;
 mod fields;
 mod keys;
+mod line;
 mod logprobs;
 mod messages;
 mod request;
@@ -14,14 +15,15 @@ pub mod sse;
 mod tokens;
 mod tool_calls;
 
+pub use crate::protocol::logprobs::{TokenLogprob, TokenText};
 pub use answer::{Call, Choice, Piece, Shape, Usage};
 pub use body::read as read_body;
 pub use embeddings::EmbeddingRequest;
 pub use error::{ErrorBody, OpenAiError};
 pub use keys::{Tokens, check_key};
-pub use logprobs::{TokenLogprob, TokenText};
+pub use logprobs::of_answer as logprobs_of_answer;
 pub use messages::{Message, ToolCall, ToolUse, Tools};
-pub use request::{Offer, Prompt, Sampling, TextRequest};
+pub use request::{Defaults, Forms, Offer, Prompt, TextRequest};
 pub use tokens::{DetokenizeRequest, TokenizeRequest};
 
 /// A request that could be read, or what to answer instead.

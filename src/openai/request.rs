@@ -9,40 +9,53 @@ use super::{
     messages::{self, ToolUse, Tools},
 };
 use crate::{
-    protocol::internal::Endpoint,
+    protocol::{internal::Endpoint, logprobs::MAX_TOP_LOGPROBS},
     verify::sampler::{LogitBias, MAX_LOGIT_BIASES, MAX_SCHEMA_BYTES, SamplerParams, TextForm},
 };
 
 /// Stop strings, and bytes of each.
 const MAX_STOPS: usize = 16;
 const MAX_STOP_BYTES: usize = 256;
-/// Most alternatives told with a token.
-const MAX_TOP: i64 = 20;
 
 /// What a server offers. The rest is refused by name.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq)]
 pub struct Offer {
     /// Largest answer, in tokens.
     pub most_tokens: u32,
     /// Most answers to one request (`n`).
     pub most_choices: u32,
-    pub sampling: Sampling,
+    pub forms: Forms,
     pub tools: ToolUse,
+    pub defaults: Defaults,
 }
 
-/// Which ways of choosing tokens there are.
+/// Whether a text may be asked for in a form (`response_format`).
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Sampling {
-    /// Temperature, top-p, top-k and a seed: what a request to a worker of the grid can say.
-    Basic,
-    /// Penalties, bias, log-probabilities and forms too.
-    Full,
+pub enum Forms {
+    Offered,
+    NotOffered,
+}
+
+/// What holds for a request that says nothing.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Defaults {
+    /// `None`: the request then names no limit.
+    pub max_tokens: Option<u32>,
+    pub sampling: SamplerParams,
+    pub seed: Option<u64>,
+    pub stop: Vec<String>,
+}
+
+impl Defaults {
+    /// OpenAI's own.
+    pub const OPENAI: Self =
+        Defaults { max_tokens: None, sampling: SamplerParams::new(1.0, 1.0, 0), seed: None, stop: Vec::new() };
 }
 
 impl Offer {
     /// What the grid offers.
-    pub fn of_the_grid(most_tokens: u32) -> Self {
-        Offer { most_tokens, most_choices: 1, sampling: Sampling::Basic, tools: ToolUse::NotOffered }
+    pub fn of_the_grid(most_tokens: u32, defaults: Defaults) -> Self {
+        Offer { most_tokens, most_choices: 1, forms: Forms::NotOffered, tools: ToolUse::NotOffered, defaults }
     }
 }
 
@@ -78,7 +91,15 @@ pub struct TextRequest {
 impl TextRequest {
     /// Parses the body of a request to `endpoint`.
     pub fn parse(body: &[u8], endpoint: Endpoint, offer: &Offer) -> Parsed<Self> {
-        let mut fields = Fields::of_body(body)?;
+        Self::read(Fields::of_body(body)?, endpoint, offer)
+    }
+
+    /// Reads the `body` of a line of a batch.
+    pub fn of_batch(body: Value, endpoint: Endpoint, offer: &Offer) -> Parsed<Self> {
+        Self::read(Fields::of(body, "body")?, endpoint, offer)
+    }
+
+    fn read(mut fields: Fields, endpoint: Endpoint, offer: &Offer) -> Parsed<Self> {
         let model = fields.string("model")?.ok_or_else(|| fields.missing("model"))?;
         let is_chat = match endpoint {
             Endpoint::ChatCompletions => true,
@@ -92,17 +113,18 @@ impl TextRequest {
         } else {
             (Prompt::Text(prompt(&mut fields)?), Tools::default())
         };
-        let stream = fields.flag("stream")?.unwrap_or(false);
+        let (stream, defaults) = (fields.flag("stream")?.unwrap_or(false), &offer.defaults);
         let request = TextRequest {
             model,
             prompt,
             tools,
-            max_tokens: max_tokens(&mut fields, is_chat, offer.most_tokens)?,
-            sampling: sampling(&mut fields, offer.sampling, is_chat)?,
-            seed: fields.integer("seed", i64::MIN, i64::MAX)?.map(|seed| seed as u64),
-            stop: stop(&mut fields)?,
+            max_tokens: max_tokens(&mut fields, is_chat, offer.most_tokens)?.or(defaults.max_tokens),
+            sampling: sampling(&mut fields, offer.forms, &defaults.sampling, is_chat)?,
+            // Any 64-bit number is a seed; a negative one keeps its bits.
+            seed: fields.integer("seed", i64::MIN, i64::MAX)?.map(i64::cast_unsigned).or(defaults.seed),
+            stop: stop(&mut fields)?.unwrap_or_else(|| defaults.stop.clone()),
             choices: fields.integer("n", 1, offer.most_choices.into())?.map_or(1, |n| n as u32),
-            top_logprobs: logprobs(&mut fields, offer.sampling, is_chat)?,
+            top_logprobs: logprobs(&mut fields, is_chat)?,
             stream,
             include_usage: stream_options(&mut fields, stream)?,
             user: fields.string("user")?,
@@ -136,53 +158,38 @@ fn max_tokens(fields: &mut Fields, is_chat: bool, most: u32) -> Parsed<Option<u3
     Ok(asked.and_then(|tokens| u32::try_from(tokens).ok()))
 }
 
-fn sampling(fields: &mut Fields, offered: Sampling, is_chat: bool) -> Parsed<SamplerParams> {
-    let basic = SamplerParams {
-        temperature: fields.number("temperature", 0.0, 2.0)?.unwrap_or(1.0),
-        top_p: top_p(fields)?,
-        // Some clients say -1 for "all".
-        top_k: fields.integer("top_k", -1, i64::from(u32::MAX))?.map_or(0, |top_k| top_k.max(0) as u32),
-        ..SamplerParams::GREEDY
-    };
-    if offered == Sampling::Basic {
-        let zero = |value: &Value| value.as_f64() == Some(0.0);
-        fields.neutral("min_p", zero)?;
-        fields.neutral("repetition_penalty", |value| value.as_f64() == Some(1.0))?;
-        fields.neutral("presence_penalty", zero)?;
-        fields.neutral("frequency_penalty", zero)?;
-        fields.neutral("logit_bias", is_empty)?;
-        fields.neutral("response_format", |value| value.get("type").and_then(Value::as_str) == Some("text"))?;
-        return Ok(basic);
-    }
+fn sampling(fields: &mut Fields, forms: Forms, defaults: &SamplerParams, is_chat: bool) -> Parsed<SamplerParams> {
     Ok(SamplerParams {
-        min_p: fields.number("min_p", 0.0, 1.0)?.unwrap_or(0.0),
-        repetition_penalty: fields.number("repetition_penalty", 0.1, 10.0)?.unwrap_or(1.0),
-        presence_penalty: fields.number("presence_penalty", -2.0, 2.0)?.unwrap_or(0.0),
-        frequency_penalty: fields.number("frequency_penalty", -2.0, 2.0)?.unwrap_or(0.0),
-        logit_bias: logit_bias(fields)?,
-        form: if is_chat { form(fields)? } else { TextForm::Free },
-        ..basic
+        temperature: fields.number("temperature", 0.0, 2.0)?.unwrap_or(defaults.temperature),
+        top_p: top_p(fields)?.unwrap_or(defaults.top_p),
+        // Some clients say -1 for "all".
+        top_k: fields.integer("top_k", -1, i64::from(u32::MAX))?.map_or(defaults.top_k, |top_k| top_k.max(0) as u32),
+        min_p: fields.number("min_p", 0.0, 1.0)?.unwrap_or(defaults.min_p),
+        repetition_penalty: fields.number("repetition_penalty", 0.1, 10.0)?.unwrap_or(defaults.repetition_penalty),
+        presence_penalty: fields.number("presence_penalty", -2.0, 2.0)?.unwrap_or(defaults.presence_penalty),
+        frequency_penalty: fields.number("frequency_penalty", -2.0, 2.0)?.unwrap_or(defaults.frequency_penalty),
+        logit_bias: logit_bias(fields)?.unwrap_or_else(|| defaults.logit_bias.clone()),
+        form: form(fields, forms, is_chat)?.unwrap_or_else(|| defaults.form.clone()),
     })
 }
 
-fn top_p(fields: &mut Fields) -> Parsed<f32> {
+fn top_p(fields: &mut Fields) -> Parsed<Option<f32>> {
     match fields.take("top_p").map(|value| value.as_f64()) {
-        None => Ok(1.0),
+        None => Ok(None),
         // What is above 0 must stay so in single precision.
-        Some(Some(top_p)) if top_p > 0.0 && top_p <= 1.0 => Ok((top_p as f32).max(f32::MIN_POSITIVE)),
+        Some(Some(top_p)) if top_p > 0.0 && top_p <= 1.0 => Ok(Some((top_p as f32).max(f32::MIN_POSITIVE))),
         Some(_) => Err(fields.invalid("top_p", "a number above 0, at most 1")),
     }
 }
 
-fn logit_bias(fields: &mut Fields) -> Parsed<Vec<LogitBias>> {
+fn logit_bias(fields: &mut Fields) -> Parsed<Option<Vec<LogitBias>>> {
+    let taken = fields.take("logit_bias");
     let wrong = || {
-        let must = format!(
-            "logit_bias must be an object of at most {MAX_LOGIT_BIASES} token ids with numbers from -100 to 100"
-        );
-        OpenAiError::invalid("logit_bias", must)
+        let must = format!("an object of at most {MAX_LOGIT_BIASES} token ids with numbers from -100 to 100");
+        fields.invalid("logit_bias", must)
     };
-    let map = match fields.take("logit_bias") {
-        None => return Ok(Vec::new()),
+    let map = match taken {
+        None => return Ok(None),
         Some(Value::Object(map)) if map.len() <= MAX_LOGIT_BIASES => map,
         Some(_) => return Err(wrong()),
     };
@@ -194,13 +201,21 @@ fn logit_bias(fields: &mut Fields) -> Parsed<Vec<LogitBias>> {
     };
     let mut biases: Vec<LogitBias> = map.into_iter().map(bias).collect::<Option<_>>().ok_or_else(wrong)?;
     biases.sort_by_key(|bias| bias.id);
-    Ok(biases)
+    Ok(Some(biases))
 }
 
-fn form(fields: &mut Fields) -> Parsed<TextForm> {
+fn form(fields: &mut Fields, forms: Forms, is_chat: bool) -> Parsed<Option<TextForm>> {
     const NAME: &str = "response_format";
-    let Some(value) = fields.take(NAME) else { return Ok(TextForm::Free) };
-    let mut format = Fields::of(value, NAME)?;
+    // Completions have no such field: it is left, and refused with what is unknown.
+    if !is_chat {
+        return Ok(None);
+    }
+    if forms == Forms::NotOffered {
+        fields.neutral(NAME, |value| value.get("type").and_then(Value::as_str) == Some("text"))?;
+        return Ok(None);
+    }
+    let Some(value) = fields.take(NAME) else { return Ok(None) };
+    let mut format = Fields::of(value, &fields.name(NAME))?;
     let form = match format.string("type")?.as_deref() {
         Some("text") => TextForm::Free,
         Some("json_object") => TextForm::JsonObject,
@@ -211,7 +226,7 @@ fn form(fields: &mut Fields) -> Parsed<TextForm> {
         _ => return Err(format.invalid("type", "text, json_object or json_schema")),
     };
     format.finish()?;
-    Ok(form)
+    Ok(Some(form))
 }
 
 fn json_schema(mut fields: Fields) -> Parsed<TextForm> {
@@ -232,35 +247,22 @@ fn json_schema(mut fields: Fields) -> Parsed<TextForm> {
 }
 
 /// Chat says whether and how many; completions only how many.
-fn logprobs(fields: &mut Fields, offered: Sampling, is_chat: bool) -> Parsed<Option<u32>> {
-    let no = |value: &Value| value.as_bool() == Some(false);
-    match (offered, is_chat) {
-        (Sampling::Basic, true) => {
-            fields.neutral("logprobs", no)?;
-            fields.neutral("top_logprobs", |value| value.as_f64() == Some(0.0))?;
-            Ok(None)
-        }
-        (Sampling::Basic, false) => {
-            fields.neutral("logprobs", |_| false)?;
-            Ok(None)
-        }
-        (Sampling::Full, false) => Ok(fields.integer("logprobs", 0, MAX_TOP)?.map(|top| top as u32)),
-        (Sampling::Full, true) => {
-            let wanted = fields.flag("logprobs")?.unwrap_or(false);
-            match fields.integer("top_logprobs", 0, MAX_TOP)? {
-                Some(top) if top > 0 && !wanted => {
-                    Err(OpenAiError::invalid("top_logprobs", "top_logprobs needs logprobs: true"))
-                }
-                top => Ok(wanted.then_some(top.unwrap_or(0) as u32)),
-            }
-        }
+fn logprobs(fields: &mut Fields, is_chat: bool) -> Parsed<Option<u32>> {
+    let most = i64::from(MAX_TOP_LOGPROBS);
+    if !is_chat {
+        return Ok(fields.integer("logprobs", 0, most)?.map(|top| top as u32));
+    }
+    let wanted = fields.flag("logprobs")?.unwrap_or(false);
+    match fields.integer("top_logprobs", 0, most)? {
+        Some(top) if top > 0 && !wanted => Err(needs(fields, "top_logprobs", "logprobs")),
+        top => Ok(wanted.then_some(top.unwrap_or(0) as u32)),
     }
 }
 
-fn stop(fields: &mut Fields) -> Parsed<Vec<String>> {
+fn stop(fields: &mut Fields) -> Parsed<Option<Vec<String>>> {
     let must = format!("a string or a list of at most {MAX_STOPS} strings of 1 to {MAX_STOP_BYTES} bytes");
     let stops = match fields.take("stop") {
-        None => return Ok(Vec::new()),
+        None => return Ok(None),
         Some(Value::String(stop)) => vec![stop],
         Some(Value::Array(list)) => {
             let texts: Option<Vec<String>> = list.iter().map(|stop| stop.as_str().map(str::to_owned)).collect();
@@ -269,20 +271,25 @@ fn stop(fields: &mut Fields) -> Parsed<Vec<String>> {
         Some(_) => return Err(fields.invalid("stop", must)),
     };
     let sound = stops.len() <= MAX_STOPS && stops.iter().all(|stop| (1..=MAX_STOP_BYTES).contains(&stop.len()));
-    if sound { Ok(stops) } else { Err(fields.invalid("stop", must)) }
+    if sound { Ok(Some(stops)) } else { Err(fields.invalid("stop", must)) }
 }
 
 fn stream_options(fields: &mut Fields, stream: bool) -> Parsed<bool> {
     match fields.take("stream_options") {
         None => Ok(false),
-        Some(_) if !stream => Err(OpenAiError::invalid("stream_options", "stream_options needs stream: true")),
+        Some(_) if !stream => Err(needs(fields, "stream_options", "stream")),
         Some(value) => {
-            let mut options = Fields::of(value, "stream_options")?;
+            let mut options = Fields::of(value, &fields.name("stream_options"))?;
             let usage = options.flag("include_usage")?.unwrap_or(false);
             options.finish()?;
             Ok(usage)
         }
     }
+}
+
+fn needs(fields: &Fields, field: &str, flag: &str) -> OpenAiError {
+    let name = fields.name(field);
+    OpenAiError::invalid(&name, format!("{name} needs {flag}: true"))
 }
 
 /// Removes what asks for nothing that is not done anyway.

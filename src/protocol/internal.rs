@@ -11,7 +11,7 @@
 //! | `GET  /internal/v1/models/{sha256}`, `DELETE` | → [`ModelReport`] |
 //! | `GET  /internal/v1/jobs?after=UID` | → [`JobPage`]: what jobs it keeps, at most [`JOBS_A_PAGE`] at once |
 //! | `POST /internal/v1/jobs/{uid}` | [`WholeJob`] → [`JobReport`]; again: no change; another one under the same uid: 409 |
-//! | `PUT  /internal/v1/jobs/{uid}` | [`JobSpec`] → [`JobReport`]; another spec under the same uid: 409 |
+//! | `PUT  /internal/v1/jobs/{uid}` | [`JobSpec`] → [`JobReport`]; another spec takes its place until its input is there, then: 409 |
 //! | `PUT  /internal/v1/jobs/{uid}/input` | NDJSON of [`InputLine`] → [`JobReport`]; again with the same bytes: no change |
 //! | `PATCH /internal/v1/jobs/{uid}` | [`JobControl`] → [`JobReport`] |
 //! | `GET  /internal/v1/jobs/{uid}` | → [`JobReport`] |
@@ -39,7 +39,13 @@ pub use payment::{JobPayment, OpenPayment, PaidJobTotals, ServedUnits, SettledPa
 pub use placement::{MAX_PLACEMENT_ITEMS, MAX_PLACEMENT_TEXT, PlacementFilter, Trust};
 pub use waiting::{Waiting, WaitingRefusal};
 
-use super::{names::NetworkId, vector::Vector};
+use super::{
+    fields::{RequestField, RequestFields},
+    logprobs::TokenLogprob,
+    names::NetworkId,
+    vector::Vector,
+    wire,
+};
 use crate::api::ids::{EpochNumber, GridPeerId, ModelDigest, NodeAddress, RequestId};
 
 /// Error body of every endpoint.
@@ -384,6 +390,25 @@ pub struct InputLine {
     pub temperature: f32,
     pub top_p: f32,
     pub top_k: u32,
+    /// 0 to 1; 0 = off. This and what follows up to the seed is not written where it is off: a line from before it existed stays the same
+    /// bytes.
+    #[serde(default, skip_serializing_if = "is_off")]
+    pub min_p: f32,
+    /// 0.1 to 10; 1 = off.
+    #[serde(default = "unchanged", skip_serializing_if = "is_unchanged")]
+    pub repetition_penalty: f32,
+    /// -2 to 2; 0 = off.
+    #[serde(default, skip_serializing_if = "is_off")]
+    pub presence_penalty: f32,
+    /// -2 to 2; 0 = off.
+    #[serde(default, skip_serializing_if = "is_off")]
+    pub frequency_penalty: f32,
+    /// By token id, -100 to 100; at most 1024.
+    #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
+    pub logit_bias: BTreeMap<u32, f32>,
+    /// Log-probabilities with every token: its own and so many alternatives, 0 to 20; absent = none.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub top_logprobs: Option<u32>,
     /// The client's contribution to the sampling seed.
     pub seed: u64,
     #[serde(default)]
@@ -396,9 +421,21 @@ pub struct InputLine {
     pub encoding: Encoding,
 }
 
+fn is_off(value: &f32) -> bool {
+    *value == 0.0
+}
+
+fn unchanged() -> f32 {
+    1.0
+}
+
+fn is_unchanged(value: &f32) -> bool {
+    *value == 1.0
+}
+
 impl InputLine {
-    /// An embedding request: what is sampled for other endpoints is in its neutral form.
-    pub fn embedding(index: u32, custom_id: String, inputs: Vec<String>, encoding: Encoding) -> Self {
+    /// A request for one token, the likeliest, after nothing: what others are built on.
+    pub fn blank(index: u32, custom_id: String) -> Self {
         InputLine {
             index,
             custom_id,
@@ -408,11 +445,52 @@ impl InputLine {
             temperature: 0.0,
             top_p: 1.0,
             top_k: 0,
+            min_p: 0.0,
+            repetition_penalty: 1.0,
+            presence_penalty: 0.0,
+            frequency_penalty: 0.0,
+            logit_bias: BTreeMap::new(),
+            top_logprobs: None,
             seed: 0,
             stop: Vec::new(),
-            inputs,
-            encoding,
+            inputs: Vec::new(),
+            encoding: Encoding::default(),
         }
+    }
+
+    /// An embedding request: what is sampled for other endpoints is in its neutral form.
+    pub fn embedding(index: u32, custom_id: String, inputs: Vec<String>, encoding: Encoding) -> Self {
+        InputLine { inputs, encoding, ..Self::blank(index, custom_id) }
+    }
+
+    /// How its tokens are chosen, as a worker is told.
+    pub fn sampling(&self) -> wire::Sampling {
+        let bias = |(id, bias): (&u32, &f32)| wire::LogitBias { id: *id, bias: *bias };
+        wire::Sampling {
+            temperature: self.temperature,
+            top_p: self.top_p,
+            top_k: self.top_k,
+            min_p: self.min_p,
+            // Absent on the wire, as for those who never heard of it.
+            repetition_penalty: if is_unchanged(&self.repetition_penalty) { 0.0 } else { self.repetition_penalty },
+            presence_penalty: self.presence_penalty,
+            frequency_penalty: self.frequency_penalty,
+            logit_bias: self.logit_bias.iter().map(bias).collect(),
+            ..wire::Sampling::default()
+        }
+    }
+
+    /// What a worker must know to answer it rightly.
+    pub fn fields(&self) -> RequestFields {
+        let used = [
+            (RequestField::MinP, !is_off(&self.min_p)),
+            (RequestField::RepetitionPenalty, !is_unchanged(&self.repetition_penalty)),
+            (RequestField::PresencePenalty, !is_off(&self.presence_penalty)),
+            (RequestField::FrequencyPenalty, !is_off(&self.frequency_penalty)),
+            (RequestField::LogitBias, !self.logit_bias.is_empty()),
+            (RequestField::Logprobs, self.top_logprobs.is_some()),
+        ];
+        used.into_iter().filter(|(_, used)| *used).map(|(field, _)| field).collect()
     }
 }
 
@@ -559,6 +637,9 @@ pub enum Outcome {
         text: String,
         /// `stop` or `length`.
         finish_reason: String,
+        /// Of the tokens of the text, where the request asked for them.
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        logprobs: Option<Vec<TokenLogprob>>,
         prompt_tokens: u32,
         output_tokens: u32,
         node_name: String,

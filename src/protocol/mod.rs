@@ -2,8 +2,10 @@
 //! operator and gateway, the shards of Local jobs, and the published statement of an epoch. Pure; the only rooms that may depend on a message layout are the ones that send or read it.
 
 pub mod embeddings;
+pub mod fields;
 pub mod identity;
 pub mod internal;
+pub mod logprobs;
 pub mod names;
 pub mod receipt;
 pub mod shard;

@@ -245,6 +245,9 @@ pub struct Start {
     /// 32 bytes, the same for requests that may share what was computed for the beginning of their prompts; empty: with none.
     #[prost(bytes = "vec", tag = "14")]
     pub prefix_group: Vec<u8>,
+    /// Log-probabilities with every token: its own and so many alternatives, 0 to 20. Absent: none.
+    #[prost(uint32, optional, tag = "15")]
+    pub top_logprobs: Option<u32>,
 }
 
 #[derive(Clone, PartialEq, Message)]
@@ -355,6 +358,38 @@ pub struct Token {
     /// May be empty: a token can end inside a UTF-8 sequence.
     #[prost(string, tag = "3")]
     pub text: String,
+    /// Where the request asked for them, with every token.
+    #[prost(message, optional, tag = "4")]
+    pub logprobs: Option<TokenLogprobs>,
+}
+
+/// How likely a token was by the model's own distribution: before temperature, penalties and bias.
+#[derive(Clone, PartialEq, Message)]
+pub struct TokenLogprobs {
+    /// The bytes that the token stands for; none for a control token.
+    #[prost(bytes = "vec", tag = "1")]
+    pub bytes: Vec<u8>,
+    /// Natural logarithm.
+    #[prost(float, tag = "2")]
+    pub logprob: f32,
+    /// The most likely tokens, from high to low.
+    #[prost(message, repeated, tag = "3")]
+    pub top: Vec<TopLogprob>,
+}
+
+#[derive(Clone, PartialEq, Message)]
+pub struct TopLogprob {
+    #[prost(bytes = "vec", tag = "1")]
+    pub bytes: Vec<u8>,
+    #[prost(float, tag = "2")]
+    pub logprob: f32,
+}
+
+/// What was told of all tokens of an answer, in their order, without those of its prefix.
+#[derive(Clone, PartialEq, Message)]
+pub struct AnswerLogprobs {
+    #[prost(message, repeated, tag = "1")]
+    pub tokens: Vec<TokenLogprobs>,
 }
 
 #[derive(Clone, PartialEq, Message)]
@@ -458,6 +493,9 @@ pub struct Replay {
     pub sampler: Vec<u8>,
     #[prost(bytes = "vec", tag = "9")]
     pub seed: Vec<u8>,
+    /// Where the request asked for log-probabilities: `verify::told::hash` over those that the verifier found, 32 bytes; else empty.
+    #[prost(bytes = "vec", tag = "10")]
+    pub logprobs_hash: Vec<u8>,
 }
 
 // ---- challenge -----------------------------------------------------------------------------------------------------
@@ -663,6 +701,9 @@ pub struct NodeInfo {
     /// Unix milliseconds; an advert expires 30 s after it.
     #[prost(uint64, tag = "15")]
     pub issued_at_ms: u64,
+    /// Names of the fields of a request, beyond those of the first version, that it knows (`protocol::fields`).
+    #[prost(string, repeated, tag = "16")]
+    pub request_fields: Vec<String>,
 }
 
 /// A model that passed the worker's self-test.

@@ -3,7 +3,7 @@
 use std::collections::BTreeMap;
 
 use super::{Locality, Needs, Work, Worker};
-use crate::protocol::internal::Trust;
+use crate::protocol::{fields::RequestFields, internal::Trust};
 
 /// Why a worker does not get a request, the most lasting reason first. The text is fit for a condition message.
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, thiserror::Error)]
@@ -20,6 +20,8 @@ pub enum Refusal {
     NotTrusted { needed: Trust },
     #[error("with too little memory for the model")]
     NotEnoughMemory,
+    #[error("whose software does not know {missing}: update it")]
+    FieldsUnknown { missing: RequestFields },
     #[error("taking no new work: cordoned, draining or not proven yet")]
     Unschedulable,
     #[error("with a context of {context_length} tokens where {needed} may be needed")]
@@ -42,6 +44,7 @@ impl Refusal {
             Refusal::LabelsDiffer => "LabelsDiffer",
             Refusal::NotTrusted { .. } => "NotTrusted",
             Refusal::NotEnoughMemory => "NotEnoughMemory",
+            Refusal::FieldsUnknown { .. } => "FieldsUnknown",
             Refusal::Unschedulable => "Unschedulable",
             Refusal::ContextTooShort { .. } => "ContextTooShort",
             Refusal::Excluded => "Excluded",
@@ -78,6 +81,10 @@ pub fn fits(worker: &Worker, needs: &Needs) -> Result<(), Refusal> {
     let known = worker.memory_bytes > 0 && serving.locality != Locality::Loaded;
     if known && worker.memory_bytes < needs.model_bytes {
         return Err(Refusal::NotEnoughMemory);
+    }
+    let missing = needs.fields.missing_in(worker.knows);
+    if !missing.is_empty() {
+        return Err(Refusal::FieldsUnknown { missing });
     }
     if !worker.schedulable {
         return Err(Refusal::Unschedulable);
@@ -129,7 +136,7 @@ mod tests {
         super::testing::{loading, model, needs, peer, work, worker},
         *,
     };
-    use crate::protocol::internal::PlacementFilter;
+    use crate::protocol::{fields::RequestField, internal::PlacementFilter};
 
     fn placed(placement: PlacementFilter) -> Needs {
         Needs { placement, ..needs() }
@@ -148,13 +155,15 @@ mod tests {
         let stranger = Worker { trust: Trust::Approved, ..fit.clone() };
         let small = Worker { memory_bytes: 5, models: [(model(1), loading(Locality::OnDisk))].into(), ..fit.clone() };
         let slow = Worker { models: [(model(1), loading(Locality::MustFetch))].into(), ..fit.clone() };
-        let refused: [(Worker, Needs, Work, &str); 11] = [
+        let old = Worker { knows: RequestFields::NONE, ..fit.clone() };
+        let refused: [(Worker, Needs, Work, &str); 12] = [
             (Worker { quarantined: true, ..fit.clone() }, needs(), request.clone(), "Quarantined"),
             (Worker { schedulable: false, ..fit.clone() }, needs(), request.clone(), "Unschedulable"),
             (fit.clone(), Needs { model: model(2), ..needs() }, request.clone(), "ModelNotServed"),
             (fit.clone(), eu, request.clone(), "OtherRegion"),
             (fit.clone(), gold, request.clone(), "LabelsDiffer"),
             (stranger, own, request.clone(), "NotTrusted"),
+            (old, Needs { fields: RequestFields::all(), ..needs() }, request.clone(), "FieldsUnknown"),
             (small, Needs { model_bytes: 6, ..needs() }, request.clone(), "NotEnoughMemory"),
             (fit.clone(), needs(), Work { max_tokens: 991, ..request.clone() }, "ContextTooShort"),
             (fit.clone(), needs(), Work { exclude: [peer(1)].into(), ..request.clone() }, "Excluded"),
@@ -176,6 +185,16 @@ mod tests {
         let labels = [("tier".into(), "gold".into()), ("rack".into(), "7".into())].into();
         let worker = Worker { region: "eu".into(), trust: Trust::Managed, labels, ..worker(1, 1) };
         assert_eq!(fits(&worker, &placed(placement)), Ok(()));
+    }
+
+    #[test]
+    fn software_that_lacks_a_field_is_told_which() {
+        let knows = [RequestField::MinP].into_iter().collect();
+        let asked = Needs { fields: [RequestField::MinP, RequestField::Logprobs].into_iter().collect(), ..needs() };
+        let refusal = fits(&Worker { knows, ..worker(1, 1) }, &asked).unwrap_err();
+        assert_eq!(refusal.to_string(), "whose software does not know logprobs: update it");
+        assert!(!refusal.is_passing());
+        assert_eq!(fits(&worker(1, 1), &asked), Ok(()));
     }
 
     #[test]

@@ -2,7 +2,7 @@
 //! randomness; it gets assignments and makes leases of them. Nothing here talks, sleeps or looks at a clock.
 //!
 //! **Filter** ([`filter`]). A worker gets a request only if it serves the model and its context holds prompt and answer, if
-//! placement allows it (region, labels, trust), if it is not quarantined, cordoned or excluded, and if it has a free slot. A
+//! placement allows it (region, labels, trust), if its software knows the fields that the request uses, if it is not quarantined, cordoned or excluded, and if it has a free slot. A
 //! worker that is still loading a model must have the memory for it to count at all.
 //!
 //! **Score** ([`score`]). Of two workers drawn at random among those that can, the one with the shorter expected wait: what it
@@ -45,7 +45,10 @@ pub use score::expected_wait_ms;
 
 use crate::{
     api::ids::{GridPeerId, ModelDigest, RequestId},
-    protocol::internal::{PlacementFilter, Trust},
+    protocol::{
+        fields::RequestFields,
+        internal::{PlacementFilter, Trust},
+    },
 };
 
 /// Interactive requests that a worker starts in a row while a batch request that it could start waits.
@@ -102,6 +105,8 @@ pub struct Worker {
     pub labels: BTreeMap<String, String>,
     /// Main memory; 0 when not known.
     pub memory_bytes: u64,
+    /// Fields of a request that its software knows.
+    pub knows: RequestFields,
 }
 
 /// What all requests of one backlog ask of a worker.
@@ -111,6 +116,8 @@ pub struct Needs {
     /// Size of the model; 0 when not known.
     pub model_bytes: u64,
     pub placement: PlacementFilter,
+    /// Fields of a request that must be known, because one of them uses each.
+    pub fields: RequestFields,
 }
 
 /// Which requests go first.

@@ -7,7 +7,10 @@ use proptest::prelude::*;
 use super::{Class, Locality, Needs, Rates, Serving, Work, Worker, queue::Backlog};
 use crate::{
     api::ids::{GridPeerId, ModelDigest, RequestId},
-    protocol::internal::{PlacementFilter, Trust},
+    protocol::{
+        fields::RequestFields,
+        internal::{PlacementFilter, Trust},
+    },
 };
 
 pub(crate) fn peer(number: u8) -> GridPeerId {
@@ -22,7 +25,7 @@ pub(crate) fn model(number: u8) -> ModelDigest {
 
 /// Model 1, anywhere.
 pub(crate) fn needs() -> Needs {
-    Needs { model: model(1), model_bytes: 0, placement: PlacementFilter::default() }
+    Needs { model: model(1), model_bytes: 0, placement: PlacementFilter::default(), fields: RequestFields::NONE }
 }
 
 /// A model that cannot serve yet.
@@ -46,6 +49,7 @@ pub(crate) fn worker(number: u8, free_slots: u32) -> Worker {
         region: String::new(),
         labels: BTreeMap::new(),
         memory_bytes: 0,
+        knows: RequestFields::all(),
     }
 }
 
@@ -125,6 +129,8 @@ fn any_worker(
         region: REGIONS[region].into(),
         trust: TRUST[trust],
         labels: if gold { [("tier".into(), "gold".into())].into() } else { BTreeMap::new() },
+        // Older software, one in four.
+        knows: if a && c { RequestFields::NONE } else { RequestFields::all() },
         ..like
     }
 }
@@ -151,7 +157,8 @@ fn any_backlog(number: u32, drawn: AnyBacklog) -> (Backlog, Vec<Work>) {
         node_labels: if a && gold { [("tier".into(), "gold".into())].into() } else { BTreeMap::new() },
     };
     let class = if interactive { Class::Interactive } else { Class::Batch };
-    let needs = Needs { model: model(digest), placement, ..needs() };
+    let fields = if c && gold { RequestFields::all() } else { RequestFields::NONE };
+    let needs = Needs { model: model(digest), placement, fields, ..needs() };
     let like = backlog(&format!("team-{owner}"));
     let spec = Backlog { class, needs, suspended: a && b && c, parallelism, ..like };
     let works = (100 * number..).zip(requests).map(|(number, (prompt, max_tokens, exclude, avoid))| Work {

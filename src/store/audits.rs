@@ -57,6 +57,8 @@ pub struct OwedAudit {
     pub encoded: Vec<u8>,
     pub output: Vec<u32>,
     pub prefix: Vec<u32>,
+    /// As in [`LoggedReceipt`](super::LoggedReceipt).
+    pub logprobs: Vec<u8>,
     pub work: Work,
 }
 
@@ -103,7 +105,7 @@ impl Ledger {
         let rows = sqlx::query(
             // Vectors are computed again without a look at those that were given.
             "SELECT r.*, a.receipt, a.address, a.tries AS audit_tries, a.deadline_ms, c.kernel_profile, c.encoded,
-                    c.attempt AS receipt_attempt, n.prefix,
+                    c.attempt AS receipt_attempt, n.prefix, n.logprobs,
                     CASE r.endpoint WHEN '\"/v1/embeddings\"' THEN x'' ELSE n.output END AS output
              FROM audits a JOIN receipts c ON c.hash = a.receipt JOIN requests r ON r.id = a.request
              JOIN answers n ON n.receipt = a.receipt
@@ -304,6 +306,7 @@ fn owed(row: &SqliteRow) -> Result<OwedAudit, LedgerError> {
         encoded: row.bytes("encoded")?,
         output: row.tokens("output")?,
         prefix: row.tokens("prefix")?,
+        logprobs: row.bytes("logprobs")?,
         work: super::receipts::work(row)?,
     })
 }

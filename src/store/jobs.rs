@@ -4,18 +4,13 @@ use sqlx::sqlite::SqliteRow;
 
 use super::{
     Ledger, LedgerError,
-    columns::{Columns, corrupt, json},
+    columns::{Columns, int, json},
+    input::discard,
     ledger::Write,
     payments,
     queue::QueueChange,
 };
-use crate::{
-    api::ids::RequestId,
-    protocol::{
-        internal::{ChangeKind, InputLine, JobControl, JobName, JobNode, JobSpec, Outcome, RequestFailure, ResultLine},
-        vector::Vector,
-    },
-};
+use crate::protocol::internal::{ChangeKind, JobControl, JobName, JobNode, JobSpec, RequestFailure};
 
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct JobRecord {
@@ -47,31 +42,36 @@ pub struct JobCounts {
     pub last_failures: Vec<RequestFailure>,
 }
 
-/// One line of a job's results.
-#[derive(Debug, Clone, PartialEq)]
-pub struct ResultRow(pub ResultLine);
-
 impl Ledger {
-    /// Keeps a job's spec. The same again changes nothing.
+    /// Keeps a job's spec. The same again changes nothing; another one takes the place of one that has no input yet, because nothing of
+    /// that can have run.
     pub async fn put_job(&self, uid: &str, spec: &JobSpec, now_ms: u64) -> Result<(), LedgerError> {
         let encoded = json("jobs.spec", spec)?;
         let hash = *blake3::hash(encoded.as_bytes()).as_bytes();
         let mut write = self.begin().await?;
-        let kept = sqlx::query("SELECT spec_hash, deleted FROM jobs WHERE uid = ?")
+        let kept = sqlx::query("SELECT spec_hash, deleted, input_hash IS NULL AS open FROM jobs WHERE uid = ?")
             .bind(uid)
             .fetch_optional(write.on())
             .await?;
         if let Some(kept) = kept {
-            return unchanged(uid, kept.flag("deleted")?, kept.fixed("spec_hash")? == hash);
+            let same = kept.fixed("spec_hash")? == hash;
+            let replaceable = kept.flag("open")? && !kept.flag("deleted")?;
+            if same || !replaceable {
+                return unchanged(uid, kept.flag("deleted")?, same);
+            }
+            discard(&mut write, uid).await?;
         }
-        sqlx::query("INSERT INTO jobs (uid, namespace, spec, spec_hash, created_ms) VALUES (?, ?, ?, ?, ?)")
-            .bind(uid)
-            .bind(&spec.namespace)
-            .bind(encoded)
-            .bind(hash.as_slice())
-            .bind(super::columns::int(now_ms))
-            .execute(write.on())
-            .await?;
+        sqlx::query(
+            "INSERT INTO jobs (uid, namespace, spec, spec_hash, created_ms) VALUES (?1, ?2, ?3, ?4, ?5)
+             ON CONFLICT (uid) DO UPDATE SET namespace = ?2, spec = ?3, spec_hash = ?4",
+        )
+        .bind(uid)
+        .bind(&spec.namespace)
+        .bind(encoded)
+        .bind(hash.as_slice())
+        .bind(int(now_ms))
+        .execute(write.on())
+        .await?;
         if let Some(payment) = &spec.payment {
             payments::add(&mut write, uid, payment).await?;
         }
@@ -231,26 +231,6 @@ impl Ledger {
         rows.iter().map(failure).collect()
     }
 
-    /// At most `limit` finished requests of a job after input line `after`, in input order.
-    pub async fn results(&self, uid: &str, after: Option<u32>, limit: u32) -> Result<Vec<ResultRow>, LedgerError> {
-        let rows = sqlx::query(
-            // The request of an embedding says how many vectors there are and how they are to be written.
-            "SELECT r.id, r.line, r.custom_id, r.state, r.reason, r.message, a.text, a.finish_reason, c.prompt_tokens,
-                    c.output_tokens, c.address, c.accepted_ms, m.node_name,
-                    CASE r.endpoint WHEN '\"/v1/embeddings\"' THEN r.body END AS embedded,
-                    CASE r.endpoint WHEN '\"/v1/embeddings\"' THEN a.output END AS vectors
-             FROM requests r LEFT JOIN wins w ON w.request = r.id LEFT JOIN receipts c ON c.hash = w.receipt
-             LEFT JOIN answers a ON a.receipt = w.receipt LEFT JOIN members m ON m.address = c.address
-             WHERE r.job = ? AND r.line > ? AND r.state IN ('Done', 'Failed') ORDER BY r.line LIMIT ?",
-        )
-        .bind(uid)
-        .bind(after.map_or(-1, i64::from))
-        .bind(limit)
-        .fetch_all(self.readers())
-        .await?;
-        rows.iter().map(result_row).collect()
-    }
-
     /// Whether a job has nothing queued, leased or owed any more.
     pub async fn job_is_settled(&self, uid: &str) -> Result<bool, LedgerError> {
         let row = sqlx::query(
@@ -287,7 +267,7 @@ impl Ledger {
                              WHERE r.job = ?1 AND a.state = 'Owed')",
         )
         .bind(uid)
-        .bind(super::columns::int(now_ms))
+        .bind(int(now_ms))
         .bind(receipts_root)
         .execute(write.on())
         .await?;
@@ -315,7 +295,7 @@ pub(super) async fn fail_queued(write: &mut Write, uid: &str, now_ms: u64) -> Re
         "UPDATE requests SET state = 'Failed', reason = 'Cancelled', message = 'the job was cancelled', finished_ms = ?
          WHERE job = ? AND state = 'Queued'",
     )
-    .bind(super::columns::int(now_ms))
+    .bind(int(now_ms))
     .bind(uid)
     .execute(write.on())
     .await?;
@@ -336,49 +316,5 @@ pub(super) fn record(row: &SqliteRow) -> Result<JobRecord, LedgerError> {
         started_ms: row.count("started_ms")?,
         finished_ms: row.count("finished_ms")?,
         receipts_root: row.text("receipts_root")?,
-    })
-}
-
-fn result_row(row: &SqliteRow) -> Result<ResultRow, LedgerError> {
-    let done = row.text("state")? == "Done";
-    let text: Option<String> = sqlx::Row::try_get(row, "text")?;
-    let embedded: Option<String> = sqlx::Row::try_get(row, "embedded")?;
-    let outcome = match text {
-        Some(_) if done && embedded.is_some() => embedding(row)?,
-        Some(text) if done => Outcome::Completed {
-            text,
-            finish_reason: row.text("finish_reason")?,
-            prompt_tokens: row.count32("prompt_tokens")?,
-            output_tokens: row.count32("output_tokens")?,
-            node_name: row.text("node_name")?,
-            node_address: row.parsed("address")?,
-            created: row.count("accepted_ms")? / 1000,
-        },
-        None if done => return Err(corrupt("answers.text", "a request is done and its answer is gone")),
-        _ => Outcome::Failed { reason: row.text("reason")?, message: row.text("message")? },
-    };
-    Ok(ResultRow(ResultLine {
-        index: row.count32("line")?,
-        custom_id: row.text("custom_id")?,
-        request_id: RequestId(row.fixed("id")?),
-        outcome,
-    }))
-}
-
-fn embedding(row: &SqliteRow) -> Result<Outcome, LedgerError> {
-    let line: InputLine = row.json("embedded")?;
-    let bits = row.tokens("vectors")?;
-    let dimensions = bits.len() / line.inputs.len().max(1);
-    let vectors = bits.chunks(dimensions.max(1)).map(|bits| {
-        let vector = Vector::new(bits.iter().map(|bits| f32::from_bits(*bits)).collect());
-        vector.ok_or_else(|| corrupt("answers.output", "these bits are no vectors"))
-    });
-    Ok(Outcome::Embedded {
-        vectors: vectors.collect::<Result<_, _>>()?,
-        encoding: line.encoding,
-        prompt_tokens: row.count32("prompt_tokens")?,
-        node_name: row.text("node_name")?,
-        node_address: row.parsed("address")?,
-        created: row.count("accepted_ms")? / 1000,
     })
 }

@@ -3,6 +3,7 @@
 //! the disk and the database, gives every write one transaction and every fact one unique key; it decides nothing about
 //! workers, audits or money, and is told the time.
 
+mod answers;
 mod audits;
 pub mod blobs;
 mod challenges;
@@ -26,6 +27,7 @@ mod results;
 mod whole;
 
 pub use crate::download::{FetchError, FetchLimits, Fetching};
+pub use answers::ResultRow;
 pub use audits::{AuditDecision, AuditRecord, AuditState, CanaryRecord, OwedAudit, UNDECIDABLE};
 pub use blobs::Blobs;
 pub use challenges::{ChallengeKind, ChallengeOutcome, ChallengeRecord, ChallengeTally};
@@ -34,7 +36,7 @@ pub use error::LedgerError;
 pub use evidence::EvidenceRecord;
 pub use fsck::fsck;
 pub use input::InputWriter;
-pub use jobs::{JobCounts, JobRecord, ResultRow};
+pub use jobs::{JobCounts, JobRecord};
 pub use leases::{After, Ending, Requeued};
 pub use ledger::Ledger;
 pub use members::MemberRecord;

@@ -8,7 +8,10 @@ use super::{
     columns::{Columns, corrupt},
     requests::RequestKind,
 };
-use crate::api::ids::{GridPeerId, ModelDigest, RequestId};
+use crate::{
+    api::ids::{GridPeerId, ModelDigest, RequestId},
+    protocol::fields::RequestFields,
+};
 
 /// What the dispatcher needs to know of a waiting request. No text.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -28,6 +31,8 @@ pub struct QueuedRequest {
     pub prompt_bytes: u32,
     pub max_tokens: u32,
     pub queued_ms: u64,
+    /// What its worker must know.
+    pub fields: RequestFields,
 }
 
 /// Something that may have entered or left the queue; the ledger says how it stands now.
@@ -42,7 +47,7 @@ pub enum QueueChange {
 macro_rules! waiting {
     ($condition:literal) => {
         concat!(
-            "SELECT id, kind, owner, job, line, model, attempt, excluded, avoid, pinned, prompt_bytes, max_tokens, queued_ms ",
+            "SELECT id, kind, owner, job, line, model, attempt, excluded, avoid, pinned, prompt_bytes, max_tokens, queued_ms, fields ",
             "FROM requests WHERE state = 'Queued' AND ",
             $condition
         )
@@ -75,6 +80,19 @@ impl Ledger {
         row.count("n")
     }
 
+    /// What a worker must know to answer any request of a job.
+    pub async fn fields_of_job(&self, uid: &str) -> Result<RequestFields, LedgerError> {
+        let rows = sqlx::query("SELECT DISTINCT fields FROM requests WHERE job = ? AND fields <> 0")
+            .bind(uid)
+            .fetch_all(self.readers())
+            .await?;
+        let mut all = RequestFields::NONE;
+        for row in &rows {
+            all = all.with(RequestFields::of_bits(row.count32("fields")?));
+        }
+        Ok(all)
+    }
+
     /// A request if it waits.
     pub async fn queued_request(&self, id: &RequestId) -> Result<Option<QueuedRequest>, LedgerError> {
         let row = sqlx::query(waiting!("id = ?")).bind(id.0.as_slice()).fetch_optional(self.readers()).await?;
@@ -97,6 +115,7 @@ fn queued(row: &SqliteRow) -> Result<QueuedRequest, LedgerError> {
         prompt_bytes: row.count32("prompt_bytes")?,
         max_tokens: row.count32("max_tokens")?,
         queued_ms: row.count("queued_ms")?,
+        fields: RequestFields::of_bits(row.count32("fields")?),
     })
 }
 

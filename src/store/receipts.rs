@@ -56,6 +56,8 @@ pub struct LoggedReceipt {
     pub output: Vec<u32>,
     /// The first of them that the client had from an earlier worker.
     pub prefix: Vec<u32>,
+    /// What the worker told of the others, as `wire::AnswerLogprobs`; empty where the request did not ask.
+    pub logprobs: Vec<u8>,
     /// Set when it was selected for an audit.
     pub audit: Option<AuditOrder>,
 }
@@ -206,7 +208,7 @@ async fn win(write: &mut super::ledger::Write, receipt: &LoggedReceipt) -> Resul
         .execute(write.on())
         .await?;
     sqlx::query(
-        "INSERT INTO answers (receipt, request, finish_reason, text, output, prefix) VALUES (?, ?, ?, ?, ?, ?)",
+        "INSERT INTO answers (receipt, request, finish_reason, text, output, prefix, logprobs) VALUES (?, ?, ?, ?, ?, ?, ?)",
     )
     .bind(receipt.hash.as_slice())
     .bind(request)
@@ -214,6 +216,7 @@ async fn win(write: &mut super::ledger::Write, receipt: &LoggedReceipt) -> Resul
     .bind(&receipt.text)
     .bind(token_bytes(&receipt.output))
     .bind(token_bytes(&receipt.prefix))
+    .bind(&receipt.logprobs)
     .execute(write.on())
     .await?;
     if let Some(order) = receipt.audit {

@@ -130,8 +130,8 @@ pub(super) async fn insert(write: &mut Write, request: &NewRequest) -> Result<()
     let line = &request.line;
     let outcome = sqlx::query(
         "INSERT INTO requests (id, kind, owner, job, line, custom_id, model, endpoint, body, prompt_bytes, max_tokens,
-                               beacon, sample_percent, max_attempts, pinned, queued_ms)
-         VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)",
+                               beacon, sample_percent, max_attempts, pinned, queued_ms, fields)
+         VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)",
     )
     .bind(request.id.0.as_slice())
     .bind(request.kind.name())
@@ -149,6 +149,7 @@ pub(super) async fn insert(write: &mut Write, request: &NewRequest) -> Result<()
     .bind(request.max_attempts)
     .bind(request.pinned.as_ref().map(GridPeerId::as_str))
     .bind(int(request.queued_ms))
+    .bind(line.fields().bits())
     .execute(write.on())
     .await;
     match outcome {

@@ -85,6 +85,20 @@ pub fn compare_within(receipt: &Receipt, worker_profile: &str, replay: &Replay, 
     }
 }
 
+/// As [`compare`] for an answer that came with log-probabilities; `told`: [`super::told::hash`] over them. They are compared on equal kernel
+/// profiles only: elsewhere nothing says how far apart honest ones may be.
+pub fn compare_told(receipt: &Receipt, worker_profile: &str, told: &Hash, replay: &Replay) -> Verdict {
+    let verdict = compare(receipt, worker_profile, replay);
+    if verdict != Verdict::Pass || !decidable(worker_profile, &replay.kernel_profile) {
+        return verdict;
+    }
+    match <&Hash>::try_from(replay.logprobs_hash.as_slice()) {
+        Ok(found) if found == told => Verdict::Pass,
+        Ok(_) => Verdict::Mismatch("the answer came with other log-probabilities than those of the model".into()),
+        Err(_) => Verdict::Inconclusive("the verifier's replay is not usable: it lacks the log-probabilities".into()),
+    }
+}
+
 /// Honest noise between two kernel profiles, in logits. An honest answer exceeds either limit with a probability of at most
 /// [`super::evidence::NULL_MISMATCH`]: that is what the fit must show.
 #[derive(Debug, Clone, Copy, PartialEq, Serialize, Deserialize)]
@@ -209,6 +223,7 @@ mod tests {
             kernel_profile: PROFILE.into(),
             sampler: vec![3; 32],
             seed: vec![4; 32],
+            logprobs_hash: vec![],
         }
     }
 
@@ -241,6 +256,18 @@ mod tests {
                 assert!(mismatch(compare(&lie, profile, &replay())).contains(words), "{words}");
             }
         }
+    }
+
+    #[test]
+    fn made_up_log_probabilities_are_caught_where_the_kernels_are_equal() {
+        let with = |hash: Vec<u8>| Replay { logprobs_hash: hash, ..replay() };
+        let told = [7; 32];
+        assert_eq!(compare_told(&receipt(), PROFILE, &told, &with(vec![7; 32])), Verdict::Pass);
+        assert!(mismatch(compare_told(&receipt(), PROFILE, &told, &with(vec![8; 32]))).contains("log-probabilities"));
+        assert!(inconclusive(compare_told(&receipt(), PROFILE, &told, &with(vec![]))), "the verifier's fault");
+        assert!(inconclusive(compare_told(&receipt(), "other/1", &told, &with(vec![8; 32]))));
+        let other = Replay { trace_root: vec![8; 32], ..with(vec![7; 32]) };
+        assert!(mismatch(compare_told(&receipt(), PROFILE, &told, &other)).contains("hidden states"));
     }
 
     #[test]

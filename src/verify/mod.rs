@@ -5,5 +5,6 @@ pub mod audit;
 pub mod embedding;
 pub mod evidence;
 mod sampling;
+pub mod told;
 
 pub use xdc_grid_exact::{gemm, merkle, sampler, storage, trace};

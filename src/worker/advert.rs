@@ -14,7 +14,10 @@ use tokio::sync::Notify;
 use super::{SOFTWARE, hardware, leases::Leases, models::Models, options::WorkerOptions};
 use crate::{
     grid::GridHandle,
-    protocol::wire::{self, limits},
+    protocol::{
+        fields::RequestField,
+        wire::{self, limits},
+    },
 };
 
 const INTERVAL: Duration = Duration::from_secs(10);
@@ -43,6 +46,7 @@ impl Statement {
             accelerators: options.accelerators.iter().take(16).map(cut).collect(),
             region: cut(&options.region),
             slots: u32::try_from(leases.slots()).unwrap_or(u32::MAX),
+            request_fields: RequestField::ALL.map(|field| field.name().to_owned()).into(),
             ..Default::default()
         };
         Statement { models, leases, sequence: Arc::default(), fixed }

@@ -10,8 +10,9 @@ use tracing::debug;
 
 use super::{
     embedding,
-    engine::{engine_failed, not_admitted},
+    engine::{AnswerEngine, engine_failed, not_admitted},
     leases::rejected,
+    logprobs::told,
     models::Models,
     request::{self, PromptText, Question},
     serving::{HEARTBEAT, prompt_tokens, seed},
@@ -19,12 +20,13 @@ use super::{
 use crate::{
     api::ids::GridPeerId,
     grid::{AuditServer, FrameError, FrameSender},
-    inference::ReplayRequest,
+    inference::{ReplayRequest, TokenLogprobs},
     protocol::{
         internal::NodeRole,
         receipt::hash_tokens,
         wire::{AuditEvent, Heartbeat, Refused, Replay, audit_event::Kind},
     },
+    verify,
 };
 
 /// Audits computed at once: one prefill fills the machine.
@@ -97,7 +99,7 @@ impl Auditing {
             rejected("ModelNotReady", format!("model {} is not ready here", question.model), Duration::from_secs(2))
         })?;
         let _place = self.places.acquire().await.map_err(|error| engine_failed(error.to_string()))?;
-        let (seed, sampler) = (seed(&question), question.sampling.hash());
+        let (seed, sampler) = (seed(&question), question.sampler_hash());
         if let PromptText::Embedding(texts) = &question.prompt {
             let again = embedding::embed(ready.engine.as_ref(), texts).await?;
             return Ok(Replay {
@@ -112,7 +114,8 @@ impl Auditing {
         }
         let prompt = prompt_tokens(ready.engine.as_ref(), &question)?;
         let (prompt_hash, prompt_tokens) = (hash_tokens(&prompt), u32::try_from(prompt.len()).unwrap_or(u32::MAX));
-        let request = ReplayRequest { prompt, output, sampling: question.sampling, seed };
+        let (tokens, top_logprobs) = (output.clone(), question.top_logprobs);
+        let request = ReplayRequest { prompt, output, sampling: question.sampling, seed, top_logprobs };
         let found = ready.engine.replay(request).await.map_err(|error| not_admitted(&error))?;
         Ok(Replay {
             prompt_hash: prompt_hash.to_vec(),
@@ -124,6 +127,18 @@ impl Auditing {
             kernel_profile: ready.served.kernel_profile,
             sampler: sampler.to_vec(),
             seed: seed.to_vec(),
+            logprobs_hash: match top_logprobs {
+                // Of what the client had from another worker this one told nothing.
+                Some(_) => told_hash(ready.engine.as_ref(), &tokens, &found.logprobs, question.prefix.len()),
+                None => Vec::new(),
+            },
         })
     }
+}
+
+/// What an honest worker told of the tokens from `first` on.
+fn told_hash(engine: &dyn AnswerEngine, output: &[u32], found: &[TokenLogprobs], first: usize) -> Vec<u8> {
+    let own = output.iter().zip(found).skip(first);
+    let told: Vec<_> = own.map(|(id, logprobs)| told(engine, *id, logprobs)).collect();
+    verify::told::hash(&told).to_vec()
 }

@@ -15,6 +15,7 @@ mod fetch;
 mod hardware;
 mod hooks;
 mod leases;
+mod logprobs;
 mod metrics;
 mod models;
 mod options;

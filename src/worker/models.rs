@@ -374,7 +374,7 @@ pub(super) async fn self_test(engine: &dyn AnswerEngine) -> Result<(), String> {
             None => return Err("the engine ended without an answer".into()),
         }
     };
-    let replay = engine.replay(ReplayRequest { prompt, output, sampling, seed }).await;
+    let replay = engine.replay(ReplayRequest { top_logprobs: None, prompt, output, sampling, seed }).await;
     let replay = replay.map_err(|error| error.to_string())?;
     if replay.first_mismatch.is_some() || replay.trace_root != trace_root {
         return Err("replaying its own answer gave another trace: this machine cannot compute exactly".into());

@@ -6,9 +6,10 @@ use crate::{
     inference::ChatMessage,
     protocol::{
         internal::MAX_INPUTS,
+        logprobs::MAX_TOP_LOGPROBS,
         wire::{self, Refused},
     },
-    verify::sampler::SamplerParams,
+    verify::sampler::{SamplerParams, asked_hash},
 };
 
 /// Most answer tokens of one request.
@@ -28,6 +29,8 @@ pub(super) struct Question {
     pub prefix: Vec<u32>,
     pub max_tokens: u32,
     pub sampling: SamplerParams,
+    /// Log-probabilities with so many alternatives.
+    pub top_logprobs: Option<u32>,
     pub stop: Vec<String>,
     /// Requests of one group may share what is computed for the beginning of their prompts.
     pub prefix_group: Option<[u8; 32]>,
@@ -68,6 +71,9 @@ pub(super) fn question(start: wire::Start) -> Result<Question, Refused> {
     if start.stop.len() > MAX_STOPS || start.stop.iter().any(|stop| stop.is_empty() || stop.len() > MAX_STOP_BYTES) {
         return Err(malformed("at most 16 stop strings of 1 to 256 bytes each"));
     }
+    if start.top_logprobs.is_some_and(|top| top > MAX_TOP_LOGPROBS) {
+        return Err(malformed(format!("top_logprobs must be 0 to {MAX_TOP_LOGPROBS}")));
+    }
     Ok(Question {
         request: RequestId(fixed("request_id", &start.request_id)?),
         attempt: start.attempt,
@@ -76,6 +82,7 @@ pub(super) fn question(start: wire::Start) -> Result<Question, Refused> {
         prefix: start.prefix,
         max_tokens,
         sampling: sampler(&sampling)?,
+        top_logprobs: start.top_logprobs,
         stop: start.stop,
         prefix_group: group(&start.prefix_group)?,
         client_nonce: fixed("client_nonce", &start.client_nonce)?,
@@ -84,6 +91,11 @@ pub(super) fn question(start: wire::Start) -> Result<Question, Refused> {
 }
 
 impl Question {
+    /// What its receipt and its audit say was asked for.
+    pub(super) fn sampler_hash(&self) -> [u8; 32] {
+        asked_hash(&self.sampling, self.top_logprobs)
+    }
+
     pub(super) fn terms(&self, gateway: &GridPeerId) -> Terms {
         Terms {
             gateway: gateway.clone(),
@@ -173,6 +185,7 @@ mod tests {
         assert!(reason(wire::Start { max_tokens: 0, ..start("x") }).contains("max_tokens"));
         assert!(reason(wire::Start { prefix: vec![1; 8], max_tokens: 8, ..start("x") }).contains("prefix"));
         assert!(reason(wire::Start { stop: vec![String::new()], ..start("x") }).contains("stop"));
+        assert!(reason(wire::Start { top_logprobs: Some(21), ..start("x") }).contains("top_logprobs"));
         let both = vec![wire::ChatMessage { role: "user".into(), content: "x".into() }];
         assert!(reason(wire::Start { messages: both, ..start("x") }).contains("not both"));
         let inputs = |inputs: &[&str]| inputs.iter().map(|text| text.to_string()).collect::<Vec<_>>();
@@ -185,6 +198,10 @@ mod tests {
             question(wire::Start { prefix_group: vec![7; 32], ..start("x") }).unwrap().prefix_group,
             Some([7; 32])
         );
+        let plain = question(start("x")).unwrap();
+        let told = question(wire::Start { top_logprobs: Some(0), ..start("x") }).unwrap();
+        assert_eq!((plain.top_logprobs, told.top_logprobs), (None, Some(0)));
+        assert_ne!(plain.sampler_hash(), told.sampler_hash());
         for (temperature, top_p) in [(f32::NAN, 1.0), (-1.0, 1.0), (1.0, 0.0), (1.0, f32::NAN)] {
             let sampling = Some(wire::Sampling { temperature, top_p, ..Default::default() });
             assert!(question(wire::Start { sampling, ..start("x") }).is_err());

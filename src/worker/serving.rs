@@ -15,6 +15,7 @@ use super::{
     engine::{AnswerEngine, engine_failed, not_admitted},
     hooks::AnswerWith,
     leases::{HOLD, Leases, Slot, rejected},
+    logprobs::told,
     models::Models,
     request::{self, PromptText, Question},
 };
@@ -179,11 +180,12 @@ impl Serving {
             sampling: question.sampling,
             seed: receipt.seed.0,
             stop: question.stop,
+            top_logprobs: question.top_logprobs,
             tenant: question.prefix_group.map(|group| Tenant::of(&group)),
             ..GenerateRequest::default()
         };
         let events = engine.generate(request).await.map_err(|error| not_admitted(&error))?;
-        let answer = relay(events, sender, receiver).await?;
+        let answer = relay(engine, events, sender, receiver).await?;
         drop(slot);
         receipt.outputHash = hash_tokens(&answer.output).into();
         receipt.promptTokens = answer.prompt_tokens;
@@ -253,6 +255,7 @@ impl Serving {
 
 /// Passes tokens on as they come, with heartbeats between them, and listens for `Cancel`.
 async fn relay(
+    engine: &dyn AnswerEngine,
     mut events: mpsc::Receiver<GenerateEvent>,
     sender: &mut Sender,
     receiver: &mut Receiver,
@@ -266,9 +269,10 @@ async fn relay(
             // Returning drops the events, which stops the engine.
             command = receiver.next() => return Err(interrupted(command?)),
             event = events.recv() => match event {
-                Some(GenerateEvent::Token { index, id, text, .. }) => {
+                Some(GenerateEvent::Token { index, id, text, logprobs }) => {
                     tokens = index + 1;
-                    send(sender, Event::Token(Token { index, id, text })).await?;
+                    let logprobs = logprobs.map(|logprobs| told(engine, id, &logprobs));
+                    send(sender, Event::Token(Token { index, id, text, logprobs })).await?;
                     heartbeat.reset();
                 }
                 Some(GenerateEvent::Done { finish, prompt_tokens, output_ids, trace_root, .. }) => {
@@ -338,7 +342,7 @@ fn blank_receipt(question: &Question) -> Receipt {
         outputHash: Default::default(),
         promptTokens: 0,
         outputTokens: 0,
-        sampler: question.sampling.hash().into(),
+        sampler: question.sampler_hash().into(),
         seed: seed(question).into(),
         traceRoot: Default::default(),
         startedAt: now_ms(),

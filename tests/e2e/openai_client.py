@@ -1,4 +1,4 @@
-"""The real OpenAI client against the gateway: models, a whole answer, a streamed answer, an error."""
+"""The real OpenAI client against the gateway: models, a whole answer, a streamed answer, several with log-probabilities, an error."""
 
 import sys
 
@@ -28,6 +28,14 @@ for chunk in stream:
         reasons += [choice.finish_reason] if choice.finish_reason else []
 assert "".join(pieces) == whole.choices[0].message.content, pieces
 assert len(pieces) > 2 and reasons and usage.completion_tokens == whole.usage.completion_tokens
+
+told = client.chat.completions.create(
+    model=model, messages=question, max_tokens=4, n=2, logprobs=True, top_logprobs=2, frequency_penalty=0.1, logit_bias={"0": -100}, extra_body={"min_p": 0.05}
+)
+assert [choice.index for choice in told.choices] == [0, 1], told
+for choice in told.choices:
+    tokens = choice.logprobs.content
+    assert tokens and all(len(token.top_logprobs) == 2 for token in tokens), tokens
 
 try:
     client.chat.completions.create(model="nobody-has-this", messages=question)

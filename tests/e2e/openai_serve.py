@@ -1,4 +1,4 @@
-"""The real OpenAI client against `grid-worker serve`: what the gateway does not offer yet."""
+"""The real OpenAI client against `grid-worker serve`: also what the gateway does not offer."""
 
 import sys
 

@@ -128,7 +128,7 @@ async fn a_replay_has_the_same_trace_and_no_mismatch() {
     for sampling in [SamplerParams::GREEDY, WARM] {
         let prompt = user("Tell me a story about a lighthouse.");
         let answer = generate(engine(), request(prompt.clone(), 90, sampling.clone())).await;
-        let replay = ReplayRequest { prompt, output: answer.ids.clone(), sampling, seed: [7; 32] };
+        let replay = ReplayRequest { top_logprobs: None, prompt, output: answer.ids.clone(), sampling, seed: [7; 32] };
         let outcome = engine().replay(replay.clone()).await.unwrap();
         assert_eq!(outcome.trace_root, answer.root);
         assert_eq!((outcome.first_mismatch, outcome.max_margin, outcome.mean_margin), (None, 0.0, 0.0));
@@ -158,8 +158,13 @@ async fn a_replay_checks_penalties_biases_and_min_p() {
     assert_ne!(answer.ids, generate(engine(), request(prompt.clone(), 80, WARM)).await.ids);
     // Again, from the blocks that were kept.
     assert_eq!(generate(engine(), asked()).await, answer);
-    let replay =
-        |sampling| ReplayRequest { prompt: prompt.clone(), output: answer.ids.clone(), sampling, seed: [7; 32] };
+    let replay = |sampling| ReplayRequest {
+        top_logprobs: None,
+        prompt: prompt.clone(),
+        output: answer.ids.clone(),
+        sampling,
+        seed: [7; 32],
+    };
     let outcome = engine().replay(replay(sampling.clone())).await.unwrap();
     assert_eq!((outcome.first_mismatch, outcome.max_margin, outcome.trace_root), (None, 0.0, answer.root));
     assert!(engine().replay(replay(WARM)).await.unwrap().first_mismatch.is_some(), "other parameters");
@@ -171,13 +176,13 @@ async fn a_replay_finds_a_changed_token_and_a_wrong_seed() {
     let answer = generate(engine(), request(prompt.clone(), 40, WARM)).await;
     let mut output = answer.ids.clone();
     output[5] = if output[5] == 100 { 101 } else { 100 };
-    let replay = ReplayRequest { prompt: prompt.clone(), output, sampling: WARM, seed: [7; 32] };
+    let replay = ReplayRequest { top_logprobs: None, prompt: prompt.clone(), output, sampling: WARM, seed: [7; 32] };
     let outcome = engine().replay(replay).await.unwrap();
     assert_eq!(outcome.first_mismatch, Some(5));
     assert!(outcome.max_margin > 0.0 && outcome.mean_margin > 0.0);
     assert_ne!(outcome.trace_root, answer.root);
 
-    let replay = ReplayRequest { prompt, output: answer.ids, sampling: WARM, seed: [8; 32] };
+    let replay = ReplayRequest { top_logprobs: None, prompt, output: answer.ids, sampling: WARM, seed: [8; 32] };
     assert!(engine().replay(replay).await.unwrap().first_mismatch.is_some());
 }
 
@@ -187,7 +192,8 @@ async fn a_worker_that_skips_layers_is_caught() {
     let prompt = user("Explain why the sky is blue.");
     for sampling in [SamplerParams::GREEDY, WARM] {
         let answer = generate(&cheat, request(prompt.clone(), 64, sampling.clone())).await;
-        let replay = ReplayRequest { prompt: prompt.clone(), output: answer.ids, sampling, seed: [7; 32] };
+        let replay =
+            ReplayRequest { top_logprobs: None, prompt: prompt.clone(), output: answer.ids, sampling, seed: [7; 32] };
         let outcome = engine().replay(replay).await.unwrap();
         assert!(outcome.first_mismatch.is_some() && outcome.max_margin > 0.0, "{outcome:?}");
         assert_ne!(outcome.trace_root, answer.root);
@@ -307,7 +313,8 @@ async fn requests_that_cannot_work_are_refused_with_a_reason() {
     assert_eq!(engine.load_now().queued, 0);
     let tiny = Engine::load(&model_path(), EngineConfig { kv_budget_bytes: 1 << 20, ..config() }).unwrap();
     assert!(matches!(tiny.generate(valid()).await, Err(AdmissionError::Memory { .. })));
-    let replay = ReplayRequest { prompt: vec![1], output: Vec::new(), sampling: WARM, seed: [0; 32] };
+    let replay =
+        ReplayRequest { top_logprobs: None, prompt: vec![1], output: Vec::new(), sampling: WARM, seed: [0; 32] };
     assert!(matches!(engine.replay(replay).await, Err(AdmissionError::Invalid(_))));
 }
 

@@ -152,7 +152,8 @@ async fn all_families_answer_and_replay_to_the_bit() {
         let asked = GenerateRequest { prompt: prompt.clone(), max_tokens: 50, ..request() };
         let (output, root) = run(&engine, asked).await.unwrap();
         let (sampling, seed) = (request().sampling, [0; 32]);
-        let outcome = engine.replay(ReplayRequest { prompt, output, sampling, seed }).await.unwrap();
+        let outcome =
+            engine.replay(ReplayRequest { top_logprobs: None, prompt, output, sampling, seed }).await.unwrap();
         assert_eq!((outcome.first_mismatch, outcome.trace_root), (None, root), "{}", engine.info().architecture);
         roots.insert(root);
     }

@@ -157,7 +157,7 @@ async fn run(engine: &Engine, arrivals: &[Arrival]) -> Result<(), TestCaseError>
         let expected = Answer { told: expected.told[known..].to_vec(), ..expected.timeless() };
         prop_assert_eq!(answer.timeless(), expected, "{:?}", arrival);
         let GenerateRequest { prompt, sampling, seed, .. } = requests[arrival.request].clone();
-        let replay = ReplayRequest { prompt, output: answer.ids.clone(), sampling, seed };
+        let replay = ReplayRequest { top_logprobs: None, prompt, output: answer.ids.clone(), sampling, seed };
         let outcome = engine.replay(replay).await.unwrap();
         prop_assert_eq!((outcome.first_mismatch, outcome.max_margin), (None, 0.0), "{:?}", arrival);
         prop_assert_eq!(outcome.trace_root, answer.root);
@@ -327,6 +327,14 @@ async fn logprobs_are_those_of_the_model_whatever_the_sampler_does() {
         assert!(logprobs.top.is_sorted_by(|a, b| a.1 >= b.1));
         assert!(logprobs.top.iter().map(|(_, logprob)| logprob.exp()).sum::<f32>() <= 1.0);
     }
+    let replay = ReplayRequest {
+        prompt: (0..20).collect(),
+        output: greedy.ids.clone(),
+        sampling: SamplerParams::GREEDY,
+        seed: [0; 32],
+        top_logprobs: Some(20),
+    };
+    assert_eq!(engine.replay(replay).await.unwrap().logprobs, logprobs(&greedy), "an audit finds what was told");
     let forced = SamplerParams { logit_bias: vec![LogitBias { id: 77, bias: 100.0 }], ..SamplerParams::GREEDY };
     let forced = ask(forced, Some(0)).await;
     assert_eq!(forced.ids, [77; 6]);

@@ -82,7 +82,8 @@ async fn compare(path: &Path) {
             let GenerateRequest { prompt, sampling, seed, .. } = request(&prompt, 1);
             let started = Instant::now();
             let count = output.len() as f64;
-            let outcome = engine.replay(ReplayRequest { prompt, output, sampling, seed }).await.unwrap();
+            let outcome =
+                engine.replay(ReplayRequest { top_logprobs: None, prompt, output, sampling, seed }).await.unwrap();
             assert_eq!(outcome.first_mismatch, None);
             replayed.push(count / started.elapsed().as_secs_f64());
         }

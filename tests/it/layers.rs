@@ -23,7 +23,7 @@ fn allowed() -> BTreeMap<&'static str, &'static [&'static str]> {
         ("telemetry", &[]),
         // Not `chain`: a test double that takes its numbers from what it tests would agree with every mistake.
         ("devnet", &["api"]),
-        ("operator", &["api", "chain", "protocol", "reward", "telemetry"]),
+        ("operator", &["api", "chain", "openai", "protocol", "reward", "telemetry", "verify"]),
         ("gateway", &["api", "grid", "openai", "protocol", "reward", "schedule", "store", "telemetry", "verify"]),
         (
             "worker",

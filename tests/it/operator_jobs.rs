@@ -161,7 +161,7 @@ async fn bad_batch_lines_become_errors_and_the_rest_runs() {
         r#"{"custom_id":"broken", "#.into(),
         line("other", "another", ""),
         line("good", MODEL, ""),
-        line("field", MODEL, r#","tools":[]"#),
+        line("field", MODEL, r#","tools":[{}]"#),
     ];
     place.job("mixed", json!({"format": "OpenAIBatch", "inline": input.join("\n")}), json!({})).await;
     let status = place.until_true("mixed", condition::COMPLETE).await;
@@ -224,6 +224,28 @@ async fn an_input_that_is_not_there_is_waited_for_and_an_empty_one_is_refused() 
         .job("many", json!({"format": "Lines", "url": url, "sha256": hex::encode(Sha256::digest(&many))}), json!({}))
         .await;
     place.until_reason("many", condition::FAILED, "InputTooLarge").await;
+}
+
+#[tokio::test]
+async fn a_large_input_that_changes_between_two_tries_runs_as_it_is_now() {
+    let place = Place::new("changed").await;
+    let _quiet = place.world.quiet.read().await;
+    // Too long for one call: the spec goes first, the input after it.
+    let input = |count: usize| (0..count).map(|number| format!("{number} {}\n", "x".repeat(9_000))).collect::<String>();
+    let map = |count| json!({"metadata": {"name": "prompts"}, "data": {"p": input(count)}});
+    create_in::<ConfigMap>(&place.client, "changed", map(40)).await;
+    place.world.gateway.set_input_breaks("large", true);
+    let from_map = json!({"format": "Lines", "configMap": {"name": "prompts", "key": "p"}});
+    let uid = place.job("large", from_map, json!({})).await.uid().unwrap();
+    place.until_reason("large", condition::ADMITTED, "GatewayUnavailable").await;
+    assert_eq!(place.world.gateway.spec(&uid).unwrap().total_requests, 40);
+    let maps: Api<ConfigMap> = Api::namespaced(place.client.clone(), "changed");
+    let patch = Patch::Merge(json!({"data": {"p": input(41)}}));
+    maps.patch("prompts", &PatchParams::default(), &patch).await.unwrap();
+    place.world.gateway.set_input_breaks("large", false);
+    let status = place.until_true("large", condition::COMPLETE).await;
+    assert_eq!(status.progress.as_deref(), Some("41/41"));
+    assert!(!place.world.gateway.has_forgotten(&uid), "a deleted uid never comes back");
 }
 
 #[tokio::test]

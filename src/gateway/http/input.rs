@@ -14,9 +14,16 @@ use tokio::io::{AsyncBufReadExt, AsyncSeekExt, AsyncWriteExt, BufReader};
 
 use super::error::{ApiFailure, Body as Whole};
 use crate::{
-    gateway::{Gateway, GatewayError, jobs::check_spec},
-    protocol::internal::{Endpoint, InputLine, JobReport, JobSpec, MAX_INPUTS, MAX_WHOLE_INPUT, WholeJob},
+    gateway::{
+        Gateway, GatewayError,
+        jobs::{check_spec, input_in_progress},
+    },
+    protocol::{
+        internal::{Endpoint, InputLine, JobReport, JobSpec, MAX_INPUTS, MAX_WHOLE_INPUT, WholeJob},
+        logprobs::MAX_TOP_LOGPROBS,
+    },
     store::NewJob,
+    verify::sampler::SamplerParams,
 };
 
 /// Largest input of a job, in bytes.
@@ -30,8 +37,12 @@ pub(super) async fn put(
     Path(uid): Path<String>,
     body: Body,
 ) -> Result<Json<JobReport>, ApiFailure> {
-    let job = gateway.known_job(&uid).await?;
+    gateway.known_job(&uid).await?;
     let (spool, hash) = spool(&gateway, body).await?;
+    // Two inputs of one job at once would mix.
+    let Some(_turn) = gateway.turns.take(&uid) else { return Err(input_in_progress(&uid).into()) };
+    // While it was on its way another spec may have come, or another input.
+    let job = gateway.known_job(&uid).await?;
     match job.input_hash {
         Some(kept) if kept == hash => return Ok(Json(gateway.job_report(&uid).await?)),
         Some(_) => {
@@ -40,8 +51,6 @@ pub(super) async fn put(
         }
         None => {}
     }
-    // Two inputs of one job at once would mix.
-    let Some(_turn) = gateway.turns.take(&uid) else { return Err(in_progress(&uid)) };
     if let Err(failure) = gateway.take_input(&uid, &job.spec, spool, hash).await {
         gateway.ledger.discard_input(&uid).await?;
         return Err(failure);
@@ -71,7 +80,7 @@ pub(super) async fn take_whole(
         std::cmp::Ordering::Equal => {}
     }
     // Two inputs of one job at once would mix.
-    let Some(_turn) = gateway.turns.take(&uid) else { return Err(in_progress(&uid)) };
+    let Some(_turn) = gateway.turns.take(&uid) else { return Err(input_in_progress(&uid).into()) };
     let input_hash = *blake3::hash(input.as_bytes()).as_bytes();
     let now_ms = gateway.clock.now_ms();
     gateway.ledger.take_job(NewJob { uid: uid.clone(), spec, control, lines, input_hash, now_ms }).await?;
@@ -144,11 +153,6 @@ impl Gateway {
     }
 }
 
-fn in_progress(uid: &str) -> ApiFailure {
-    let message = format!("an input for job {uid} is being taken in already: try again in a moment");
-    ApiFailure::new(StatusCode::CONFLICT, "InputInProgress", message)
-}
-
 fn bad_line(number: u64, what: &str) -> ApiFailure {
     ApiFailure::invalid("InvalidInput", format!("line {number} of the input: {what}; nothing of it was kept"))
 }
@@ -203,8 +207,9 @@ fn check_sampling(line: &InputLine) -> Result<(), String> {
     if !(0.0..=2.0).contains(&line.temperature) {
         return Err("temperature must be 0 to 2".into());
     }
-    if !(line.top_p > 0.0 && line.top_p <= 1.0) {
-        return Err("topP must be above 0 and at most 1".into());
+    SamplerParams::try_from(&line.sampling()).map_err(|error| error.to_string())?;
+    if line.top_logprobs.is_some_and(|top| top > MAX_TOP_LOGPROBS) {
+        return Err(format!("topLogprobs must be 0 to {MAX_TOP_LOGPROBS}"));
     }
     if line.stop.len() > 16 || line.stop.iter().any(|stop| stop.is_empty() || stop.len() > 256) {
         return Err("at most 16 stop strings of 1 to 256 bytes".into());

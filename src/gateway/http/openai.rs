@@ -9,15 +9,23 @@ use axum::{
     response::{IntoResponse, Response},
     routing::{get, post},
 };
+use futures::{FutureExt, future::select_all};
 use serde_json::{Value, json};
 use tokio::time::timeout;
 
-use super::{files, openai_embeddings, openai_stream, statement};
+use super::{
+    files, openai_embeddings,
+    openai_stream::{self, Logprobs},
+    statement,
+};
 use crate::{
     api::ids::RequestId,
     gateway::{Gateway, online::OnlineEvent, reasons::is_about_the_request},
-    openai::{Offer, OpenAiError, Prompt, Shape, TextRequest, Tokens, check_key, read_body},
-    protocol::internal::{Encoding, Endpoint, InputLine, Message, ModelState},
+    openai::{Defaults, Offer, OpenAiError, Shape, TextRequest, Tokens, check_key, read_body},
+    protocol::{
+        fields::RequestFields,
+        internal::{Endpoint, InputLine, ModelState},
+    },
     store::{ModelRecord, NewRequest, RequestKind},
 };
 
@@ -27,6 +35,8 @@ const MAX_BODY: usize = 900 << 10;
 const BODY_TIME: Duration = Duration::from_secs(60);
 /// Workers that one online request may fail on.
 const ATTEMPTS: u32 = 3;
+/// Most answers to one request: each is a request of its own to the workers.
+const MAX_CHOICES: u32 = 8;
 
 /// The routes below `/v1`, the files of jobs, and published statements. Without tokens whoever reaches the first is served; files have
 /// keys of their own, and statements are for everybody or for nobody.
@@ -69,39 +79,41 @@ async fn try_answer(gateway: &Arc<Gateway>, endpoint: Endpoint, request: Request
     if endpoint == Endpoint::Embeddings {
         return openai_embeddings::answer(gateway, &body).await;
     }
-    let most_tokens = gateway.settings.max_tokens;
-    let request = TextRequest::parse(&body, endpoint, &Offer::of_the_grid(most_tokens))?;
+    let request = TextRequest::parse(&body, endpoint, &offer(gateway))?;
     let model = served(gateway, &request.model, endpoint).await?;
-    let (stream, include_usage) = (request.stream, request.include_usage);
-    let waiting = leased(gateway, endpoint, &model, line(request, most_tokens)).await?;
-    let id = hex::encode(waiting.id.0.get(..12).unwrap_or_default());
+    let (stream, include_usage, choices) = (request.stream, request.include_usage, request.choices);
+    let line = request.into_line(0, "online".into());
+    known(gateway, &model, line.fields())?;
+    let logprobs = Logprobs::of(line.top_logprobs);
+    let waiting = all_leased(gateway, endpoint, &model, &line, choices).await?;
+    let id = hex::encode(rand::random::<[u8; 12]>());
     let shape = Shape::new(endpoint, &model.source.name, &id, include_usage, gateway.clock.now_ms() / 1000);
     match stream {
-        true => Ok(openai_stream::stream(waiting, shape)),
-        false => Ok(Json(openai_stream::collect(waiting, shape).await?).into_response()),
+        true => Ok(openai_stream::stream(waiting, shape, logprobs)),
+        false => Ok(Json(openai_stream::collect(waiting, shape, logprobs).await?).into_response()),
     }
 }
 
-/// A request as jobs have it. `most_tokens`: the answer of one that names no limit.
-fn line(request: TextRequest, most_tokens: u32) -> InputLine {
-    let message = |message: crate::openai::Message| Message { role: message.role, content: message.content };
-    let (messages, prompt) = match request.prompt {
-        Prompt::Chat(messages) => (messages.into_iter().map(message).collect(), String::new()),
-        Prompt::Text(text) => (Vec::new(), text),
-    };
-    InputLine {
-        index: 0,
-        custom_id: "online".into(),
-        messages,
-        prompt,
-        max_tokens: request.max_tokens.unwrap_or(most_tokens),
-        temperature: request.sampling.temperature,
-        top_p: request.sampling.top_p,
-        top_k: request.sampling.top_k,
-        seed: request.seed.unwrap_or_else(rand::random),
-        stop: request.stop,
-        inputs: Vec::new(),
-        encoding: Encoding::default(),
+/// What is taken. A request that names no limit gets the longest answer, one without a seed any.
+fn offer(gateway: &Gateway) -> Offer {
+    let most_tokens = gateway.settings.max_tokens;
+    let defaults = Defaults { max_tokens: Some(most_tokens), seed: Some(rand::random()), ..Defaults::OPENAI };
+    Offer { most_choices: MAX_CHOICES, ..Offer::of_the_grid(most_tokens, defaults) }
+}
+
+/// Somebody who serves the model must know every field that the request uses.
+fn known(gateway: &Gateway, model: &ModelRecord, fields: RequestFields) -> Result<(), OpenAiError> {
+    let servers = gateway.servers(&model.source.digest);
+    let working = servers.iter().filter(|worker| worker.schedulable && !worker.quarantined);
+    let missing = working.map(|worker| fields.missing_in(worker.knows)).min_by_key(|missing| missing.iter().count());
+    match missing {
+        Some(missing) if !missing.is_empty() => {
+            let name = &model.source.name;
+            let message =
+                format!("no worker that serves the model {name} knows {missing} yet: their software is older");
+            Err(OpenAiError::unavailable("field_unknown", message))
+        }
+        _ => Ok(()),
     }
 }
 
@@ -129,6 +141,24 @@ pub(super) async fn leased(
     let mut waiting = submit(gateway, endpoint, model, line).await?;
     waiting.leased().await?;
     Ok(waiting)
+}
+
+/// The same for several answers to one request, which differ by the noise that their ids give. Whoever is taken first may begin; where
+/// there are fewer places than answers, the others follow.
+async fn all_leased(
+    gateway: &Arc<Gateway>,
+    endpoint: Endpoint,
+    model: &ModelRecord,
+    line: &InputLine,
+    choices: u32,
+) -> Result<Vec<Waiting>, OpenAiError> {
+    let mut all = Vec::new();
+    for _ in 0..choices.max(1) {
+        all.push(submit(gateway, endpoint, model, line.clone()).await?);
+    }
+    // A worker that waits for its reader keeps its place: waiting for all of them could be for ever.
+    let (first, _, _) = select_all(all.iter_mut().map(|waiting| waiting.leased().boxed())).await;
+    first.map(|()| all)
 }
 
 async fn find(gateway: &Gateway, name: &str) -> Result<ModelRecord, OpenAiError> {
@@ -174,7 +204,7 @@ fn failed(reason: &str, message: impl Into<String>) -> OpenAiError {
 /// A request under way. Dropping it before its end cancels it: the client is gone.
 pub(super) struct Waiting {
     gateway: Arc<Gateway>,
-    pub id: RequestId,
+    id: RequestId,
     events: tokio::sync::mpsc::Receiver<OnlineEvent>,
     over: bool,
 }

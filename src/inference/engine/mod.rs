@@ -133,6 +133,7 @@ impl Engine {
         if request.output.is_empty() {
             return Err(AdmissionError::Invalid("there are no output tokens to replay".into()));
         }
+        check_logprobs(request.top_logprobs)?;
         let ticket = self.admit(request.prompt.len(), request.output.len())?;
         let (answer, outcome) = oneshot::channel();
         self.submit(Command::Start(Box::new(Sequence::new(Start::replay(request, answer), ticket))))?;
@@ -175,8 +176,11 @@ impl Engine {
             return Err(AdmissionError::Invalid("the prompt has no tokens".into()));
         }
         let vocab_size = self.info().vocab_size;
-        let biased = sampling.logit_bias.iter().map(|entry| &entry.id);
-        match prompt.iter().chain(output).chain(biased).find(|token| **token >= vocab_size) {
+        if let Some(entry) = sampling.logit_bias.iter().find(|entry| entry.id >= vocab_size) {
+            let message = format!("logit_bias: {} is no token of a vocabulary of {vocab_size}", entry.id);
+            return Err(AdmissionError::Invalid(message));
+        }
+        match prompt.iter().chain(output).find(|token| **token >= vocab_size) {
             Some(token) => {
                 Err(AdmissionError::Invalid(format!("token {token} is not in the vocabulary of {vocab_size}")))
             }
@@ -218,10 +222,16 @@ fn check_answer(request: &GenerateRequest) -> Result<(), AdmissionError> {
         let message = format!("at most {MAX_STOPS} stop strings of at most {MAX_STOP_BYTES} bytes are allowed");
         return Err(AdmissionError::Invalid(message));
     }
-    if top_logprobs.is_some_and(|count| count > MAX_TOP_LOGPROBS) {
-        return Err(AdmissionError::Invalid(format!("top_logprobs must be at most {MAX_TOP_LOGPROBS}")));
+    check_logprobs(*top_logprobs)
+}
+
+fn check_logprobs(top: Option<u32>) -> Result<(), AdmissionError> {
+    match top {
+        Some(count) if count > MAX_TOP_LOGPROBS => {
+            Err(AdmissionError::Invalid(format!("top_logprobs must be at most {MAX_TOP_LOGPROBS}")))
+        }
+        _ => Ok(()),
     }
-    Ok(())
 }
 
 /// Computes a fixed prompt as one prefill and token by token; the logits must be the same to the bit.

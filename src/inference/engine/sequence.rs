@@ -8,7 +8,9 @@ use super::chooser::Chooser;
 use super::pace::Rest;
 use super::prefix::{Chain, Key, PrefixCache};
 use super::row::{Access, Question, Row, Rows};
-use super::{FinishReason, GenerateEvent, GenerateRequest, ReplayOutcome, ReplayRequest, Tenant, Ticket};
+use super::{
+    FinishReason, GenerateEvent, GenerateRequest, ReplayOutcome, ReplayRequest, Tenant, Ticket, TokenLogprobs,
+};
 use crate::kv::{BLOCK_TOKENS, KvCache};
 use crate::text::{Detokenizer, StopStrings, Tokenizer};
 use xdc_grid_exact::trace::Trace;
@@ -39,6 +41,7 @@ pub(super) struct Check {
     first_mismatch: Option<u32>,
     max_margin: f32,
     sum_of_margins: f64,
+    logprobs: Vec<TokenLogprobs>,
 }
 
 /// A request's own part, before it is given a place.
@@ -96,15 +99,21 @@ impl Start {
 
     /// A replay belongs to no tenant: what it says rests on nothing that was computed before.
     pub fn replay(request: ReplayRequest, answer: oneshot::Sender<Result<ReplayOutcome, String>>) -> Self {
-        let ReplayRequest { prompt, output, sampling, seed } = request;
-        let check = Check { answer: Some(answer), first_mismatch: None, max_margin: 0.0, sum_of_margins: 0.0 };
+        let ReplayRequest { prompt, output, sampling, seed, top_logprobs } = request;
+        let check = Check {
+            answer: Some(answer),
+            first_mismatch: None,
+            max_margin: 0.0,
+            sum_of_margins: 0.0,
+            logprobs: Vec::new(),
+        };
         let prompt_len = prompt.len();
         Self {
             chooser: Chooser::new(sampling, seed, &prompt),
             most: prompt_len + output.len(),
             tokens: [prompt, output].concat(),
             prompt_len,
-            top_logprobs: None,
+            top_logprobs,
             tenant: None,
             deadline: None,
             work: Work::Replay(Box::new(check)),
@@ -265,7 +274,7 @@ impl Sequence {
         let Start { tokens, prompt_len, work, .. } = &mut self.start;
         match work {
             Work::Replay(check) => {
-                check.note(index, &row);
+                check.note(index, row);
                 false
             }
             Work::Generate(answer) => {
@@ -369,12 +378,13 @@ impl Answer {
 }
 
 impl Check {
-    fn note(&mut self, index: usize, row: &Row) {
+    fn note(&mut self, index: usize, row: Row) {
         if row.demanded != row.token && self.first_mismatch.is_none() {
             self.first_mismatch = Some(index as u32);
         }
         self.max_margin = self.max_margin.max(row.margin);
         self.sum_of_margins += f64::from(row.margin);
+        self.logprobs.extend(row.logprobs.map(|logprobs| *logprobs));
     }
 
     fn finish(&mut self, output: usize, trace_root: [u8; 32]) {
@@ -383,6 +393,7 @@ impl Check {
             first_mismatch: self.first_mismatch,
             max_margin: self.max_margin,
             mean_margin: (self.sum_of_margins / output.max(1) as f64) as f32,
+            logprobs: std::mem::take(&mut self.logprobs),
         };
         if let Some(answer) = self.answer.take() {
             // The asker may be gone.

@@ -156,6 +156,8 @@ pub struct ReplayRequest {
     pub output: Vec<u32>,
     pub sampling: SamplerParams,
     pub seed: [u8; 32],
+    /// As in [`GenerateRequest`]: finds the log-probabilities that an honest worker told.
+    pub top_logprobs: Option<u32>,
 }
 
 /// What a replay found.
@@ -168,6 +170,8 @@ pub struct ReplayOutcome {
     /// How far, in logits, the worst token is behind the demanded one (at most 5).
     pub max_margin: f32,
     pub mean_margin: f32,
+    /// Of every output token, where they were asked for; else none.
+    pub logprobs: Vec<TokenLogprobs>,
 }
 
 /// Measured speed with an empty context, one sequence.

@@ -5,8 +5,20 @@ use serde_json::json;
 
 use super::*;
 
-const GRID: Offer = Offer { most_tokens: 100, most_choices: 1, sampling: Sampling::Basic, tools: ToolUse::NotOffered };
-const FULL: Offer = Offer { most_tokens: 100, most_choices: 4, sampling: Sampling::Full, tools: ToolUse::Offered };
+const GRID: Offer = Offer {
+    most_tokens: 100,
+    most_choices: 1,
+    forms: Forms::NotOffered,
+    tools: ToolUse::NotOffered,
+    defaults: Defaults::OPENAI,
+};
+const FULL: Offer = Offer {
+    most_tokens: 100,
+    most_choices: 4,
+    forms: Forms::Offered,
+    tools: ToolUse::Offered,
+    defaults: Defaults::OPENAI,
+};
 
 fn parse(offer: &Offer, endpoint: Endpoint, extra: &Value) -> Parsed<TextRequest> {
     let mut body = match endpoint {
@@ -39,16 +51,44 @@ fn what_clients_send_by_default_is_understood() {
 
 #[test]
 fn what_the_grid_does_not_offer_is_refused_by_name() {
-    for (field, value) in [
-        ("n", json!(2)),
-        ("tools", json!([{}])),
-        ("logprobs", json!(true)),
-        ("frequency_penalty", json!(0.5)),
-        ("min_p", json!(0.5)),
-        ("logit_bias", json!({"1": 2})),
-        ("response_format", json!({"type": "json_object"})),
-    ] {
+    for (field, value) in [("n", json!(2)), ("tools", json!([{}])), ("response_format", json!({"type": "json_object"}))]
+    {
         assert_eq!(refused(chat(&GRID, json!({ field: value }))), (400, Some(field.to_owned())));
+    }
+    assert!(chat(&GRID, json!({"response_format": {"type": "text"}})).is_ok());
+}
+
+#[test]
+fn what_a_request_does_not_say_holds_as_the_server_says() {
+    let bias = vec![LogitBias { id: 7, bias: -100.0 }];
+    let sampling = SamplerParams { min_p: 0.1, logit_bias: bias, ..SamplerParams::new(0.5, 0.9, 40) };
+    let defaults = Defaults { max_tokens: Some(9), sampling: sampling.clone(), seed: Some(3), stop: vec!["x".into()] };
+    let offer = Offer::of_the_grid(100, defaults);
+    let request = chat(&offer, json!({})).unwrap();
+    assert_eq!((request.max_tokens, request.seed, request.stop), (Some(9), Some(3), vec!["x".to_owned()]));
+    assert_eq!(request.sampling, sampling);
+    let request = chat(&offer, json!({"min_p": 0, "logit_bias": {}, "stop": [], "seed": 4})).unwrap();
+    assert_eq!((request.seed, request.stop.len()), (Some(4), 0));
+    assert_eq!(request.sampling, SamplerParams::new(0.5, 0.9, 40));
+}
+
+#[test]
+fn a_line_of_a_batch_is_read_alike_and_names_where_a_field_is() {
+    let line = |extra: Value| {
+        let mut body = json!({"model": "m", "messages": [{"role": "user", "content": "hi"}]});
+        body.as_object_mut().unwrap().extend(extra.as_object().unwrap().clone());
+        TextRequest::of_batch(body, Endpoint::ChatCompletions, &GRID)
+    };
+    assert_eq!(line(json!({"min_p": 0.2, "logprobs": true})).unwrap().top_logprobs, Some(0));
+    for (field, value, param) in [
+        ("min_p", json!(2), "body.min_p"),
+        ("logit_bias", json!({"x": 1}), "body.logit_bias"),
+        ("top_logprobs", json!(2), "body.top_logprobs"),
+        ("tools", json!([{}]), "body.tools"),
+        ("messages", json!([{"role": "robot", "content": "x"}]), "body.messages[0].role"),
+    ] {
+        let error = line(json!({ field: value })).unwrap_err();
+        assert_eq!((error.is_unsupported(), error.body.param.as_deref()), (field == "tools", Some(param)));
     }
 }
 
@@ -57,6 +97,15 @@ fn what_is_wrong_is_refused_by_name_whatever_is_offered() {
     for (field, value) in [
         ("no_such_field", json!(1)),
         ("temperature", json!(3)),
+        ("min_p", json!(1.5)),
+        ("repetition_penalty", json!(0)),
+        ("presence_penalty", json!(-3)),
+        ("frequency_penalty", json!("much")),
+        ("logprobs", json!(3)),
+        ("top_logprobs", json!(3)),
+        ("top_logprobs", json!(21)),
+        ("logit_bias", json!({"07": 1})),
+        ("logit_bias", json!({"7": 101})),
         ("top_p", json!(0)),
         ("max_tokens", json!(101)),
         ("max_tokens", json!("9")),
@@ -76,10 +125,6 @@ fn what_is_wrong_is_refused_by_name_whatever_is_offered() {
         }
     }
     for (field, value, param) in [
-        ("top_logprobs", json!(3), "top_logprobs"),
-        ("logprobs", json!(3), "logprobs"),
-        ("logit_bias", json!({"07": 1}), "logit_bias"),
-        ("logit_bias", json!({"7": 101}), "logit_bias"),
         ("response_format", json!({"type": "yaml"}), "response_format.type"),
         ("response_format", json!({"type": "json_schema"}), "response_format.json_schema"),
         (

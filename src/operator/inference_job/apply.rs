@@ -146,6 +146,12 @@ fn counted(survey: &Survey) -> String {
 fn not_taken(error: HandOverError, applied: Applied) -> Result<Applied, Error> {
     match error {
         HandOverError::Input(error) => unreadable(error),
+        // Of an earlier try that nobody waits for any more: it ends by itself.
+        HandOverError::Gateway(GatewayError::Refused { status: 409, reason, message })
+            if reason == "InputInProgress" =>
+        {
+            Ok(applied.found(condition::ADMITTED, Finding::unknown(Reason::GatewayUnavailable, message)))
+        }
         HandOverError::Gateway(GatewayError::Refused { status: 409, reason, message }) => {
             let reason = Reason::of(&reason).filter(|reason| *reason == Reason::EscrowTaken);
             let finding = Finding::no(reason.unwrap_or(Reason::SubmissionConflict), message);

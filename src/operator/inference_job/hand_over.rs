@@ -10,7 +10,6 @@ use super::{
     input::source::{self, InputError, Reader, Survey},
 };
 use crate::{
-    api::reasons::Reason,
     operator::{context::Context, gateway::GatewayError},
     protocol::internal::{JobControl, JobReport, JobSpec, JobState, MAX_WHOLE_INPUT, WholeJob},
 };
@@ -96,27 +95,19 @@ async fn in_two(
     lines: impl Stream<Item = Result<Bytes, InputError>> + Send + 'static,
     context: &Context,
 ) -> Result<JobReport, HandOverError> {
+    // Another spec than that of an earlier try takes its place as long as it has no input: the input changed between two tries.
     match context.gateway.put_job(uid, spec).await {
         Ok(_) => {}
-        Err(GatewayError::Refused { status: 409, reason, message }) if reason == Reason::EscrowTaken.as_str() => {
-            return Err(GatewayError::Refused { status: 409, reason, message }.into());
-        }
-        Err(error @ GatewayError::Refused { status: 409, .. }) => match had_already(uid, error, context).await {
-            Ok(report) => return Ok(report),
-            // It has the uid with another spec but without input: the input changed between two tries. Nothing ran.
-            Err(HandOverError::Gateway(GatewayError::Refused { .. })) => {
-                context.gateway.delete_job(uid).await?;
-                context.gateway.put_job(uid, spec).await?;
-            }
-            Err(error) => return Err(error),
-        },
+        Err(error @ GatewayError::Refused { status: 409, .. }) => return had_already(uid, error, context).await,
         Err(error) => return Err(error.into()),
     }
-    if control != JobControl::default() {
-        context.gateway.patch_job(uid, &control).await?;
-    }
+    // An earlier try may have left another control.
+    context.gateway.patch_job(uid, &control).await?;
     context.sent.sent(&control_key(uid), &control);
-    Ok(context.gateway.put_input(uid, lines).await?)
+    match context.gateway.put_input(uid, lines).await {
+        Err(error @ GatewayError::Refused { status: 409, .. }) => had_already(uid, error, context).await,
+        taken => Ok(taken?),
+    }
 }
 
 #[cfg(test)]

@@ -409,10 +409,11 @@ pub(super) mod tests {
             ids::{EscrowId, ModelDigest, Wei},
             inference_job::{InputFormat, OutputStatus},
         },
+        openai::Defaults,
         operator::{
             gateway::GatewayError,
             inference_job::{
-                input::{parse::Defaults, parse::Rules, source::Source},
+                input::{parse::Rules, source::Source},
                 output::Destination,
             },
         },
@@ -488,17 +489,13 @@ pub(super) mod tests {
     }
 
     fn validated(stage: Stage) -> ValidatedJob {
-        let defaults = Defaults {
-            max_tokens: 1,
-            temperature: 0.0,
-            top_p: 1.0,
-            top_k: 0,
-            seed: 0,
-            stop: Vec::new(),
+        let rules = Rules {
+            format: InputFormat::Lines,
+            endpoint: Endpoint::ChatCompletions,
+            model: "m".into(),
+            defaults: Defaults::OPENAI,
             system_message: None,
         };
-        let rules =
-            Rules { format: InputFormat::Lines, endpoint: Endpoint::ChatCompletions, model: "m".into(), defaults };
         ValidatedJob {
             uid: "u".into(),
             namespace: "ns".into(),

@@ -7,10 +7,7 @@ use super::{
     bucket::Location,
     deadlines,
     dereference::{Refs, Settlement},
-    input::{
-        parse::{Defaults, Rules},
-        source::Source,
-    },
+    input::{defaults, parse::Rules, source::Source},
     local::{self, validate::LocalJob},
     output::{self, Claim, Destination, FilePlace},
     payment,
@@ -21,8 +18,8 @@ use crate::{
         grid_model::{self, ModelFormat},
         ids::ModelDigest,
         inference_job::{
-            EndpointSpec, GenerationSpec, InferenceJob, InputSpec, JobVerification, OURS, OutputSpec, Placement,
-            TrustLevel, VerificationMode, condition,
+            EndpointSpec, InferenceJob, InputSpec, JobVerification, OURS, OutputSpec, Placement, TrustLevel,
+            VerificationMode, condition,
         },
         reasons::Reason,
     },
@@ -168,7 +165,8 @@ fn checked(job: &InferenceJob, refs: Refs, now: Timestamp) -> Result<ValidatedJo
             format: workload.input.format,
             endpoint: endpoint(workload.endpoint),
             model: workload.model_ref.name.clone(),
-            defaults: defaults(&workload.generation)?,
+            defaults: defaults::of(&workload.generation).map_err(invalid)?,
+            system_message: workload.generation.system_message.clone(),
         },
         output,
         stale_output: claim == Some(Claim::Stale),
@@ -362,21 +360,6 @@ fn endpoint(endpoint: EndpointSpec) -> Endpoint {
         EndpointSpec::Completions => Endpoint::Completions,
         EndpointSpec::Embeddings => Endpoint::Embeddings,
     }
-}
-
-fn defaults(generation: &GenerationSpec) -> Result<Defaults, Refusal> {
-    let decimal = |name: &str, text: &str| {
-        text.parse::<f32>().map_err(|_| invalid(format!("generation.{name} {text:?} is no decimal number")))
-    };
-    Ok(Defaults {
-        max_tokens: generation.max_tokens.unsigned_abs(),
-        temperature: decimal("temperature", &generation.temperature)?,
-        top_p: decimal("topP", &generation.top_p)?,
-        top_k: generation.top_k.unsigned_abs(),
-        seed: generation.seed.unsigned_abs(),
-        stop: generation.stop.clone(),
-        system_message: generation.system_message.clone(),
-    })
 }
 
 pub(super) fn invalid(message: impl Into<String>) -> Refusal {

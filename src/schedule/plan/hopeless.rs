@@ -12,7 +12,7 @@ const MOST_HOPELESS: usize = 64;
 
 impl Round<'_> {
     /// Requests that are too large for every worker that may get them, when there is one: waiting will not help. A worker that
-    /// is away for the moment (cordoned, quarantined, still loading) may be the one.
+    /// is away for the moment (cordoned, quarantined, still loading, about to be updated) may be the one.
     pub fn note_hopeless(&mut self, entry: &Entry) {
         let needs = &entry.needs;
         let mut most: Option<u32> = None;
@@ -21,7 +21,7 @@ impl Round<'_> {
                 (Ok(()), Some(serving)) if serving.rates.context_length > 0 => {
                     most = most.max(Some(serving.rates.context_length));
                 }
-                (Ok(()) | Err(Refusal::Unschedulable), _) => return,
+                (Ok(()) | Err(Refusal::Unschedulable | Refusal::FieldsUnknown { .. }), _) => return,
                 (Err(Refusal::Quarantined), Some(_)) => return,
                 _ => {}
             }

@@ -22,7 +22,7 @@
 
 mod params;
 
-pub use params::{LogitBias, MAX_LOGIT_BIASES, MAX_SCHEMA_BYTES, SamplerParams, TextForm, TokenCounts};
+pub use params::{LogitBias, MAX_LOGIT_BIASES, MAX_SCHEMA_BYTES, SamplerParams, TextForm, TokenCounts, asked_hash};
 
 /// The largest number of candidates.
 pub const MAX_CANDIDATES: usize = 64;

@@ -10,11 +10,12 @@ use crate::{
     inference::{AdmissionError, ChatMessage, FinishReason, GenerateEvent, GenerateRequest, PromptError, Tenant},
     protocol::{
         internal::{InputLine, Outcome, ResultLine},
+        logprobs::{TokenLogprob, shown},
         shard::Exit,
         vector::Vector,
     },
-    verify::sampler::{self, SamplerParams},
-    worker::{AnswerEngine, advert::now_ms},
+    verify::sampler::{self, SamplerError, SamplerParams},
+    worker::{AnswerEngine, advert::now_ms, logprobs::told},
 };
 
 /// Longest message of a failure, in characters.
@@ -83,15 +84,16 @@ impl Answering {
     }
 
     async fn generate(&self, line: &InputLine) -> Result<Outcome, Missed> {
-        let sampling = SamplerParams::new(line.temperature, line.top_p, line.top_k);
-        let malformed = |message: String| Missed::ForGood { reason: "MalformedRequest", message };
-        sampling.validate().map_err(|error| malformed(error.to_string()))?;
+        let malformed =
+            |error: SamplerError| Missed::ForGood { reason: "MalformedRequest", message: error.to_string() };
+        let sampling = SamplerParams::try_from(&line.sampling()).map_err(malformed)?;
         let request = GenerateRequest {
             prompt: self.prompt(line)?,
             max_tokens: line.max_tokens,
             sampling,
             seed: self.seed(line),
             stop: line.stop.clone(),
+            top_logprobs: line.top_logprobs,
             // A process answers for one job, whose prompts may share what they have in common.
             tenant: Some(Tenant::of(self.job_uid.as_bytes())),
             ..GenerateRequest::default()
@@ -105,7 +107,7 @@ impl Answering {
                 Err(error) => return Err(not_admitted(&error)),
             }
         };
-        self.read(&mut events).await
+        self.read(&mut events, line.top_logprobs.map(|_| Vec::new())).await
     }
 
     /// As `generate`, for vectors.
@@ -138,12 +140,21 @@ impl Answering {
         })
     }
 
-    /// The answer is the text of its tokens, as the grid puts it together.
-    async fn read(&self, events: &mut mpsc::Receiver<GenerateEvent>) -> Result<Outcome, Missed> {
+    /// The answer is the text of its tokens, as the grid puts it together. `logprobs`: the list to be filled, where they are wanted.
+    async fn read(
+        &self,
+        events: &mut mpsc::Receiver<GenerateEvent>,
+        mut logprobs: Option<Vec<TokenLogprob>>,
+    ) -> Result<Outcome, Missed> {
         let mut text = String::new();
         loop {
             match events.recv().await {
-                Some(GenerateEvent::Token { text: piece, .. }) => text.push_str(&piece),
+                Some(GenerateEvent::Token { id, text: piece, logprobs: found, .. }) => {
+                    text.push_str(&piece);
+                    if let (Some(logprobs), Some(found)) = (&mut logprobs, found) {
+                        logprobs.extend(shown(&told(self.engine.as_ref(), id, &found)));
+                    }
+                }
                 Some(GenerateEvent::Done { finish, prompt_tokens, output_ids, .. }) => {
                     let finish_reason = match finish {
                         FinishReason::Stop => "stop",
@@ -153,6 +164,7 @@ impl Answering {
                     return Ok(Outcome::Completed {
                         text,
                         finish_reason: finish_reason.into(),
+                        logprobs,
                         prompt_tokens,
                         output_tokens: u32::try_from(output_ids.len()).unwrap_or(u32::MAX),
                         node_name: self.node_name.clone(),

@@ -123,6 +123,7 @@ mod tests {
             outcome: Outcome::Completed {
                 text: text.into(),
                 finish_reason: "stop".into(),
+                logprobs: None,
                 prompt_tokens: 2,
                 output_tokens: 3,
                 node_name: "n".into(),

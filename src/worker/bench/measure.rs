@@ -5,6 +5,7 @@ use std::time::{Duration, Instant};
 use serde::Serialize;
 use tokio::sync::mpsc::Receiver;
 
+use super::progress::Progress;
 use crate::{
     inference::{GenerateEvent, GenerateRequest},
     verify::sampler::SamplerParams,
@@ -55,21 +56,32 @@ impl Rate {
 }
 
 /// Measures everything `runs` times, after a run that pays for memory touched for the first time.
-pub(super) async fn all(engine: &dyn AnswerEngine, shape: &Shape, runs: usize) -> Result<Measured, String> {
+pub(super) async fn all(
+    engine: &dyn AnswerEngine,
+    shape: &Shape,
+    runs: usize,
+    progress: &mut Progress<'_>,
+) -> Result<Measured, String> {
     if engine.is_encoder() {
-        return encoder(engine, runs).await;
+        return encoder(engine, runs, progress).await;
     }
+    let Shape { prompt_tokens, output_tokens, sequences } = *shape;
+    progress.step("warming up");
     let warm = Shape { prompt_tokens: shape.prompt_tokens.min(16), output_tokens: 2, sequences: 1 };
     together(engine, &warm, 0).await?;
     let (mut prefill, mut decode, mut decode_together) = (vec![], vec![], vec![]);
     let mut work = Work::default();
     for run in 1..=runs {
         // One token is made with the last of the prompt, so the time to it is that of the prompt.
+        progress.step(format_args!("run {run} of {runs}: reading a prompt of {prompt_tokens} tokens"));
         let only_prompt = Shape { output_tokens: 1, sequences: 1, ..*shape };
         let read = together(engine, &only_prompt, run).await?;
         prefill.push(f64::from(shape.prompt_tokens) / read.first_token.as_secs_f64().max(1e-9));
+        progress.step(format_args!("run {run} of {runs}: writing {output_tokens} tokens, one answer"));
         let alone = together(engine, &Shape { sequences: 1, ..*shape }, run).await?;
         decode.extend(alone.rate());
+        progress
+            .step(format_args!("run {run} of {runs}: writing {output_tokens} tokens, {sequences} answers at a time"));
         let several = together(engine, shape, run).await?;
         decode_together.extend(several.rate());
         work.prompt_tokens += f64::from(shape.prompt_tokens) * f64::from(shape.sequences);
@@ -80,9 +92,10 @@ pub(super) async fn all(engine: &dyn AnswerEngine, shape: &Shape, runs: usize) -
     Ok(Measured { prefill, decode: Rate::of(decode), decode_together: Rate::of(decode_together), work })
 }
 
-async fn encoder(engine: &dyn AnswerEngine, runs: usize) -> Result<Measured, String> {
+async fn encoder(engine: &dyn AnswerEngine, runs: usize, progress: &mut Progress<'_>) -> Result<Measured, String> {
     let mut rates = vec![];
-    for _ in 0..runs {
+    for run in 1..=runs {
+        progress.step(format_args!("run {run} of {runs}: reading texts"));
         let rate = engine.benchmark().await.map_err(|error| error.to_string())?;
         rates.push(rate.prefill_tokens_per_second);
     }

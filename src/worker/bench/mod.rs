@@ -4,9 +4,10 @@
 mod earnings;
 mod measure;
 mod options;
+mod progress;
 mod table;
 
-use std::{sync::Arc, time::Instant};
+use std::{io::Write, sync::Arc, time::Instant};
 
 use serde::Serialize;
 
@@ -19,6 +20,7 @@ use crate::inference::threads_from_cgroup;
 use earnings::Earnings;
 use measure::{Rate, Shape};
 pub use options::{BenchFormat, BenchOptions};
+use progress::Progress;
 
 /// Why there is no result.
 #[derive(Debug, thiserror::Error)]
@@ -58,8 +60,14 @@ struct Report {
     earnings: Earnings,
 }
 
-/// Measures, and returns what to print.
-pub async fn run(options: BenchOptions, engines: Arc<dyn EngineProvider>) -> Result<String, BenchError> {
+/// Measures, and returns what to print. Meanwhile `progress` gets a line for each step as it begins, the first at once.
+pub async fn run(
+    options: BenchOptions,
+    engines: Arc<dyn EngineProvider>,
+    progress: &mut (dyn Write + Send),
+) -> Result<String, BenchError> {
+    let mut progress = Progress::new(progress);
+    progress.step(format_args!("getting the model {}", options.source.model));
     let path = options.source.obtain().await.map_err(ServeError::from)?;
     let threads = options.threads.map_or_else(threads_from_cgroup, usize::from);
     let shape = options.shape();
@@ -71,10 +79,12 @@ pub async fn run(options: BenchOptions, engines: Arc<dyn EngineProvider>) -> Res
         // A place is free a moment after its answer has ended.
         max_queue: shape.sequences as usize,
     };
+    progress.step(format_args!("loading {} with {threads} threads", path.display()));
     let began = Instant::now();
     let engine = serve::load(&options.source, path, engines, settings).await?;
     let load_seconds = began.elapsed().as_secs_f64();
-    let measured = measure::all(engine.as_ref(), &shape, options.runs.into()).await.map_err(BenchError::Engine)?;
+    let measured = measure::all(engine.as_ref(), &shape, options.runs.into(), &mut progress).await;
+    let measured = measured.map_err(BenchError::Engine)?;
     let info = engine.info();
     let report = Report {
         model: options.source.name(),
@@ -103,4 +113,27 @@ fn peak_memory() -> Option<u64> {
     let status = std::fs::read_to_string("/proc/self/status").ok()?;
     let line = status.lines().find_map(|line| line.strip_prefix("VmHWM:"))?;
     line.trim().strip_suffix("kB")?.trim().parse::<u64>().ok().map(|kib| kib << 10)
+}
+
+#[cfg(test)]
+mod tests {
+    use clap::Parser;
+
+    use super::*;
+    use crate::worker::LocalEngines;
+
+    #[derive(Parser)]
+    struct Cli {
+        #[command(flatten)]
+        options: BenchOptions,
+    }
+
+    #[tokio::test]
+    async fn what_is_done_is_told_before_it_is_done() {
+        let options = Cli::parse_from(["bench", "/no/such/model.gguf"]).options;
+        let mut progress = Vec::new();
+        assert!(run(options, Arc::new(LocalEngines), &mut progress).await.is_err());
+        let told = String::from_utf8(progress).unwrap();
+        assert!(told.ends_with("getting the model /no/such/model.gguf\n") && told.lines().count() == 1, "{told}");
+    }
 }

@@ -12,8 +12,9 @@ use tokio_stream::wrappers::ReceiverStream;
 use super::service::{Flight, Service, stopping};
 use crate::{
     inference::{FinishReason, GenerateEvent, TokenLogprobs},
-    openai::{OpenAiError, Parsed, TokenLogprob, TokenText, Usage},
-    worker::AnswerEngine,
+    openai::{OpenAiError, Parsed, TokenLogprob, Usage},
+    protocol::logprobs::shown,
+    worker::{AnswerEngine, logprobs::told},
 };
 
 /// What happens to one of the answers.
@@ -158,10 +159,7 @@ impl Answers {
 
     /// Control tokens, which have no bytes, are no part of the text and not told.
     fn logprob(&self, id: u32, logprobs: &TokenLogprobs) -> Option<TokenLogprob> {
-        let text = |id: u32| TokenText(self.engine.token_bytes(id));
-        let token = text(id);
-        let top = logprobs.top.iter().map(|(id, logprob)| (text(*id), *logprob)).collect();
-        (!token.0.is_empty()).then_some(TokenLogprob { token, logprob: logprobs.logprob, top })
+        shown(&told(self.engine.as_ref(), id, logprobs))
     }
 
     fn too_late(&self) -> OpenAiError {

@@ -1,4 +1,5 @@
-//! Connections: a bound on how many there are, and on the time until a request's head is there. A slow client costs a place, for a while.
+//! Connections: a bound on how many there are, on the time until a request's head is there, and on how long a client leaves its answer
+//! unread. A slow client costs a place, for a while.
 
 use std::{pin::pin, sync::Arc, time::Duration};
 
@@ -16,15 +17,20 @@ use tokio::{
 use tokio_util::{sync::CancellationToken, task::TaskTracker};
 use tracing::{debug, warn};
 
+use super::patience::Patient;
+
 /// Pause after a failed accept: most failures are a lack of file descriptors, which passes.
 const PAUSE: Duration = Duration::from_millis(100);
 /// Headers of one request.
 const MAX_HEADERS: usize = 64;
 
-/// Bounds of all connections together.
+/// Bounds of all connections together, and of each.
+#[derive(Debug, Clone, Copy)]
 pub(super) struct Bounds {
     pub most: usize,
     pub header_time: Duration,
+    /// As [`Patient`] has it.
+    pub write_time: Duration,
 }
 
 /// Serves until `closing`, then lets each connection end its response, and returns when all are closed.
@@ -49,7 +55,7 @@ pub(super) async fn serve(
         };
         match accepted {
             Ok((stream, _)) => {
-                let connection = connection(stream, router.clone(), bounds.header_time, closing.clone());
+                let connection = connection(stream, router.clone(), bounds, closing.clone());
                 let open = Counted::one_more(&open);
                 connections.spawn(async move {
                     connection.await;
@@ -67,14 +73,15 @@ pub(super) async fn serve(
     connections.wait().await;
 }
 
-async fn connection(stream: TcpStream, router: Router, header_time: Duration, closing: CancellationToken) {
+async fn connection(stream: TcpStream, router: Router, bounds: Bounds, closing: CancellationToken) {
     // Tokens are small and must not wait for each other.
     if let Err(error) = stream.set_nodelay(true) {
         debug!(%error, "nodelay");
     }
     let mut builder = http1::Builder::new();
-    builder.timer(TokioTimer::new()).header_read_timeout(header_time).max_headers(MAX_HEADERS);
-    let mut serving = pin!(builder.serve_connection(TokioIo::new(stream), TowerToHyperService::new(router)));
+    builder.timer(TokioTimer::new()).header_read_timeout(bounds.header_time).max_headers(MAX_HEADERS);
+    let stream = TokioIo::new(Patient::new(stream, bounds.write_time));
+    let mut serving = pin!(builder.serve_connection(stream, TowerToHyperService::new(router)));
     let outcome = tokio::select! {
         outcome = serving.as_mut() => outcome,
         () = closing.cancelled() => {
@@ -100,5 +107,55 @@ impl Counted {
 impl Drop for Counted {
     fn drop(&mut self) {
         self.0.dec();
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use axum::{
+        body::{Body, Bytes},
+        routing::get,
+    };
+    use futures::stream;
+    use tokio::{
+        io::{AsyncReadExt, AsyncWriteExt},
+        time::timeout,
+    };
+
+    use super::*;
+
+    /// More than any buffer holds.
+    async fn endless() -> Body {
+        Body::from_stream(stream::repeat_with(|| Ok::<_, std::io::Error>(Bytes::from_static(&[b'x'; 1 << 16]))))
+    }
+
+    async fn asked(address: std::net::SocketAddr) -> TcpStream {
+        let mut connection = TcpStream::connect(address).await.unwrap();
+        connection.write_all(b"GET / HTTP/1.1\r\nhost: x\r\n\r\n").await.unwrap();
+        connection
+    }
+
+    async fn begins(connection: &mut TcpStream) {
+        let mut head = [0; 12];
+        timeout(Duration::from_secs(60), connection.read_exact(&mut head)).await.unwrap().unwrap();
+        assert_eq!(&head, b"HTTP/1.1 200");
+    }
+
+    #[tokio::test]
+    async fn a_client_that_stops_reading_its_answer_loses_its_place_to_the_next() {
+        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let address = listener.local_addr().unwrap();
+        let bounds = Bounds { most: 1, header_time: Duration::from_secs(60), write_time: Duration::from_millis(200) };
+        let open = IntGauge::new("open", "Open.").unwrap();
+        let closing = CancellationToken::new();
+        let serving = serve(listener, Router::new().route("/", get(endless)), bounds, open, closing.clone());
+        let serving = tokio::spawn(serving);
+        let mut first = asked(address).await;
+        begins(&mut first).await;
+        let mut second = asked(address).await;
+        begins(&mut second).await;
+        drop((first, second));
+        closing.cancel();
+        timeout(Duration::from_secs(60), serving).await.unwrap().unwrap();
     }
 }

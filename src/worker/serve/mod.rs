@@ -6,6 +6,7 @@ mod ask;
 mod connections;
 mod openapi;
 mod options;
+mod patience;
 mod routes;
 mod service;
 mod text;
@@ -23,6 +24,7 @@ use tokio::{net::TcpListener, task::JoinHandle, time::timeout};
 use tokio_util::sync::CancellationToken;
 use tracing::{info, warn};
 
+use options::Limits;
 pub use options::ServeOptions;
 
 use super::{
@@ -95,7 +97,8 @@ impl Server {
             warn!(%address, "anybody who reaches this address is served: set GRID_API_KEY, or listen on 127.0.0.1");
         }
         info!(%address, model = service.model, "listening");
-        let bounds = connections::Bounds { most: limits.max_connections, header_time: limits.header_time };
+        let Limits { max_connections: most, header_time, write_time, .. } = limits;
+        let bounds = connections::Bounds { most, header_time, write_time };
         let closing = CancellationToken::new();
         let router = routes::router(service.clone(), keys);
         let open = service.metrics.connections.clone();

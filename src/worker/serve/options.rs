@@ -54,6 +54,9 @@ pub struct ServeOptions {
     /// Seconds that a request's body gets to arrive; beyond that 408.
     #[arg(long, env = "GRID_BODY_SECONDS", default_value_t = 30, value_parser = clap::value_parser!(u16).range(1..=3600))]
     pub body_seconds: u16,
+    /// Seconds that a client may leave its answer unread, and one for each KiB that it takes meanwhile; beyond that its connection is closed.
+    #[arg(long, env = "GRID_WRITE_SECONDS", default_value_t = 30, value_parser = clap::value_parser!(u16).range(1..=3600))]
+    pub write_seconds: u16,
     /// Seconds that a request may take in all; beyond that 408.
     #[arg(long, env = "GRID_REQUEST_SECONDS", default_value_t = 600, value_parser = clap::value_parser!(u32).range(1..=86400))]
     pub request_seconds: u32,
@@ -73,6 +76,7 @@ pub(super) struct Limits {
     pub max_connections: usize,
     pub header_time: Duration,
     pub body_time: Duration,
+    pub write_time: Duration,
     pub request_time: Duration,
 }
 
@@ -86,6 +90,7 @@ impl ServeOptions {
             max_connections: self.max_connections.into(),
             header_time: Duration::from_secs(self.header_seconds.into()),
             body_time: Duration::from_secs(self.body_seconds.into()),
+            write_time: Duration::from_secs(self.write_seconds.into()),
             request_time: Duration::from_secs(self.request_seconds.into()),
         }
     }

@@ -14,7 +14,7 @@ use tokio_util::{
 use super::options::Limits;
 use crate::{
     inference::metrics::{self, Measured},
-    openai::{Offer, OpenAiError, Parsed, Sampling, ToolUse},
+    openai::{Defaults, Forms, Offer, OpenAiError, Parsed, ToolUse},
     telemetry::readiness::Readiness,
     worker::{AnswerEngine, metrics::ServeMetrics},
 };
@@ -117,8 +117,9 @@ impl Service {
         Offer {
             most_tokens: self.limits.max_tokens.map_or(context, |most| most.min(context)),
             most_choices: self.limits.places.clamp(1, MAX_CHOICES),
-            sampling: Sampling::Full,
+            forms: Forms::Offered,
             tools: if engine.takes_tools() { ToolUse::Offered } else { ToolUse::NotOffered },
+            defaults: Defaults::OPENAI,
         }
     }
 

@@ -22,9 +22,8 @@ use xdc_grid::{
     protocol::{
         identity::NodeKey,
         internal::{
-            Encoding, Endpoint, InputLine, JobReport, JobSpec, JobState, Member, Message, ModelFormat, ModelReport,
-            ModelSource, ModelState, NetworkConfig, NodeMode, NodeReport, NodeRole, Outcome, PlacementFilter,
-            ResultLine,
+            Endpoint, InputLine, JobReport, JobSpec, JobState, Member, Message, ModelFormat, ModelReport, ModelSource,
+            ModelState, NetworkConfig, NodeMode, NodeReport, NodeRole, Outcome, PlacementFilter, ResultLine,
         },
         names::NetworkId,
     },
@@ -242,13 +241,21 @@ impl Harness {
         change(&mut spec);
         let response = self.request(reqwest::Method::PUT, &format!("/jobs/{uid}")).json(&spec).send().await.unwrap();
         assert_eq!(response.status(), 200, "{}", response.text().await.unwrap());
-        let response = self
-            .request(reqwest::Method::PUT, &format!("/jobs/{uid}/input"))
-            .body(input(prompts))
-            .send()
-            .await
-            .unwrap();
+        self.put_input(uid, input(prompts)).await;
+    }
+
+    pub async fn put_input(&self, uid: &str, input: String) {
+        let request = self.request(reqwest::Method::PUT, &format!("/jobs/{uid}/input")).body(input);
+        let response = request.send().await.unwrap();
         assert_eq!(response.status(), 200, "{}", response.text().await.unwrap());
+    }
+
+    /// A job of these lines.
+    pub async fn job_of(&self, uid: &str, lines: &[InputLine]) {
+        let spec = spec(lines.len() as u32);
+        let response = self.request(reqwest::Method::PUT, &format!("/jobs/{uid}")).json(&spec).send().await.unwrap();
+        assert_eq!(response.status(), 200, "{}", response.text().await.unwrap());
+        self.put_input(uid, lines.iter().map(|line| serde_json::to_string(line).unwrap() + "\n").collect()).await;
     }
 
     pub async fn report(&self, uid: &str) -> JobReport {
@@ -358,18 +365,10 @@ pub fn spec(total_requests: u32) -> JobSpec {
 
 pub fn line(index: u32, prompt: &str) -> InputLine {
     InputLine {
-        index,
-        custom_id: format!("line-{index}"),
         messages: vec![Message { role: "user".into(), content: prompt.into() }],
-        prompt: String::new(),
         max_tokens: 16,
-        temperature: 0.0,
-        top_p: 1.0,
-        top_k: 0,
         seed: 7,
-        stop: Vec::new(),
-        inputs: Vec::new(),
-        encoding: Encoding::Float,
+        ..InputLine::blank(index, format!("line-{index}"))
     }
 }
 

@@ -75,16 +75,37 @@ async fn a_job_is_idempotent_under_its_uid() {
     let report: JobReport = put(spec(2)).send().await.unwrap().json().await.unwrap();
     assert_eq!((report.state, report.total), (JobState::Created, 2));
     assert_eq!(put(spec(2)).send().await.unwrap().status(), 200);
-    let (status, error) = refusal(put(spec(3))).await;
-    assert_eq!((status, error.reason.as_str()), (StatusCode::CONFLICT, "JobConflict"));
 
     let text = input(&["one two", "three four"]);
     assert_eq!(put_input(text.clone()).send().await.unwrap().status(), 200);
+    let (status, error) = refusal(put(spec(3))).await;
+    assert_eq!((status, error.reason.as_str()), (StatusCode::CONFLICT, "JobConflict"));
     let revision = h.get::<GatewayInfo>("/info").await.revision;
     assert_eq!(put_input(text).send().await.unwrap().status(), 200);
     assert_eq!(h.get::<GatewayInfo>("/info").await.revision, revision, "nothing changed");
     let (status, error) = refusal(put_input(input(&["another", "input"]))).await;
     assert_eq!((status, error.reason.as_str()), (StatusCode::CONFLICT, "InputConflict"));
+}
+
+#[tokio::test]
+async fn a_spec_without_input_gives_way_to_another_one_and_runs_with_the_input_of_that() {
+    let h = Harness::start().await;
+    h.worker("a", &[NodeRole::Compute]).await;
+    let put = |spec| h.request(Method::PUT, "/jobs/job-1").json(&spec).send();
+    let put_input = |text: String| h.request(Method::PUT, "/jobs/job-1/input").body(text);
+    assert_eq!(put(spec(3)).await.unwrap().status(), 200);
+    // The input broke off; when it is read again it has changed.
+    let (status, error) = refusal(put_input(input(&["one two"]))).await;
+    assert_eq!((status, error.reason.as_str()), (StatusCode::BAD_REQUEST, "InputCountMismatch"));
+    let report: JobReport = put(spec(2)).await.unwrap().json().await.unwrap();
+    assert_eq!((report.state, report.total), (JobState::Created, 2));
+    assert_eq!(put_input(input(&["one two", "three four"])).send().await.unwrap().status(), 200);
+    assert_eq!(h.finished("job-1").await.completed, 2);
+    // A deleted one does not come back.
+    assert_eq!(h.request(Method::DELETE, "/jobs/job-1").send().await.unwrap().status(), 204);
+    let response = put(spec(2)).await.unwrap();
+    assert_eq!(response.json::<ApiError>().await.unwrap().reason, "JobDeleted");
+    h.assert_whole().await;
 }
 
 #[tokio::test]

@@ -12,5 +12,6 @@ mod models;
 mod openai;
 mod payments;
 mod restart;
+mod sampling;
 mod scheduling;
 mod workers;

@@ -212,6 +212,7 @@ async fn a_stranger_that_no_verifier_can_judge_stays_on_probation_and_says_why()
 fn fifty_thousand_waiting_requests_and_a_plan() {
     use xdc_grid::{
         api::ids::{GridPeerId, ModelDigest, RequestId},
+        protocol::fields::RequestFields,
         schedule::{Locality, Needs, Queue, Rates, Serving, Work, Worker, queue::Backlog},
     };
     let model = |number: u8| ModelDigest([number; 32]);
@@ -223,7 +224,8 @@ fn fifty_thousand_waiting_requests_and_a_plan() {
     };
     let mut queue = Queue::default();
     for job in 0..1000u32 {
-        let needs = Needs { model: model((job % 4) as u8), model_bytes: 0, placement: PlacementFilter::default() };
+        let (placement, fields) = (PlacementFilter::default(), RequestFields::NONE);
+        let needs = Needs { model: model((job % 4) as u8), model_bytes: 0, placement, fields };
         let owner = format!("team-{}", job % 50);
         let spec = Backlog { owner, class: Class::Batch, needs, suspended: false, parallelism: 0 };
         queue.put_backlog(&format!("job-{job}"), spec);
@@ -256,6 +258,7 @@ fn fifty_thousand_waiting_requests_and_a_plan() {
         region: String::new(),
         labels: BTreeMap::new(),
         memory_bytes: 0,
+        knows: RequestFields::all(),
     };
     let mut workers: Vec<Worker> = (0..200).map(worker).collect();
     let mut micros: Vec<u128> = (0..1000usize)

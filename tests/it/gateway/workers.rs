@@ -15,6 +15,7 @@ use xdc_grid::{
     api::ids::{GridPeerId, ModelDigest},
     gateway::{FrameSink, FrameSource, Link, WorkerError, Workers},
     protocol::{
+        fields::RequestField,
         identity::NodeKey,
         names::NetworkId,
         receipt::{Receipt, hash_inputs, hash_tokens, hash_vectors, sign},
@@ -22,15 +23,16 @@ use xdc_grid::{
         wire::{
             self, Accept, Ack, Assign, AuditEvent, AuditRequest, ChallengeReply, ChallengeRequest, Finished,
             GemmCommit, GemmTile, GemmTiles, Heartbeat, InferCommand, InferEvent, NodeInfo, Offer, OfferReply, Refused,
-            Replay, ServedModel, Start, StorageProof, Token, audit_event, challenge_reply, challenge_request,
-            infer_command, infer_event, offer_reply,
+            Replay, ServedModel, Start, StorageProof, Token, TokenLogprobs, TopLogprob, audit_event, challenge_reply,
+            challenge_request, infer_command, infer_event, offer_reply,
         },
     },
     verify::{
         embedding,
         gemm::{GemmParams, GemmProof, prove},
-        sampler::{SamplerParams, seed},
+        sampler::{SamplerParams, asked_hash, seed},
         storage::{StorageAnswer, leaf_range},
+        told,
     },
 };
 
@@ -52,6 +54,10 @@ pub enum Script {
     Overcount,
     /// Sends other vectors than its receipt stands for.
     Swap,
+    /// Tells other log-probabilities than the model gives.
+    MakeUp,
+    /// Tells no log-probabilities, whoever asks.
+    KeepQuiet,
     /// Rejects every offer.
     Reject(Refused),
     /// Fails on the stream.
@@ -67,6 +73,8 @@ pub struct FakeWorker {
     pub brake: Mutex<Option<Arc<Semaphore>>>,
     pub slots: u32,
     pub profile: Mutex<String>,
+    /// Fields of a request that it says it knows.
+    pub knows: Mutex<Vec<String>>,
     pub serves: Mutex<Vec<ModelDigest>>,
     pub holds: Mutex<HashMap<ModelDigest, Vec<u8>>>,
     pub acks: Mutex<Vec<Ack>>,
@@ -88,6 +96,7 @@ impl FakeWorker {
             brake: Mutex::default(),
             slots,
             profile: Mutex::new(PROFILE.into()),
+            knows: Mutex::new(RequestField::ALL.map(|field| field.name().to_owned()).into()),
             serves: Mutex::default(),
             holds: Mutex::default(),
             acks: Mutex::default(),
@@ -127,6 +136,7 @@ impl FakeWorker {
             sequence: self.sequence.fetch_add(1, Ordering::Relaxed),
             models: self.serves.lock().unwrap().iter().map(served).collect(),
             slots: self.slots,
+            request_fields: self.knows.lock().unwrap().clone(),
             ..NodeInfo::default()
         }
     }
@@ -184,7 +194,12 @@ impl FakeWorker {
                     }
                 }
             }
-            let token = Token { index: index as u32, id: *id, text: text.clone() };
+            let told = start.top_logprobs.filter(|_| script != Script::KeepQuiet);
+            let mut logprobs = told.map(|top| logprobs(text, top));
+            if let (Script::MakeUp, Some(logprobs)) = (&script, &mut logprobs) {
+                logprobs.logprob -= 1.0;
+            }
+            let token = Token { index: index as u32, id: *id, text: text.clone(), logprobs };
             if send(infer_event::Kind::Token(token)).await.is_err() {
                 return;
             }
@@ -339,6 +354,13 @@ impl FakeWorker {
             kernel_profile: self.profile.lock().unwrap().clone(),
             sampler: sampler_hash(start).to_vec(),
             seed: seed_of(start).to_vec(),
+            logprobs_hash: match start.top_logprobs {
+                None => Vec::new(),
+                Some(top) => {
+                    let told = honest_answer(start).into_iter().skip(start.prefix.len());
+                    told::hash(&told.map(|(_, text)| logprobs(&text, top)).collect::<Vec<_>>()).to_vec()
+                }
+            },
         }
     }
 }
@@ -352,6 +374,13 @@ fn honest_answer(start: &Start) -> Vec<(u32, String)> {
     };
     let id = |word: &String| u32::from_le_bytes(blake3::hash(word.as_bytes()).as_bytes()[..4].try_into().unwrap()) >> 1;
     words.into_iter().take(start.max_tokens as usize).map(|word| (id(&word), word)).collect()
+}
+
+/// What the scripted model tells of a token: as likely as its text is short.
+fn logprobs(text: &str, top: u32) -> TokenLogprobs {
+    let logprob = -(text.len() as f32) / 4.0;
+    let other = |rank: u32| TopLogprob { bytes: text.as_bytes().to_vec(), logprob: logprob - rank as f32 };
+    TokenLogprobs { bytes: text.as_bytes().to_vec(), logprob, top: (0..top).map(other).collect() }
 }
 
 /// The vectors that the scripted encoder gives: four bytes of a hash of each text.
@@ -392,7 +421,8 @@ fn seed_of(start: &Start) -> [u8; 32] {
 }
 
 fn sampler_hash(start: &Start) -> [u8; 32] {
-    SamplerParams::try_from(start.sampling.as_ref().unwrap()).unwrap().hash()
+    let params = SamplerParams::try_from(start.sampling.as_ref().unwrap()).unwrap();
+    asked_hash(&params, start.top_logprobs)
 }
 
 pub fn refused(reason: &str, retry_after_ms: u64) -> Refused {

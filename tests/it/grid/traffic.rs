@@ -18,7 +18,9 @@ use xdc_grid::{
 use super::node::{Members, PATIENCE, QUIC, TCP, TestNode, eventually, pair, pair_with};
 
 fn token(index: u32) -> InferEvent {
-    InferEvent { kind: Some(infer_event::Kind::Token(Token { index, id: index * 2, text: "x".into() })) }
+    InferEvent {
+        kind: Some(infer_event::Kind::Token(Token { index, id: index * 2, text: "x".into(), logprobs: None })),
+    }
 }
 
 fn start_frame(prompt: &str) -> InferCommand {

@@ -81,10 +81,17 @@ async fn a_bench_tells_speed_memory_and_what_a_day_earns() {
     let run = async |more: &[&str]| {
         let mut command = program(&arguments);
         let output = timeout(Duration::from_secs(180), command.args(more).output()).await.unwrap().unwrap();
-        assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
-        String::from_utf8(output.stdout).unwrap()
+        let told = String::from_utf8(output.stderr).unwrap();
+        assert!(output.status.success(), "{told}");
+        (String::from_utf8(output.stdout).unwrap(), told)
     };
-    let report: Value = serde_json::from_str(&run(&["-o", "json"]).await).unwrap();
+    let (report, told) = run(&["-o", "json"]).await;
+    for step in
+        ["getting the model", "loading", "warming up", "run 1 of 1: reading a prompt of 16", "2 answers at a time"]
+    {
+        assert!(told.contains(step), "{told}");
+    }
+    let report: Value = serde_json::from_str(&report).unwrap();
     for rate in ["prefill", "decode", "decodeTogether"] {
         assert!(report[rate]["median"].as_f64() > Some(0.0) && report[rate]["n"] == 1, "{rate}: {report}");
     }
@@ -93,7 +100,7 @@ async fn a_bench_tells_speed_memory_and_what_a_day_earns() {
     assert_eq!(earnings["costPerToken"], 269);
     let [units, xdc, money] = ["unitsPerDay", "xdcPerDay", "moneyPerDay"].map(|name| earnings[name].as_f64().unwrap());
     assert!((xdc - units / 1e9 * 2.0).abs() < 1e-6 * xdc && (money - xdc * 0.5).abs() < 1e-6 * xdc);
-    let table = run(&[]).await;
+    let (table, _) = run(&[]).await;
     for word in ["write, 2 at a time", "tokens/s", "XDC", "memory"] {
         assert!(table.contains(word), "{table}");
     }

@@ -80,7 +80,13 @@ impl AnswerEngine for Caller {
     }
 
     fn replay(&self, _: ReplayRequest) -> BoxFuture<'_, Result<ReplayOutcome, AdmissionError>> {
-        let outcome = ReplayOutcome { trace_root: [0; 32], first_mismatch: None, max_margin: 0.0, mean_margin: 0.0 };
+        let outcome = ReplayOutcome {
+            trace_root: [0; 32],
+            first_mismatch: None,
+            max_margin: 0.0,
+            mean_margin: 0.0,
+            logprobs: vec![],
+        };
         async move { Ok(outcome) }.boxed()
     }
 

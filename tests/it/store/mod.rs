@@ -9,7 +9,7 @@ use xdc_grid::{
     protocol::{
         identity::NodeKey,
         internal::{
-            Encoding, Endpoint, InputLine, JobControl, JobPayment, JobSpec, Member, Message, NetworkConfig, NodeMode,
+            Endpoint, InputLine, JobControl, JobPayment, JobSpec, Member, Message, NetworkConfig, NodeMode,
             PlacementFilter, TokenPrice,
         },
         names::NetworkId,
@@ -77,18 +77,10 @@ fn spec(total_requests: u32) -> JobSpec {
 
 fn line(index: u32) -> InputLine {
     InputLine {
-        index,
-        custom_id: format!("c{index}"),
         messages: vec![Message { role: "user".into(), content: "hi".into() }],
-        prompt: String::new(),
         max_tokens: 4,
-        temperature: 0.0,
-        top_p: 1.0,
-        top_k: 0,
         seed: 1,
-        stop: vec![],
-        inputs: vec![],
-        encoding: Encoding::Float,
+        ..InputLine::blank(index, format!("c{index}"))
     }
 }
 
@@ -163,6 +155,7 @@ impl Fixture {
             text: "yes".into(),
             output: output.to_vec(),
             prefix: vec![],
+            logprobs: vec![],
             audit: Some(AuditOrder { deadline_ms: 1000 }),
         }
     }

@@ -53,6 +53,8 @@ struct Script {
     jobs: BTreeMap<String, Job>,
     forgotten: BTreeSet<String>,
     released: BTreeSet<String>,
+    /// Jobs by name whose input breaks off.
+    broken: BTreeSet<String>,
     members: BTreeMap<String, Member>,
     proven: BTreeSet<String>,
     running: BTreeMap<String, u32>,
@@ -163,6 +165,12 @@ impl FakeGateway {
     /// How often it was given the input of a job that had none.
     pub fn all_submissions(&self) -> u32 {
         self.lock().accepted
+    }
+
+    /// Whether inputs of jobs of this name break off.
+    pub fn set_input_breaks(&self, name: &str, breaks: bool) {
+        let mut script = self.lock();
+        let _ = if breaks { script.broken.insert(name.to_owned()) } else { script.broken.remove(name) };
     }
 
     /// Lets a held job finish.
@@ -480,9 +488,12 @@ async fn jobs(State(gateway): Shared, Query(query): Query<BTreeMap<String, Strin
 async fn put_job(State(gateway): Shared, Path(uid): Path<String>, Json(spec): Json<JobSpec>) -> Response {
     let mut script = gateway.lock();
     match script.jobs.get(&uid) {
-        Some(job) if job.spec != spec => refuse(StatusCode::CONFLICT, "JobConflict", "another spec under this uid"),
-        Some(job) => Json(report(job)).into_response(),
-        None => {
+        Some(job) if job.spec == spec => Json(report(job)).into_response(),
+        Some(job) if job.state != JobState::Created => {
+            refuse(StatusCode::CONFLICT, "JobConflict", "another spec under this uid")
+        }
+        // Nothing of a job without its input can have run.
+        _ => {
             let job = Job { spec, lines: Vec::new(), control: JobControl::default(), state: JobState::Created };
             let answer = report(&job);
             script.jobs.insert(uid, job);
@@ -493,13 +504,6 @@ async fn put_job(State(gateway): Shared, Path(uid): Path<String>, Json(spec): Js
 
 /// As the spec, its control and the input one after the other.
 async fn take_job(State(gateway): Shared, Path(uid): Path<String>, Json(whole): Json<WholeJob>) -> Response {
-    {
-        let mut script = gateway.lock();
-        // Nothing of a job without its input can have run.
-        if script.jobs.get(&uid).is_some_and(|job| job.state == JobState::Created) {
-            script.jobs.remove(&uid);
-        }
-    }
     let kept = put_job(State(gateway.clone()), Path(uid.clone()), Json(whole.spec)).await;
     if !kept.status().is_success() {
         return kept;
@@ -521,6 +525,9 @@ async fn put_input(State(gateway): Shared, Path(uid): Path<String>, body: Bytes)
     let answer = {
         let mut script = gateway.lock();
         *script.submissions.entry(uid.clone()).or_default() += 1;
+        if script.jobs.get(&uid).is_some_and(|job| script.broken.contains(&job.spec.name)) {
+            return refuse(StatusCode::SERVICE_UNAVAILABLE, "Broken", "the input broke off");
+        }
         let Some(job) = script.jobs.get_mut(&uid) else {
             return refuse(StatusCode::NOT_FOUND, "JobUnknown", "no such job");
         };
@@ -707,6 +714,7 @@ fn result(uid: &str, line: &InputLine) -> ResultLine {
         Outcome::Completed {
             text: if text.contains(HUGE) { "x".repeat(2 << 20) } else { format!("answer to {text}") },
             finish_reason: "stop".into(),
+            logprobs: None,
             prompt_tokens: 10,
             output_tokens: 5,
             node_name: "node-a".into(),

@@ -109,6 +109,23 @@ async fn a_shard_is_answered_in_input_order_and_counted() {
 }
 
 #[tokio::test]
+async fn a_line_says_how_its_tokens_are_chosen_and_gets_their_likelihood() {
+    let mut told = line(0, "abc");
+    told["topLogprobs"] = json!(2);
+    told["frequencyPenalty"] = json!(0.5);
+    let mut wrong = line(1, "abc");
+    wrong["minP"] = json!(7.0);
+    let shard = Shard::new(&[told, wrong, line(2, "abc")], b"a model").await;
+    assert_eq!(shard.run(Parrots::default()).await, Exit::Done);
+    let results = shard.results();
+    let logprobs = results[0]["outcome"]["logprobs"].as_array().unwrap();
+    assert_eq!((logprobs.len(), logprobs[0]["top"].as_array().unwrap().len()), (4, 2));
+    assert_eq!(results[1]["outcome"]["reason"], "MalformedRequest");
+    assert!(results[1]["outcome"]["message"].as_str().unwrap().contains("min_p"));
+    assert_eq!(results[2]["outcome"].get("logprobs"), None);
+}
+
+#[tokio::test]
 async fn a_stopped_pod_hands_back_what_it_has_and_the_next_one_goes_on_from_there() {
     let shard = Shard::new(&[line(0, "abc"), line(1, "abc"), line(2, "abc")], b"a model").await;
     let mut options = shard.options();

@@ -224,6 +224,8 @@ pub struct Answer {
     pub tokens: Vec<u32>,
     pub text: String,
     pub heartbeats: usize,
+    /// Where they were asked for.
+    pub logprobs: Vec<wire::TokenLogprobs>,
     pub finish: String,
     pub receipt: Receipt,
     pub signature: Vec<u8>,
@@ -247,13 +249,14 @@ impl Answer {
 
 /// Reads a stream to its receipt.
 pub async fn finish(stream: &mut InferClient) -> Answer {
-    let (mut tokens, mut text, mut heartbeats) = (vec![], String::new(), 0);
+    let (mut tokens, mut text, mut heartbeats, mut logprobs) = (vec![], String::new(), 0, vec![]);
     loop {
         match stream.next().await.unwrap().expect("the stream ended").kind.expect("an event of no kind") {
             infer_event::Kind::Token(token) => {
                 assert_eq!(token.index as usize, tokens.len());
                 tokens.push(token.id);
                 text.push_str(&token.text);
+                logprobs.extend(token.logprobs);
             }
             infer_event::Kind::Heartbeat(heartbeat) => {
                 assert_eq!(heartbeat.tokens as usize, tokens.len());
@@ -263,7 +266,7 @@ pub async fn finish(stream: &mut InferClient) -> Answer {
                 let wire = finished.receipt.unwrap();
                 let (receipt, signature) = (Receipt::from_wire(&wire).unwrap(), wire.signature);
                 let finish = finished.finish_reason;
-                return Answer { tokens, text, heartbeats, finish, receipt, signature, acknowledged: false };
+                return Answer { tokens, text, heartbeats, logprobs, finish, receipt, signature, acknowledged: false };
             }
             infer_event::Kind::Error(refused) => panic!("refused: {refused:?}"),
             infer_event::Kind::Vector(_) => panic!("a vector where tokens were due"),

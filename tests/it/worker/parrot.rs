@@ -7,7 +7,7 @@ use tokio::sync::mpsc;
 use xdc_grid::{
     inference::{
         AdmissionError, Benchmark, ChatMessage, FinishReason, GenerateEvent, GenerateRequest, ModelInfo, PromptError,
-        ReplayOutcome, ReplayRequest,
+        ReplayOutcome, ReplayRequest, TokenLogprobs,
     },
     protocol::receipt::hash_tokens,
     worker::{AnswerEngine, EngineProvider, EngineSettings},
@@ -50,6 +50,12 @@ impl Parrot {
         Parrot { info, how }
     }
 
+    /// As sure of a token as it is small.
+    fn logprobs(id: u32, top: u32) -> TokenLogprobs {
+        let logprob = -(id as f32) / 64.0;
+        TokenLogprobs { logprob, top: (0..top).map(|rank| (id, logprob - rank as f32)).collect() }
+    }
+
     fn repeat(prompt: &[u32], max_tokens: usize) -> Vec<u32> {
         prompt.iter().copied().cycle().take(max_tokens).collect()
     }
@@ -86,7 +92,8 @@ impl AnswerEngine for Parrot {
                     tokio::time::sleep(pace).await;
                 }
                 let text = char::from(id as u8).to_string();
-                if sender.send(GenerateEvent::Token { index, id, text, logprobs: None }).await.is_err() {
+                let logprobs = request.top_logprobs.map(|top| Box::new(Parrot::logprobs(id, top)));
+                if sender.send(GenerateEvent::Token { index, id, text, logprobs }).await.is_err() {
                     return;
                 }
             }
@@ -112,6 +119,10 @@ impl AnswerEngine for Parrot {
             first_mismatch: mismatch.map(|index| index as u32),
             max_margin: 0.0,
             mean_margin: 0.0,
+            logprobs: match request.top_logprobs {
+                Some(top) => request.output.iter().map(|id| Parrot::logprobs(*id, top)).collect(),
+                None => Vec::new(),
+            },
         };
         async { Ok(outcome) }.boxed()
     }
@@ -122,5 +133,9 @@ impl AnswerEngine for Parrot {
 
     fn queued(&self) -> u32 {
         0
+    }
+
+    fn token_bytes(&self, token: u32) -> Vec<u8> {
+        vec![token as u8]
     }
 }

@@ -1,7 +1,8 @@
 //! The real model, end to end over loopback: one worker answers, another re-computes the answer.
 
 use xdc_grid::{
-    protocol::wire::{ChatMessage, Sampling, Start},
+    protocol::wire::{ChatMessage, LogitBias, Sampling, Start},
+    verify::told,
     worker::WorkerHooks,
 };
 
@@ -28,8 +29,22 @@ async fn an_answer_of_the_real_model_is_signed_right_and_replayed_bit_by_bit_els
         sampling: Some(Sampling { temperature, top_p: 0.95, top_k: 40, ..Default::default() }),
         ..start(&blob, number, "", 24)
     };
-    for (number, temperature) in [(1, 0.0), (2, 0.8)] {
-        let request = chat(number, temperature);
+    let bias = LogitBias { id: 28, bias: -100.0 };
+    let full = |number| Start {
+        sampling: Some(Sampling {
+            temperature: 0.8,
+            top_p: 1.0,
+            min_p: 0.05,
+            repetition_penalty: 1.2,
+            presence_penalty: 0.3,
+            frequency_penalty: 0.2,
+            logit_bias: vec![bias],
+            ..Default::default()
+        }),
+        top_logprobs: Some(3),
+        ..chat(number, 0.8)
+    };
+    for (request, temperature) in [(chat(1, 0.0), 0.0), (chat(2, 0.8), 0.8), (full(3), 0.8)] {
         let answer = gateway.infer(&worker, &request).await;
         if temperature == 0.0 {
             assert!(answer.text.contains("Paris"), "{}", answer.text);
@@ -40,11 +55,13 @@ async fn an_answer_of_the_real_model_is_signed_right_and_replayed_bit_by_bit_els
         assert_eq!(replay.prompt_hash, answer.receipt.promptHash.to_vec());
         assert_eq!(replay.sampler, answer.receipt.sampler.to_vec());
         assert_eq!(replay.seed, answer.receipt.seed.to_vec());
+        let told = told::hash(&answer.logprobs);
+        assert_eq!(replay.logprobs_hash, if request.top_logprobs.is_some() { told.to_vec() } else { vec![] });
         // One token changed is noticed.
         let mut forged = answer.tokens.clone();
         forged[3] += 1;
         let replay = gateway.audit(&verifier.peer(), &request, &forged).await.unwrap();
         assert_eq!(replay.first_mismatch, 4);
     }
-    assert_eq!(worker.claims(2).await.len(), 2);
+    assert_eq!(worker.claims(3).await.len(), 3);
 }

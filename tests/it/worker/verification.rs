@@ -2,15 +2,17 @@
 
 use xdc_grid::{
     protocol::{
+        fields::RequestFields,
         receipt::hash_tokens,
         wire::{
-            ChallengeReply, ChallengeRequest, GemmChallenge, GemmOpen, StorageChallenge, challenge_reply,
+            ChallengeReply, ChallengeRequest, GemmChallenge, GemmOpen, Start, StorageChallenge, challenge_reply,
             challenge_request,
         },
     },
     verify::{
         gemm::{GemmParams, GemmVerifier, TILES_PER_CHALLENGE, Tile},
         storage::{LEAVES_PER_CHALLENGE, StorageAnswer, choose_leaves, leaf_range, n_leaves},
+        told,
     },
 };
 
@@ -56,6 +58,36 @@ async fn an_audit_reports_what_the_replay_found() {
     assert_eq!(replay.kernel_profile, "parrot/1");
     output[3] += 1;
     assert_eq!(gateway.audit(&worker.peer(), &request, &output).await.unwrap().first_mismatch, 4);
+}
+
+#[tokio::test]
+async fn an_audit_finds_the_log_probabilities_that_an_honest_worker_told() {
+    let blob = Blob::of(vec![7; 1000]);
+    let (gateway, worker) = member(&["Compute", "Verify"], &blob).await;
+    let request = Start { top_logprobs: Some(2), ..start(&blob, 1, "polly", 8) };
+    let answer = gateway.infer(&worker, &request).await;
+    assert_eq!((answer.logprobs.len(), answer.logprobs[0].top.len()), (8, 2));
+    assert_eq!(answer.logprobs[0].bytes, b"p");
+    let replay = gateway.audit(&worker.peer(), &request, &answer.tokens).await.unwrap();
+    assert_eq!(replay.logprobs_hash, told::hash(&answer.logprobs));
+    assert_eq!(replay.sampler, answer.receipt.sampler.to_vec());
+    // Of what the client had already, nothing was told.
+    let rest = Start { prefix: answer.tokens[..3].to_vec(), ..request.clone() };
+    let replay = gateway.audit(&worker.peer(), &rest, &answer.tokens).await.unwrap();
+    assert_eq!(replay.logprobs_hash, told::hash(&answer.logprobs[3..]));
+    let plain = gateway.infer(&worker, &start(&blob, 2, "polly", 8)).await;
+    assert!(plain.logprobs.is_empty() && plain.receipt.sampler != answer.receipt.sampler);
+    let replay = gateway.audit(&worker.peer(), &start(&blob, 2, "polly", 8), &plain.tokens).await.unwrap();
+    assert!(replay.logprobs_hash.is_empty());
+}
+
+#[tokio::test]
+async fn a_worker_says_which_fields_of_a_request_it_knows() {
+    let blob = Blob::of(vec![7; 1000]);
+    let (gateway, worker) = member(&["Compute"], &blob).await;
+    let info = gateway.info_with(&worker.peer(), |_| true).await;
+    let names = info.request_fields.iter().map(String::as_str);
+    assert_eq!(RequestFields::of_names(names), RequestFields::all());
 }
 
 #[tokio::test]

@@ -1,7 +1,7 @@
-//! The input of a job: where its bytes come from (`source`), how they become lines (`lines`) and how a line becomes a request
-//! or a rejection (`parse`). A bad line is a record in errors.jsonl; only an unusable input is a failure of the job.
+//! The input of a job: where its bytes come from (`source`), how they become lines (`lines`), how a line becomes a request
+//! or a rejection (`parse`) and what holds for one that says little (`defaults`). A bad line is a record in errors.jsonl; only an unusable input is a failure of the job.
 
-mod embedding;
+pub mod defaults;
 pub mod lines;
 pub mod parse;
 pub mod source;

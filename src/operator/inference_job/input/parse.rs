@@ -2,22 +2,18 @@
 
 use std::collections::HashSet;
 
-use serde::{Deserialize, Deserializer};
+use serde::Deserialize;
 use serde_json::{Map, Value};
 
-use super::{
-    embedding,
-    lines::{Line, LineContent},
-};
+use super::lines::{Line, LineContent};
 use crate::{
     api::{inference_job::InputFormat, reasons::Reason},
+    openai::{Defaults, EmbeddingRequest, Offer, OpenAiError, TextRequest},
     protocol::internal::{Encoding, Endpoint, InputLine, Message},
 };
 
 const MAX_CUSTOM_ID: usize = 256;
-const MAX_MESSAGES: usize = 256;
 const MAX_TOKENS: u32 = 32_768;
-const MAX_STOP: usize = 4;
 
 /// What a line is read against.
 #[derive(Debug, Clone, PartialEq)]
@@ -26,18 +22,8 @@ pub struct Rules {
     pub endpoint: Endpoint,
     /// Name of the GridModel: a line may ask for no other.
     pub model: String,
+    /// What holds for lines that say nothing.
     pub defaults: Defaults,
-}
-
-/// Sampling of lines that say nothing.
-#[derive(Debug, Clone, PartialEq)]
-pub struct Defaults {
-    pub max_tokens: u32,
-    pub temperature: f32,
-    pub top_p: f32,
-    pub top_k: u32,
-    pub seed: u64,
-    pub stop: Vec<String>,
     /// Before every plain prompt of a chat.
     pub system_message: Option<String>,
 }
@@ -55,16 +41,18 @@ pub struct Rejection {
 /// Reads lines one after the other and remembers which custom ids it has seen.
 pub struct LineParser {
     rules: Rules,
+    offer: Offer,
     /// BLAKE3 of each id: 16 bytes however long the ids are. A collision among 50 000 has a chance of 10⁻²⁹.
     seen: HashSet<[u8; 16]>,
 }
 
 /// Reason and message of a line that is turned down.
-pub(super) type Refusal = (Reason, String);
+type Refusal = (Reason, String);
 
 impl LineParser {
     pub fn new(rules: Rules) -> Self {
-        LineParser { rules, seen: HashSet::new() }
+        let offer = Offer::of_the_grid(MAX_TOKENS, rules.defaults.clone());
+        LineParser { rules, offer, seen: HashSet::new() }
     }
 
     pub fn parse(&mut self, line: Line) -> Result<InputLine, Rejection> {
@@ -75,7 +63,7 @@ impl LineParser {
         let request = match self.rules.format {
             InputFormat::Lines => plain(&self.rules, index, &bytes).map_err(|refusal| reject(index, None, refusal)),
             InputFormat::OpenAiBatch => {
-                batch(&self.rules, index, &bytes).map_err(|refusal| reject(index, custom_id_of(&bytes), refusal))
+                self.batch(index, &bytes).map_err(|refusal| reject(index, custom_id_of(&bytes), refusal))
             }
         }?;
         if !self.seen.insert(short_hash(&request.custom_id)) {
@@ -83,6 +71,41 @@ impl LineParser {
             return Err(reject(index, Some(request.custom_id), refusal));
         }
         Ok(request)
+    }
+
+    fn batch(&self, index: u32, bytes: &[u8]) -> Result<InputLine, Refusal> {
+        let value: Value = serde_json::from_slice(bytes)
+            .map_err(|error| (Reason::InvalidJson, format!("the line is not JSON: {error}")))?;
+        let line: BatchLine = serde_json::from_value(value).map_err(|error| invalid(error.to_string()))?;
+        known_fields(&line.unknown)?;
+        let custom_id = line.custom_id.unwrap_or_default();
+        if custom_id.is_empty() || custom_id.len() > MAX_CUSTOM_ID {
+            return Err((Reason::InvalidCustomId, format!("custom_id must have 1 to {MAX_CUSTOM_ID} bytes")));
+        }
+        let path = path_of(self.rules.endpoint);
+        if line.method.as_deref().is_some_and(|method| method != "POST") {
+            return Err(invalid("method must be POST"));
+        }
+        if line.url.as_deref().is_some_and(|url| url != path) {
+            return Err((
+                Reason::OtherEndpoint,
+                format!("the job is for {path}, the line for {}", line.url.unwrap_or_default()),
+            ));
+        }
+        let body = line.body.ok_or_else(|| invalid("body is missing"))?;
+        match self.rules.endpoint {
+            Endpoint::Embeddings => embedding(&self.rules, index, custom_id, body),
+            Endpoint::ChatCompletions | Endpoint::Completions => self.text(index, custom_id, body),
+        }
+    }
+
+    fn text(&self, index: u32, custom_id: String, body: Value) -> Result<InputLine, Refusal> {
+        let request = TextRequest::of_batch(body, self.rules.endpoint, &self.offer).map_err(refused)?;
+        known_model(&self.rules, &request.model)?;
+        if request.stream {
+            return Err(invalid("body.stream must be false in a batch"));
+        }
+        Ok(request.into_line(index, custom_id))
     }
 }
 
@@ -109,11 +132,11 @@ fn short_hash(text: &str) -> [u8; 16] {
 fn plain(rules: &Rules, index: u32, bytes: &[u8]) -> Result<InputLine, Refusal> {
     let text = std::str::from_utf8(bytes).map_err(|_| (Reason::InvalidText, "the line is not UTF-8".to_owned()))?;
     let prompt = text.trim_end_matches('\r').to_owned();
-    let mut request = defaults(rules, index, numbered(index));
+    let mut request = rules.defaults.line(index, numbered(index));
     match rules.endpoint {
         Endpoint::ChatCompletions => {
             let message = |role: &str, content| Message { role: role.into(), content };
-            let system = rules.defaults.system_message.iter().map(|content| message("system", content.clone()));
+            let system = rules.system_message.iter().map(|content| message("system", content.clone()));
             request.messages = system.chain([message("user", prompt)]).collect();
         }
         Endpoint::Completions => request.prompt = prompt,
@@ -122,24 +145,6 @@ fn plain(rules: &Rules, index: u32, bytes: &[u8]) -> Result<InputLine, Refusal> 
         }
     }
     Ok(request)
-}
-
-fn defaults(rules: &Rules, index: u32, custom_id: String) -> InputLine {
-    let Defaults { max_tokens, temperature, top_p, top_k, seed, stop, system_message: _ } = rules.defaults.clone();
-    InputLine {
-        index,
-        custom_id,
-        messages: Vec::new(),
-        prompt: String::new(),
-        max_tokens,
-        temperature,
-        top_p,
-        top_k,
-        seed,
-        stop,
-        inputs: Vec::new(),
-        encoding: Encoding::default(),
-    }
 }
 
 /// A line of an OpenAI batch file.
@@ -153,196 +158,34 @@ struct BatchLine {
     unknown: Map<String, Value>,
 }
 
-/// The fields of chat completions and completions that are served.
-#[derive(Deserialize)]
-struct Body {
-    model: Option<String>,
-    messages: Option<Vec<ChatMessage>>,
-    prompt: Option<String>,
-    max_tokens: Option<u32>,
-    max_completion_tokens: Option<u32>,
-    temperature: Option<f32>,
-    top_p: Option<f32>,
-    top_k: Option<u32>,
-    seed: Option<i64>,
-    #[serde(default, deserialize_with = "one_or_many")]
-    stop: Option<Vec<String>>,
-    n: Option<u32>,
-    stream: Option<bool>,
-    /// A label of the caller's that changes nothing.
-    #[serde(rename = "user")]
-    _user: Option<String>,
-    #[serde(flatten)]
-    unknown: Map<String, Value>,
+fn embedding(rules: &Rules, index: u32, custom_id: String, body: Value) -> Result<InputLine, Refusal> {
+    let EmbeddingRequest { model, inputs, encoding } = EmbeddingRequest::of_batch(body).map_err(refused)?;
+    known_model(rules, &model)?;
+    Ok(InputLine::embedding(index, custom_id, inputs, encoding))
 }
 
-#[derive(Deserialize)]
-struct ChatMessage {
-    role: String,
-    content: Content,
-    #[serde(flatten)]
-    unknown: Map<String, Value>,
+/// What a client of the API would be told; the message names the field.
+fn refused(error: OpenAiError) -> Refusal {
+    let reason = if error.is_unsupported() { Reason::UnknownField } else { Reason::InvalidRequest };
+    (reason, error.body.message)
 }
 
-#[derive(Deserialize)]
-#[serde(untagged)]
-enum Content {
-    Text(String),
-    Parts(Vec<Part>),
-}
-
-#[derive(Deserialize)]
-struct Part {
-    #[serde(rename = "type")]
-    kind: String,
-    text: Option<String>,
-}
-
-fn one_or_many<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Option<Vec<String>>, D::Error> {
-    #[derive(Deserialize)]
-    #[serde(untagged)]
-    enum Stop {
-        One(String),
-        Many(Vec<String>),
-    }
-    Ok(Option::<Stop>::deserialize(deserializer)?.map(|stop| match stop {
-        Stop::One(text) => vec![text],
-        Stop::Many(texts) => texts,
-    }))
-}
-
-fn batch(rules: &Rules, index: u32, bytes: &[u8]) -> Result<InputLine, Refusal> {
-    let value: Value = serde_json::from_slice(bytes)
-        .map_err(|error| (Reason::InvalidJson, format!("the line is not JSON: {error}")))?;
-    let line: BatchLine = serde_json::from_value(value).map_err(|error| invalid(error.to_string()))?;
-    known_fields(&line.unknown, "")?;
-    let custom_id = line.custom_id.unwrap_or_default();
-    if custom_id.is_empty() || custom_id.len() > MAX_CUSTOM_ID {
-        return Err((Reason::InvalidCustomId, format!("custom_id must have 1 to {MAX_CUSTOM_ID} bytes")));
-    }
-    let path = path_of(rules.endpoint);
-    if line.method.as_deref().is_some_and(|method| method != "POST") {
-        return Err(invalid("method must be POST"));
-    }
-    if line.url.as_deref().is_some_and(|url| url != path) {
-        return Err((
-            Reason::OtherEndpoint,
-            format!("the job is for {path}, the line for {}", line.url.unwrap_or_default()),
-        ));
-    }
-    let body = line.body.ok_or_else(|| invalid("body is missing"))?;
-    if rules.endpoint == Endpoint::Embeddings {
-        return embedding::request(rules, index, custom_id, body);
-    }
-    let body = serde_json::from_value(body).map_err(|error| invalid(error.to_string()))?;
-    request(rules, index, custom_id, body)
-}
-
-fn request(rules: &Rules, index: u32, custom_id: String, body: Body) -> Result<InputLine, Refusal> {
-    known_fields(&body.unknown, "body.")?;
-    known_model(rules, body.model.as_deref())?;
-    if body.n.is_some_and(|n| n != 1) {
-        return Err(invalid("body.n must be 1"));
-    }
-    if body.stream == Some(true) {
-        return Err(invalid("body.stream must be false in a batch"));
-    }
-    let mut request = defaults(rules, index, custom_id);
-    sampling(&mut request, &body)?;
-    match rules.endpoint {
-        Endpoint::ChatCompletions => request.messages = messages(body.messages)?,
-        Endpoint::Completions => {
-            request.prompt =
-                body.prompt.filter(|prompt| !prompt.is_empty()).ok_or_else(|| invalid("body.prompt is missing"))?;
-        }
-        // Theirs is another body: `embedding`.
-        Endpoint::Embeddings => return Err(invalid("body has no input")),
-    }
-    Ok(request)
-}
-
-fn sampling(request: &mut InputLine, body: &Body) -> Result<(), Refusal> {
-    let within = |name: &str, value: f32, min: f32, max: f32| {
-        if value >= min && value <= max {
-            Ok(value)
-        } else {
-            Err(invalid(format!("body.{name} must be from {min} to {max}")))
-        }
-    };
-    if let Some(max_tokens) = body.max_completion_tokens.or(body.max_tokens) {
-        if max_tokens == 0 || max_tokens > MAX_TOKENS {
-            return Err(invalid(format!("body.max_tokens must be from 1 to {MAX_TOKENS}")));
-        }
-        request.max_tokens = max_tokens;
-    }
-    if let Some(temperature) = body.temperature {
-        request.temperature = within("temperature", temperature, 0.0, 2.0)?;
-    }
-    if let Some(top_p) = body.top_p {
-        request.top_p = within("top_p", top_p, 0.0, 1.0)?;
-    }
-    if let Some(top_k) = body.top_k {
-        request.top_k = top_k;
-    }
-    if let Some(seed) = body.seed {
-        // Any 64-bit number is a seed; a negative one keeps its bits.
-        request.seed = seed.cast_unsigned();
-    }
-    if let Some(stop) = &body.stop {
-        if stop.len() > MAX_STOP || stop.iter().any(|text| text.is_empty() || text.len() > 64) {
-            return Err(invalid(format!("body.stop may have {MAX_STOP} texts of 1 to 64 bytes")));
-        }
-        request.stop.clone_from(stop);
-    }
-    Ok(())
-}
-
-fn messages(messages: Option<Vec<ChatMessage>>) -> Result<Vec<Message>, Refusal> {
-    let messages = messages.unwrap_or_default();
-    if messages.is_empty() || messages.len() > MAX_MESSAGES {
-        return Err(invalid(format!("body.messages must have 1 to {MAX_MESSAGES} messages")));
-    }
-    messages.into_iter().map(message).collect()
-}
-
-fn message(message: ChatMessage) -> Result<Message, Refusal> {
-    known_fields(&message.unknown, "body.messages[].")?;
-    if !matches!(message.role.as_str(), "system" | "user" | "assistant") {
-        return Err(invalid(format!("a message of role {:?} is not served", message.role)));
-    }
-    let content = match message.content {
-        Content::Text(text) => text,
-        Content::Parts(parts) => parts.into_iter().map(text_of).collect::<Result<Vec<_>, _>>()?.concat(),
-    };
-    Ok(Message { role: message.role, content })
-}
-
-fn text_of(part: Part) -> Result<String, Refusal> {
-    match (part.kind.as_str(), part.text) {
-        ("text", Some(text)) => Ok(text),
-        (kind, _) => Err(invalid(format!("message content of type {kind:?} is not served"))),
+fn known_model(rules: &Rules, model: &str) -> Result<(), Refusal> {
+    match model == rules.model {
+        true => Ok(()),
+        false => Err((Reason::OtherModel, format!("the job is for model {:?}, the line for {model:?}", rules.model))),
     }
 }
 
-pub(super) fn known_model(rules: &Rules, model: Option<&str>) -> Result<(), Refusal> {
-    match model {
-        Some(model) if model == rules.model => Ok(()),
-        Some(model) => {
-            Err((Reason::OtherModel, format!("the job is for model {:?}, the line for {model:?}", rules.model)))
-        }
-        None => Err(invalid("body.model is missing")),
-    }
-}
-
-pub(super) fn known_fields(unknown: &Map<String, Value>, prefix: &str) -> Result<(), Refusal> {
+fn known_fields(unknown: &Map<String, Value>) -> Result<(), Refusal> {
     // A null says as much as nothing.
     match unknown.iter().find(|(_, value)| !value.is_null()) {
-        Some((name, _)) => Err((Reason::UnknownField, format!("{prefix}{name} is not served"))),
+        Some((name, _)) => Err((Reason::UnknownField, format!("{name} is not served"))),
         None => Ok(()),
     }
 }
 
-pub(super) fn invalid(message: impl Into<String>) -> Refusal {
+fn invalid(message: impl Into<String>) -> Refusal {
     (Reason::InvalidRequest, message.into())
 }
 
@@ -366,7 +209,10 @@ fn custom_id_of(bytes: &[u8]) -> Option<String> {
 
 #[cfg(test)]
 mod tests {
+    use serde_json::json;
+
     use super::*;
+    use crate::verify::sampler::SamplerParams;
 
     fn rules(format: InputFormat) -> Rules {
         Rules {
@@ -374,14 +220,12 @@ mod tests {
             endpoint: Endpoint::ChatCompletions,
             model: "m".into(),
             defaults: Defaults {
-                max_tokens: 32,
-                temperature: 0.0,
-                top_p: 1.0,
-                top_k: 0,
-                seed: 7,
+                max_tokens: Some(32),
+                sampling: SamplerParams { min_p: 0.05, ..SamplerParams::GREEDY },
+                seed: Some(7),
                 stop: Vec::new(),
-                system_message: None,
             },
+            system_message: None,
         }
     }
 
@@ -406,13 +250,13 @@ mod tests {
         let request = parser.parse(line(1, "What is the capital of France?\r")).unwrap();
         assert_eq!(request.custom_id, "line-2");
         assert_eq!(request.messages[0].content, "What is the capital of France?");
-        assert_eq!((request.max_tokens, request.seed), (32, 7));
+        assert_eq!((request.max_tokens, request.seed, request.min_p), (32, 7, 0.05));
     }
 
     #[test]
     fn a_system_message_goes_before_every_plain_prompt() {
         let mut rules = rules(InputFormat::Lines);
-        rules.defaults.system_message = Some("Be brief.".into());
+        rules.system_message = Some("Be brief.".into());
         let request = LineParser::new(rules).parse(line(0, "Hello?")).unwrap();
         let said: Vec<_> =
             request.messages.iter().map(|message| (message.role.as_str(), message.content.as_str())).collect();
@@ -425,7 +269,18 @@ mod tests {
         let text = ask(r#","max_tokens":5,"temperature":0.5,"seed":-1,"stop":"x","user":"u","logprobs":null"#);
         let request = parser.parse(line(0, &text)).unwrap();
         assert_eq!((request.max_tokens, request.temperature, request.seed), (5, 0.5, u64::MAX));
-        assert_eq!(request.stop, ["x"]);
+        assert_eq!((request.stop, request.min_p), (vec!["x".to_owned()], 0.05));
+    }
+
+    #[test]
+    fn a_batch_line_says_how_its_tokens_are_chosen_and_whether_their_likelihood_is_told() {
+        let text = ask(
+            r#","min_p":0.2,"repetition_penalty":1.2,"presence_penalty":1,"frequency_penalty":-1,"logit_bias":{"9":-100},"logprobs":true,"top_logprobs":3"#,
+        );
+        let request = LineParser::new(rules(InputFormat::OpenAiBatch)).parse(line(0, &text)).unwrap();
+        assert_eq!((request.min_p, request.repetition_penalty, request.top_logprobs), (0.2, 1.2, Some(3)));
+        assert_eq!((request.presence_penalty, request.frequency_penalty), (1.0, -1.0));
+        assert_eq!(request.logit_bias, [(9, -100.0)].into());
     }
 
     #[test]
@@ -449,14 +304,29 @@ mod tests {
 
     #[test]
     fn a_field_that_is_not_served_is_rejected_and_not_ignored() {
-        assert_eq!(rejected(&ask(r#","logprobs":true"#)).0, Reason::UnknownField);
+        for rest in [r#","tools":[{}]"#, r#","response_format":{"type":"json_object"}"#, r#","best_of":2"#] {
+            assert_eq!(rejected(&ask(rest)).0, Reason::UnknownField, "{rest}");
+        }
         assert_eq!(rejected(&ask("").replacen('{', r#"{"priority":1,"#, 1)).0, Reason::UnknownField);
     }
 
     #[test]
     fn values_out_of_range_are_rejected() {
-        for rest in [r#","temperature":3"#, r#","max_tokens":0"#, r#","n":2"#, r#","stream":true"#, r#","top_p":-1"#] {
-            assert_eq!(rejected(&ask(rest)).0, Reason::InvalidRequest, "{rest}");
+        for (field, value) in [
+            ("temperature", "3"),
+            ("max_tokens", "0"),
+            ("n", "2"),
+            ("stream", "true"),
+            ("top_p", "-1"),
+            ("min_p", "2"),
+            ("frequency_penalty", "3"),
+            ("logit_bias", r#"{"x": 1}"#),
+            ("top_logprobs", "5"),
+        ] {
+            let text = ask(&format!(r#","{field}":{value}"#));
+            let rejection = LineParser::new(rules(InputFormat::OpenAiBatch)).parse(line(3, &text)).unwrap_err();
+            assert_eq!(rejection.reason, Reason::InvalidRequest, "{field}");
+            assert!(rejection.message.starts_with(&format!("line 4: body.{field} ")), "{}", rejection.message);
         }
         assert_eq!(rejected(&ask("").replace("user", "robot")).0, Reason::InvalidRequest);
         assert_eq!(rejected(&ask("").replace("/v1/chat/completions", "/v1/embeddings")).0, Reason::OtherEndpoint);
@@ -476,5 +346,47 @@ mod tests {
         let mut parser = LineParser::new(rules(InputFormat::Lines));
         let rejection = parser.parse(Line { index: 0, content: LineContent::TooLong }).unwrap_err();
         assert_eq!((rejection.reason, rejection.custom_id.as_str()), (Reason::LineTooLong, "line-1"));
+    }
+
+    fn embed(format: InputFormat, text: &str) -> Result<InputLine, Rejection> {
+        LineParser::new(Rules { endpoint: Endpoint::Embeddings, ..rules(format) }).parse(line(0, text))
+    }
+
+    fn embed_batch(body: Value) -> Result<InputLine, Rejection> {
+        let line = json!({"custom_id": "a", "method": "POST", "url": "/v1/embeddings", "body": body});
+        embed(InputFormat::OpenAiBatch, &line.to_string())
+    }
+
+    #[test]
+    fn a_plain_line_of_an_embedding_job_is_one_text_and_nothing_is_sampled() {
+        let line = embed(InputFormat::Lines, "the quick brown fox\r").unwrap();
+        assert_eq!(line, InputLine::embedding(0, "line-1".into(), vec!["the quick brown fox".into()], Encoding::Float));
+        assert_eq!((line.max_tokens, line.temperature), (1, 0.0));
+    }
+
+    #[test]
+    fn a_batch_line_of_an_embedding_job_has_one_text_or_many() {
+        let one = embed_batch(json!({"model": "m", "input": "a", "encoding_format": "base64", "user": "u"})).unwrap();
+        assert_eq!((one.inputs, one.encoding), (vec!["a".to_owned()], Encoding::Base64));
+        assert_eq!(
+            embed_batch(json!({"model": "m", "input": ["a", "b"], "dimensions": null})).unwrap().inputs.len(),
+            2
+        );
+    }
+
+    #[test]
+    fn what_is_no_embedding_is_rejected_and_not_ignored() {
+        for (body, reason) in [
+            (json!({"model": "m"}), Reason::InvalidRequest),
+            (json!({"model": "m", "input": []}), Reason::InvalidRequest),
+            (json!({"model": "m", "input": ["a", ""]}), Reason::InvalidRequest),
+            (json!({"model": "m", "input": [1, 2]}), Reason::InvalidRequest),
+            (json!({"model": "m", "input": "a", "encoding_format": "hex"}), Reason::InvalidRequest),
+            (json!({"model": "m", "input": "a", "dimensions": 8}), Reason::UnknownField),
+            (json!({"model": "m", "input": "a", "max_tokens": 8}), Reason::UnknownField),
+            (json!({"model": "x", "input": "a"}), Reason::OtherModel),
+        ] {
+            assert_eq!(embed_batch(body.clone()).unwrap_err().reason, reason, "{body}");
+        }
     }
 }

@@ -19,6 +19,8 @@ use crate::{
 pub const MAX_SHARDS: u32 = 2_000;
 /// What a token of an answer takes at most, as a rule: most take four bytes, few more than six.
 const TOKEN_BYTES: usize = 6;
+/// What is written of a token, or of an alternative to it, when log-probabilities were asked for.
+const LOGPROB_BYTES: usize = 48;
 /// What a vector of 1024 dimensions takes, in base64; most models have fewer.
 const VECTOR_BYTES: usize = 5_500;
 /// What a result takes besides its text.
@@ -104,7 +106,9 @@ impl Cutter {
 fn answer_bytes(request: &InputLine) -> usize {
     let tokens = (request.max_tokens as usize).saturating_mul(TOKEN_BYTES);
     let vectors = request.inputs.len().saturating_mul(VECTOR_BYTES);
-    tokens.saturating_add(vectors).saturating_add(RESULT_BYTES)
+    let told = request.top_logprobs.map_or(0, |top| (top as usize + 1) * LOGPROB_BYTES);
+    let told = (request.max_tokens as usize).saturating_mul(told);
+    tokens.saturating_add(told).saturating_add(vectors).saturating_add(RESULT_BYTES)
 }
 
 /// The ConfigMap of a shard. The operator owns its input, the pod its results.
@@ -137,23 +141,9 @@ pub fn belongings(local: &LocalJob, frame: &Frame, name: String, account: &Servi
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::protocol::internal::Encoding;
 
     fn request(index: u32, max_tokens: u32) -> InputLine {
-        InputLine {
-            index,
-            custom_id: format!("line-{index}"),
-            messages: Vec::new(),
-            prompt: "x".into(),
-            max_tokens,
-            temperature: 0.0,
-            top_p: 1.0,
-            top_k: 0,
-            seed: 0,
-            stop: Vec::new(),
-            inputs: Vec::new(),
-            encoding: Encoding::default(),
-        }
+        InputLine { prompt: "x".into(), max_tokens, ..InputLine::blank(index, format!("line-{index}")) }
     }
 
     fn cut(shard_size: u32, n: u32, max_tokens: u32, line: &str) -> Result<Vec<Shard>, CannotCut> {

@@ -1,11 +1,16 @@
 //! Pure: outcomes as lines of OpenAI batch output files.
 
 use serde::Serialize;
+use serde_json::Value;
 
 use crate::{
     api::ids::ModelDigest,
+    openai::logprobs_of_answer,
     operator::inference_job::{embedding, input::parse::Rejection},
-    protocol::internal::{Endpoint, Outcome, ResultLine},
+    protocol::{
+        internal::{Endpoint, Outcome, ResultLine},
+        logprobs::TokenLogprob,
+    },
 };
 
 /// The files of an output.
@@ -34,6 +39,7 @@ impl Frame {
             Outcome::Completed {
                 text,
                 finish_reason,
+                logprobs,
                 prompt_tokens,
                 output_tokens,
                 node_name,
@@ -45,7 +51,7 @@ impl Frame {
                     object: if self.is_chat() { "chat.completion" } else { "text_completion" },
                     created,
                     model: &self.model,
-                    choices: [choice(self.endpoint, text, finish_reason)],
+                    choices: [choice(self.endpoint, text, finish_reason, logprobs.as_deref())],
                     usage: Usage {
                         prompt_tokens,
                         completion_tokens: output_tokens,
@@ -95,12 +101,13 @@ fn batch_id(id: &str) -> String {
     format!("batch_req_{id}")
 }
 
-fn choice(endpoint: Endpoint, text: String, finish_reason: String) -> Choice {
+fn choice(endpoint: Endpoint, text: String, finish_reason: String, logprobs: Option<&[TokenLogprob]>) -> Choice {
     let (message, text) = match endpoint {
         Endpoint::ChatCompletions => (Some(Answer { role: "assistant", content: text }), None),
         Endpoint::Completions | Endpoint::Embeddings => (None, Some(text)),
     };
-    Choice { index: 0, message, text, finish_reason }
+    let logprobs = logprobs.map(|tokens| logprobs_of_answer(endpoint, tokens));
+    Choice { index: 0, message, text, logprobs, finish_reason }
 }
 
 fn written(record: &Record<'_>) -> String {
@@ -155,6 +162,9 @@ struct Choice {
     message: Option<Answer>,
     #[serde(skip_serializing_if = "Option::is_none")]
     text: Option<String>,
+    /// Where the request asked for them.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    logprobs: Option<Value>,
     finish_reason: String,
 }
 
@@ -179,10 +189,11 @@ pub(in crate::operator::inference_job) struct Origin {
 
 #[cfg(test)]
 pub(super) mod tests {
-    use serde_json::Value;
-
     use super::*;
-    use crate::api::ids::{NodeAddress, RequestId};
+    use crate::{
+        api::ids::{NodeAddress, RequestId},
+        protocol::logprobs::TokenText,
+    };
 
     pub fn frame() -> Frame {
         Frame {
@@ -203,6 +214,7 @@ pub(super) mod tests {
             outcome: Outcome::Completed {
                 text: text.into(),
                 finish_reason: "stop".into(),
+                logprobs: None,
                 prompt_tokens: 3,
                 output_tokens: 4,
                 node_name: "n".into(),
@@ -223,6 +235,21 @@ pub(super) mod tests {
         let outcome = Outcome::Failed { reason: "Cancelled".into(), message: "stopped".into() };
         let (file, text) = frame().record(ResultLine { outcome, ..completed("") });
         assert_eq!((file, json(&text)["error"]["code"].as_str()), (File::Errors, Some("Cancelled")));
+    }
+
+    #[test]
+    fn log_probabilities_are_written_as_the_endpoint_has_them_and_only_when_asked_for() {
+        let token = TokenText(b"x".to_vec());
+        let told = TokenLogprob { token: token.clone(), logprob: -0.5, top: vec![(token, -0.5)] };
+        let mut line = completed("x");
+        let Outcome::Completed { logprobs, .. } = &mut line.outcome else { unreachable!() };
+        *logprobs = Some(vec![told]);
+        let choice =
+            |frame: &Frame, line: ResultLine| json(&frame.record(line).1)["response"]["body"]["choices"][0].clone();
+        assert_eq!(choice(&frame(), line.clone())["logprobs"]["content"][0]["top_logprobs"][0]["logprob"], -0.5);
+        let completions = Frame { endpoint: Endpoint::Completions, ..frame() };
+        assert_eq!(choice(&completions, line)["logprobs"]["token_logprobs"][0], -0.5);
+        assert_eq!(choice(&frame(), completed("x")).get("logprobs"), None);
     }
 
     #[test]

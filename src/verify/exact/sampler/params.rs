@@ -12,6 +12,7 @@ pub const MAX_LOGIT_BIASES: usize = 1024;
 pub const MAX_SCHEMA_BYTES: usize = 64 << 10;
 
 const PARAMS_CONTEXT: &str = "xdc-grid 2026-11 sampler params v1";
+const LOGPROBS_CONTEXT: &str = "xdc-grid 2026-11 sampler params with log-probabilities v1";
 
 /// Which token follows from logits and the tokens before it. Name the fields that matter and take the others from
 /// [`GREEDY`](Self::GREEDY), whose values mean "off".
@@ -219,6 +220,14 @@ impl TokenCounts {
     }
 }
 
+/// What a receipt says was asked for: the parameters, and how many log-probabilities were to be told with each token. Without any it is the
+/// hash of the parameters alone, as before they could be asked for.
+pub fn asked_hash(params: &SamplerParams, top_logprobs: Option<u32>) -> [u8; 32] {
+    let Some(top) = top_logprobs else { return params.hash() };
+    let mut hasher = blake3::Hasher::new_derive_key(LOGPROBS_CONTEXT);
+    *hasher.update(&params.hash()).update(&top.to_le_bytes()).finalize().as_bytes()
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -287,6 +296,14 @@ mod tests {
         ];
         let hashes: std::collections::BTreeSet<_> = different.iter().map(SamplerParams::hash).collect();
         assert_eq!(hashes.len(), different.len());
+    }
+
+    #[test]
+    fn what_was_asked_for_includes_log_probabilities() {
+        assert_eq!(asked_hash(&WARM, None), WARM.hash());
+        let hashes: std::collections::BTreeSet<_> =
+            [None, Some(0), Some(1), Some(20)].map(|top| asked_hash(&WARM, top)).into();
+        assert_eq!(hashes.len(), 4);
     }
 
     #[test]
