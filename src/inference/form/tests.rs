@@ -82,7 +82,7 @@ fn byte_level(words: &[&str]) -> Arc<Tokenizer> {
         .collect();
     let mut tokens = controls();
     tokens.extend(names.iter().map(|name| (name.to_string(), NORMAL)));
-    let spelled = |word: &&str| (word.bytes().map(|byte| names[usize::from(byte)]).collect(), NORMAL);
+    let spelled = |word: &&str| (word.bytes().map(|byte| names[usize::from(byte)]).collect::<String>(), NORMAL);
     tokens.extend(words.iter().map(spelled));
     tokenizer("gpt2", tokens)
 }
@@ -107,9 +107,10 @@ fn allowed(state: &mut FormState) -> TokenMask {
 
 /// Forms whose texts end soon, with what holds of each.
 fn forms() -> Vec<(TextForm, fn(&Value) -> bool)> {
-    vec![
+    let forms: [(TextForm, fn(&Value) -> bool); 5] = [
         (schema(&json!({"type": "integer", "minimum": -5, "maximum": 40})), |v| {
-            v.as_i64().is_some_and(|n| (-5..=40).contains(&n))
+            // Also -0, which is a whole number.
+            v.as_f64().is_some_and(|n| n.fract() == 0.0 && (-5.0..=40.0).contains(&n))
         }),
         (schema(&json!({"enum": ["aa", "é€", 12, null, true, {"a": [1]}]})), |v| {
             [json!("aa"), json!("é€"), json!(12), json!(null), json!(true), json!({"a": [1]})].contains(v)
@@ -135,7 +136,8 @@ fn forms() -> Vec<(TextForm, fn(&Value) -> bool)> {
             let text = v.as_str().unwrap_or_default().as_bytes();
             text.len() == 4 && text[..2].iter().all(|c| (b'a'..=b'c').contains(c)) && text[3].is_ascii_digit()
         }),
-    ]
+    ];
+    forms.into()
 }
 
 /// Numbers that are always the same.
@@ -330,7 +332,7 @@ async fn a_model_whose_answers_cannot_end_keeps_to_no_form() {
 /// A chain of references, each from deep inside of the one before.
 fn chain(links: usize, levels: usize) -> Value {
     let inside = |value: Value| (0..levels).fold(value, |inner, _| json!({"items": inner}));
-    let link = |n: usize| (format!("{n}"), inside(json!({"$ref": format!("#/$defs/{}", n + 1)})));
+    let link = |n: usize| (n.to_string(), inside(json!({"$ref": format!("#/$defs/{}", n + 1)})));
     let mut links: Map<String, Value> = (0..links).map(link).collect();
     links.insert(links.len().to_string(), json!({"type": "null"}));
     json!({"$defs": links, "$ref": "#/$defs/0"})
@@ -466,11 +468,9 @@ fn anything() -> impl Strategy<Value = Value> {
     leaf.prop_recursive(4, 24, 4, move |inner| {
         prop_oneof![
             prop::collection::vec(inner.clone(), 0..4).prop_map(Value::from),
-            prop::collection::vec((keyword.clone(), inner), 0..5).prop_map(|members| members
-                .into_iter()
-                .map(|(key, value)| (key.to_owned(), value))
-                .collect::<Map<_, _>>()
-                .into()),
+            prop::collection::vec((keyword.clone(), inner), 0..5).prop_map(|members| {
+                Value::Object(members.into_iter().map(|(key, value)| (key.to_owned(), value)).collect())
+            }),
         ]
     })
 }
