@@ -354,6 +354,7 @@ fn hostile() -> Vec<Value> {
         json!({"type": "object", "properties": optional}),
         json!({"allOf": (0..7).map(|_| any_of(12)).collect::<Value>()}),
         json!({"oneOf": one_of}),
+        json!({"type": "string", "allOf": (0..200).map(|n| json!({"pattern": format!("a.*{n}.*b")})).collect::<Value>()}),
         nested_one_of,
         json!({"type": "array", "minItems": 1_000_000_000_000u64}),
         json!({"type": "array", "maxItems": u64::MAX, "items": {"type": "array", "minItems": 77_777}}),
