@@ -18,7 +18,7 @@ pub mod gateway;
 #[cfg(feature = "grid")]
 pub mod grid;
 #[cfg(feature = "inference")]
-pub mod inference;
+pub use xdc_grid_inference as inference;
 #[cfg(any(feature = "gateway", feature = "worker"))]
 pub mod openai;
 #[cfg(feature = "operator")]

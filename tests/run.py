@@ -25,9 +25,9 @@ CARGO = r"test result: .*? (\d+) passed; (\d+) failed"
 SUMMARY = r"(\d+) passed, (\d+) failed$"
 PARTS = {
     "fmt": [("cargo fmt --check", None), ("test -z \"$(gofmt -l tests/cluster tests/bench)\"", None), ("npm run --silent --prefix contracts fmt:check", None)],
-    "clippy": [("cargo clippy --locked --all-targets -- -D warnings", None)],
+    "clippy": [("cargo clippy --locked --workspace --all-targets -- -D warnings", None)],
     "features": [("tests/features", None)],
-    "unit": [("cargo test --locked --lib", CARGO)],
+    "unit": [("cargo test --locked --workspace --lib", CARGO)],
     "contracts": [
         ("npm run --silent --prefix contracts build", None),
         ("npm run --silent --prefix contracts abi:check", None),

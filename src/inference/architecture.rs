@@ -212,7 +212,7 @@ mod tests {
     use std::collections::BTreeMap;
 
     use super::*;
-    use crate::inference::gguf::Value;
+    use crate::gguf::Value;
 
     fn header(family: &str, more: &[(&str, Value)]) -> Header {
         let mut metadata: BTreeMap<String, Value> = BTreeMap::new();

@@ -52,7 +52,7 @@ mod tests {
     use candle_core::quantized::GgmlDType;
 
     use super::*;
-    use crate::inference::gguf::TensorInfo;
+    use crate::gguf::TensorInfo;
 
     #[test]
     fn a_model_that_cannot_fit_is_refused_with_the_numbers() {

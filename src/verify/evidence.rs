@@ -112,7 +112,7 @@ mod tests {
     #[test]
     fn at_the_assumed_error_rate_honest_nodes_are_rarely_quarantined() {
         // 1000 nodes with 2000 audits each; the bound for one node is 2000/1000, what happens is far below.
-        let mut stream = crate::verify::stream::Stream::new("xdc-grid evidence test", &[&[1; 32]]);
+        let mut stream = xdc_grid_exact::stream::Stream::new("xdc-grid evidence test", &[&[1; 32]]);
         let quarantined = |_: &u32| {
             let mut evidence = Evidence::default();
             (0..2000).any(|_| {

@@ -13,7 +13,8 @@ fn allowed() -> BTreeMap<&'static str, &'static [&'static str]> {
         ("verify", &["api", "protocol"]),
         ("reward", &["api"]),
         ("schedule", &["api", "protocol"]),
-        ("inference", &["api", "protocol", "verify"]),
+        // A package of its own, which cannot use any of them.
+        ("inference", &[]),
         ("chain", &["api", "reward"]),
         ("grid", &["api", "protocol"]),
         ("download", &["api"]),

@@ -3,7 +3,7 @@
 use serde::Deserialize;
 
 use super::bundle::Bundle;
-use crate::inference::config::ConfigError;
+use crate::config::ConfigError;
 
 /// Bounds on what a hostile file can make us allocate.
 const MAX_WIDTH: usize = 1 << 14;

@@ -2,9 +2,9 @@
 
 use candle_core::{CpuStorage, CustomOp1, Layout, Result, Shape};
 
-use crate::inference::kernels::{self, COLUMNS, DenseMatrix};
-use crate::inference::layers::{Compute, output, rows};
-use crate::inference::pool::Disjoint;
+use crate::kernels::{self, COLUMNS, DenseMatrix};
+use crate::layers::{Compute, output, rows};
+use crate::pool::Disjoint;
 
 /// `y = W·x + b` for every row, in single precision.
 pub(super) struct Dense {

@@ -29,7 +29,7 @@ use scheduler::{Command, Scheduler};
 use tokenizer::WordPieces;
 
 /// Most texts of one request.
-pub const MAX_TEXTS: usize = crate::protocol::internal::MAX_INPUTS;
+pub const MAX_TEXTS: usize = 256;
 
 /// A handle on a loaded encoder. Clones share the model; it is dropped with the last of them.
 #[derive(Clone)]

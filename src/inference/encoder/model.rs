@@ -8,10 +8,10 @@ use candle_core::{DType, Device, Tensor};
 
 use super::config::EncoderConfig;
 use super::layers::{Dense, Gelu, LayerNorm};
-use crate::inference::kernels::{AttentionShape, Blocks, DenseMatrix, attend};
-use crate::inference::layers::{Compute, Sum};
-use crate::inference::pool::Disjoint;
-use crate::inference::{ForwardError, LoadError};
+use crate::kernels::{AttentionShape, Blocks, DenseMatrix, attend};
+use crate::layers::{Compute, Sum};
+use crate::pool::Disjoint;
+use crate::{ForwardError, LoadError};
 
 /// A loaded encoder.
 pub struct EncoderModel {

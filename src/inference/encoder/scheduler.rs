@@ -10,7 +10,7 @@ use std::time::{Duration, Instant};
 use tokio::sync::{mpsc, oneshot};
 
 use super::model::EncoderModel;
-use crate::inference::{ForwardError, LoadCounters, Ticket};
+use crate::{ForwardError, LoadCounters, Ticket};
 
 /// Texts are computed together up to so many tokens: enough to keep the threads busy, well below a second.
 const GROUP_TOKENS: usize = 256;

@@ -1,6 +1,6 @@
 //! Texts to tokens by the tokenizer that the model was published with (WordPiece, for BERT).
 
-use crate::inference::text::{PromptError, TokenizerError};
+use crate::text::{PromptError, TokenizerError};
 
 /// The longest token of a vocabulary, in bytes; together with the context it bounds a text.
 const MAX_BYTES_PER_TOKEN: usize = 64;

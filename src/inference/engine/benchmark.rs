@@ -4,9 +4,9 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use super::Benchmark;
-use crate::inference::ForwardError;
-use crate::inference::kv::{KvBudget, KvCache};
-use crate::inference::model::{Model, Segment};
+use crate::ForwardError;
+use crate::kv::{KvBudget, KvCache};
+use crate::model::{Model, Segment};
 
 /// Tokens that a benchmark may compute.
 pub(super) const TOKENS: usize = 384;

@@ -1,8 +1,8 @@
 //! What decides about a sequence's tokens beside its logits: parameters, seed, and what they must know of the tokens before.
 
-use crate::inference::FormError;
-use crate::inference::form::FormState;
-use crate::verify::sampler::{
+use crate::FormError;
+use crate::form::FormState;
+use xdc_grid_exact::sampler::{
     Candidate, Draw, MAX_CANDIDATES, SamplerError, SamplerParams, TokenCounts, highest_allowed,
 };
 
@@ -52,7 +52,7 @@ impl Chooser {
 
     /// Draws at an output position; `candidates` are the highest of `logits`, which biases and penalties are applied to.
     /// The form's mask then decides who is a candidate, before top-k, top-p and min-p count them: see step 2 of the
-    /// [sampler](crate::verify::sampler).
+    /// [sampler](xdc_grid_exact::sampler).
     pub fn draw(&self, candidates: &[Candidate], logits: &mut [f32], position: u32) -> Result<Draw, SamplerError> {
         let mask = self.form.as_ref().and_then(FormState::allowed);
         if !self.changes_logits() && mask.is_none() {
@@ -67,16 +67,16 @@ impl Chooser {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::inference::form::Forms;
-    use crate::inference::form::tests::{END, vocabulary};
-    use crate::verify::sampler::{LogitBias, MARGIN_CAP, TextForm, highest};
+    use crate::form::Forms;
+    use crate::form::tests::{END, vocabulary};
+    use xdc_grid_exact::sampler::{LogitBias, MARGIN_CAP, TextForm, highest};
 
     /// Logits of a model that likes what comes last in the vocabulary and never thinks of an end.
     fn logits(count: usize) -> Vec<f32> {
         (0..count).map(|token| if token as u32 == END { -1e9 } else { token as f32 }).collect()
     }
 
-    async fn chooser(params: SamplerParams) -> (Chooser, std::sync::Arc<crate::inference::text::Tokenizer>) {
+    async fn chooser(params: SamplerParams) -> (Chooser, std::sync::Arc<crate::text::Tokenizer>) {
         let words = vocabulary();
         let form = TextForm::JsonSchema(r#"{"enum": ["{\"12", "true"]}"#.into());
         let form = Forms::new(words.clone()).begin(None, &form).await.unwrap();

@@ -33,12 +33,12 @@ use super::model::{Model, Segment};
 use super::pool::ThreadPool;
 use super::text::{ChatMessage, ChatTemplate, PromptError, Tokenizer};
 use super::{ForwardError, LoadError};
-use crate::verify::sampler::SamplerParams;
 pub use load::EngineTotals;
 pub(crate) use load::{LoadCounters, Ticket};
 use scheduler::{Command, Scheduler};
 use sequence::{Sequence, Start};
 pub use types::*;
+use xdc_grid_exact::sampler::SamplerParams;
 
 /// Events that may wait for a slow reader before its sequence pauses.
 const EVENT_WINDOW: usize = 64;

@@ -6,8 +6,8 @@
 
 use std::collections::{BTreeSet, HashMap};
 
-use crate::inference::Tenant;
-use crate::inference::kv::{BLOCK_TOKENS, SealedBlock};
+use crate::Tenant;
+use crate::kv::{BLOCK_TOKENS, SealedBlock};
 
 /// Names a block and everything before it.
 pub(super) type Key = [u8; 32];
@@ -111,7 +111,7 @@ impl PrefixCache {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::inference::kv::testing::sealed;
+    use crate::kv::testing::sealed;
 
     fn keys(tenant: &str, tokens: &[u32]) -> Vec<Key> {
         let mut chain = Chain::new(Tenant::of(tenant.as_bytes()));

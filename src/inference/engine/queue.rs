@@ -7,7 +7,7 @@
 
 use std::collections::{BTreeMap, VecDeque};
 
-use crate::inference::Tenant;
+use crate::Tenant;
 
 /// Tenants without waiting requests whose virtual times are remembered.
 const MAX_IDLE_LANES: usize = 256;

@@ -2,10 +2,10 @@
 
 use super::TokenLogprobs;
 use super::chooser::Chooser;
-use crate::inference::FormError;
-use crate::inference::kernels::{self, Simd};
-use crate::verify::sampler::{MAX_CANDIDATES, SamplerError, highest};
-use crate::verify::trace::{Hash, Step, TOP};
+use crate::FormError;
+use crate::kernels::{self, Simd};
+use xdc_grid_exact::sampler::{MAX_CANDIDATES, SamplerError, highest};
+use xdc_grid_exact::trace::{Hash, Step, TOP};
 
 /// What became of one row.
 pub(super) struct Row {

@@ -18,9 +18,9 @@ use super::queue::FairQueue;
 use super::row::{Answer, Question, RowError, Rows};
 use super::sequence::Sequence;
 use super::{Benchmark, Shared, Ticket, benchmark};
-use crate::inference::ForwardError;
-use crate::inference::kv::{BLOCK_TOKENS, KvCache};
-use crate::inference::model::{Model, Output, Segment};
+use crate::ForwardError;
+use crate::kv::{BLOCK_TOKENS, KvCache};
+use crate::model::{Model, Output, Segment};
 
 /// How long to wait for a slow reader before looking again, when nothing else is to be done.
 const PAUSE: Duration = Duration::from_millis(5);

@@ -10,11 +10,11 @@ use super::pace::Rest;
 use super::prefix::{Chain, Key, PrefixCache};
 use super::row::{Access, Question, Row, Rows};
 use super::{FinishReason, GenerateEvent, GenerateRequest, ReplayOutcome, ReplayRequest, Tenant, Ticket};
-use crate::inference::FormError;
-use crate::inference::form::FormState;
-use crate::inference::kv::{BLOCK_TOKENS, KvCache};
-use crate::inference::text::{Detokenizer, StopStrings, Tokenizer};
-use crate::verify::trace::Trace;
+use crate::FormError;
+use crate::form::FormState;
+use crate::kv::{BLOCK_TOKENS, KvCache};
+use crate::text::{Detokenizer, StopStrings, Tokenizer};
+use xdc_grid_exact::trace::Trace;
 
 /// What the sequence is for.
 pub(super) enum Work {

@@ -3,7 +3,7 @@
 use serde_json::Value;
 
 use super::Engine;
-use crate::inference::text::PromptError;
+use crate::text::PromptError;
 
 impl Engine {
     /// The bytes that a token stands for; none for control tokens.

@@ -4,13 +4,13 @@ use std::time::{Duration, Instant};
 
 use serde::{Deserialize, Serialize};
 
-use crate::inference::FormError;
-use crate::verify::sampler::SamplerParams;
+use crate::FormError;
+use xdc_grid_exact::sampler::SamplerParams;
 
 /// How an engine is set up.
 #[derive(Debug, Clone)]
 pub struct EngineConfig {
-    /// Compute threads; see [`threads_from_cgroup`](crate::inference::threads_from_cgroup).
+    /// Compute threads; see [`threads_from_cgroup`](crate::threads_from_cgroup).
     pub threads: usize,
     /// Limits the context below what the model was trained for.
     pub context_length: Option<u32>,
@@ -29,7 +29,7 @@ pub struct EngineConfig {
 impl Default for EngineConfig {
     fn default() -> Self {
         Self {
-            threads: crate::inference::threads_from_cgroup(),
+            threads: crate::threads_from_cgroup(),
             context_length: None,
             kv_budget_bytes: 1 << 30,
             max_sequences: 4,
@@ -142,7 +142,7 @@ pub enum GenerateEvent {
         output_ids: Vec<u32>,
         /// The text of all output tokens, up to a stop string.
         text: String,
-        /// Root over the trace of all output tokens, see [`crate::verify::trace`].
+        /// Root over the trace of all output tokens, see [`xdc_grid_exact::trace`].
         trace_root: [u8; 32],
     },
     Failed(String),

@@ -25,7 +25,7 @@ use tokio::time::timeout;
 
 use super::text::Tokenizer;
 use super::{AdmissionError, Tenant};
-use crate::verify::sampler::TextForm;
+use xdc_grid_exact::sampler::TextForm;
 pub(crate) use state::FormState;
 
 /// What may stand between two tokens of JSON, unless nothing does.

@@ -4,7 +4,7 @@
 use serde_json::{Map, Value, json};
 
 use super::FormError;
-use crate::verify::sampler::TextForm;
+use xdc_grid_exact::sampler::TextForm;
 
 /// JSON values inside one another.
 const MAX_DEPTH: usize = 64;

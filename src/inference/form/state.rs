@@ -3,7 +3,7 @@
 use llguidance::Matcher;
 
 use super::{FormError, sentence};
-use crate::verify::sampler::TokenMask;
+use xdc_grid_exact::sampler::TokenMask;
 
 /// Where a text is in its form. Before each token it is [prepared](Self::prepare), after it it is [told](Self::push) the
 /// token.

@@ -4,8 +4,8 @@ use proptest::prelude::*;
 use serde_json::{Map, Value, json};
 
 use super::*;
-use crate::inference::gguf::{self, Header};
-use crate::verify::sampler::TokenMask;
+use crate::gguf::{self, Header};
+use xdc_grid_exact::sampler::TokenMask;
 
 /// GGUF's token types.
 const NORMAL: i32 = 1;

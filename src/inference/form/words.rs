@@ -7,7 +7,7 @@ use llguidance::api::ParserLimits;
 use llguidance::toktrie::{ApproximateTokEnv, TokEnv, TokRxInfo, TokTrie};
 
 use super::{FormError, sentence};
-use crate::inference::text::Tokenizer;
+use crate::text::Tokenizer;
 
 /// No word is longer: the trie has a bound, and what comes near it is filler of blanks or rules.
 const MAX_WORD_BYTES: usize = 256;

@@ -1,11 +1,11 @@
 use proptest::prelude::*;
 
 use super::*;
-use crate::inference::allocation::peak;
-use crate::inference::architecture::Architecture;
-use crate::inference::config::ModelConfig;
-use crate::inference::memory;
-use crate::inference::text::Tokenizer;
+use crate::allocation::peak;
+use crate::architecture::Architecture;
+use crate::config::ModelConfig;
+use crate::memory;
+use crate::text::Tokenizer;
 
 /// Writes the parts of a GGUF file.
 #[derive(Default)]

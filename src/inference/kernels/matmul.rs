@@ -11,7 +11,7 @@ mod avx512;
 
 use super::Simd;
 use super::quant::{BLOCK, COLUMNS, Q4Tile, Q8Tile, Tiles, f16_to_f32};
-use crate::inference::pool::{Disjoint, ThreadPool};
+use crate::pool::{Disjoint, ThreadPool};
 
 /// Rows of activations in 8 bits: `x ≈ scale · q` in blocks of 32 inputs.
 pub struct Activations {

@@ -83,11 +83,11 @@ macro_rules! dispatch {
         match $simd {
             // SAFETY: `Simd::available` has seen that the CPU has these features.
             #[cfg(target_arch = "x86_64")]
-            $crate::inference::kernels::Simd::Avx2 | $crate::inference::kernels::Simd::Avx512 => unsafe {
+            $crate::kernels::Simd::Avx2 | $crate::kernels::Simd::Avx512 => unsafe {
                 with_avx2($($arg),*)
             },
-            $crate::inference::kernels::Simd::Portable => {
-                $generic::<$crate::inference::kernels::Portable>($($arg),*)
+            $crate::kernels::Simd::Portable => {
+                $generic::<$crate::kernels::Portable>($($arg),*)
             }
         }
     }};

@@ -4,10 +4,10 @@ use candle_core::{Device, Tensor};
 
 use super::rope::Rotation;
 use super::{ForwardError, Layer, Model, Segment};
-use crate::inference::config::ModelConfig;
-use crate::inference::kernels::{AttentionShape, attend, rms_norm};
-use crate::inference::kv::{BLOCK_TOKENS, KvCache};
-use crate::inference::pool::Disjoint;
+use crate::config::ModelConfig;
+use crate::kernels::{AttentionShape, attend, rms_norm};
+use crate::kv::{BLOCK_TOKENS, KvCache};
+use crate::pool::Disjoint;
 
 /// The rotations of a forward.
 pub(super) struct Rotations {

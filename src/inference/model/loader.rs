@@ -2,12 +2,12 @@
 
 use super::rope::Rope;
 use super::{Layer, Model};
-use crate::inference::LoadError;
-use crate::inference::architecture::{Architecture, Scaling};
-use crate::inference::config::{ConfigError, ModelConfig};
-use crate::inference::gguf::GgufFile;
-use crate::inference::layers::{Compute, Gated, Linear, RmsNorm};
-use crate::inference::weights::{Matrix, load_vector};
+use crate::LoadError;
+use crate::architecture::{Architecture, Scaling};
+use crate::config::{ConfigError, ModelConfig};
+use crate::gguf::GgufFile;
+use crate::layers::{Compute, Gated, Linear, RmsNorm};
+use crate::weights::{Matrix, load_vector};
 
 pub(super) struct Loader<'a> {
     pub(super) file: &'a GgufFile,

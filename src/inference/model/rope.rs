@@ -1,8 +1,8 @@
 //! Rotary position embedding: the angles of a model's layers, and the rotations of one forward.
 
-use crate::inference::architecture::{Architecture, Pairing, Scaling, Yarn};
-use crate::inference::config::ModelConfig;
-use crate::inference::kernels::{rotate_halves, rotate_pairs};
+use crate::architecture::{Architecture, Pairing, Scaling, Yarn};
+use crate::config::ModelConfig;
+use crate::kernels::{rotate_halves, rotate_pairs};
 
 /// The rotation of a kind of layer.
 pub(super) struct Rope {

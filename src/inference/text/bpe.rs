@@ -11,7 +11,7 @@ use tokenizers::tokenizer::SplitDelimiterBehavior;
 use super::PromptError;
 use super::tokenizer::TokenizerError;
 use super::vocabulary::{NORMAL, USER_DEFINED, Vocabulary};
-use crate::inference::gguf::{GgufError, Header};
+use crate::gguf::{GgufError, Header};
 
 /// The pre-tokenizers that [`Rules::named`] knows.
 pub(super) const PRE_TOKENIZERS: [&str; 10] = [

@@ -218,8 +218,8 @@ mod tests {
     use std::collections::BTreeMap;
 
     use super::*;
-    use crate::inference::gguf;
-    use crate::inference::text::vocabulary::{BYTE, CONTROL};
+    use crate::gguf;
+    use crate::text::vocabulary::{BYTE, CONTROL};
 
     const CONTROLS: [&str; 5] = ["<bos>", "<start_of_turn>", "<end_of_turn>", "<|im_start|>", "<|im_end|>"];
 

@@ -6,8 +6,8 @@ use std::collections::BinaryHeap;
 
 use super::tokenizer::TokenizerError;
 use super::vocabulary::{BYTE, CONTROL, SPACE, UNKNOWN, Vocabulary, named_byte};
-use crate::inference::gguf::{GgufError, Header};
-use crate::inference::strings::Strings;
+use crate::gguf::{GgufError, Header};
+use crate::strings::Strings;
 
 /// No neighbour.
 const NONE: usize = usize::MAX;
@@ -157,8 +157,8 @@ mod tests {
     use std::collections::BTreeMap;
 
     use super::*;
-    use crate::inference::gguf::Value;
-    use crate::inference::text::vocabulary::NORMAL;
+    use crate::gguf::Value;
+    use crate::text::vocabulary::NORMAL;
 
     /// Tokens with scores: `(name, score, type)`.
     fn model(tokens: &[(&str, f32, i32)], space_prefix: bool) -> SentencePiece {

@@ -10,7 +10,7 @@ use super::bpe::{ByteLevelBpe, PRE_TOKENIZERS, Rules};
 use super::names::{Names, Part};
 use super::spm::SentencePiece;
 use super::vocabulary::{CONTROL, Pieces, USER_DEFINED, Vocabulary};
-use crate::inference::gguf::{GgufError, Header};
+use crate::gguf::{GgufError, Header};
 
 /// The longest token of a vocabulary, in bytes; together with the context it bounds a prompt.
 const MAX_BYTES_PER_TOKEN: usize = 64;

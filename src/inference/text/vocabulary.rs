@@ -3,8 +3,8 @@
 use std::collections::HashMap;
 
 use super::tokenizer::TokenizerError;
-use crate::inference::gguf::{GgufError, Header};
-use crate::inference::strings::Strings;
+use crate::gguf::{GgufError, Header};
+use crate::strings::Strings;
 
 /// GGUF's token types. Types that are not listed stand for no text.
 pub(super) const NORMAL: i32 = 1;

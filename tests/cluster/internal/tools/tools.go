@@ -4,6 +4,7 @@ package tools
 
 import (
 	"crypto/sha256"
+	_ "embed"
 	"encoding/hex"
 	"errors"
 	"fmt"
@@ -53,14 +54,12 @@ var Devices = Tool{Name: "devices", Dir: "devices", Packages: []string{"."}, Min
 var Pause = Tool{Name: "pause", Dir: "pause", Packages: []string{"."}, Minutes: "1 s", Flags: []string{"-ldflags=-s -w"}}
 
 // Nobody debugs these programs, and without inlining the compiler takes a third less time. What the API server spends its time in stays inlined.
-var compilerFlags = []string{
-	"-gcflags=all=-dwarf=false -l",
-	"-gcflags=std=-dwarf=false",
-	"-gcflags=go.etcd.io/...=-dwarf=false",
-	"-gcflags=k8s.io/apimachinery/...=-dwarf=false",
-	"-gcflags=k8s.io/apiserver/...=-dwarf=false",
-	"-gcflags=google.golang.org/protobuf/...=-dwarf=false",
-}
+// Helm is built with the same flags and the same versions of the modules that it shares with these, so that each package is compiled once.
+//
+//go:embed compiler.flags
+var compilerFlagLines string
+
+var compilerFlags = strings.Split(strings.TrimSpace(compilerFlagLines), "\n")
 
 // Builder builds tools.
 type Builder struct {

@@ -5,7 +5,7 @@ use super::merkle::Hash;
 /// Bytes fetched at once.
 const BUFFER: usize = 1024;
 
-pub(super) struct Stream {
+pub struct Stream {
     output: blake3::OutputReader,
     buffer: [u8; BUFFER],
     used: usize,
@@ -13,7 +13,7 @@ pub(super) struct Stream {
 
 impl Stream {
     /// `context` separates uses (a constant sentence with a version); `parts` are all of one length.
-    pub(super) fn new(context: &str, parts: &[&Hash]) -> Self {
+    pub fn new(context: &str, parts: &[&Hash]) -> Self {
         let mut hasher = blake3::Hasher::new_derive_key(context);
         for part in parts {
             hasher.update(*part);
@@ -21,7 +21,7 @@ impl Stream {
         Stream { output: hasher.finalize_xof(), buffer: [0; BUFFER], used: BUFFER }
     }
 
-    pub(super) fn byte(&mut self) -> u8 {
+    pub fn byte(&mut self) -> u8 {
         if self.used == BUFFER {
             self.output.fill(&mut self.buffer);
             self.used = 0;
@@ -30,12 +30,12 @@ impl Stream {
         self.buffer.get(self.used - 1).copied().unwrap_or_default()
     }
 
-    pub(super) fn u64(&mut self) -> u64 {
+    pub fn u64(&mut self) -> u64 {
         u64::from_le_bytes(std::array::from_fn(|_| self.byte()))
     }
 
     /// Uniform below `bound` (rejection sampling); 0 for a bound of 0.
-    pub(super) fn below(&mut self, bound: u64) -> u64 {
+    pub fn below(&mut self, bound: u64) -> u64 {
         let Some(largest) = (u64::MAX).checked_rem(bound) else { return 0 };
         // Numbers of the last, incomplete run of `bound` would make small results likelier.
         let limit = u64::MAX - (largest + 1) % bound;

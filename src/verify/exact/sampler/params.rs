@@ -5,7 +5,6 @@ use std::collections::HashMap;
 use serde::{Deserialize, Serialize};
 
 use super::{MAX_CANDIDATES, SamplerError};
-use crate::protocol::wire;
 
 /// Most logit biases of one request.
 pub const MAX_LOGIT_BIASES: usize = 1024;
@@ -220,38 +219,10 @@ impl TokenCounts {
     }
 }
 
-/// What a peer that does not know a field leaves at zero means "off". A form that this version does not know is refused.
-impl TryFrom<&wire::Sampling> for SamplerParams {
-    type Error = SamplerError;
-
-    fn try_from(sampling: &wire::Sampling) -> Result<Self, SamplerError> {
-        let schema = &sampling.json_schema;
-        let form = match (sampling.form, schema.is_empty()) {
-            (0, true) => TextForm::Free,
-            (1, true) => TextForm::JsonObject,
-            (2, false) => TextForm::JsonSchema(schema.clone()),
-            (form, _) => return Err(SamplerError::Form(form)),
-        };
-        let params = Self {
-            temperature: sampling.temperature,
-            top_p: sampling.top_p,
-            top_k: sampling.top_k,
-            min_p: sampling.min_p,
-            repetition_penalty: if sampling.repetition_penalty == 0.0 { 1.0 } else { sampling.repetition_penalty },
-            presence_penalty: sampling.presence_penalty,
-            frequency_penalty: sampling.frequency_penalty,
-            logit_bias: sampling.logit_bias.iter().map(|entry| LogitBias { id: entry.id, bias: entry.bias }).collect(),
-            form,
-        };
-        params.validate()?;
-        Ok(params)
-    }
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::verify::sampler::sample;
+    use crate::sampler::sample;
     use proptest::prelude::*;
 
     const WARM: SamplerParams = SamplerParams::new(1.0, 0.5, 0);
@@ -354,17 +325,6 @@ mod tests {
         assert_eq!(choose(SamplerParams { repetition_penalty: 1.1, ..SamplerParams::GREEDY }), 2);
         let bias = vec![LogitBias { id: 0, bias: 100.0 }];
         assert_eq!(choose(SamplerParams { logit_bias: bias, ..SamplerParams::GREEDY }), 0);
-    }
-
-    #[test]
-    fn what_an_old_peer_leaves_out_is_off_and_an_unknown_form_is_refused() {
-        let old = wire::Sampling { temperature: 1.0, top_p: 0.5, ..Default::default() };
-        assert_eq!(SamplerParams::try_from(&old), Ok(WARM));
-        for (form, schema) in [(3, ""), (1, "{}"), (2, ""), (0, "{}")] {
-            let new = wire::Sampling { form, json_schema: schema.into(), ..old.clone() };
-            assert!(matches!(SamplerParams::try_from(&new), Err(SamplerError::Form(_))), "{form} {schema}");
-        }
-        assert!(SamplerParams::try_from(&wire::Sampling { min_p: 2.0, ..old }).is_err());
     }
 
     proptest! {
