@@ -9,8 +9,8 @@ use tokio::sync::mpsc;
 use super::leases::rejected;
 use crate::{
     inference::{
-        AdmissionError, Benchmark, ChatMessage, Encoder, Engine, EngineConfig, EngineLoad, EngineTotals, GenerateEvent,
-        GenerateRequest, LoadedModel, ModelInfo, PromptError, ReplayOutcome, ReplayRequest, Vectors,
+        AdmissionError, Benchmark, ChatMessage, Encoder, Engine, EngineConfig, EngineLoad, EngineTotals, FormError,
+        GenerateEvent, GenerateRequest, LoadedModel, ModelInfo, PromptError, ReplayOutcome, ReplayRequest, Vectors,
     },
     openai::{Message, ToolCall},
     protocol::wire::Refused,
@@ -208,10 +208,15 @@ pub(super) fn not_admitted(error: &AdmissionError) -> Refused {
         AdmissionError::Busy { retry_after } => ("Busy", *retry_after),
         AdmissionError::Context { .. } => ("ContextExceeded", Duration::ZERO),
         AdmissionError::Memory { .. } => ("MemoryExceeded", Duration::ZERO),
-        AdmissionError::Invalid(_) => ("PromptRefused", Duration::ZERO),
+        AdmissionError::Invalid(_) | AdmissionError::Form(_) => ("PromptRefused", Duration::ZERO),
         AdmissionError::Stopped => ("EngineFailed", Duration::from_secs(1)),
     };
     rejected(reason, error.to_string(), retry_after)
+}
+
+/// The text cannot have the form that is asked for; no other worker's could.
+pub(super) fn form_refused(error: &FormError) -> Refused {
+    rejected("PromptRefused", error.to_string(), Duration::ZERO)
 }
 
 /// The engine broke while it worked.

@@ -371,7 +371,7 @@ pub(super) async fn self_test(engine: &dyn AnswerEngine) -> Result<(), String> {
             Some(GenerateEvent::Done { output_ids, trace_root, .. }) => break (output_ids, trace_root),
             Some(GenerateEvent::Failed(message)) => return Err(message),
             Some(GenerateEvent::DeadlineExceeded) => return Err("the answer took too long".into()),
-            None => return Err("the engine ended without an answer".into()),
+            Some(GenerateEvent::Refused(_)) | None => return Err("the engine ended without an answer".into()),
         }
     };
     let replay = engine.replay(ReplayRequest { top_logprobs: None, prompt, output, sampling, seed }).await;

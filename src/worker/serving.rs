@@ -12,7 +12,7 @@ use super::{
     advert::now_ms,
     claims::{Claim, Claims},
     embedding::{self, Embedded},
-    engine::{AnswerEngine, engine_failed, not_admitted},
+    engine::{AnswerEngine, engine_failed, form_refused, not_admitted},
     hooks::AnswerWith,
     leases::{HOLD, Leases, Slot, rejected},
     logprobs::told,
@@ -284,6 +284,7 @@ async fn relay(
                     return Ok(Answer { finish, prompt_tokens, output: output_ids, trace_root });
                 }
                 Some(GenerateEvent::Failed(message)) => return Err(engine_failed(message).into()),
+                Some(GenerateEvent::Refused(error)) => return Err(form_refused(&error).into()),
                 Some(GenerateEvent::DeadlineExceeded) => return Err(engine_failed("the answer took too long").into()),
                 None => return Err(engine_failed("the engine ended without an answer").into()),
             },

@@ -1,8 +1,10 @@
 """The real OpenAI client against `grid-worker serve`: also what the gateway does not offer."""
 
 import sys
+from typing import Literal
 
 import openai
+import pydantic
 
 base_url, model = sys.argv[1], sys.argv[2]
 client = openai.OpenAI(base_url=f"{base_url}/v1", api_key="none", timeout=120, max_retries=0)
@@ -21,6 +23,27 @@ text = client.completions.create(model=model, prompt="1, 2, 3, 4,", max_tokens=6
 assert text.choices[0].text.startswith(" 5") and " 6" not in text.choices[0].text, text
 pieces = client.completions.create(model=model, prompt="1, 2, 3, 4,", max_tokens=6, temperature=0, stream=True)
 assert "".join(piece.choices[0].text for piece in pieces).startswith(" 5")
+
+
+class Place(pydantic.BaseModel):
+    kind: Literal["city", "river", "mountain"]
+    letters: int = pydantic.Field(ge=1, le=30)
+    seen: bool | None
+
+
+formed = client.chat.completions.parse(model=model, messages=question, response_format=Place, n=2, seed=5, temperature=1, max_tokens=80)
+for choice in formed.choices:
+    assert choice.finish_reason == "stop" and isinstance(choice.message.parsed, Place), choice
+    assert 1 <= choice.message.parsed.letters <= 30
+anything = client.chat.completions.create(model=model, messages=question, response_format={"type": "json_object"}, seed=5, max_tokens=40)
+assert anything.choices[0].message.content.startswith("{"), anything
+try:
+    schema = {"name": "x", "schema": {"not": {}}}
+    client.chat.completions.create(model=model, messages=question, response_format={"type": "json_schema", "json_schema": schema})
+except openai.BadRequestError as refused:
+    assert refused.param == "response_format" and "Unimplemented" in refused.message, refused
+else:
+    raise AssertionError("a schema that cannot be compiled was accepted")
 
 assert client.models.retrieve(model).id == model
 tool = {"type": "function", "function": {"name": "add", "parameters": {"type": "object", "properties": {}}}}

@@ -111,6 +111,7 @@ async fn run(engine: &Engine, request: GenerateRequest) -> Result<(Vec<u32>, [u8
             GenerateEvent::Token { .. } => {}
             GenerateEvent::Done { output_ids, trace_root, .. } => return Ok((output_ids, trace_root)),
             GenerateEvent::Failed(message) => return Err(message),
+            GenerateEvent::Refused(error) => panic!("no form was asked for: {error}"),
             GenerateEvent::DeadlineExceeded => panic!("no deadline was set"),
         }
     }

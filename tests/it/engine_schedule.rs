@@ -90,6 +90,7 @@ async fn collect(mut events: Receiver<GenerateEvent>) -> Answer {
             }
             GenerateEvent::DeadlineExceeded => answer.late = true,
             GenerateEvent::Failed(message) => panic!("{message}"),
+            GenerateEvent::Refused(error) => panic!("{error}"),
         }
     }
     answer

@@ -39,6 +39,8 @@ mod engine_exact;
 #[cfg(feature = "inference")]
 mod engine_files;
 #[cfg(feature = "inference")]
+mod engine_forms;
+#[cfg(feature = "inference")]
 mod engine_oracle;
 #[cfg(feature = "inference")]
 mod engine_schedule;

@@ -5,6 +5,7 @@
 //! computed depends neither on what runs beside it nor on what was kept from before.
 
 mod benchmark;
+mod check;
 mod chooser;
 mod load;
 mod pace;
@@ -24,6 +25,7 @@ use std::sync::mpsc::{SyncSender, TrySendError, sync_channel};
 
 use tokio::sync::{mpsc, oneshot};
 
+use super::form::Forms;
 use super::kernels::{KERNEL_PROFILE, Simd};
 use super::kv::{KvBudget, KvCache};
 use super::layers::Compute;
@@ -36,7 +38,7 @@ pub(crate) use load::{LoadCounters, Ticket};
 use scheduler::{Command, Scheduler};
 use sequence::{Sequence, Start};
 pub use types::*;
-use xdc_grid_exact::sampler::{SamplerParams, TextForm};
+use xdc_grid_exact::sampler::SamplerParams;
 
 /// Events that may wait for a slow reader before its sequence pauses.
 const EVENT_WINDOW: usize = 64;
@@ -53,8 +55,9 @@ pub struct Engine {
 /// What handles and the engine thread both see.
 pub(crate) struct Shared {
     info: ModelInfo,
-    tokenizer: Tokenizer,
+    tokenizer: Arc<Tokenizer>,
     template: Option<ChatTemplate>,
+    forms: Forms,
     budget: Arc<KvBudget>,
     load: Arc<LoadCounters>,
     /// Bytes of keys and values that a token needs.
@@ -71,7 +74,7 @@ impl Engine {
         let (model, file) = Model::load(path, compute, config.layers)?;
         let trained = model.config.context_length as u32;
         let context_length = config.context_length.map_or(trained, |limit| limit.clamp(1, trained));
-        let tokenizer = Tokenizer::from_header(&file.header, context_length as usize)?;
+        let tokenizer = Arc::new(Tokenizer::from_header(&file.header, context_length as usize)?);
         let template = file.header.string("tokenizer.chat_template")?.map(ChatTemplate::new).transpose()?;
         let info = ModelInfo {
             architecture: model.config.architecture.clone(),
@@ -86,6 +89,7 @@ impl Engine {
         };
         let shared = Arc::new(Shared {
             info,
+            forms: Forms::new(tokenizer.clone()),
             tokenizer,
             template,
             budget: KvBudget::new(config.kv_budget_bytes),
@@ -116,14 +120,16 @@ impl Engine {
         self.shared.tokenizer.encode(text)
     }
 
-    /// Starts an answer. Its events come through the receiver; dropping it cancels within one step.
+    /// Starts an answer. Its events come through the receiver; dropping it cancels within one step. A form that the text
+    /// must have is compiled first, off the engine thread.
     pub async fn generate(&self, request: GenerateRequest) -> Result<mpsc::Receiver<GenerateEvent>, AdmissionError> {
         self.check(&request.prompt, &request.prefix, &request.sampling)?;
         check_answer(&request)?;
         let output = request.max_tokens as usize;
         let ticket = self.admit(request.prompt.len(), output)?;
+        let form = self.shared.forms.begin(request.tenant, &request.sampling.form).await?;
         let (events, receiver) = mpsc::channel(EVENT_WINDOW);
-        self.submit(Command::Start(Box::new(Sequence::new(Start::generate(request, events), ticket))))?;
+        self.submit(Command::Start(Box::new(Sequence::new(Start::generate(request, form, events), ticket))))?;
         Ok(receiver)
     }
 
@@ -135,8 +141,9 @@ impl Engine {
         }
         check_logprobs(request.top_logprobs)?;
         let ticket = self.admit(request.prompt.len(), request.output.len())?;
+        let form = self.shared.forms.begin(None, &request.sampling.form).await?;
         let (answer, outcome) = oneshot::channel();
-        self.submit(Command::Start(Box::new(Sequence::new(Start::replay(request, answer), ticket))))?;
+        self.submit(Command::Start(Box::new(Sequence::new(Start::replay(request, form, answer), ticket))))?;
         outcome.await.map_err(|_| AdmissionError::Stopped)?.map_err(AdmissionError::Invalid)
     }
 
@@ -168,10 +175,6 @@ impl Engine {
 
     fn check(&self, prompt: &[u32], output: &[u32], sampling: &SamplerParams) -> Result<(), AdmissionError> {
         sampling.validate().map_err(|error| AdmissionError::Invalid(error.to_string()))?;
-        if sampling.form != TextForm::Free {
-            let message = "this engine writes free text only: leave response_format out, or set its type to text";
-            return Err(AdmissionError::Invalid(message.into()));
-        }
         if prompt.is_empty() {
             return Err(AdmissionError::Invalid("the prompt has no tokens".into()));
         }

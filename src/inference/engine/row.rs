@@ -2,6 +2,7 @@
 
 use super::TokenLogprobs;
 use super::chooser::Chooser;
+use crate::FormError;
 use crate::kernels::{self, Simd};
 use xdc_grid_exact::sampler::{MAX_CANDIDATES, SamplerError, highest};
 use xdc_grid_exact::trace::{Hash, Step, TOP};
@@ -16,9 +17,20 @@ pub(super) struct Row {
     pub margin: f32,
     pub leaf: Hash,
     pub logprobs: Option<Box<TokenLogprobs>>,
+    /// Whether the text has the form that was asked for and nothing can follow.
+    pub completes_form: bool,
 }
 
-pub(super) type Answer = Result<Row, SamplerError>;
+/// Why no token follows.
+#[derive(Debug, thiserror::Error)]
+pub(super) enum RowError {
+    #[error(transparent)]
+    Sampler(#[from] SamplerError),
+    #[error(transparent)]
+    Form(#[from] FormError),
+}
+
+pub(super) type Answer = Result<Row, RowError>;
 
 /// Consecutive rows of one sequence and the places for their answers.
 pub(super) struct Rows<'a> {
@@ -62,6 +74,26 @@ pub(super) enum Access<'a> {
     Sole(&'a mut Chooser),
 }
 
+impl Access<'_> {
+    fn prepare(&mut self, claimed: Option<u32>) -> Result<&Chooser, FormError> {
+        match self {
+            Access::Shared(chooser) => Ok(chooser),
+            Access::Sole(chooser) => {
+                chooser.prepare(claimed)?;
+                Ok(chooser)
+            }
+        }
+    }
+
+    /// Notes the row's token.
+    fn note(&mut self, row: Row) -> Answer {
+        match self {
+            Access::Shared(_) => Ok(row),
+            Access::Sole(chooser) => Ok(Row { completes_form: chooser.push(row.token)?, ..row }),
+        }
+    }
+}
+
 impl Question<'_> {
     /// Answers all rows.
     pub fn answer(&mut self, simd: Simd) {
@@ -70,17 +102,12 @@ impl Question<'_> {
         let logits = self.rows.logits.chunks_exact_mut(vocab_size.max(1));
         let hidden = self.rows.hidden.chunks_exact(width.max(1));
         for (index, ((logits, hidden), place)) in logits.zip(hidden).zip(self.rows.answers.iter_mut()).enumerate() {
-            let chooser = match &self.chooser {
-                Access::Shared(chooser) => chooser,
-                Access::Sole(chooser) => &**chooser,
-            };
             let position = self.position + index as u32;
             let claimed = self.claimed.get(index).copied();
-            let answer = one(simd, chooser, (logits, hidden), position, claimed, self.top_logprobs);
-            if let (Access::Sole(chooser), Ok(row)) = (&mut self.chooser, &answer) {
-                chooser.push(row.token);
-            }
-            *place = Some(answer);
+            let prepared = self.chooser.prepare(claimed).map_err(RowError::from);
+            let answer =
+                prepared.and_then(|chooser| one(simd, chooser, (logits, hidden), position, claimed, self.top_logprobs));
+            *place = Some(answer.and_then(|row| self.chooser.note(row)));
         }
     }
 }
@@ -110,5 +137,5 @@ fn one(
         let logit = row.get(token as usize).copied().unwrap_or(f32::NEG_INFINITY);
         Box::new(TokenLogprobs { logprob: logprob(logit) as f32, top })
     });
-    Ok(Row { demanded, token, margin: draw.margin(token), leaf, logprobs })
+    Ok(Row { demanded, token, margin: draw.margin(token), leaf, logprobs, completes_form: false })
 }

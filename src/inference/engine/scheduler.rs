@@ -15,7 +15,7 @@ use super::pace::Pace;
 use super::plan::{Part, plan};
 use super::prefix::PrefixCache;
 use super::queue::FairQueue;
-use super::row::{Answer, Question, Rows};
+use super::row::{Answer, Question, RowError, Rows};
 use super::sequence::Sequence;
 use super::{Benchmark, Shared, Ticket, benchmark};
 use crate::ForwardError;
@@ -284,7 +284,10 @@ impl Scheduler {
                 end = match row {
                     Ok(row) => sequence.take(row, &self.shared.tokenizer),
                     Err(error) => {
-                        sequence.fail(&error.to_string());
+                        match error {
+                            RowError::Form(error) => sequence.refuse(error),
+                            RowError::Sampler(error) => sequence.fail(&error.to_string()),
+                        }
                         true
                     }
                 };

@@ -4,13 +4,14 @@ use std::time::Instant;
 
 use tokio::sync::{mpsc, oneshot};
 
+use super::check::Check;
 use super::chooser::Chooser;
 use super::pace::Rest;
 use super::prefix::{Chain, Key, PrefixCache};
 use super::row::{Access, Question, Row, Rows};
-use super::{
-    FinishReason, GenerateEvent, GenerateRequest, ReplayOutcome, ReplayRequest, Tenant, Ticket, TokenLogprobs,
-};
+use super::{FinishReason, GenerateEvent, GenerateRequest, ReplayOutcome, ReplayRequest, Tenant, Ticket};
+use crate::FormError;
+use crate::form::FormState;
 use crate::kv::{BLOCK_TOKENS, KvCache};
 use crate::text::{Detokenizer, StopStrings, Tokenizer};
 use xdc_grid_exact::trace::Trace;
@@ -33,15 +34,6 @@ pub(super) struct Answer {
     text: String,
     /// Prompt tokens that were not computed because their keys and values were there.
     cached_tokens: u32,
-}
-
-/// A replay in the making.
-pub(super) struct Check {
-    answer: Option<oneshot::Sender<Result<ReplayOutcome, String>>>,
-    first_mismatch: Option<u32>,
-    max_margin: f32,
-    sum_of_margins: f64,
-    logprobs: Vec<TokenLogprobs>,
 }
 
 /// A request's own part, before it is given a place.
@@ -71,7 +63,8 @@ pub(super) struct Sequence {
 }
 
 impl Start {
-    pub fn generate(request: GenerateRequest, events: mpsc::Sender<GenerateEvent>) -> Self {
+    /// `form` is the one that the request asks for, at its beginning.
+    pub fn generate(request: GenerateRequest, form: Option<FormState>, events: mpsc::Sender<GenerateEvent>) -> Self {
         let GenerateRequest { prompt, prefix, max_tokens, sampling, seed, stop, top_logprobs, tenant, deadline } =
             request;
         let (prompt_len, prefix_len, max_tokens) = (prompt.len(), prefix.len(), max_tokens as usize);
@@ -86,7 +79,7 @@ impl Start {
             cached_tokens: 0,
         };
         Self {
-            chooser: Chooser::new(sampling, seed, &prompt),
+            chooser: Chooser::new(sampling, seed, &prompt, form),
             tokens: [prompt, prefix].concat(),
             prompt_len,
             most: prompt_len + max_tokens,
@@ -98,25 +91,22 @@ impl Start {
     }
 
     /// A replay belongs to no tenant: what it says rests on nothing that was computed before.
-    pub fn replay(request: ReplayRequest, answer: oneshot::Sender<Result<ReplayOutcome, String>>) -> Self {
+    pub fn replay(
+        request: ReplayRequest,
+        form: Option<FormState>,
+        answer: oneshot::Sender<Result<ReplayOutcome, String>>,
+    ) -> Self {
         let ReplayRequest { prompt, output, sampling, seed, top_logprobs } = request;
-        let check = Check {
-            answer: Some(answer),
-            first_mismatch: None,
-            max_margin: 0.0,
-            sum_of_margins: 0.0,
-            logprobs: Vec::new(),
-        };
         let prompt_len = prompt.len();
         Self {
-            chooser: Chooser::new(sampling, seed, &prompt),
+            chooser: Chooser::new(sampling, seed, &prompt, form),
             most: prompt_len + output.len(),
             tokens: [prompt, output].concat(),
             prompt_len,
             top_logprobs,
             tenant: None,
             deadline: None,
-            work: Work::Replay(Box::new(check)),
+            work: Work::Replay(Box::new(Check::new(answer))),
         }
     }
 }
@@ -140,7 +130,7 @@ impl Sequence {
     pub fn is_cancelled(&self) -> bool {
         match &self.start.work {
             Work::Generate(answer) => answer.events.is_closed(),
-            Work::Replay(check) => check.answer.as_ref().is_none_or(oneshot::Sender::is_closed),
+            Work::Replay(check) => check.is_cancelled(),
         }
     }
 
@@ -311,18 +301,23 @@ impl Sequence {
         }
     }
 
-    /// Ends the sequence with an error.
+    /// Ends the sequence with an error of the engine.
     pub fn fail(&mut self, message: &str) {
+        self.end(GenerateEvent::Failed(message.to_owned()), message);
+    }
+
+    /// Ends the sequence because its text cannot have the form that is asked for.
+    pub fn refuse(&mut self, error: FormError) {
+        let message = error.to_string();
+        self.end(GenerateEvent::Refused(error), &message);
+    }
+
+    fn end(&mut self, event: GenerateEvent, message: &str) {
         self.ticket = None;
         match &mut self.start.work {
             // The reader may be gone or slow; the closed channel then tells it that there is no more.
-            Work::Generate(answer) => drop(answer.events.try_send(GenerateEvent::Failed(message.to_owned()))),
-            Work::Replay(check) => {
-                if let Some(answer) = check.answer.take() {
-                    // The asker may be gone.
-                    let _ = answer.send(Err(message.to_owned()));
-                }
-            }
+            Work::Generate(answer) => drop(answer.events.try_send(event)),
+            Work::Replay(check) => check.fail(message),
         }
     }
 
@@ -339,9 +334,9 @@ impl Sequence {
 impl Answer {
     /// Takes an output token, tells the reader unless it is of the prefix, and says whether it is the last.
     fn take(&mut self, index: usize, row: Row, tokenizer: &Tokenizer) -> Option<FinishReason> {
-        let Row { token, logprobs, .. } = row;
+        let Row { token, logprobs, completes_form, .. } = row;
         let (mut text, stopped) = self.stop.push(&self.detokenizer.push(tokenizer.bytes(token)));
-        let finish = if stopped || tokenizer.is_end(token) {
+        let finish = if stopped || completes_form || tokenizer.is_end(token) {
             Some(FinishReason::Stop)
         } else {
             (index + 1 == self.max_tokens).then_some(FinishReason::Length)
@@ -374,30 +369,5 @@ impl Answer {
         };
         // As above.
         let _ = self.events.try_send(event);
-    }
-}
-
-impl Check {
-    fn note(&mut self, index: usize, row: Row) {
-        if row.demanded != row.token && self.first_mismatch.is_none() {
-            self.first_mismatch = Some(index as u32);
-        }
-        self.max_margin = self.max_margin.max(row.margin);
-        self.sum_of_margins += f64::from(row.margin);
-        self.logprobs.extend(row.logprobs.map(|logprobs| *logprobs));
-    }
-
-    fn finish(&mut self, output: usize, trace_root: [u8; 32]) {
-        let outcome = ReplayOutcome {
-            trace_root,
-            first_mismatch: self.first_mismatch,
-            max_margin: self.max_margin,
-            mean_margin: (self.sum_of_margins / output.max(1) as f64) as f32,
-            logprobs: std::mem::take(&mut self.logprobs),
-        };
-        if let Some(answer) = self.answer.take() {
-            // The asker may be gone.
-            let _ = answer.send(Ok(outcome));
-        }
     }
 }

@@ -4,6 +4,7 @@ use std::time::{Duration, Instant};
 
 use serde::{Deserialize, Serialize};
 
+use crate::FormError;
 use xdc_grid_exact::sampler::SamplerParams;
 
 /// How an engine is set up.
@@ -101,7 +102,7 @@ pub struct GenerateRequest {
 /// Why an answer ended.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 pub enum FinishReason {
-    /// The model or a stop string ended it.
+    /// The model or a stop string ended it, or it has the form that was asked for and nothing can follow.
     Stop,
     /// It has as many tokens as were asked for.
     Length,
@@ -118,7 +119,7 @@ pub struct TokenLogprobs {
     pub top: Vec<(u32, f32)>,
 }
 
-/// What a request yields, in this order: tokens, then one `Done`, `Failed` or `DeadlineExceeded`.
+/// What a request yields, in this order: tokens, then one `Done`, `Failed`, `Refused` or `DeadlineExceeded`.
 #[derive(Debug, Clone, PartialEq)]
 pub enum GenerateEvent {
     Token {
@@ -145,6 +146,8 @@ pub enum GenerateEvent {
         trace_root: [u8; 32],
     },
     Failed(String),
+    /// The answer cannot go on in the form that the request asks for; nobody else could either. The tokens so far are told.
+    Refused(FormError),
     /// The request's deadline has passed; the tokens so far are told.
     DeadlineExceeded,
 }
@@ -206,6 +209,8 @@ pub enum AdmissionError {
     Memory { needed: u64, budget: u64 },
     #[error("{0}")]
     Invalid(String),
+    #[error(transparent)]
+    Form(#[from] FormError),
     #[error("the engine has stopped")]
     Stopped,
 }

@@ -152,6 +152,11 @@ impl Tokenizer {
         self.end.contains(&token)
     }
 
+    /// The tokens that end an answer, in order.
+    pub(crate) fn ends(&self) -> impl Iterator<Item = u32> + '_ {
+        self.end.iter().copied()
+    }
+
     /// The names of control tokens that occur in a text.
     pub(super) fn control_names_in(&self, text: &str) -> Vec<&str> {
         self.control.names_in(text)

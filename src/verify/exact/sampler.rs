@@ -6,7 +6,9 @@
 //!    is in the prompt or the answer so far, `l / r` for `l > 0`, else `l · r`, with the repetition penalty `r`; if it is
 //!    in the answer so far `n` times, `l - f · n - p` with frequency and presence penalty. A neutral value is no exception:
 //!    it changes no bit.
-//! 2. Where the text must have a form, only the tokens that can follow in it may be candidates.
+//! 2. Where the text must have a form, only the tokens that can follow in it may be candidates ([`TokenMask`]). The mask
+//!    changes no logit, so it is the same before step 1 or after it; it must be before step 3, because a candidate that is
+//!    struck out later leaves fewer than there are, and none at all where the form allows only what the model finds unlikely.
 //! 3. Candidates: the 64 highest logits (or `top_k` of them, if that is 1 to 63), equal logits in the order of token ids.
 //! 4. Temperature 0: the first candidate. Otherwise all further steps are in double precision with the functions of the
 //!    `libm` crate (musl's), which use only IEEE-754 basic operations and give the same bits everywhere.
@@ -20,8 +22,10 @@
 //! `position` counts output tokens from 0, so a continuation on another worker draws the same noise. Nothing depends on
 //! what else is computed, nor on when.
 
+mod mask;
 mod params;
 
+pub use mask::TokenMask;
 pub use params::{LogitBias, MAX_LOGIT_BIASES, MAX_SCHEMA_BYTES, SamplerParams, TextForm, TokenCounts, asked_hash};
 
 /// The largest number of candidates.
@@ -29,8 +33,8 @@ pub const MAX_CANDIDATES: usize = 64;
 /// Margins are cut here, so that one wild token cannot outweigh an answer.
 pub const MARGIN_CAP: f32 = 5.0;
 
-/// Logits that are looked at together.
-const RUN: usize = 32;
+/// Logits that are looked at together: those of one word of a mask.
+const RUN: usize = u32::BITS as usize;
 
 const SEED_CONTEXT: &str = "xdc-grid 2026-11 sampler seed v1";
 
@@ -73,30 +77,26 @@ pub struct Candidate {
 
 /// The `limit` highest logits, from high to low, equal ones in the order of ids.
 pub fn highest(logits: &[f32], limit: usize) -> Result<Vec<Candidate>, SamplerError> {
-    highest_allowed(logits, limit, |_| true)
+    highest_allowed(logits, limit, None)
 }
 
-/// As [`highest`], among the tokens that are allowed. The others' logits must be finite, too.
-pub fn highest_allowed(
-    logits: &[f32],
-    limit: usize,
-    allowed: impl Fn(u32) -> bool,
-) -> Result<Vec<Candidate>, SamplerError> {
+/// As [`highest`], among the tokens of the mask, if there is one. The others' logits must be finite, too.
+pub fn highest_allowed(logits: &[f32], limit: usize, mask: Option<&TokenMask>) -> Result<Vec<Candidate>, SamplerError> {
     let mut best: Vec<Candidate> = Vec::with_capacity(limit + 1);
     let mut threshold = f32::NEG_INFINITY;
     for (run, logits) in logits.chunks(RUN).enumerate() {
-        // Nearly all runs hold nothing above the threshold; this is without branches, so that it is vectorized.
-        let passed_over =
-            logits.iter().fold(true, |over, logit| over & (*logit <= threshold) & (logit.abs() <= f32::MAX));
-        if passed_over && best.len() == limit {
+        let allowed = mask.map_or(u32::MAX, |mask| mask.word(run));
+        // Without branches, so that both are vectorized; nearly all runs hold nothing above the threshold.
+        if !logits.iter().fold(true, |finite, logit| finite & (logit.abs() <= f32::MAX)) {
+            return Err(SamplerError::NotFinite);
+        }
+        let passed_over = logits.iter().fold(true, |over, logit| over & (*logit <= threshold));
+        if allowed == 0 || (passed_over && best.len() == limit) {
             continue;
         }
         for (offset, logit) in logits.iter().copied().enumerate() {
-            if !logit.is_finite() {
-                return Err(SamplerError::NotFinite);
-            }
-            let id = (run * RUN + offset) as u32;
-            if (logit > threshold || best.len() < limit) && allowed(id) {
+            if (logit > threshold || best.len() < limit) && (allowed >> offset) & 1 == 1 {
+                let id = (run * RUN + offset) as u32;
                 let place = best.partition_point(|candidate| candidate.logit >= logit);
                 best.insert(place, Candidate { id, logit });
                 best.truncate(limit);
@@ -248,6 +248,19 @@ mod tests {
     }
 
     #[test]
+    fn a_mask_keeps_what_it_allows_however_unlikely_and_hides_no_broken_logit() {
+        let mut logits = wave(500);
+        let mask: TokenMask = [3, 40, 499].into_iter().collect();
+        assert!(mask.allows(40) && !mask.allows(41) && !mask.allows(u32::MAX));
+        logits[499] = -1e30;
+        let ids: Vec<u32> = highest_allowed(&logits, 64, Some(&mask)).unwrap().iter().map(|c| c.id).collect();
+        assert_eq!(ids, [40, 3, 499]);
+        assert_eq!(highest_allowed(&logits, 64, Some(&TokenMask::default())), Ok(Vec::new()));
+        logits[200] = f32::NAN;
+        assert_eq!(highest_allowed(&logits, 64, Some(&mask)), Err(SamplerError::NotFinite));
+    }
+
+    #[test]
     fn min_p_drops_what_is_too_unlikely() {
         let logits = [0.0, (2f32).ln(), (5f32).ln()];
         let drawn = |min_p: f32| -> std::collections::BTreeSet<u32> {
@@ -268,7 +281,8 @@ mod tests {
             all.truncate(limit);
             odd.truncate(limit);
             prop_assert_eq!(highest(&logits, limit).unwrap(), all);
-            prop_assert_eq!(highest_allowed(&logits, limit, |id| id % 2 == 1).unwrap(), odd);
+            let mask: TokenMask = (0..300).filter(|id| id % 2 == 1).collect();
+            prop_assert_eq!(highest_allowed(&logits, limit, Some(&mask)).unwrap(), odd);
         }
 
         #[test]

@@ -173,6 +173,9 @@ impl Answering {
                     });
                 }
                 Some(GenerateEvent::Failed(message)) => return Err(Missed::Again(message)),
+                Some(GenerateEvent::Refused(error)) => {
+                    return Err(Missed::ForGood { reason: "PromptRefused", message: error.to_string() });
+                }
                 Some(GenerateEvent::DeadlineExceeded) => {
                     return Err(Missed::Again("the answer took too long".into()));
                 }
@@ -206,7 +209,7 @@ fn not_admitted(error: &AdmissionError) -> Missed {
     let reason = match error {
         AdmissionError::Context { .. } => "ContextExceeded",
         AdmissionError::Memory { .. } => "MemoryExceeded",
-        AdmissionError::Invalid(_) => "PromptRefused",
+        AdmissionError::Invalid(_) | AdmissionError::Form(_) => "PromptRefused",
         AdmissionError::Busy { .. } => return Missed::Again(error.to_string()),
         AdmissionError::Stopped => return Missed::Stopped,
     };

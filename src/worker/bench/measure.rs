@@ -150,6 +150,7 @@ async fn times(mut events: Receiver<GenerateEvent>) -> Result<Vec<Instant>, Stri
             Some(GenerateEvent::Token { .. }) => times.push(Instant::now()),
             Some(GenerateEvent::Done { .. }) => return Ok(times),
             Some(GenerateEvent::Failed(message)) => return Err(message),
+            Some(GenerateEvent::Refused(error)) => return Err(error.to_string()),
             Some(GenerateEvent::DeadlineExceeded) | None => return Err("the engine ended without an answer".into()),
         }
     }

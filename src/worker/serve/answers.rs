@@ -9,6 +9,7 @@ use futures::{
 use tokio::{sync::mpsc::Receiver, time::sleep_until};
 use tokio_stream::wrappers::ReceiverStream;
 
+use super::ask::form_refused;
 use super::service::{Flight, Service, stopping};
 use crate::{
     inference::{FinishReason, GenerateEvent, TokenLogprobs},
@@ -132,6 +133,7 @@ impl Answers {
             }
             GenerateEvent::DeadlineExceeded => Err(self.too_late()),
             GenerateEvent::Failed(message) => Err(broken(&message)),
+            GenerateEvent::Refused(error) => Err(form_refused(&error)),
         }
     }
 

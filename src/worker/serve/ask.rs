@@ -6,13 +6,11 @@ use tokio::sync::mpsc::Receiver;
 
 use super::options::Limits;
 use crate::{
-    inference::{AdmissionError, ChatMessage, GenerateEvent, GenerateRequest, PromptError, Tenant},
+    inference::{AdmissionError, ChatMessage, FormError, GenerateEvent, GenerateRequest, PromptError, Tenant},
     openai::{Message, OpenAiError, Parsed, Prompt, TextRequest, Tools},
-    verify::sampler::{self, TextForm},
+    verify::sampler,
     worker::AnswerEngine,
 };
-
-const FORMAT: &str = "response_format";
 
 /// The tokens of a prompt. Long ones take a while, so another thread does it.
 pub(super) async fn tokens_of(engine: &Arc<dyn AnswerEngine>, prompt: Prompt, tools: Tools) -> Parsed<Vec<u32>> {
@@ -70,17 +68,9 @@ pub(super) async fn start(
     let mut receivers = Vec::new();
     for choice in 0..request.choices {
         let asked = GenerateRequest { seed: seed_of(seed, choice), ..asked.clone() };
-        receivers.push(engine.generate(asked).await.map_err(|error| named(not_admitted(error), request))?);
+        receivers.push(engine.generate(asked).await.map_err(not_admitted)?);
     }
     Ok(receivers)
-}
-
-/// Only the engine knows which forms it can keep to.
-fn named(mut error: OpenAiError, request: &TextRequest) -> OpenAiError {
-    if error.body.message.contains(FORMAT) && request.sampling.form != TextForm::Free {
-        error.body.param = Some(FORMAT.into());
-    }
-    error
 }
 
 /// The length of an answer whose request names none. 1 where there is no room: the engine then says what does not fit.
@@ -103,8 +93,14 @@ pub(super) fn not_admitted(error: AdmissionError) -> OpenAiError {
         AdmissionError::Context { .. } => OpenAiError::bad_request(Some("context_length_exceeded"), message),
         AdmissionError::Memory { .. } => OpenAiError::bad_request(Some("memory_exceeded"), message),
         AdmissionError::Invalid(_) => OpenAiError::bad_request(None, message),
+        AdmissionError::Form(error) => form_refused(&error),
         AdmissionError::Stopped => OpenAiError::unavailable("engine_stopped", message),
     }
+}
+
+/// The form that is asked for is one that the text cannot have.
+pub(super) fn form_refused(error: &FormError) -> OpenAiError {
+    OpenAiError::invalid("response_format", error.to_string())
 }
 
 #[cfg(test)]
@@ -126,5 +122,7 @@ mod tests {
         let context = not_admitted(AdmissionError::Context { prompt: 9, output: 9, context: 10 });
         assert_eq!((context.status.as_u16(), context.body.code.as_deref()), (400, Some("context_length_exceeded")));
         assert_eq!(not_admitted(AdmissionError::Stopped).status.as_u16(), 503);
+        let form = not_admitted(AdmissionError::Form(FormError::NoEnd));
+        assert_eq!((form.status.as_u16(), form.body.param.as_deref()), (400, Some("response_format")));
     }
 }

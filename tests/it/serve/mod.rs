@@ -1,6 +1,7 @@
 //! `grid-worker serve`: a real server with the real model, spoken to over HTTP as its clients do.
 
 mod clients;
+mod forms;
 mod limits;
 mod process;
 mod texts;
