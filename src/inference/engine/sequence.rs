@@ -36,6 +36,7 @@ pub(super) struct Answer {
 }
 
 /// A replay in the making.
+#[derive(Default)]
 pub(super) struct Check {
     answer: Option<oneshot::Sender<Result<ReplayOutcome, String>>>,
     first_mismatch: Option<u32>,
@@ -100,13 +101,7 @@ impl Start {
     /// A replay belongs to no tenant: what it says rests on nothing that was computed before.
     pub fn replay(request: ReplayRequest, answer: oneshot::Sender<Result<ReplayOutcome, String>>) -> Self {
         let ReplayRequest { prompt, output, sampling, seed, top_logprobs } = request;
-        let check = Check {
-            answer: Some(answer),
-            first_mismatch: None,
-            max_margin: 0.0,
-            sum_of_margins: 0.0,
-            logprobs: Vec::new(),
-        };
+        let check = Check { answer: Some(answer), ..Check::default() };
         let prompt_len = prompt.len();
         Self {
             chooser: Chooser::new(sampling, seed, &prompt),
