@@ -60,7 +60,9 @@ async fn a_job_that_has_spent_all_it_may_starts_nothing_new_and_owes_no_wei_more
     let cancel = JobControl { cancelled: true, ..JobControl::default() };
     h.gateway.control_job("job-1", &cancel).await.unwrap();
     let ended = h.finished("job-1").await;
-    assert_eq!((ended.state, ended.completed), (JobState::Cancelled, stopped.completed), "what is finished is kept");
+    assert_eq!(ended.state, JobState::Cancelled);
+    // An answer that was being offered when the job was looked at may have come since; it is not charged.
+    assert!(ended.completed >= stopped.completed, "what is finished is kept: {ended:?}");
     let owed = open(&h).await;
     assert_eq!((owed.len(), owed[0].spent, owed[0].payment.escrow), (1, Wei(7), ESCROW));
     h.assert_whole().await;
