@@ -73,7 +73,7 @@ async fn generate(request: GenerateRequest) -> Answer {
 
 fn replay(request: &GenerateRequest, output: Vec<u32>) -> ReplayRequest {
     let GenerateRequest { prompt, sampling, seed, .. } = request.clone();
-    ReplayRequest { prompt, output, sampling, seed }
+    ReplayRequest { prompt, output, sampling, seed, top_logprobs: None }
 }
 
 /// Schemas of every kind that is common, and some that are not.
