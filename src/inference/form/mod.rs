@@ -25,8 +25,8 @@ use tokio::time::timeout;
 
 use super::text::Tokenizer;
 use super::{AdmissionError, Tenant};
-use xdc_grid_exact::sampler::TextForm;
 pub(crate) use state::FormState;
+use xdc_grid_exact::sampler::TextForm;
 
 /// What may stand between two tokens of JSON, unless nothing does.
 const WHITE_SPACE: &str = r"\n[ \t]{0,24}|[ \t]{1,8}";
