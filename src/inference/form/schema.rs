@@ -16,6 +16,9 @@ const MAX_PROPERTIES: usize = 1_024;
 const MAX_COUNTED_PROPERTIES: usize = 64;
 /// Members of all `patternProperties` together: no two patterns may match the same name, which is costly to find out.
 const MAX_NAME_PATTERNS: usize = 16;
+/// `pattern`s together where some are joined (by `allOf`, or beside a `$ref`): a text that matches all of many has too many
+/// states to find out whether there is one.
+const MAX_JOINED_PATTERNS: usize = 16;
 /// References: each may be followed from within another.
 const MAX_REFERENCES: usize = 512;
 
@@ -38,7 +41,9 @@ struct Counts {
     properties: usize,
     name_patterns: usize,
     references: usize,
+    patterns: usize,
     counts_properties: bool,
+    joins_patterns: bool,
 }
 
 impl Counts {
@@ -58,6 +63,8 @@ impl Counts {
     }
 
     fn add_keywords(&mut self, members: &Map<String, Value>) {
+        self.joins_patterns |=
+            members.contains_key("allOf") || (members.contains_key("$ref") && members.contains_key("pattern"));
         for (keyword, value) in members {
             match (keyword.as_str(), value) {
                 ("enum" | "anyOf" | "oneOf" | "allOf" | "prefixItems" | "items" | "type", Value::Array(list)) => {
@@ -66,6 +73,7 @@ impl Counts {
                 ("properties", Value::Object(members)) => self.properties += members.len(),
                 ("patternProperties", Value::Object(members)) => self.name_patterns += members.len(),
                 ("$ref", _) => self.references += 1,
+                ("pattern", Value::String(_)) => self.patterns += 1,
                 ("minProperties" | "maxProperties", _) => self.counts_properties = true,
                 _ => {}
             }
@@ -77,10 +85,12 @@ impl Counts {
             true => ("properties beside minProperties or maxProperties", MAX_COUNTED_PROPERTIES),
             false => ("properties", MAX_PROPERTIES),
         };
+        let joined_patterns = if self.joins_patterns { self.patterns } else { 0 };
         let bounds = [
             (self.options, "alternatives (enum, anyOf and the like, all together)", MAX_OPTIONS),
             (self.properties, properties, most_properties),
             (self.name_patterns, "patternProperties", MAX_NAME_PATTERNS),
+            (joined_patterns, "patterns beside allOf or $ref", MAX_JOINED_PATTERNS),
             (self.references, "references", MAX_REFERENCES),
         ];
         match bounds.into_iter().find(|(count, _, most)| count > most) {
@@ -118,6 +128,7 @@ mod tests {
             (json!({"properties": members(65), "maxProperties": 1}), "maxProperties"),
             (json!({"patternProperties": members(17)}), "patternProperties"),
             (json!({"prefixItems": references}), "references"),
+            (json!({"allOf": vec![json!({"pattern": "a"}); 17]}), "patterns"),
         ] {
             let error = read(&schema).unwrap_err();
             assert!(matches!(error, FormError::Bounds { .. }) && error.to_string().contains(what), "{error}");
