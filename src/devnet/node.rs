@@ -70,7 +70,7 @@ impl Node {
     }
 
     /// All calls of one request, which share its connection and so the faults of it. An error is what goes back in place of answers.
-    async fn exchange(&self, calls: Vec<Result<Call, Rejected>>) -> Result<Vec<Value>, Reply> {
+    async fn exchange(&self, calls: Vec<Result<Call, Box<Rejected>>>) -> Result<Vec<Value>, Reply> {
         let plans = self.plan(&calls).await;
         let delay = plans.iter().map(|plan| plan.delay_millis).max().unwrap_or(0);
         tokio::time::sleep(Duration::from_millis(delay)).await;
@@ -91,17 +91,17 @@ impl Node {
         lost(Loses::Answer).map_or(Ok(answers), Err)
     }
 
-    async fn plan(&self, calls: &[Result<Call, Rejected>]) -> Vec<Plan> {
+    async fn plan(&self, calls: &[Result<Call, Box<Rejected>>]) -> Vec<Plan> {
         let head = if self.faults().need_head() { self.upstream.head().await.unwrap_or(0) } else { 0 };
         let mut faults = self.faults();
-        let plan = |call: &Result<Call, Rejected>| {
+        let plan = |call: &Result<Call, Box<Rejected>>| {
             call.as_ref().map_or_else(|_| Plan::default(), |call| faults.plan(&call.method, head))
         };
         calls.iter().map(plan).collect()
     }
 
     /// None for a notification.
-    async fn answer(&self, call: Result<Call, Rejected>, plan: &Plan) -> Option<Value> {
+    async fn answer(&self, call: Result<Call, Box<Rejected>>, plan: &Plan) -> Option<Value> {
         let call = match call {
             Ok(call) => call,
             Err(rejected) => return Some(jsonrpc::answer(rejected.id, Err(rejected.error))),

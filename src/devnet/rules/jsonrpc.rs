@@ -69,8 +69,8 @@ pub struct Rejected {
 /// What a request's body holds.
 #[derive(Debug, Clone, PartialEq)]
 pub enum Body {
-    One(Result<Call, Rejected>),
-    Many(Vec<Result<Call, Rejected>>),
+    One(Result<Call, Box<Rejected>>),
+    Many(Vec<Result<Call, Box<Rejected>>>),
 }
 
 /// Reads a body. JSON that nests deeper than 128 levels is a parse error, as is everything that is no JSON.
@@ -84,14 +84,14 @@ pub fn parse(body: &[u8]) -> Result<Body, RpcError> {
     }
 }
 
-fn read(value: Value) -> Result<Call, Rejected> {
+fn read(value: Value) -> Result<Call, Box<Rejected>> {
     let Value::Object(mut fields) = value else {
-        return Err(Rejected { id: Value::Null, error: RpcError::invalid_request("invalid request") });
+        return Err(Box::new(Rejected { id: Value::Null, error: RpcError::invalid_request("invalid request") }));
     };
     let id = fields.remove("id");
-    let rejected = |error: RpcError| Rejected { id: id.clone().unwrap_or(Value::Null), error };
+    let rejected = |error: RpcError| Box::new(Rejected { id: id.clone().unwrap_or(Value::Null), error });
     if matches!(id, Some(Value::Object(_) | Value::Array(_))) {
-        return Err(Rejected { id: Value::Null, error: RpcError::invalid_request("invalid request") });
+        return Err(Box::new(Rejected { id: Value::Null, error: RpcError::invalid_request("invalid request") }));
     }
     let (Some(Value::String(version)), Some(Value::String(method))) =
         (fields.remove("jsonrpc"), fields.remove("method"))
@@ -121,7 +121,7 @@ pub fn answer(id: Value, outcome: Result<Value, RpcError>) -> Value {
 mod tests {
     use super::*;
 
-    fn one(text: &str) -> Result<Call, Rejected> {
+    fn one(text: &str) -> Result<Call, Box<Rejected>> {
         match parse(text.as_bytes()).unwrap() {
             Body::One(call) => call,
             Body::Many(_) => panic!("a batch"),

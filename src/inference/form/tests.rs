@@ -105,9 +105,12 @@ fn allowed(state: &mut FormState) -> TokenMask {
     state.allowed().unwrap().clone()
 }
 
+/// Whether a value fits.
+type Fits = fn(&Value) -> bool;
+
 /// Forms whose texts end soon, with what holds of each.
-fn forms() -> Vec<(TextForm, fn(&Value) -> bool)> {
-    let forms: [(TextForm, fn(&Value) -> bool); 5] = [
+fn forms() -> Vec<(TextForm, Fits)> {
+    let forms: [(TextForm, Fits); 5] = [
         (schema(&json!({"type": "integer", "minimum": -5, "maximum": 40})), |v| {
             // Also -0, which is a whole number.
             v.as_f64().is_some_and(|n| n.fract() == 0.0 && (-5.0..=40.0).contains(&n))
