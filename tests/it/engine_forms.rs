@@ -92,7 +92,7 @@ fn schemas() -> Vec<Value> {
         ),
         json!({"type": "array", "items": {"type": "integer", "minimum": 10, "maximum": 99}, "minItems": 2, "maxItems": 4}),
         json!({
-            "$defs": {"tree": object(json!({"value": {"type": "integer", "minimum": 0, "maximum": 9}, "children": {"type": "array", "items": {"$ref": "#/$defs/tree"}, "maxItems": 1}}), &["value", "children"])},
+            "$defs": {"tree": object(json!({"value": {"type": "integer", "minimum": 0, "maximum": 9}, "children": {"type": "array", "items": {"$ref": "#/$defs/tree"}, "maxItems": 1}}), &["value"])},
             "$ref": "#/$defs/tree",
         }),
         json!({
