@@ -242,7 +242,11 @@ async fn a_large_input_that_changes_between_two_tries_runs_as_it_is_now() {
     let maps: Api<ConfigMap> = Api::namespaced(place.client.clone(), "changed");
     let patch = Patch::Merge(json!({"data": {"p": input(41)}}));
     maps.patch("prompts", &PatchParams::default(), &patch).await.unwrap();
-    place.world.gateway.set_input_breaks("large", false);
+    // A try that began with the old text may still be on its way.
+    let gateway = &place.world.gateway;
+    eventually("it is tried with the new text", async || (gateway.spec(&uid)?.total_requests == 41).then_some(()))
+        .await;
+    gateway.set_input_breaks("large", false);
     let status = place.until_true("large", condition::COMPLETE).await;
     assert_eq!(status.progress.as_deref(), Some("41/41"));
     assert!(!place.world.gateway.has_forgotten(&uid), "a deleted uid never comes back");
