@@ -292,6 +292,7 @@ async fn a_slow_reader_gives_its_place_to_others_and_still_gets_the_same_answer(
     let request = GenerateRequest { sampling, ..of("slow", (0..40).collect(), 88) };
     let expected = generate(&engine, request.clone()).await;
     assert_eq!(expected.ids.len(), 88, "more than its channel holds");
+    until("its place is free", || engine.load_now().running == 0).await;
     let slow = engine.generate(request).await.unwrap();
     // Else the other tenant, which had less so far, would go first.
     eventually("it runs", async || (engine.load_now().running == 1).then_some(())).await;
