@@ -3,7 +3,7 @@
 use super::leases::{LeaseId, Terms, rejected};
 use crate::{
     api::ids::{GridPeerId, ModelDigest, RequestId},
-    inference::ChatMessage,
+    inference::{ChatMessage, MAX_TEXTS},
     protocol::{
         internal::MAX_INPUTS,
         logprobs::MAX_TOP_LOGPROBS,
@@ -120,6 +120,9 @@ fn prompt(messages: Vec<wire::ChatMessage>, prompt: String, inputs: Vec<String>)
         (false, false) => Err(malformed("either messages or a prompt, not both")),
     }
 }
+
+// What the protocol lets ask for is what the encoder takes.
+const _: () = assert!(MAX_INPUTS == MAX_TEXTS);
 
 fn embedding(messages: &[wire::ChatMessage], prompt: &str, inputs: Vec<String>) -> Result<PromptText, Refused> {
     if !messages.is_empty() || !prompt.is_empty() {
