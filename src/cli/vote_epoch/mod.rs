@@ -123,12 +123,13 @@ pub async fn run(args: &VoteArgs, out: &mut dyn Write) -> Result<VoteExit, CliEr
         parameters,
         history,
         seen: Seen::default(),
+        looked_at: None,
         agreed: BTreeMap::new(),
         refused: BTreeSet::new(),
     };
     match args.epoch {
         Some(epoch) => {
-            let Look { exit, said } = voter.look(EpochNumber(epoch), out).await?;
+            let Look { exit, said } = voter.look(Some(EpochNumber(epoch)), out).await?;
             note(format_args!("{said}"));
             Ok(exit)
         }
@@ -152,6 +153,8 @@ struct Voter<'a> {
     history: ContractHistory,
     /// Receipts that statements of earlier epochs of this run counted.
     seen: Seen,
+    /// The epoch that `agreed` and `refused` are about.
+    looked_at: Option<EpochNumber>,
     /// What votes are right, with the packed leaves that were worked out for them.
     agreed: BTreeMap<B256, Vec<u8>>,
     refused: BTreeSet<B256>,
@@ -159,10 +162,10 @@ struct Voter<'a> {
 
 impl Voter<'_> {
     async fn follow(&mut self, out: &mut dyn Write) -> Result<VoteExit, CliError> {
-        let (mut epoch, mut last_said) = (None, String::new());
+        let mut last_said = String::new();
         loop {
             // Whatever goes wrong, the next look begins anew.
-            let said = match self.next_look(&mut epoch, out).await {
+            let said = match self.look(None, out).await {
                 Ok(look) => look.said,
                 Err(error) => format!("{error}; it is tried again"),
             };
@@ -174,20 +177,16 @@ impl Voter<'_> {
         }
     }
 
-    async fn next_look(&mut self, epoch: &mut Option<EpochNumber>, out: &mut dyn Write) -> Result<Look, CliError> {
+    /// Looks at an epoch; without one, at the one that the contract takes next.
+    async fn look(&mut self, epoch: Option<EpochNumber>, out: &mut dyn Write) -> Result<Look, CliError> {
+        self.chain.read_on(&mut self.history).await.map_err(chain_error)?;
         let next = self.chain.epoch_state(At::Finalized).await.map_err(chain_error)?.next_epoch;
-        if *epoch != Some(next) {
-            *epoch = Some(next);
+        if self.looked_at.replace(next) != Some(next) {
             self.agreed.clear();
             self.refused.clear();
         }
-        self.look(next, out).await
-    }
-
-    async fn look(&mut self, epoch: EpochNumber, out: &mut dyn Write) -> Result<Look, CliError> {
+        let epoch = epoch.unwrap_or(next);
         let look = |exit, said: String| Ok(Look { exit, said: format!("epoch {epoch}: {said}") });
-        self.chain.read_on(&mut self.history).await.map_err(chain_error)?;
-        let next = self.chain.epoch_state(At::Finalized).await.map_err(chain_error)?.next_epoch;
         if epoch < next {
             return look(VoteExit::Done, "it is reported already; audit-epoch says whether that is right".into());
         }
