@@ -85,6 +85,11 @@ impl Context {
     pub fn now(&self) -> Time {
         Time((self.clock)())
     }
+
+    /// Seconds since 1970, as the chain counts them.
+    pub fn unix_seconds(&self) -> u64 {
+        u64::try_from((self.clock)().as_second()).unwrap_or(0)
+    }
 }
 
 /// Remembers what the gateway was told, so that a reconcile in which nothing changed tells it nothing. Only a cache: entries

@@ -19,8 +19,7 @@ pub async fn advance(
     context: &Context,
 ) -> Result<Result<OutboxRecord, ChainError>, Error> {
     while !record.is_finished() {
-        let now = u64::try_from((context.clock)().as_second()).unwrap_or(0);
-        let next = match session.step(&record, now).await {
+        let next = match session.step(&record, context.unix_seconds()).await {
             Ok(next) => next,
             Err(error) => return Ok(Err(error)),
         };

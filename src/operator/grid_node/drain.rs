@@ -140,8 +140,7 @@ async fn accused(node: &GridNode, refs: &Refs, context: &Context) -> Result<Opti
         Ok(session) => session,
         Err(problem) => return wait(problem.finding.message, None),
     };
-    let now = u64::try_from((context.clock)().as_second()).unwrap_or(0);
-    let Moved { transaction, problem, .. } = registration::follow(&record, &session, now).await?;
+    let Moved { transaction, problem, .. } = registration::follow(&record, &session, context).await?;
     let message = problem
         .map_or_else(|| "a slash case against it is being opened or executed".to_owned(), |finding| finding.message);
     wait(message, transaction.map(place))
@@ -191,14 +190,13 @@ async fn exit(
         Ok(session) => session,
         Err(problem) => return Ok(Left::Wait(problem.finding.message, None)),
     };
-    let now = u64::try_from((context.clock)().as_second()).unwrap_or(0);
     if let Some((record, place)) = node.status.as_ref().and_then(earlier) {
-        let Moved { transaction, problem, .. } = registration::follow(&record, &session, now).await?;
+        let Moved { transaction, problem, .. } = registration::follow(&record, &session, context).await?;
         let message =
             problem.map_or_else(|| format!("the transaction is {}", record.state_name()), |finding| finding.message);
         return Ok(Left::Wait(message, transaction.map(place)));
     }
-    match plan_exit(validated, &session, now).await {
+    match plan_exit(validated, &session, context.unix_seconds()).await {
         Ok(Some(record)) => {
             Ok(Left::Wait("the node leaves the contract".into(), Some(Written::Exit(status_of(&record)?))))
         }

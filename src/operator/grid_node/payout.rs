@@ -155,10 +155,7 @@ async fn carry_out(
     context: &Context,
 ) -> Result<Moved, Error> {
     let intent = match step {
-        Step::Follow(record) => {
-            let now = u64::try_from((context.clock)().as_second()).unwrap_or(0);
-            return registration::follow(record, session, now).await;
-        }
+        Step::Follow(record) => return registration::follow(record, session, context).await,
         Step::Request => session.chain.request_payout_intent(node, facts.wanted),
         Step::Apply => session.chain.apply_payout_intent(node, facts.wanted),
         Step::Nothing | Step::Cool(_) | Step::NotOurs | Step::Blocked(_) => return Ok(Moved::default()),

@@ -100,20 +100,21 @@ pub async fn carry_out(
         Ok(session) => session,
         Err(problem) => return Ok(Moved::problem(problem.finding)),
     };
-    let now = u64::try_from((context.clock)().as_second()).unwrap_or(0);
     match step {
         Move::Nothing => Ok(Moved::default()),
-        Move::Follow(record) => follow(&record, &session, now).await,
-        Move::Register { rewards, capability } => match plan(validated, rewards, capability, &session, now).await {
-            Ok(record) => Ok(Moved { transaction: Some(status_of(&record)?), ..Moved::default() }),
-            Err(error) => Ok(Moved::problem(finding(&error))),
-        },
+        Move::Follow(record) => follow(&record, &session, context).await,
+        Move::Register { rewards, capability } => {
+            match plan(validated, rewards, capability, &session, context.unix_seconds()).await {
+                Ok(record) => Ok(Moved { transaction: Some(status_of(&record)?), ..Moved::default() }),
+                Err(error) => Ok(Moved::problem(finding(&error))),
+            }
+        }
     }
 }
 
 /// One step. A contract that refuses before anything was signed costs nothing: the plan is dropped and made anew later.
-pub async fn follow(record: &OutboxRecord, session: &Session, now: u64) -> Result<Moved, Error> {
-    match session.step(record, now).await {
+pub async fn follow(record: &OutboxRecord, session: &Session, context: &Context) -> Result<Moved, Error> {
+    match session.step(record, context.unix_seconds()).await {
         Ok(next) => Ok(Moved { transaction: Some(status_of(&next)?), ..Moved::default() }),
         Err(error) => {
             let unsigned = record.attempts().is_empty() && !record.is_finished();

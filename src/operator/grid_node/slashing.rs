@@ -135,10 +135,7 @@ fn is_unchanged(node: &GridNode) -> bool {
 
 async fn carry_out(step: &Step, node: NodeAddress, session: &Session, context: &Context) -> Result<Moved, Error> {
     match step {
-        Step::Follow(record) => {
-            let now = u64::try_from((context.clock)().as_second()).unwrap_or(0);
-            registration::follow(record, session, now).await
-        }
+        Step::Follow(record) => registration::follow(record, session, context).await,
         Step::Propose { evidence, amount } => match plan(node, *evidence, *amount, session).await {
             Ok(Some(record)) => Ok(Moved { transaction: Some(status_of(&record)?), ..Moved::default() }),
             Ok(None) => {

@@ -121,8 +121,7 @@ async fn facts(chain: &ChainClient, proposal: &Inclusion) -> Result<Option<CaseF
 
 async fn carry_out(step: &Step, facts: &CaseFacts, session: &Session, context: &Context) -> Result<Moved, Error> {
     if let Step::Follow(record) = step {
-        let now = u64::try_from((context.clock)().as_second()).unwrap_or(0);
-        return registration::follow(record, session, now).await;
+        return registration::follow(record, session, context).await;
     }
     match Slashing::of(&session.chain).await {
         Ok(Some(slashing)) => {
