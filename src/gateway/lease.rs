@@ -114,6 +114,10 @@ impl Gateway {
             self.ledger.fail_queued_request(&flight.request, "Deleted", message, self.clock.now_ms()).await?;
             return Ok(0);
         };
+        // It was closed between the plan and the claim, and its operator may have heard that nothing runs there.
+        if work.kind != RequestKind::Canary && self.is_closed(&flight.peer) {
+            return Ok(0);
+        }
         let Some(lease_id) = self.offer(flight, &work).await? else { return Ok(0) };
         let now_ms = self.clock.now_ms();
         match self.ledger.lease(&flight.request, flight.attempt, &flight.peer, now_ms).await {

@@ -109,6 +109,11 @@ impl Gateway {
         Ok(())
     }
 
+    /// Whether a member gets no new work now.
+    pub(super) fn is_closed(&self, peer: &GridPeerId) -> bool {
+        self.members.get(peer).is_none_or(|record| !record.member.schedulable)
+    }
+
     /// Tells a connected member what to serve, in a task of its own.
     pub(super) fn spawn_assign(self: &Arc<Self>, peer: GridPeerId) {
         let gateway = self.clone();

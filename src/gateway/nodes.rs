@@ -75,6 +75,8 @@ impl Gateway {
             memory_bytes: info.map_or(0, |info| info.memory_bytes),
             accelerators: info.map(|info| info.accelerators.clone()).unwrap_or_default(),
             models: info.map(models).unwrap_or_default(),
+            // In this order: whoever closes a node and is then told that nothing runs may rely on it.
+            schedulable: record.member.schedulable,
             running: self.flights.load(peer).requests,
             queued: info.map_or(0, |info| info.queued),
             slots: info.map_or(0, |info| info.slots),

@@ -164,6 +164,10 @@ pub struct NodeReport {
     pub models: Vec<NodeModel>,
     #[serde(default)]
     pub running: u32,
+    /// May be given work; the member as the gateway has it, read before `running` was. A gateway that does not say is taken at the
+    /// word that it was told.
+    #[serde(default)]
+    pub schedulable: bool,
     #[serde(default)]
     pub queued: u32,
     #[serde(default)]
@@ -172,6 +176,13 @@ pub struct NodeReport {
     pub evidence: EvidenceReport,
     pub current_epoch: Contribution,
     pub last_epoch: Contribution,
+}
+
+impl NodeReport {
+    /// Nothing runs and nothing will: the gateway had heard that the node is closed when it looked at what runs there.
+    pub fn is_emptied(&self) -> bool {
+        self.running == 0 && !self.schedulable
+    }
 }
 
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]

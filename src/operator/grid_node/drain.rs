@@ -105,7 +105,7 @@ async fn leave(node: &GridNode, validated: &ValidatedNode, refs: &Refs, context:
     }
     match &refs.report {
         Err(error) => return Ok(Left::Wait(error.to_string(), None)),
-        Ok(Some(report)) if report.running > 0 => {
+        Ok(Some(report)) if !report.is_emptied() => {
             return Ok(Left::Wait("the node finishes its running work".into(), None));
         }
         Ok(_) => {}

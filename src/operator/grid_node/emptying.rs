@@ -16,13 +16,9 @@ pub fn of(node: &GridNode, report: &Result<Option<NodeReport>, GatewayError>) ->
         return None;
     }
     let at_work = || Some(Finding::yes(Reason::DrainInProgress, "it is cordoned and finishes what it runs"));
-    // The gateway hears of a cordon in the pass that first sees it, after it was asked what runs: only the next pass knows that
-    // nothing was given out in between.
-    let told = node.status.as_ref().and_then(|status| status.observed_generation) == node.metadata.generation;
     match report {
         Err(error) => Some(Finding { truth: Truth::Unknown, ..error.finding() }),
-        Ok(_) if !told => at_work(),
-        Ok(Some(report)) if report.running > 0 => at_work(),
+        Ok(Some(report)) if !report.is_emptied() => at_work(),
         Ok(_) => None,
     }
 }
@@ -32,29 +28,35 @@ mod tests {
     use serde_json::json;
 
     use super::*;
+    use crate::operator::grid_node::registration::tests::report;
 
-    fn node(unschedulable: bool, generation: i64) -> GridNode {
+    fn node(unschedulable: bool) -> GridNode {
         serde_json::from_value(json!({
-            "apiVersion": "xdcgrid.io/v1alpha1", "kind": "GridNode", "metadata": {"name": "a", "generation": generation},
+            "apiVersion": "xdcgrid.io/v1alpha1", "kind": "GridNode", "metadata": {"name": "a"},
             "spec": {
                 "networkRef": {"name": "main"}, "mode": "Managed", "accelerators": {"cpuOnly": {}},
                 "unschedulable": unschedulable
             },
-            "status": {"observedGeneration": 1}
         }))
         .unwrap()
     }
 
+    fn told(running: u32, schedulable: bool) -> Result<Option<NodeReport>, GatewayError> {
+        Ok(Some(NodeReport { running, schedulable, ..report(true) }))
+    }
+
     #[test]
-    fn a_cordoned_node_is_empty_only_when_the_gateway_was_told_before_it_was_asked() {
-        assert_eq!(of(&node(false, 1), &Ok(None)), None);
-        assert_eq!(of(&node(true, 2), &Ok(None)).unwrap().reason, "DrainInProgress");
-        assert_eq!(of(&node(true, 1), &Ok(None)), None);
+    fn a_cordoned_node_is_empty_only_when_the_gateway_had_heard_of_it_and_nothing_runs() {
+        assert_eq!(of(&node(false), &told(1, true)), None, "nobody empties it");
+        assert_eq!(of(&node(true), &told(0, true)).unwrap().reason, "DrainInProgress", "it may be given work yet");
+        assert_eq!(of(&node(true), &told(1, false)).unwrap().reason, "DrainInProgress");
+        assert_eq!(of(&node(true), &told(0, false)), None);
+        assert_eq!(of(&node(true), &Ok(None)), None, "no member: it never had work");
     }
 
     #[test]
     fn a_gateway_that_is_away_says_nothing_about_what_runs() {
         let away = Err(GatewayError::Unavailable("refused".into()));
-        assert_eq!(of(&node(true, 1), &away).unwrap().truth, Truth::Unknown);
+        assert_eq!(of(&node(true), &away).unwrap().truth, Truth::Unknown);
     }
 }

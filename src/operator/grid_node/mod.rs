@@ -151,9 +151,8 @@ async fn reconcile_live(node: &GridNode, context: &Context) -> Result<Action, Er
 async fn step(node: &GridNode, found: &ValidatedNode, refs: &Refs, context: &Context) -> Result<Step, Error> {
     let Some(worker) = &found.worker else { return Ok(Step::Nothing) };
     let fleet = if update::is_outdated(&refs.worker) { update::fleet(context).await? } else { Vec::new() };
-    let since = update::closed_since(node);
-    let now = (context.clock)();
-    Ok(update::next(&found.name, worker.update_policy, &refs.worker, &fleet, &refs.report, since, now))
+    let closed = update::is_closed(node);
+    Ok(update::next(&found.name, worker.update_policy, &refs.worker, &fleet, &refs.report, closed))
 }
 
 fn intake(openness: Openness, step: &Step) -> Intake {

@@ -255,6 +255,7 @@ pub(in crate::operator) mod tests {
             accelerators: Vec::new(),
             models: Vec::new(),
             running: 0,
+            schedulable: false,
             queued: 0,
             slots: 1,
             capability: Capability { verified, gemm_units: 500, proven_bytes: 3 << 30, ..Capability::default() },

@@ -1,9 +1,8 @@
 //! Replacing a worker whose pod is not what the StatefulSet wants any more, without ending a request that runs: new work is taken
 //! away, the gateway says when nothing runs, then the pod goes. The decision is pure; the last two functions are IO.
 
-use std::{collections::BTreeMap, time::Duration};
+use std::collections::BTreeMap;
 
-use jiff::Timestamp;
 use k8s_openapi::api::{apps::v1::StatefulSet, core::v1::Pod};
 use kube::{
     Api, ResourceExt,
@@ -17,7 +16,7 @@ use super::{
 };
 use crate::{
     api::{
-        conditions::{self, Truth},
+        conditions,
         grid_node::{GridNode, UpdatePolicy, condition},
     },
     operator::{
@@ -31,9 +30,6 @@ use crate::{
 /// Of so many workers one may be away for an update, and one in any case. Other work goes on meanwhile, and a worker image that
 /// does not start stops the update here.
 const ONE_OF: usize = 4;
-/// A lease that was being given when the node was closed shows by then.
-const SETTLES: Duration = Duration::from_secs(2);
-
 /// What an update needs now.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Step {
@@ -111,15 +107,15 @@ fn differs(set: &StatefulSet, pod: &Pod) -> bool {
     current && wanted.is_some() && found.is_some() && wanted != found
 }
 
-/// What to do about `node`, whose pod is outdated when `worker` says so; `closed_since` is when it was last kept from new work.
+/// What to do about `node`, whose pod is outdated when `worker` says so; `closed` that new work is kept
+/// from it already.
 pub fn next(
     node: &str,
     policy: UpdatePolicy,
     worker: &Worker,
     fleet: &[Replica],
     report: &Result<Option<NodeReport>, GatewayError>,
-    closed_since: Option<Timestamp>,
-    now: Timestamp,
+    closed: bool,
 ) -> Step {
     if is_terminating(worker) {
         return Step::Terminating;
@@ -127,25 +123,17 @@ pub fn next(
     let Some(pod) = worker.pod.as_ref().filter(|_| policy == UpdatePolicy::OnIdle && is_outdated(worker)) else {
         return Step::Nothing;
     };
-    let replace = || Step::Replace { pod: pod.name_any(), uid: pod.uid().unwrap_or_default() };
-    if !is_ready(pod) && !is_busy(report) {
-        return replace();
-    }
-    if closed_since.is_none() && !has_turn(node, fleet) {
+    // One that is ready gives something up and waits for its turn; once closed it stays so.
+    if is_ready(pod) && !closed && !has_turn(node, fleet) {
         return Step::WaitForTurn;
     }
-    let settled = closed_since.is_some_and(|since| now.duration_since(since).unsigned_abs() >= SETTLES);
     match report {
-        Ok(Some(report)) if report.running == 0 && settled => replace(),
-        // No member: it never had work.
-        Ok(None) => replace(),
-        // A gateway that is away may have given it work.
-        Ok(Some(_)) | Err(_) => Step::WaitForIdle,
+        Ok(Some(report)) if !report.is_emptied() => Step::WaitForIdle,
+        // Nobody else gave it work: no member never had any.
+        Ok(_) => Step::Replace { pod: pod.name_any(), uid: pod.uid().unwrap_or_default() },
+        // A gateway that is away may have given it work, and may before it hears that the node is closed.
+        Err(_) => Step::WaitForIdle,
     }
-}
-
-fn is_busy(report: &Result<Option<NodeReport>, GatewayError>) -> bool {
-    matches!(report, Ok(Some(report)) if report.running > 0)
 }
 
 fn has_turn(node: &str, fleet: &[Replica]) -> bool {
@@ -156,11 +144,9 @@ fn has_turn(node: &str, fleet: &[Replica]) -> bool {
     waiting.iter().take(most.saturating_sub(away)).any(|replica| replica.node == node)
 }
 
-/// Since when the node has been kept from new work for an update: it is in the status, so that a restart knows.
-pub fn closed_since(node: &GridNode) -> Option<Timestamp> {
-    let conditions = &node.status.as_ref()?.conditions;
-    let found = conditions::find(conditions, condition::UPDATING)?;
-    (found.status == Truth::True).then_some(found.last_transition_time.0)
+/// Whether the node is kept from new work for an update: it is in the status, so that a restart knows.
+pub fn is_closed(node: &GridNode) -> bool {
+    node.status.as_ref().is_some_and(|status| conditions::is_true(&status.conditions, condition::UPDATING))
 }
 
 /// All workers of this operator.
@@ -211,17 +197,22 @@ mod tests {
         Replica { node: node.into(), outdated, ready, away: !outdated && !ready }
     }
 
-    fn at(second: i64) -> Timestamp {
-        Timestamp::from_second(second).unwrap()
+    fn at(second: i64) -> jiff::Timestamp {
+        jiff::Timestamp::from_second(second).unwrap()
     }
 
+    /// What a gateway says that has heard of the closing.
     fn running(count: u32) -> Result<Option<NodeReport>, GatewayError> {
         Ok(Some(NodeReport { running: count, ..report(true) }))
     }
 
-    fn decide(worker: &Worker, report: &Result<Option<NodeReport>, GatewayError>, closed: Option<i64>) -> Step {
+    fn not_told() -> Result<Option<NodeReport>, GatewayError> {
+        Ok(Some(NodeReport { schedulable: true, ..report(true) }))
+    }
+
+    fn decide(worker: &Worker, report: &Result<Option<NodeReport>, GatewayError>, closed: bool) -> Step {
         let fleet = [replica("a", true, true), replica("b", true, true)];
-        next("a", UpdatePolicy::OnIdle, worker, &fleet, report, closed.map(at), at(100))
+        next("a", UpdatePolicy::OnIdle, worker, &fleet, report, closed)
     }
 
     fn replaced() -> Step {
@@ -230,7 +221,7 @@ mod tests {
 
     #[test]
     fn a_pod_of_the_newest_revision_is_left_alone() {
-        assert_eq!(decide(&worker("new", "True"), &running(0), None), Step::Nothing);
+        assert_eq!(decide(&worker("new", "True"), &running(0), false), Step::Nothing);
         let mut unseen = worker("old", "True");
         unseen.stateful_set.as_mut().unwrap().metadata.generation = Some(3);
         assert!(!is_outdated(&unseen), "the revision is not that of the newest spec yet");
@@ -238,29 +229,39 @@ mod tests {
 
     #[test]
     fn a_running_request_is_never_ended() {
-        let old = worker("old", "True");
-        assert_eq!(decide(&old, &running(1), None), Step::WaitForIdle);
-        assert_eq!(decide(&old, &running(1), Some(10)), Step::WaitForIdle, "however long it takes");
-        assert_eq!(
-            decide(&worker("old", "False"), &running(1), None),
-            Step::WaitForIdle,
-            "not even on a pod that is not ready"
-        );
-        let away = Err(GatewayError::Unavailable("away".into()));
-        assert_eq!(decide(&old, &away, Some(10)), Step::WaitForIdle, "nobody knows what runs");
+        let away = || Err(GatewayError::Unavailable("away".into()));
+        for ready in ["True", "False"] {
+            for closed in [false, true] {
+                let old = worker("old", ready);
+                assert_eq!(decide(&old, &running(1), closed), Step::WaitForIdle);
+                assert_eq!(decide(&old, &away(), closed), Step::WaitForIdle, "nobody knows what runs");
+            }
+        }
     }
 
     #[test]
-    fn an_idle_worker_goes_only_after_new_work_was_kept_away_for_a_moment() {
-        let old = worker("old", "True");
-        assert_eq!(decide(&old, &running(0), None), Step::WaitForIdle);
-        assert_eq!(decide(&old, &running(0), Some(99)), Step::WaitForIdle);
-        assert_eq!(decide(&old, &running(0), Some(98)), replaced());
+    fn an_idle_worker_goes_only_when_the_gateway_had_heard_that_it_gets_no_new_work() {
+        for ready in ["True", "False"] {
+            let old = worker("old", ready);
+            assert_eq!(decide(&old, &not_told(), false), Step::WaitForIdle);
+            assert_eq!(
+                decide(&old, &not_told(), true),
+                Step::WaitForIdle,
+                "the gateway was away when it was to be told"
+            );
+            assert_eq!(decide(&old, &running(0), true), replaced());
+            assert_eq!(decide(&old, &Ok(None), false), replaced(), "no member: it never had work");
+        }
     }
 
     #[test]
-    fn a_worker_that_is_not_ready_and_has_no_work_is_replaced_at_once() {
-        assert_eq!(decide(&worker("old", "False"), &running(0), None), replaced());
+    fn only_a_worker_that_is_ready_waits_for_its_turn_and_one_that_is_closed_has_had_it() {
+        let others = [replica("0", true, true), replica("a", true, true)];
+        let decide =
+            |ready, closed| next("a", UpdatePolicy::OnIdle, &worker("old", ready), &others, &not_told(), closed);
+        assert_eq!(decide("True", false), Step::WaitForTurn);
+        assert_eq!(decide("True", true), Step::WaitForIdle);
+        assert_eq!(decide("False", false), Step::WaitForIdle);
     }
 
     #[test]
@@ -297,14 +298,14 @@ mod tests {
         let mut leaving = worker("new", "True");
         leaving.pod.as_mut().unwrap().metadata.deletion_timestamp =
             Some(k8s_openapi::apimachinery::pkg::apis::meta::v1::Time(at(50)));
-        let step = decide(&leaving, &running(0), None);
+        let step = decide(&leaving, &running(0), false);
         assert_eq!(step, Step::Terminating);
         assert!(step.keeps_work_away() && !step.is_update());
     }
 
     #[test]
     fn immediate_leaves_it_to_kubernetes() {
-        let step = next("a", UpdatePolicy::Immediate, &worker("old", "True"), &[], &running(1), None, at(1));
+        let step = next("a", UpdatePolicy::Immediate, &worker("old", "True"), &[], &running(1), false);
         assert_eq!(step, Step::Nothing);
     }
 }

@@ -1,5 +1,7 @@
 //! What a member may be asked, and how much.
 
+use std::time::Duration;
+
 use xdc_grid::protocol::internal::{Member, NodeMode, NodeRole};
 
 use super::{
@@ -54,4 +56,29 @@ async fn a_node_works_on_no_more_requests_than_its_limit_says() {
     h.until("the ledger knows it as well", async || h.report("job-1").await.running == 5).await;
     let report = h.report("job-1").await;
     assert_eq!((report.total, report.running, report.completed), (6, 5, 0), "one waits although a slot is free");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_node_that_is_closed_and_has_nothing_running_is_given_nothing_more() {
+    let h = Harness::start().await;
+    let worker = h.worker_of("roller", COMPUTE, NodeMode::Managed, 2).await;
+    h.until("proven", async || h.node(&worker).await.capability.verified).await;
+    let prompts: Vec<String> = (0..400).map(|n| format!("count to {n}")).collect();
+    h.job("job-1", &prompts.iter().map(String::as_str).collect::<Vec<_>>()).await;
+    let member = |schedulable| Member { schedulable, ..Harness::member(&worker, "roller", COMPUTE, NodeMode::Managed) };
+    for _ in 0..40 {
+        h.gateway.put_member(member(false)).await.unwrap();
+        h.until("nothing runs", async || h.node(&worker).await.is_emptied()).await;
+        let before = h.report("job-1").await.completed;
+        tokio::time::sleep(Duration::from_millis(3)).await;
+        let after = h.report("job-1").await;
+        assert_eq!((after.running, after.completed), (0, before), "work came after it was said to be empty");
+        h.gateway.put_member(member(true)).await.unwrap();
+        assert!(!h.node(&worker).await.is_emptied(), "it may be given work");
+        h.until("it works again", async || h.report("job-1").await.completed > before).await;
+        if h.report("job-1").await.completed > 300 {
+            break;
+        }
+    }
+    h.assert_whole().await;
 }

@@ -3,6 +3,7 @@
 //! died stays dead: none of its calls ends any more, until the test drops it.
 
 use std::{
+    collections::BTreeSet,
     future::Future,
     pin::Pin,
     sync::{
@@ -68,12 +69,14 @@ pub struct Call {
     pub body: String,
     /// It opens a watch.
     pub watch: bool,
+    /// It asks for objects with certain labels only.
+    pub selects: bool,
 }
 
 impl Call {
     /// A call by its name alone.
     pub fn named(name: impl Into<String>) -> Self {
-        Call { index: 0, write: None, name: name.into(), body: String::new(), watch: false }
+        Call { index: 0, write: None, name: name.into(), body: String::new(), watch: false, selects: false }
     }
 }
 
@@ -83,7 +86,7 @@ type Loses = Box<dyn Fn(&Call) -> bool + Send + Sync>;
 struct State {
     choose: Choose,
     loses_events: OnceLock<Loses>,
-    lost_events: AtomicUsize,
+    lost_events: Mutex<BTreeSet<String>>,
     calls: AtomicUsize,
     writes: AtomicUsize,
     hits: Mutex<Vec<(Fault, Call)>>,
@@ -106,7 +109,7 @@ impl Faults {
         Faults(Arc::new(State {
             choose: Box::new(choose),
             loses_events: OnceLock::new(),
-            lost_events: AtomicUsize::new(0),
+            lost_events: Mutex::default(),
             calls: AtomicUsize::new(0),
             writes: AtomicUsize::new(0),
             hits: Mutex::default(),
@@ -122,7 +125,7 @@ impl Faults {
     }
 
     /// The watches that `loses` names never tell their first event: instead they end, as one does whose version is gone. `loses` is
-    /// asked for every watch.
+    /// asked for every watch that began.
     pub fn losing_events(self, loses: impl Fn(&Call) -> bool + Send + Sync + 'static) -> Self {
         let _ = self.0.loses_events.set(Box::new(loses));
         self
@@ -144,9 +147,9 @@ impl Faults {
         hits.iter().map(|(fault, call)| format!("{fault:?} at call {}: {}", call.index, call.name)).collect()
     }
 
-    /// How many watches had something to tell and did not.
-    pub fn lost_events(&self) -> usize {
-        self.0.lost_events.load(Ordering::SeqCst)
+    /// The names of the watches that had something to tell and did not.
+    pub fn lost_events(&self) -> BTreeSet<String> {
+        self.0.lost_events.lock().unwrap().clone()
     }
 
     /// How many calls there were.
@@ -198,13 +201,13 @@ impl Faults {
         fault
     }
 
-    fn without_events(&self, watch: Response<AnswerBody>) -> Response<AnswerBody> {
+    fn without_events(&self, name: String, watch: Response<AnswerBody>) -> Response<AnswerBody> {
         let state = self.0.clone();
         watch.map(|body| {
             let mut events = body.into_data_stream();
             let end = async move {
                 let _ = events.next().await;
-                state.lost_events.fetch_add(1, Ordering::SeqCst);
+                state.lost_events.lock().unwrap().insert(name);
                 let expired = json!({"type": "ERROR", "object": status(410)});
                 Ok::<_, std::convert::Infallible>(format!("{expired}\n"))
             };
@@ -306,19 +309,27 @@ impl tower::Service<Request<Body>> for FaultyServer {
             let (parts, body) = request.into_parts();
             let is_write = parts.method != Method::GET;
             let bytes = if is_write { body.collect_bytes().await? } else { bytes::Bytes::new() };
+            let asks = |what| parts.uri.query().is_some_and(|query| query.contains(what));
             let call = Call {
                 body: String::from_utf8_lossy(&bytes).into_owned(),
-                watch: parts.uri.query().is_some_and(|query| query.contains("watch=true")),
+                watch: asks("watch=true"),
+                selects: asks("labelSelector="),
                 ..Call::named(format!("{} {}", parts.method, parts.uri.path()))
             };
-            let loses_events = call.watch && faults.0.loses_events.get().is_some_and(|loses| loses(&call));
+            let watch = call.watch.then(|| call.clone());
             let act = move || {
                 let body = if bytes.is_empty() { Body::empty() } else { Body::from(bytes.to_vec()) };
                 let (inner, request) = (inner.clone(), Request::from_parts(parts.clone(), body));
                 async move { inner.send(request).await.map(|answer| answer.map(AnswerBody::new)) }
             };
             let answer = faults.around(call, is_write, act, broken, |status| Ok(refusal(status))).await?;
-            Ok(if loses_events && answer.status().is_success() { faults.without_events(answer) } else { answer })
+            // A watch that was refused never began.
+            let begun = watch.filter(|_| answer.status().is_success());
+            let lost = begun.filter(|watch| faults.0.loses_events.get().is_some_and(|loses| loses(watch)));
+            Ok(match lost {
+                Some(watch) => faults.without_events(watch.name, answer),
+                None => answer,
+            })
         })
     }
 }

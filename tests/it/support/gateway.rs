@@ -415,6 +415,7 @@ fn node_report(member: &Member, proven: bool) -> NodeReport {
         accelerators: Vec::new(),
         models: if proven { member.models.iter().map(model).collect() } else { Vec::new() },
         running: 0,
+        schedulable: member.schedulable,
         queued: 0,
         slots: 1,
         capability: Capability {
