@@ -13,7 +13,7 @@ INSTALL := tests/tools/install
 THEIRS := $(filter-out $(CURDIR)/.cluster/%,$(subst :, ,$(KUBECONFIG)))
 TOOLS := $(if $(THEIRS),client-tools,grid-tools)
 
-.PHONY: help demo test up down bench fmt lint crds images tools abi
+.PHONY: help demo test up down bench nightly fmt lint crds images tools abi
 
 help: ## this list
 	@awk -F ':.*## ' '/^[a-z]+:.*## / {printf "  make %-8s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -33,6 +33,11 @@ test: tools ## every test; `tests/run.py PART…` runs only some
 bench: CARGO_FLAGS := --config profile.dev.package.xdc-grid.opt-level=3
 bench: tools build ## measured figures, beside the named rivals, as tables; `tests/bench/run.py NAME…` measures only some
 	@python3 tests/bench/run.py
+
+nightly: tools ## random tests with far more cases: 10 million damaged model files, 1,000 histories of faults, the contracts' (about an hour)
+	GRID_FUZZ_CASES=10000000 cargo test --locked -p xdc-grid-inference --lib -- a_damaged_file
+	GRID_FAULT_RUNS=1000 GRID_FAULT_SEED=$$RANDOM tests/cluster/with-control-plane cargo test --locked --test it -- faults::random --nocapture
+	npm run --silent --prefix contracts nightly
 
 fmt: ## format Rust, Go and Solidity
 	@cargo fmt

@@ -17,6 +17,8 @@ pub mod download;
 pub mod gateway;
 #[cfg(feature = "grid")]
 pub mod grid;
+#[cfg(any(feature = "gateway", feature = "worker"))]
+pub mod http;
 #[cfg(feature = "inference")]
 pub use xdc_grid_inference as inference;
 #[cfg(any(feature = "gateway", feature = "operator", feature = "worker"))]

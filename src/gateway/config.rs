@@ -2,7 +2,7 @@
 
 use std::{net::SocketAddr, path::PathBuf, time::Duration};
 
-use crate::{store::FetchLimits, telemetry::LogOptions, verify::gemm::GemmParams};
+use crate::{http::Bounds, store::FetchLimits, telemetry::LogOptions, verify::gemm::GemmParams};
 
 /// The gateway of an xdc-grid: takes inference requests, leases them to workers over libp2p, verifies and accounts for them.
 #[derive(Debug, Clone, clap::Parser)]
@@ -109,6 +109,15 @@ pub struct LimitOptions {
     /// Requests of the OpenAI API that may wait or run at once.
     #[arg(long, env = "GRID_ONLINE_QUEUE", default_value_t = 64)]
     pub online_queue: usize,
+    /// HTTP connections at once, of the OpenAI API and of the internal one each; more wait.
+    #[arg(long, env = "GRID_MAX_CONNECTIONS", default_value_t = 1024, value_parser = clap::value_parser!(u16).range(1..))]
+    pub max_connections: u16,
+    /// Seconds that an HTTP connection gets for a request's head, and may be idle. More than clients keep idle connections: these close first.
+    #[arg(long, env = "GRID_HEADER_SECONDS", default_value_t = 120, value_parser = clap::value_parser!(u16).range(1..=3600))]
+    pub header_seconds: u16,
+    /// Seconds that a client may leave its answer unread, and one for each KiB that it takes meanwhile; beyond that its connection is closed.
+    #[arg(long, env = "GRID_WRITE_SECONDS", default_value_t = 60, value_parser = clap::value_parser!(u16).range(1..=3600))]
+    pub write_seconds: u16,
     /// Most answer tokens of one request of the OpenAI API, and what one that names no limit gets.
     #[arg(long, env = "GRID_MAX_TOKENS", default_value_t = 512)]
     pub max_tokens: u32,
@@ -130,6 +139,8 @@ pub struct Settings {
     pub online_wait: Duration,
     pub online_queue: usize,
     pub max_tokens: u32,
+    /// Of each HTTP server.
+    pub connections: Bounds,
     /// Whether strangers may read the statements of closed epochs.
     pub publish_statements: bool,
     /// Shape of a compute challenge.
@@ -152,6 +163,11 @@ impl From<&LimitOptions> for Settings {
             online_wait: Duration::from_secs(options.online_wait_seconds),
             online_queue: options.online_queue,
             max_tokens: options.max_tokens.max(1),
+            connections: Bounds {
+                most: options.max_connections.into(),
+                header_time: Duration::from_secs(options.header_seconds.into()),
+                write_time: Duration::from_secs(options.write_seconds.into()),
+            },
             ..Settings::default()
         }
     }
@@ -172,6 +188,11 @@ impl Default for Settings {
             online_wait: Duration::from_secs(10),
             online_queue: 64,
             max_tokens: 512,
+            connections: Bounds {
+                most: 1024,
+                header_time: Duration::from_secs(120),
+                write_time: Duration::from_secs(60),
+            },
             publish_statements: false,
             gemm: GemmParams::CPU,
             info_interval: Duration::from_secs(5),

@@ -26,6 +26,8 @@ pub struct Metrics {
     pub challenges: IntCounterVec,
     pub receipts: IntCounterVec,
     pub http_requests: IntCounterVec,
+    /// By API: open connections.
+    pub http_connections: IntGaugeVec,
     pub peers: IntGauge,
     pub leases: IntGauge,
     pub ledger_errors: IntCounterVec,
@@ -60,6 +62,8 @@ impl Metrics {
         registry.register(Box::new(queue_wait.clone()))?;
         let queue_depth = IntGaugeVec::new(Opts::new("grid_queue_depth", "Requests that wait."), &["class"])?;
         registry.register(Box::new(queue_depth.clone()))?;
+        let http_connections = IntGaugeVec::new(Opts::new("grid_http_connections", "Open connections."), &["api"])?;
+        registry.register(Box::new(http_connections.clone()))?;
         Ok(Metrics {
             dispatch: histogram("grid_dispatch_seconds", "From an offer to a worker until its acceptance.", QUICK)?,
             queue_wait,
@@ -78,6 +82,7 @@ impl Metrics {
             challenges: counter("grid_challenges_total", "Challenges that are over.", &["kind", "outcome"])?,
             receipts: counter("grid_receipts_total", "Receipts received.", &["result"])?,
             http_requests: counter("grid_http_requests_total", "Requests answered.", &["api", "status"])?,
+            http_connections,
             peers: gauge("grid_connected_members", "Members that are connected and authenticated.")?,
             leases: gauge("grid_leases", "Leases that are running.")?,
             ledger_errors: counter("grid_ledger_errors_total", "Ledger operations that failed.", &["error"])?,

@@ -57,8 +57,13 @@ async fn run(options: RunOptions) -> Result<(), String> {
     start_tasks(&gateway).await.map_err(shown)?;
     let admin = admin::router(registry.clone(), readiness.clone());
     let servers = [
-        tokio::spawn(serve_http(gateway.clone(), http, openai_router(gateway.clone(), api_keys))),
-        tokio::spawn(serve_http(gateway.clone(), internal, internal_router(gateway.clone(), tokens).merge(admin))),
+        tokio::spawn(serve_http(gateway.clone(), "openai", http, openai_router(gateway.clone(), api_keys))),
+        tokio::spawn(serve_http(
+            gateway.clone(),
+            "internal",
+            internal,
+            internal_router(gateway.clone(), tokens).merge(admin),
+        )),
     ];
     let outcome = tokio::select! {
         outcome = run_grid(&gateway, listen, &registry, &readiness) => outcome,
@@ -82,10 +87,10 @@ pub async fn start_tasks(gateway: &Arc<Gateway>) -> Result<(), crate::store::Led
     Ok(())
 }
 
-/// Serves until the gateway stops.
-pub async fn serve_http(gateway: Arc<Gateway>, listener: TcpListener, router: Router) -> io::Result<()> {
-    let stopping = gateway.stopping();
-    axum::serve(listener, router).with_graceful_shutdown(stopping).await
+/// Serves `api` until the gateway stops.
+pub async fn serve_http(gateway: Arc<Gateway>, api: &'static str, listener: TcpListener, router: Router) {
+    let open = gateway.metrics.http_connections.with_label_values(&[api]);
+    crate::http::serve(listener, router, gateway.settings.connections, open, gateway.stop.clone()).await;
 }
 
 /// Waits for the network's configuration, then runs the libp2p node until the gateway stops.

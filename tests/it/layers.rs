@@ -21,13 +21,29 @@ fn allowed() -> BTreeMap<&'static str, &'static [&'static str]> {
         ("openai", &["protocol", "verify"]),
         ("store", &["api", "download", "protocol", "reward", "verify"]),
         ("telemetry", &[]),
+        ("http", &[]),
         // Not `chain`: a test double that takes its numbers from what it tests would agree with every mistake.
         ("devnet", &["api"]),
         ("operator", &["api", "chain", "openai", "protocol", "reward", "telemetry", "verify"]),
-        ("gateway", &["api", "grid", "openai", "protocol", "reward", "schedule", "store", "telemetry", "verify"]),
+        (
+            "gateway",
+            &["api", "grid", "http", "openai", "protocol", "reward", "schedule", "store", "telemetry", "verify"],
+        ),
         (
             "worker",
-            &["api", "chain", "download", "grid", "inference", "openai", "protocol", "schedule", "telemetry", "verify"],
+            &[
+                "api",
+                "chain",
+                "download",
+                "grid",
+                "http",
+                "inference",
+                "openai",
+                "protocol",
+                "schedule",
+                "telemetry",
+                "verify",
+            ],
         ),
         ("cli", &["api", "chain", "protocol", "reward", "telemetry"]),
     ]

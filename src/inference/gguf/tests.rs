@@ -183,8 +183,13 @@ fn read(header: &Header) -> Result<(), Box<dyn std::error::Error>> {
     Ok(())
 }
 
+/// `GRID_FUZZ_CASES=10000000` asks for more; `make nightly` does.
+fn cases() -> u32 {
+    std::env::var("GRID_FUZZ_CASES").ok().and_then(|cases| cases.parse().ok()).unwrap_or(6_000)
+}
+
 proptest! {
-    #![proptest_config(ProptestConfig { cases: 6_000, ..ProptestConfig::default() })]
+    #![proptest_config(ProptestConfig { cases: cases(), ..ProptestConfig::default() })]
 
     #[test]
     fn a_damaged_file_neither_panics_nor_allocates_more_than_a_few_times_its_size(

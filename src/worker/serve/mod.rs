@@ -3,10 +3,8 @@
 
 mod answers;
 mod ask;
-mod connections;
 mod openapi;
 mod options;
-mod patience;
 mod routes;
 mod service;
 mod text;
@@ -33,7 +31,7 @@ use super::{
     models::self_test,
     source::{ModelOptions, SourceError},
 };
-use crate::{inference::threads_from_cgroup, openai::Tokens};
+use crate::{http::Bounds, inference::threads_from_cgroup, openai::Tokens};
 use service::Service;
 
 /// Time for the last bytes to reach slow clients when everything else is over.
@@ -98,11 +96,11 @@ impl Server {
         }
         info!(%address, model = service.model, "listening");
         let Limits { max_connections: most, header_time, write_time, .. } = limits;
-        let bounds = connections::Bounds { most, header_time, write_time };
+        let bounds = Bounds { most, header_time, write_time };
         let closing = CancellationToken::new();
         let router = routes::router(service.clone(), keys);
         let open = service.metrics.connections.clone();
-        let connections = tokio::spawn(connections::serve(listener, router, bounds, open, closing.clone()));
+        let connections = tokio::spawn(crate::http::serve(listener, router, bounds, open, closing.clone()));
         let grace = Duration::from_secs(options.drain_seconds.into());
         let loading = tokio::spawn(bring_up(options, engines, service.clone()));
         Ok(Server { address, service, closing, connections, loading, grace })

@@ -343,7 +343,7 @@ fn clock(shift_ms: Arc<AtomicI64>) -> Clock {
 async fn serve(gateway: &Arc<Gateway>, router: axum::Router) -> String {
     let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
     let address = format!("http://{}", listener.local_addr().unwrap());
-    tokio::spawn(serve_http(gateway.clone(), listener, router));
+    tokio::spawn(serve_http(gateway.clone(), "test", listener, router));
     address
 }
 

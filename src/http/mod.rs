@@ -1,5 +1,7 @@
-//! Connections: a bound on how many there are, on the time until a request's head is there, and on how long a client leaves its answer
-//! unread. A slow client costs a place, for a while.
+//! HTTP servers that strangers reach: a bound on how many connections there are, on the time until a request's head is there, and on how
+//! long a client leaves its answer unread. A slow client costs a place, for a while. Knows nothing of what is served.
+
+mod patience;
 
 use std::{pin::pin, sync::Arc, time::Duration};
 
@@ -17,7 +19,7 @@ use tokio::{
 use tokio_util::{sync::CancellationToken, task::TaskTracker};
 use tracing::{debug, warn};
 
-use super::patience::Patient;
+use patience::Patient;
 
 /// Pause after a failed accept: most failures are a lack of file descriptors, which passes.
 const PAUSE: Duration = Duration::from_millis(100);
@@ -26,21 +28,17 @@ const MAX_HEADERS: usize = 64;
 
 /// Bounds of all connections together, and of each.
 #[derive(Debug, Clone, Copy)]
-pub(super) struct Bounds {
+pub struct Bounds {
+    /// Connections at once; more wait until one closes.
     pub most: usize,
+    /// That a connection gets for a request's head, and may be idle.
     pub header_time: Duration,
-    /// As [`Patient`] has it.
+    /// That a client may leave its answer unread, and a second for each KiB that it takes meanwhile.
     pub write_time: Duration,
 }
 
-/// Serves until `closing`, then lets each connection end its response, and returns when all are closed.
-pub(super) async fn serve(
-    listener: TcpListener,
-    router: Router,
-    bounds: Bounds,
-    open: IntGauge,
-    closing: CancellationToken,
-) {
+/// Serves `router` and counts connections in `open` until `closing`, then lets each connection end its response, and returns when all are closed.
+pub async fn serve(listener: TcpListener, router: Router, bounds: Bounds, open: IntGauge, closing: CancellationToken) {
     let places = Arc::new(Semaphore::new(bounds.most));
     let connections = TaskTracker::new();
     loop {
