@@ -31,6 +31,7 @@ PARTS = {
     "contracts": [
         ("npm run --silent --prefix contracts build", None),
         ("npm run --silent --prefix contracts abi:check", None),
+        ("npm run --silent --prefix contracts shanghai", None),
         ("npm test --silent --prefix contracts", r"(\d+) tests? passed, (\d+) failed"),
     ],
     "cluster": [
