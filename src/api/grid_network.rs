@@ -27,6 +27,8 @@ pub mod condition {
     pub const REPORTS_CURRENT: &str = "ReportsCurrent";
     /// Every paid job that is over is settled with its escrow; only there once a job was paid for, no part of Ready.
     pub const SETTLEMENTS_CURRENT: &str = "SettlementsCurrent";
+    /// Every slash case that is due and that no GridNode pursues is executed; only there once one was, no part of Ready.
+    pub const SLASH_CASES_CURRENT: &str = "SlashCasesCurrent";
 }
 
 /// What an admin says about a grid.
@@ -119,7 +121,8 @@ pub struct ChainSpec {
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "camelCase")]
 pub struct RemoteSignerSpec {
-    /// Where it is, for example `https://web3signer.keys.svc:9000`.
+    /// Where it is, for example `https://web3signer.keys.svc:9000`. Plain `http://` is refused, except to the operator's own machine
+    /// (a sidecar).
     #[schemars(length(max = 512), regex(pattern = r"^https?://[^\s/?#@]+/?$"))]
     pub url: String,
     /// The account whose key it holds.
@@ -304,7 +307,10 @@ pub struct GridNetworkStatus {
     /// The last transaction that settled paid jobs with their escrows.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub settlement: Option<TransactionStatus>,
-    /// ChainReachable, GatewayReady, ReporterReady, ReportsCurrent, SettlementsCurrent, Ready.
+    /// The last transaction that executed a slash case that no GridNode pursues.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub slash_execution: Option<TransactionStatus>,
+    /// ChainReachable, GatewayReady, ReporterReady, ReportsCurrent, SettlementsCurrent, SlashCasesCurrent, Ready.
     #[serde(default)]
     #[schemars(length(max = 16))]
     #[x_kube(merge_strategy = ListMerge::Map(vec!["type".into()]))]

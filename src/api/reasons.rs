@@ -321,6 +321,10 @@ reasons! {
     EscrowSettled,
     /// Every paid job of an epoch that is over is settled with its escrow.
     SettlementsCurrent,
+    /// Every slash case that is due, and that no GridNode pursues, is executed.
+    SlashCasesCurrent,
+    /// A slash case that nobody appealed against in time is being executed; its GridNode is gone, or another slasher opened it.
+    SlashExecutionPending,
     /// The account that settles paid jobs lacks SETTLER_ROLE in the contract.
     SettlerWithoutRole,
     /// Done, results published.

@@ -42,6 +42,13 @@ pub struct SlashCase {
     pub state: CaseState,
 }
 
+impl SlashCase {
+    /// Nobody appealed, and at `time` (unix seconds, of a final block) nobody can any more: anybody may execute it.
+    pub fn is_due(&self, time: u64) -> bool {
+        self.state == CaseState::Proposed && time >= self.appeal_until
+    }
+}
+
 impl Slashing {
     /// `None` while the contract has no slashing.
     pub async fn of(client: &ChainClient) -> Result<Option<Self>, ChainError> {

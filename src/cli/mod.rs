@@ -1,5 +1,5 @@
 //! `kubectl grid`: the commands of a person at a shell, a room each; the self-test that `helm test` runs; the audit of an epoch
-//! that a stranger runs, and the vote on one by a second reporter. Reads resources with the person's own rights and signs with a key file that the person names; keeps
+//! that a stranger runs, and the vote on one by a second reporter. Reads resources with the person's own rights and signs with a key file or a remote signer that the person names; keeps
 //! neither. Writes only what the person asked for by name: a job, its cancellation, a cordon.
 
 #[cfg(feature = "operator")]
@@ -28,6 +28,8 @@ pub mod rewards;
 pub mod selftest;
 #[cfg(feature = "cli")]
 pub mod session;
+#[cfg(feature = "operator")]
+pub mod signer;
 #[cfg(feature = "cli")]
 pub mod submit;
 #[cfg(feature = "cli")]

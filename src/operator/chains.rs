@@ -220,7 +220,8 @@ async fn all_records(client: &Client) -> Result<Vec<OutboxRecord>, kube::Error> 
     let of_reports = reports.flat_map(|status| [status.vote, status.submit, status.activate]);
     let networks: Api<Guarded<GridNetwork>> = Api::all(client.clone());
     let networks = networks.list(&ListParams::default()).await?.items;
-    let of_networks = networks.into_iter().filter_map(|network| Some(network.0.ok()?.status?.settlement));
+    let networks = networks.into_iter().filter_map(|network| network.0.ok()?.status);
+    let of_networks = networks.flat_map(|status| [status.settlement, status.slash_execution]);
     Ok(of_nodes.chain(of_reports).chain(of_networks).flatten().filter_map(|status| record_of(&status)).collect())
 }
 

@@ -25,6 +25,7 @@ use super::{
     grid_node::fleet::Fleet,
     inference_job::{calm::Calm, gone::Gone, pace::Pace},
     metrics::Metrics,
+    slash_cases::scan::Cursors,
 };
 
 /// Jobs whose results are published at once, however many are looked at.
@@ -47,6 +48,7 @@ pub struct Context {
     pub calm: Calm,
     pub fleet: Fleet,
     pub models: KnownModels,
+    pub slash_cursors: Cursors,
     /// Turns to publish results: a job that does holds two parts of them in memory.
     pub publishing: Semaphore,
     /// The clock; tests stop it.
@@ -77,6 +79,7 @@ impl Context {
             calm: Calm::default(),
             fleet: Fleet::default(),
             models: KnownModels::default(),
+            slash_cursors: Cursors::default(),
             publishing: Semaphore::new(PUBLISHERS),
             clock: Timestamp::now,
         }))

@@ -9,7 +9,7 @@ use tokio_util::sync::CancellationToken;
 
 use super::{
     chains::Chains, config::OperatorConfig, context::Context, contribution_report, grid_model, grid_network, grid_node,
-    grid_node_pool, inference_job, lease::LeaseHolder, metrics::Metrics, runner, settlement,
+    grid_node_pool, inference_job, lease::LeaseHolder, metrics::Metrics, runner, settlement, slash_cases,
 };
 use crate::{
     api::{
@@ -96,7 +96,7 @@ async fn controllers(context: Arc<Context>, readiness: Readiness, stop: Cancella
         () = stop.cancelled() => return Ok(()),
     }
     tracing::info!("all kinds are served; starting the controllers");
-    let running: [BoxFuture<'static, ()>; 7] = [
+    let running: [BoxFuture<'static, ()>; 8] = [
         Box::pin(grid_network::run(context.clone(), stop.clone())),
         Box::pin(grid_model::run(context.clone(), stop.clone())),
         Box::pin(grid_node::run(context.clone(), stop.clone())),
@@ -104,6 +104,7 @@ async fn controllers(context: Arc<Context>, readiness: Readiness, stop: Cancella
         Box::pin(inference_job::run(context.clone(), stop.clone())),
         Box::pin(contribution_report::run(context.clone(), stop.clone())),
         Box::pin(settlement::run(context.clone(), stop.clone())),
+        Box::pin(slash_cases::run(context.clone(), stop.clone())),
     ];
     // Dropping the set ends them all: without the lease nothing goes on, not even what is half done.
     let mut running: JoinSet<()> = running.into_iter().collect();

@@ -19,7 +19,7 @@ use crate::{
     },
     chain::{
         ChainError, ChainKey, KeyError, Signer,
-        signer::{RemoteSigner, RemoteSignerOptions, local::is_keystore},
+        signer::{Pem, RemoteSigner, RemoteSignerOptions, SignerTls, local::is_keystore},
     },
 };
 
@@ -93,18 +93,17 @@ impl Signers {
         client: &Client,
         namespace: &str,
     ) -> Result<Arc<dyn Signer>, ChainProblem> {
-        let mut tls = match &spec.tls_secret_name {
-            Some(name) => secret(name, client, namespace).await?.ok_or_else(|| {
-                let message = format!("there is no Secret {namespace}/{name} with tls.crt, tls.key and ca.crt");
-                ChainProblem::no(Reason::SignerInvalid, message)
-            })?,
-            None => Default::default(),
+        let tls = match &spec.tls_secret_name {
+            Some(name) => {
+                let found = secret(name, client, namespace).await?.ok_or_else(|| {
+                    let message = format!("there is no Secret {namespace}/{name} with tls.crt, tls.key and ca.crt");
+                    ChainProblem::no(Reason::SignerInvalid, message)
+                })?;
+                tls_of(found, &format!("Secret {namespace}/{name}"))
+            }
+            None => SignerTls::default(),
         };
-        let mut part = |key: &str| tls.remove(key).map(|content| content.0);
-        let (certificate, key, authority) = (part("tls.crt"), part("tls.key"), part("ca.crt"));
-        let client_identity =
-            certificate.zip(key).map(|(certificate, key)| [certificate, b"\n".to_vec(), key].concat());
-        let hash = hash([client_identity.as_deref().unwrap_or_default(), authority.as_deref().unwrap_or_default()]);
+        let hash = tls.digest();
         let source = format!("{} {}", spec.url, spec.address);
         if let Some(known) = self.known(&source, hash) {
             return Ok(known);
@@ -112,7 +111,7 @@ impl Signers {
         let address = spec.address.parse().map_err(|error| {
             ChainProblem::no(Reason::SignerInvalid, format!("spec.chain.remoteSigner.address: {error}"))
         })?;
-        let options = RemoteSignerOptions { url: spec.url.clone(), address, client_identity, authority };
+        let options = RemoteSignerOptions { url: spec.url.clone(), address, tls };
         let signer = RemoteSigner::connect(&options).await.map_err(|error| ChainProblem::from(&error))?;
         Ok(self.keep(source, hash, Arc::new(signer)))
     }
@@ -130,6 +129,15 @@ impl Signers {
         made.insert(source, (hash, signer.clone()));
         signer
     }
+}
+
+/// The files of a Secret of the type kubernetes.io/tls, as far as they are there.
+fn tls_of(mut data: Data, source: &str) -> SignerTls {
+    let mut part = |key: &str| {
+        let content = data.remove(key)?.0;
+        Some(Pem { named: format!("{key} of {source}"), content })
+    };
+    SignerTls { certificate: part("tls.crt"), key: part("tls.key"), authority: part("ca.crt") }
 }
 
 fn open(content: &[u8], password: Option<&[u8]>, source: &str) -> Result<ChainKey, KeyError> {

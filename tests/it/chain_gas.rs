@@ -1,13 +1,16 @@
 //! What the contract costs on XDC: receipt gas plus 52 for each non-zero byte of calldata, because anvil charges 16 for one and XDC
 //! 68. `cargo test --test it chain_gas -- --nocapture` prints the table.
 
+use alloy::sol_types::SolCall;
 use xdc_grid::{
     api::ids::{EpochNumber, NodeAddress, Wei},
     chain::{
-        At, ChainKey, Intent,
+        At, ChainKey, Intent, IntentKind, TxCall,
+        bindings::GridComputingRewards::{parametersCall, setParametersCall},
         deploy::{DeployParameters, MemberParameters, Roles, create_intent},
         registration::{NodeCapability, NodeConsent},
         rewards::EpochReport,
+        votes::Ballot,
     },
     reward::{LeafChange, PackedChanges, Recipe, RewardLeaf, RewardSplit, RewardTree, pack_changes},
 };
@@ -118,24 +121,66 @@ async fn a_report_in_the_compact_form_stays_within_its_limits() {
         (2, 1_000, "submitEpoch, 1000 changes, activates the last", 750_000),
     ] {
         grid.anvil.pass(EPOCH_SECONDS).await;
-        // 10 XDC an epoch, in unequal parts.
-        let each = 10 * Wei::XDC.0 / u128::from(count);
-        let change = |at: u32| LeafChange { index: at + 1, increase: Wei(each - 12_345_678_901 * u128::from(at)) };
-        let changes: Vec<_> = (0..count).map(change).collect();
-        total += changes.iter().map(|change| change.increase.0).sum::<u128>();
-        let recipe = Recipe {
-            statement: blake3::hash(b"statement").as_bytes().into(),
-            block: 98_802_000,
-            split: RewardSplit::default(),
-            budget: Wei(10 * Wei::XDC.0),
-        };
-        let report = EpochReport {
-            epoch: EpochNumber(epoch),
-            // The contract knows nothing of leaves; who reads them is tested with audit-epoch.
-            root: blake3::hash(&epoch.to_be_bytes()).as_bytes().into(),
-            cumulative_total: Wei(total),
-            leaves: pack_changes(&PackedChanges { recipe, changes }).unwrap(),
-        };
+        let (report, _) = compact(epoch, count, &mut total);
         table.row(name, &grid.reporter, grid.client.report_intent(&report), limit).await;
+    }
+}
+
+/// A report in the compact form that gives out 10 XDC in unequal parts, and what it is made from.
+fn compact(epoch: u64, count: u32, total: &mut u128) -> (EpochReport, Recipe) {
+    let each = 10 * Wei::XDC.0 / u128::from(count);
+    let change = |at: u32| LeafChange { index: at + 1, increase: Wei(each - 12_345_678_901 * u128::from(at)) };
+    let changes: Vec<_> = (0..count).map(change).collect();
+    *total += changes.iter().map(|change| change.increase.0).sum::<u128>();
+    let recipe = Recipe {
+        statement: blake3::hash(b"statement").as_bytes().into(),
+        block: 98_802_000,
+        split: RewardSplit::default(),
+        budget: Wei(10 * Wei::XDC.0),
+    };
+    let report = EpochReport {
+        epoch: EpochNumber(epoch),
+        // The contract knows nothing of leaves; who reads them is tested with audit-epoch.
+        root: blake3::hash(&epoch.to_be_bytes()).as_bytes().into(),
+        cumulative_total: Wei(*total),
+        leaves: pack_changes(&PackedChanges { recipe, changes }).unwrap(),
+    };
+    (report, recipe)
+}
+
+/// Three reporters who must all agree: the first to vote says what the leaves are made from, the last one carries them. The goal is
+/// 55,000 gas a vote.
+#[tokio::test]
+async fn votes_of_reporters_stay_within_their_limits() {
+    let grid = Grid::deploy().await;
+    let table = Table { grid: &grid };
+    let (second, third) = (key(31), key(32));
+    for other in [&second, &third] {
+        grid.anvil.give(other.address(), Wei(2_000 * Wei::XDC.0)).await;
+        grid.anvil.execute(&grid.admin, grid.client.grant_intent("REPORTER_ROLE", other.address())).await.unwrap();
+    }
+    let mut next = grid.client.view(parametersCall {}, At::Latest).await.unwrap().inForce;
+    next.quorum = 3;
+    let call = TxCall {
+        to: Some(grid.client.contract()),
+        value: Wei(0),
+        data: setParametersCall { next }.abi_encode().into(),
+    };
+    let quorum = Intent { kind: IntentKind::GrantRole, key: "quorum".into(), call };
+    grid.anvil.execute(&grid.admin, quorum).await.unwrap();
+
+    let mut total = 0;
+    for (epoch, when, limits) in [(0, "first ever", [60_000, 60_000, 200_000]), (1, "later", [60_000, 60_000, 200_000])]
+    {
+        grid.anvil.pass(EPOCH_SECONDS).await;
+        let (report, recipe) = compact(epoch, 100, &mut total);
+        let ballot = Ballot::of(&report);
+        let client = &grid.client;
+        let [with, without, carried] = limits;
+        let words = format!("voteEpoch with the recipe, {when}");
+        table.row(&words, &grid.reporter, client.vote_intent(&ballot, Some(&recipe)), with).await;
+        table.row(&format!("voteEpoch, {when}"), &second, client.vote_intent(&ballot, None), without).await;
+        let words = format!("submitEpoch, 100 changes, third of 3, {when}");
+        table.row(&words, &third, client.report_intent(&report), carried).await;
     }
 }

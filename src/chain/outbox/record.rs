@@ -156,6 +156,11 @@ impl OutboxRecord {
         matches!(self.state, OutboxState::Finalized { .. } | OutboxState::Failed { .. })
     }
 
+    /// Signed and not finished: it must be followed to its end, or its nonce blocks the account.
+    pub fn is_under_way(&self) -> bool {
+        !self.is_finished() && !matches!(self.state, OutboxState::Planned)
+    }
+
     /// For conditions and logs.
     pub fn state_name(&self) -> &'static str {
         match self.state {

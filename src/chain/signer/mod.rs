@@ -15,7 +15,7 @@ use crate::api::ids::NodeAddress;
 
 pub use digest::{DigestSigner, KmsSigner, RawSignature};
 pub use local::{ChainKey, KeyError};
-pub use remote::{RemoteSigner, RemoteSignerOptions};
+pub use remote::{Pem, RemoteSigner, RemoteSignerOptions, SignerTls};
 
 pub type SignFuture<'a> = BoxFuture<'a, Result<Signature, ChainError>>;
 

@@ -34,7 +34,7 @@ struct Sent {
 impl Voter<'_> {
     /// Does what is left to do for a report that is right, and says what it did. Doing it again does nothing more.
     pub(super) async fn cast(&self, ballot: &Ballot, packed: &[u8], out: &mut dyn Write) -> Result<String, CliError> {
-        let me = self.key.address();
+        let me = self.signer.address();
         let last = self.chain.rpc().agreed().block(At::Finalized).await.map_err(chain_error)?;
         let tally = self.chain.tally(ballot, At::Hash(last.hash)).await.map_err(chain_error)?;
         let Some(tally) = tally else {
@@ -76,14 +76,14 @@ impl Voter<'_> {
         quote: Quote,
         out: &mut dyn Write,
     ) -> Result<String, CliError> {
-        let (kind, me) = (intent.kind, self.key.address());
+        let (kind, me) = (intent.kind, self.signer.address());
         let doing = if kind == IntentKind::SubmitEpoch { "reporting it" } else { "voting for it" };
         note(format_args!("epoch {epoch}: {doing} from {me}: {quote}"));
         if self.args.dry_run {
             return Ok("nothing was sent (--dry-run)".into());
         }
         let pace = Pace { timeout: Duration::from_secs(self.args.timeout_seconds), ..Pace::default() };
-        match execute(self.chain.rpc(), self.chain.chain_id(), self.key, intent, pace).await {
+        match execute(self.chain.rpc(), self.chain.chain_id(), self.signer.signer(), intent, pace).await {
             Ok(inclusion) => self.print(epoch, kind, &inclusion, out),
             Err(ChainError::Refused(refusal)) if refusal.name == "WrongEpoch" => Ok(faster()),
             Err(error) => Err(chain_error(error)),

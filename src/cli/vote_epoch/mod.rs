@@ -10,7 +10,6 @@ mod proposed;
 use std::{
     collections::{BTreeMap, BTreeSet},
     io::Write,
-    path::PathBuf,
     time::Duration,
 };
 
@@ -20,10 +19,11 @@ use super::{
     CliError,
     audit_epoch::{AuditFormat, Seen, Sources, Ticker, chain_error, parse_split},
     output::note,
+    signer::{NamedSigner, SignerArgs},
 };
 use crate::{
     api::ids::{EpochNumber, Wei},
-    chain::{At, ChainClient, ChainKey, ContractParameters, reports::ContractHistory, votes::Ballot},
+    chain::{At, ChainClient, ContractParameters, reports::ContractHistory, votes::Ballot},
     reward::RewardSplit,
 };
 use proposed::Proposed;
@@ -40,6 +40,12 @@ use proposed::Proposed;
   # Every epoch from now on, with statements from where somebody else keeps them
   grid-operator vote-epoch --follow --rpc-url https://erpc.xinfin.network --contract 0xADDRESS --key-file reporter.key \\
     --receipts 'https://grid.example/statements/{epoch}.jsonl.zst'
+  # The same with a key that is in no file: a Web3Signer over mutual TLS; certificates that are replaced are taken up
+  grid-operator vote-epoch --follow --rpc-url https://erpc.xinfin.network --contract 0xADDRESS --gateway-url https://grid.example \\
+    --remote-signer-url https://signer.example:9000 --remote-signer-address 0xREPORTER \\
+    --remote-signer-ca ca.pem --remote-signer-cert client.pem --remote-signer-key client.key
+
+This reporter's account needs REPORTER_ROLE and XDC for gas.
 
 Exit codes: 0 voted, reported, or nothing left to do, 1 error, 2 something differs and no vote was sent, 3 nobody else has voted yet.")]
 pub struct VoteArgs {
@@ -48,9 +54,8 @@ pub struct VoteArgs {
     pub epoch: Option<u64>,
     #[command(flatten)]
     pub sources: Sources,
-    /// File with this reporter's key: 64 hexadecimal digits. Its account needs REPORTER_ROLE and XDC for gas.
-    #[arg(long, value_name = "FILE")]
-    pub key_file: PathBuf,
+    #[command(flatten)]
+    pub signer: SignerArgs,
     /// The most that an epoch may be meant to allocate beside fees, in wei (default: what the contract allows).
     #[arg(long, value_name = "WEI")]
     pub max_budget_wei: Option<Wei>,
@@ -100,9 +105,9 @@ pub async fn run(args: &VoteArgs, out: &mut dyn Write) -> Result<VoteExit, CliEr
     if args.sources.gateway_url.is_none() && args.sources.receipts.is_none() {
         return Err(CliError::Other("name where the statements are: --gateway-url or --receipts".into()));
     }
-    let key = ChainKey::from_file(&args.key_file).map_err(chain_error)?;
+    let signer = NamedSigner::open(&args.signer).await?;
     let chain = args.sources.connect().await?;
-    let me = key.address();
+    let me = signer.address();
     if !chain.is_reporter(me).await.map_err(chain_error)? {
         return Err(CliError::Other(format!(
             "{me} lacks REPORTER_ROLE; the contract's admin grants it: cast send {} 'grantRole(bytes32,address)' $(cast keccak REPORTER_ROLE) {me}",
@@ -115,11 +120,10 @@ pub async fn run(args: &VoteArgs, out: &mut dyn Write) -> Result<VoteExit, CliEr
         ticker.say(|| format!("read the contract's logs up to block {} of {}", at.block, at.last));
     });
     let history = history.await.map_err(chain_error)?;
-    let (chain, key) = (&chain, &key);
     let mut voter = Voter {
         args,
-        chain,
-        key,
+        chain: &chain,
+        signer,
         parameters,
         history,
         seen: Seen::default(),
@@ -148,7 +152,7 @@ struct Look {
 struct Voter<'a> {
     args: &'a VoteArgs,
     chain: &'a ChainClient,
-    key: &'a ChainKey,
+    signer: NamedSigner,
     parameters: ContractParameters,
     history: ContractHistory,
     /// Receipts that statements of earlier epochs of this run counted.
@@ -165,7 +169,7 @@ impl Voter<'_> {
         let mut last_said = String::new();
         loop {
             // Whatever goes wrong, the next look begins anew.
-            let said = match self.look(None, out).await {
+            let said = match self.look_anew(out).await {
                 Ok(look) => look.said,
                 Err(error) => format!("{error}; it is tried again"),
             };
@@ -175,6 +179,12 @@ impl Voter<'_> {
             }
             tokio::time::sleep(Duration::from_secs(self.args.poll_seconds)).await;
         }
+    }
+
+    /// A look of a program that has run for long.
+    async fn look_anew(&mut self, out: &mut dyn Write) -> Result<Look, CliError> {
+        self.signer.renew().await?;
+        self.look(None, out).await
     }
 
     /// Looks at an epoch; without one, at the one that the contract takes next.

@@ -36,7 +36,7 @@ impl Voter<'_> {
         let first = self.chain.block_since(self.parameters.epoch_end(epoch), last).await.map_err(chain_error)?;
         let cast = self.chain.votes_cast(epoch, first, last).await.map_err(chain_error)?;
         let mut found = BTreeMap::new();
-        for vote in cast.iter().filter(|vote| vote.reporter != self.key.address()) {
+        for vote in cast.iter().filter(|vote| vote.reporter != self.signer.address()) {
             let proposal = self.chain.proposal(vote).await.map_err(chain_error)?;
             let Some(Proposal { ballot, recipe: Some(recipe) }) = proposal else { continue };
             // An endpoint could name any transaction: what counts is the hash that the contract keeps.

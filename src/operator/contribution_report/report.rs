@@ -111,7 +111,7 @@ fn recipe(spec: &ContributionReportSpec) -> Option<Recipe> {
 
 /// Signed and not finished: whatever else is true, it must be followed to its end, or its nonce blocks the account.
 pub fn is_under_way(record: Option<&OutboxRecord>) -> bool {
-    record.is_some_and(|record| !record.is_finished() && !matches!(record.state, OutboxState::Planned))
+    record.is_some_and(OutboxRecord::is_under_way)
 }
 
 /// How far a report is by the record of its submission alone.

@@ -3,10 +3,7 @@
 
 use crate::{
     api::ids::{EpochNumber, Wei},
-    chain::{
-        OutboxRecord, OutboxState,
-        escrow::{EscrowedJob, JobState, MAX_SETTLEMENTS, Settlement},
-    },
+    chain::escrow::{EscrowedJob, JobState, MAX_SETTLEMENTS, Settlement},
     protocol::internal::{OpenPayment, SettledPayment},
 };
 
@@ -77,11 +74,6 @@ pub fn batch(settlements: Vec<Settlement>, most: Wei) -> Vec<Settlement> {
         first || sum <= most.0
     };
     settlements.into_iter().take(MAX_SETTLEMENTS).take_while(fits).collect()
-}
-
-/// Signed and not finished: it must be followed to its end, or its nonce blocks the account.
-pub fn is_under_way(record: &OutboxRecord) -> bool {
-    !record.is_finished() && !matches!(record.state, OutboxState::Planned)
 }
 
 #[cfg(test)]

@@ -2,10 +2,10 @@
 
 use super::decide::{self, Clock, Fate};
 use crate::{
-    api::{conditions::Finding, grid_network::GridNetwork, ids::Wei, reasons::Reason},
-    chain::{At, ChainError, OutboxRecord, escrow::JobEscrow},
+    api::{conditions::Finding, grid_network::GridNetwork, ids::Wei},
+    chain::{At, ChainError, escrow::JobEscrow},
     operator::{
-        chains::{self, Session, escrow_of, record_of},
+        chains::{self, Session, escrow_of},
         context::Context,
         gateway::GatewayError,
         grid_network::validate::identity,
@@ -25,13 +25,6 @@ pub struct Refs {
     pub escrow: JobEscrow,
     /// What one batch may come to: two of them may be counted in one epoch.
     pub most: Wei,
-}
-
-/// The record of the last settlement.
-pub fn record(network: &GridNetwork) -> Result<Option<OutboxRecord>, Finding> {
-    let Some(status) = network.status.as_ref().and_then(|status| status.settlement.as_ref()) else { return Ok(None) };
-    let damaged = || Finding::no(Reason::InvalidObject, "status.settlement: the record of the transaction is damaged");
-    record_of(status).map(Some).ok_or_else(damaged)
 }
 
 /// `None` when nothing is due.

@@ -7,7 +7,6 @@
 
 pub mod decide;
 pub mod dereference;
-pub mod drive;
 pub mod status;
 
 use std::{sync::Arc, time::Duration};
@@ -19,10 +18,16 @@ use super::{
     chains::Session,
     context::Context,
     error::Error,
+    network_outbox::Place,
     runner::{self, Guarded},
+    write,
 };
 use crate::{
-    api::{conditions::Finding, grid_network::GridNetwork, reasons::Reason},
+    api::{
+        conditions::Finding,
+        grid_network::{GridNetwork, condition::SETTLEMENTS_CURRENT},
+        reasons::Reason,
+    },
     chain::{OutboxRecord, OutboxState, escrow::Settlement},
 };
 use decide::Fate;
@@ -30,6 +35,15 @@ use dereference::{Found, Refs};
 
 /// Field manager of this controller.
 pub const MANAGER: &str = "xdc-grid-settlement";
+/// Where the last settlement is written down.
+const PLACE: Place = Place {
+    manager: MANAGER,
+    field: "settlement",
+    transaction: |status| status.settlement.as_ref(),
+    condition: SETTLEMENTS_CURRENT,
+    action: "Settle",
+    waiting: Reason::SettlementPending,
+};
 /// The gateway is asked so often for jobs to settle; they wait for the end of their epoch anyway.
 const LOOK_AGAIN: Duration = Duration::from_secs(10);
 /// What there is to do next is known already.
@@ -59,13 +73,13 @@ pub async fn reconcile(network: Arc<GridNetwork>, context: Arc<Context>) -> Resu
     // The API server is asked, not the watch: a record that was written a moment ago must be seen.
     let networks: Api<GridNetwork> = Api::all(context.client.clone());
     let Some(mut network) = networks.get_opt(&network.name_any()).await? else { return Ok(Action::await_change()) };
-    let outcome = match dereference::record(&network) {
+    let outcome = match PLACE.record(&network) {
         Err(finding) => Outcome::told(finding),
-        Ok(Some(record)) if decide::is_under_way(&record) => follow(&mut network, record, &context).await?,
+        Ok(Some(record)) if record.is_under_way() => follow(&mut network, record, &context).await?,
         Ok(record) => next(&mut network, record, &context).await?,
     };
     if let Some(finding) = outcome.finding {
-        status::update(&network, finding, &context).await?;
+        PLACE.tell(&network, finding, &context).await?;
     }
     Ok(Action::requeue(outcome.again))
 }
@@ -84,7 +98,7 @@ async fn drive(
     session: &Session,
     context: &Context,
 ) -> Result<Outcome, Error> {
-    let record = match drive::advance(network, record, session, context).await? {
+    let record = match PLACE.advance(network, record, session, context).await? {
         Ok(record) => record,
         Err(error) => return Ok(Outcome::told(status::trouble(&error, session))),
     };
@@ -92,7 +106,12 @@ async fn drive(
         OutboxState::Failed { refusal, .. } => {
             Ok(Outcome::told(Finding::no(Reason::TransactionReverted, format!("settlement: {refusal}"))))
         }
-        OutboxState::Finalized { .. } | OutboxState::Planned => Ok(Outcome { finding: None, again: AT_ONCE }),
+        OutboxState::Finalized { inclusion } => {
+            let note = format!("paid jobs were settled in block {}", inclusion.block_number);
+            write::publish(context, network, &write::note("Settle", Reason::EscrowSettled.as_str(), note)).await;
+            Ok(Outcome { finding: None, again: AT_ONCE })
+        }
+        OutboxState::Planned => Ok(Outcome { finding: None, again: AT_ONCE }),
         _ => {
             let finding = Finding::no(Reason::SettlementPending, "paid jobs are being settled with their escrows");
             Ok(Outcome { finding: Some(finding), again: context.config.chain_poll() })
@@ -126,7 +145,7 @@ async fn next(network: &mut GridNetwork, planned: Option<OutboxRecord>, context:
         return Ok(Outcome::told(finding));
     }
     announce(&batch, network);
-    let record = drive::plan(network, planned, intent, &session, context).await?;
+    let record = PLACE.plan(network, planned, intent, &session, context).await?;
     drive(network, record, &session, context).await
 }
 

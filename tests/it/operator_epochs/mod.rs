@@ -9,6 +9,7 @@ mod pace;
 mod payments;
 mod processes;
 mod rivals;
+mod signers;
 mod slashing;
 mod stage;
 mod votes;

@@ -31,7 +31,7 @@ use xdc_grid::{
     },
     operator::{
         chains::Chains, config::OperatorConfig, context::Context, contribution_report, error::Error,
-        gateway::GatewayClient, grid_network::validate::identity, grid_node, metrics::Metrics, settlement,
+        gateway::GatewayClient, grid_network::validate::identity, grid_node, metrics::Metrics, settlement, slash_cases,
     },
     protocol::{
         identity::NodeKey,
@@ -386,6 +386,14 @@ impl Life {
     pub async fn settle(&self) -> bool {
         let network = self.networks.get(NETWORK).await.unwrap();
         let look = Box::pin(settlement::reconcile(Arc::new(network), self.context.clone()));
+        // What is transient is tried again; a test looks at what came of it.
+        matches!(self.api.until_death(self.chain.until_death(look)).await, Some(Some(_)))
+    }
+
+    /// One look at slash cases that no GridNode pursues. `false` when the process died in it.
+    pub async fn look_at_cases(&self) -> bool {
+        let network = self.networks.get(NETWORK).await.unwrap();
+        let look = Box::pin(slash_cases::reconcile(Arc::new(network), self.context.clone()));
         // What is transient is tried again; a test looks at what came of it.
         matches!(self.api.until_death(self.chain.until_death(look)).await, Some(Some(_)))
     }

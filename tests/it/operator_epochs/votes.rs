@@ -4,6 +4,7 @@
 use std::{
     path::PathBuf,
     process::{ExitStatus, Stdio},
+    time::Duration,
 };
 
 use alloy::{primitives::B256, sol_types::SolCall};
@@ -13,6 +14,7 @@ use kube::{
     api::{DeleteParams, ListParams},
 };
 use serde_json::Value;
+use tokio::io::{AsyncBufReadExt, BufReader};
 use xdc_grid::{
     api::{
         conditions::Condition,
@@ -34,12 +36,15 @@ use crate::{
     support::{
         eventually,
         faults::{Fault, Faults},
+        signer::{Authority, SigningServer},
         statement::Publisher,
         world::SYSTEM,
     },
 };
 
 const LOOKS: usize = 60;
+/// For a word of a program that looks every second.
+const PATIENCE: Duration = Duration::from_secs(60);
 const SECOND: u8 = 31;
 const THIRD: u8 = 32;
 /// Keys of the nodes that are staked on the stage.
@@ -290,10 +295,16 @@ impl Two {
     }
 
     fn command(&self, publisher: &Publisher, reporter: u8, words: &[&str]) -> tokio::process::Command {
+        let mut command = self.command_of_nobody(publisher, words);
+        command.arg("--key-file").arg(key_file(publisher, reporter));
+        command
+    }
+
+    /// Without a word of where the key is.
+    fn command_of_nobody(&self, publisher: &Publisher, words: &[&str]) -> tokio::process::Command {
         let contract = self.stage.grid.client.contract().to_string();
         let mut command = tokio::process::Command::new(env!("CARGO_BIN_EXE_grid-operator"));
         command.args(["vote-epoch", "--rpc-url", &self.stage.grid.anvil.url, "--contract", &contract]);
-        command.arg("--key-file").arg(key_file(publisher, reporter));
         command.arg("--receipts").arg(publisher.files()).args(words);
         command.stdin(Stdio::null()).kill_on_drop(true);
         command
@@ -304,7 +315,11 @@ impl Two {
     }
 
     async fn run_as(&self, publisher: &Publisher, reporter: u8, words: &[&str]) -> Ran {
-        let output = self.stage.grid.anvil.mining(self.command(publisher, reporter, words).output()).await.unwrap();
+        self.ran(self.command(publisher, reporter, words)).await
+    }
+
+    async fn ran(&self, mut command: tokio::process::Command) -> Ran {
+        let output = self.stage.grid.anvil.mining(command.output()).await.unwrap();
         Ran {
             status: output.status,
             out: String::from_utf8(output.stdout).unwrap(),
@@ -399,4 +414,77 @@ async fn of_three_reporters_who_must_agree_the_second_votes_and_the_third_carrie
     let stranger = two.run_as(&publisher, NODES[0], &["1"]).await;
     assert_eq!(stranger.status.code(), Some(1), "{} {}", stranger.out, stranger.err);
     assert!(stranger.err.contains("lacks REPORTER_ROLE"), "{}", stranger.err);
+}
+
+/// Options of a remote signer over mutual TLS.
+fn signer_words(url: &str, account: &ChainKey, [ca, certificate, key]: &[PathBuf; 3]) -> Vec<String> {
+    let path = |path: &PathBuf| path.display().to_string();
+    let words = [
+        ("--remote-signer-url", url.to_owned()),
+        ("--remote-signer-address", account.address().to_string()),
+        ("--remote-signer-ca", path(ca)),
+        ("--remote-signer-cert", path(certificate)),
+        ("--remote-signer-key", path(key)),
+    ];
+    words.into_iter().flat_map(|(option, value)| [option.to_owned(), value]).collect()
+}
+
+#[tokio::test]
+async fn a_second_reporter_whose_key_is_with_a_remote_signer_votes_over_mutual_tls_and_takes_up_new_certificates() {
+    let two = Two::set().await;
+    let (stage, publisher, life) = (&two.stage, two.publisher(), two.stage.life());
+    let (authority, another, folder) = (Authority::new(), Authority::new(), tempfile::tempdir().unwrap());
+    let (server, url) = SigningServer::start_tls(&[&two.second], &authority).await;
+    let files = authority.write_client(folder.path());
+    let words = signer_words(&url, &two.second, &files);
+    two.close(&publisher, 0);
+    two.until(&life, 0, "WaitingForVotes", "1 of 2").await;
+
+    let mut without = two.command_of_nobody(&publisher, &["0"]);
+    without.args(&words[..6]);
+    let without = two.ran(without).await;
+    assert_eq!(without.status.code(), Some(1), "{} {}", without.out, without.err);
+    assert!(without.err.contains("remote signer"), "{}", without.err);
+    let mut plain = two.command_of_nobody(&publisher, &["0"]);
+    plain.args(["--remote-signer-url", "http://10.0.0.1:9", "--remote-signer-address", &words[3]]);
+    let plain = two.ran(plain).await;
+    assert!(plain.status.code() == Some(1) && plain.err.contains("name it with https://"), "{}", plain.err);
+    assert_eq!((two.sent_by_second().await, server.signed()), (0, 0));
+
+    let mut voting = two.command_of_nobody(&publisher, &["0"]);
+    voting.args(&words);
+    let voted = two.ran(voting).await;
+    assert_eq!(voted.status.code(), Some(0), "{} {}", voted.out, voted.err);
+    assert_eq!((stage.submitted().await, two.sent_by_second().await, server.signed()), (vec![0], 1, 1));
+    assert!(stage.epoch_by(&life, 0).await);
+
+    // A program that runs for months outlives its certificate.
+    let mut following = two.command_of_nobody(&publisher, &["--follow", "--poll-seconds", "1"]);
+    let mut following = following.args(&words).stdout(Stdio::null()).stderr(Stdio::piped()).spawn().unwrap();
+    let mut said = BufReader::new(following.stderr.take().unwrap()).lines();
+    let mut says = async |what: &str| {
+        let heard = async {
+            while let Some(line) = said.next_line().await.unwrap() {
+                if line.contains(what) {
+                    return;
+                }
+            }
+            panic!("it ended without a word of {what:?}");
+        };
+        tokio::time::timeout(PATIENCE, heard).await.unwrap_or_else(|_| panic!("it never says {what:?}"));
+    };
+    says("no other reporter's vote").await;
+    another.write_client(folder.path());
+    says("remote signer").await;
+    authority.write_client(folder.path());
+    two.close(&publisher, 1);
+    stage.end_epoch(1).await;
+    eventually("epoch 1 is live", async || {
+        let _ = life.look().await;
+        stage.step().await;
+        stage.is_live(1).await.then_some(())
+    })
+    .await;
+    following.kill().await.unwrap();
+    assert_eq!((stage.submitted().await, two.sent_by_second().await, server.signed()), (vec![0, 1], 2, 2));
 }

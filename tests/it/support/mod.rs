@@ -10,6 +10,7 @@ pub mod plane;
 pub mod rbac;
 pub mod rpc;
 pub mod s3;
+pub mod signer;
 #[cfg(feature = "operator")]
 pub mod statement;
 pub mod world;

@@ -1,5 +1,6 @@
 //! How a slash case ends that nobody appealed against: the contract lets anybody execute it then, and the operator does, once. A case
-//! that was appealed is the arbiter's. Decided at one final block: later ones can take no appeal any more.
+//! that was appealed is the arbiter's. Decided at one final block: later ones can take no appeal any more. What nobody has a GridNode
+//! for, `operator::slash_cases` executes.
 
 use super::{SlashSeen, is_unchanged, stands};
 use crate::{
@@ -13,7 +14,7 @@ use crate::{
     },
     chain::{
         At, ChainClient, ChainError, Inclusion, OutboxRecord, OutboxState,
-        slashing::{CaseState, SlashCase, Slashing},
+        slashing::{SlashCase, Slashing},
     },
     operator::{
         chains::{self, Session, record_of, status_of},
@@ -37,7 +38,7 @@ pub struct CaseFacts {
 impl CaseFacts {
     /// Nobody appealed, and nobody can any more.
     pub fn is_due(&self) -> bool {
-        self.case.state == CaseState::Proposed && self.time >= self.case.appeal_until
+        self.case.is_due(self.time)
     }
 }
 
@@ -141,7 +142,7 @@ mod tests {
     use super::*;
     use crate::{
         api::ids::Wei,
-        chain::{Intent, IntentKind, Refusal, TxCall},
+        chain::{Intent, IntentKind, Refusal, TxCall, slashing::CaseState},
     };
 
     fn facts(state: CaseState, time: u64) -> CaseFacts {
