@@ -147,7 +147,7 @@ fn rows_of_a_ragged_batch_are_nearly_the_same_as_alone() {
     compare("a ragged batch", &expected, &found);
     drop(segments);
     let stale = Segment { kv: &mut caches[0], start: 3, tokens: &[1], wanted: 1 };
-    assert!(model.forward(&mut [stale]).unwrap_err().to_string().contains("cannot go on at position 3"));
+    assert!(model.forward(&mut [stale]).err().unwrap().to_string().contains("cannot go on at position 3"));
 }
 
 async fn answer(engine: &Engine, request: GenerateRequest) -> Vec<u32> {
