@@ -1,9 +1,8 @@
 # The one image: grid-operator, grid-gateway, grid-worker. `make images` builds the same contents without Docker (from the
-# binaries that cargo built and what ldd names); this file is for people who have a Docker or Podman.
+# binaries that cargo built and what ldd names); this file is for people who have a Docker or Podman. Workers on GPUs have an image of their
+# own, from Dockerfile.cuda.
 #
 #   docker build -t xdc-grid:0.1.0 .
-#   docker build -t xdc-grid:0.1.0-cuda --build-arg FEATURES=operator,gateway,worker,register,cuda \
-#     --build-arg BUILD_IMAGE=<an image with rust and the CUDA toolkit> --build-arg BASE_IMAGE=<a CUDA runtime image> .
 ARG BUILD_IMAGE=rust:1.95-bookworm
 ARG BASE_IMAGE=debian:bookworm-slim
 

@@ -13,10 +13,10 @@ INSTALL := tests/tools/install
 THEIRS := $(filter-out $(CURDIR)/.cluster/%,$(subst :, ,$(KUBECONFIG)))
 TOOLS := $(if $(THEIRS),client-tools,grid-tools)
 
-.PHONY: help demo test up down bench nightly fmt lint crds images tools abi
+.PHONY: help demo test up down bench nightly fmt lint crds images tools abi check-cuda image-cuda
 
 help: ## this list
-	@awk -F ':.*## ' '/^[a-z]+:.*## / {printf "  make %-8s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-10s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
 
 demo: ready ## set everything up from nothing, run the main job, pay a claim, leave it running (KUBECONFIG=… IMAGE=…: in your cluster)
 	@python3 tests/e2e/demo.py demo
@@ -54,6 +54,12 @@ crds: ## regenerate crds/ and the chart's copy from src/api
 
 images: tools build ## the image with the three server binaries, as an OCI archive
 	@python3 tests/e2e/demo.py image
+
+check-cuda: ## compile for GPUs without having one, and start the program; not part of `make test`
+	@tests/cuda/check
+
+image-cuda: ## the image for GPUs, by Docker or Podman (Dockerfile.cuda)
+	@tests/cuda/image
 
 .PHONY: build
 build:

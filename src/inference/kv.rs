@@ -2,11 +2,14 @@
 //! budget that all sequences share.
 //!
 //! A block that is full never changes again. It can be sealed and then belong to several sequences that begin with the
-//! same tokens; its bytes are charged to the budget once, for as long as anybody holds it.
+//! same tokens; its bytes are charged to the budget once, for as long as anybody holds it. A sequence that is computed on a
+//! device has its keys and values there instead, and shares none.
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
 
+use super::ForwardError;
+use super::accelerator::DeviceKv;
 use super::config::ModelConfig;
 use super::kernels::Blocks;
 
@@ -92,6 +95,8 @@ pub struct KvCache {
     sealed: Vec<SealedBlock>,
     /// The blocks after them.
     own: Vec<Floats>,
+    /// In place of blocks, where a device computes.
+    device: Option<DeviceKv>,
     shape: Shape,
     len: usize,
     capacity: usize,
@@ -147,6 +152,7 @@ impl KvCache {
             charge: budget.reserve(Self::bytes_for(config, layers, rest))?,
             sealed: prefix,
             own: Vec::new(),
+            device: None,
             shape: Shape { layers, heads: config.n_kv_heads, head_dim: config.head_dim },
             len,
             capacity: tokens,
@@ -213,6 +219,20 @@ impl KvCache {
                 block[start..start + head_dim].copy_from_slice(new);
             }
         }
+    }
+
+    /// The keys and values on a device; made by `make`, from the number of layers and (heads, tokens, head size), the first time.
+    pub(super) fn on_device(
+        &mut self,
+        make: impl FnOnce(usize, (usize, usize, usize)) -> candle_core::Result<DeviceKv>,
+    ) -> Result<&DeviceKv, ForwardError> {
+        if self.device.is_none() {
+            let Shape { layers, heads, head_dim } = self.shape;
+            let room = self.capacity.next_multiple_of(BLOCK_TOKENS);
+            let failed = |source| ForwardError::DeviceMemory { bytes: self.charge.bytes, source };
+            self.device = Some(make(layers, (heads, room, head_dim)).map_err(failed)?);
+        }
+        self.device.as_ref().ok_or(ForwardError::NotOnDevice)
     }
 
     /// One head's keys and values in one layer.

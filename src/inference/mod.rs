@@ -1,9 +1,10 @@
 //! The candle engine: GGUF files and Safetensors bundles, models, KV cache, tokenizer, sampling. Does CPU/GPU work and reads model files; knows
 //! nothing of networks, jobs or money.
 //!
-//! Its arithmetic is exact in the sense of [`kernels`]: the same tokens give the same bits, however they are batched, on
+//! On the CPU its arithmetic is exact in the sense of [`kernels`]: the same tokens give the same bits, however they are batched, on
 //! however many threads and with whatever instruction set. That is what lets a verifier replay an answer as one prefill.
 
+pub mod accelerator;
 #[cfg(test)]
 mod allocation;
 pub mod architecture;
@@ -26,6 +27,7 @@ pub mod text;
 mod threads;
 mod weights;
 
+pub use accelerator::{NoDevice, Processor};
 pub use encoder::{Encoder, MAX_TEXTS, Vectors};
 pub use engine::*;
 pub(crate) use engine::{LoadCounters, Ticket};
@@ -91,6 +93,10 @@ pub enum LoadError {
         "the self-test failed: the same input gives different bits together and piece by piece on this machine; please report it"
     )]
     SelfTest,
+    #[error(
+        "the self-test failed: on this device the same input gives logits that are apart by {apart:.2} of their spread, together and token by token; please report it"
+    )]
+    DeviceSelfTest { apart: f64 },
     #[error(transparent)]
     Candle(#[from] candle_core::Error),
 }

@@ -16,12 +16,14 @@ use super::LoadError;
 use super::architecture::Architecture;
 use super::config::ModelConfig;
 use super::gguf::GgufFile;
+use super::kernels::KERNEL_PROFILE;
 use super::kv::KvCache;
 use super::layers::{Compute, Gated, Linear, RmsNorm, Sum};
 use super::memory;
 use attention::{Attention, Rotations};
 use loader::Loader;
-use rope::Rope;
+pub(crate) use loader::{global_rope, refuse_others};
+pub(crate) use rope::Rope;
 
 /// Why a forward failed.
 #[derive(Debug, thiserror::Error)]
@@ -32,8 +34,25 @@ pub enum ForwardError {
     Room { tokens: usize, room: usize },
     #[error("token {token} is not in the vocabulary of {vocab_size}")]
     Token { token: u32, vocab_size: usize },
+    #[error("the device has no room for {} MiB of keys and values: lower the KV budget ({source})", bytes.div_ceil(1 << 20))]
+    DeviceMemory { bytes: u64, source: candle_core::Error },
+    #[error("the keys and values of the sequence are not on the device")]
+    NotOnDevice,
     #[error(transparent)]
     Candle(#[from] candle_core::Error),
+}
+
+/// A loaded decoder as the engine sees it, whatever computes it.
+pub trait Decoder: Send {
+    fn config(&self) -> &ModelConfig;
+    /// The number of layers that are computed.
+    fn n_layers(&self) -> usize;
+    /// Threads and instruction set of the CPU, which samples whatever device the model is on.
+    fn compute(&self) -> &Compute;
+    /// Names the arithmetic; whether it is exact: [`xdc_grid_exact::profile`].
+    fn kernel_profile(&self) -> &'static str;
+    /// Computes all segments at once and stores their keys and values.
+    fn forward(&self, batch: &mut [Segment]) -> Result<Output, ForwardError>;
 }
 
 /// A piece of one sequence to compute.
@@ -57,6 +76,10 @@ pub struct Output {
 }
 
 impl Output {
+    pub(crate) fn new(hidden: Vec<f32>, logits: Vec<f32>, config: &ModelConfig) -> Self {
+        Self { hidden, logits, n_embd: config.n_embd, vocab_size: config.vocab_size }
+    }
+
     pub fn rows(&self) -> usize {
         self.logits.len() / self.vocab_size
     }
@@ -130,7 +153,7 @@ impl Model {
 
     /// Computes all segments at once and stores their keys and values.
     pub fn forward(&self, batch: &mut [Segment]) -> Result<Output, ForwardError> {
-        self.check(batch)?;
+        check_batch(batch, self.config.vocab_size)?;
         batch.iter_mut().for_each(|segment| segment.kv.grow(segment.tokens.len()));
         let rotations = self.rotations(batch);
         let mut x = self.embed(batch)?;
@@ -145,22 +168,6 @@ impl Model {
         }
         batch.iter_mut().for_each(|segment| segment.kv.advance(segment.tokens.len()));
         self.output(x, batch)
-    }
-
-    fn check(&self, batch: &[Segment]) -> Result<(), ForwardError> {
-        let vocab_size = self.config.vocab_size;
-        for Segment { kv, start, tokens, .. } in batch {
-            if kv.len() != *start {
-                return Err(ForwardError::Position { start: *start, stored: kv.len() });
-            }
-            if tokens.len() > kv.room() {
-                return Err(ForwardError::Room { tokens: tokens.len(), room: kv.room() });
-            }
-            if let Some(token) = tokens.iter().find(|token| **token as usize >= vocab_size) {
-                return Err(ForwardError::Token { token: *token, vocab_size });
-            }
-        }
-        Ok(())
     }
 
     fn embed(&self, batch: &[Segment]) -> Result<Tensor, ForwardError> {
@@ -182,24 +189,66 @@ impl Model {
     }
 
     fn output(&self, x: Tensor, batch: &[Segment]) -> Result<Output, ForwardError> {
-        let mut wanted = Vec::new();
-        let mut row = 0u32;
-        for segment in batch {
-            let count = segment.tokens.len();
-            wanted.extend((count - segment.wanted.min(count)..count).map(|i| row + i as u32));
-            row += count as u32;
-        }
-        let (n_embd, vocab_size) = (self.config.n_embd, self.config.vocab_size);
+        let wanted = wanted_rows(batch);
         if wanted.is_empty() {
-            return Ok(Output { hidden: Vec::new(), logits: Vec::new(), n_embd, vocab_size });
+            return Ok(Output::new(Vec::new(), Vec::new(), &self.config));
         }
         let rows = wanted.len();
         let x = x.index_select(&Tensor::from_vec(wanted, rows, &Device::Cpu)?, 0)?;
         let hidden = x.apply_op1_no_bwd(&self.norm)?;
         let logits = hidden.apply_op1_no_bwd(self.head.as_ref().unwrap_or(&self.embedding))?;
-        let (hidden, logits) = (hidden.flatten_all()?.to_vec1()?, logits.flatten_all()?.to_vec1()?);
-        Ok(Output { hidden, logits, n_embd, vocab_size })
+        Ok(Output::new(hidden.flatten_all()?.to_vec1()?, logits.flatten_all()?.to_vec1()?, &self.config))
     }
+}
+
+impl Decoder for Model {
+    fn config(&self) -> &ModelConfig {
+        &self.config
+    }
+
+    fn n_layers(&self) -> usize {
+        Self::n_layers(self)
+    }
+
+    fn compute(&self) -> &Compute {
+        Self::compute(self)
+    }
+
+    fn kernel_profile(&self) -> &'static str {
+        KERNEL_PROFILE
+    }
+
+    fn forward(&self, batch: &mut [Segment]) -> Result<Output, ForwardError> {
+        Self::forward(self, batch)
+    }
+}
+
+/// Whether the segments can be computed: each goes on where its sequence ends, fits, and has tokens of the vocabulary.
+pub(crate) fn check_batch(batch: &[Segment], vocab_size: usize) -> Result<(), ForwardError> {
+    for Segment { kv, start, tokens, .. } in batch {
+        if kv.len() != *start {
+            return Err(ForwardError::Position { start: *start, stored: kv.len() });
+        }
+        if tokens.len() > kv.room() {
+            return Err(ForwardError::Room { tokens: tokens.len(), room: kv.room() });
+        }
+        if let Some(token) = tokens.iter().find(|token| **token as usize >= vocab_size) {
+            return Err(ForwardError::Token { token: *token, vocab_size });
+        }
+    }
+    Ok(())
+}
+
+/// The numbers of the rows that were asked for.
+pub(crate) fn wanted_rows(batch: &[Segment]) -> Vec<u32> {
+    let mut wanted = Vec::new();
+    let mut row = 0u32;
+    for segment in batch {
+        let count = segment.tokens.len();
+        wanted.extend((count - segment.wanted.min(count)..count).map(|i| row + i as u32));
+        row += count as u32;
+    }
+    wanted
 }
 
 fn normalized(x: Tensor, norm: Option<&RmsNorm>) -> Result<Tensor, ForwardError> {

@@ -65,6 +65,20 @@ pub fn load_vector(file: &GgufFile, name: &str, n: usize) -> Result<Vec<f32>, Lo
     Ok(dequantize(info.dtype, bytes.as_ref(), 1, n)?)
 }
 
+/// A matrix of that shape in a file.
+pub(super) fn matrix_info<'a>(
+    file: &'a GgufFile,
+    name: &str,
+    inputs: usize,
+    outputs: usize,
+) -> Result<&'a TensorInfo, LoadError> {
+    let info = file.tensor(name)?;
+    if info.dims != [inputs, outputs] {
+        return Err(shape_error(name, info, inputs, outputs));
+    }
+    Ok(info)
+}
+
 fn shape_error(name: &str, info: &TensorInfo, inputs: usize, outputs: usize) -> LoadError {
     LoadError::Shape { name: name.to_owned(), found: info.dims.clone(), expected: vec![inputs, outputs] }
 }
@@ -102,10 +116,7 @@ struct Source<'a> {
 
 impl<'a> Source<'a> {
     fn add(&mut self, name: &str, outputs: usize) -> Result<(), LoadError> {
-        let info = self.file.tensor(name)?;
-        if info.dims != [self.inputs, outputs] {
-            return Err(shape_error(name, info, self.inputs, outputs));
-        }
+        let info = matrix_info(self.file, name, self.inputs, outputs)?;
         if !self.inputs.is_multiple_of(BLOCK) {
             return Err(LoadError::Inputs { name: name.to_owned(), inputs: self.inputs });
         }
@@ -185,31 +196,31 @@ pub(super) fn tile_bytes(info: &TensorInfo) -> u64 {
 }
 
 /// Expands rows of any type that candle knows.
-fn dequantize(dtype: GgmlDType, bytes: &[u8], rows: usize, inputs: usize) -> candle_core::Result<Vec<f32>> {
+pub(super) fn dequantize(dtype: GgmlDType, bytes: &[u8], rows: usize, inputs: usize) -> candle_core::Result<Vec<f32>> {
     let storage = QStorage::from_data(Cow::Borrowed(bytes), &Device::Cpu, dtype)?;
     let weights: Tensor = QTensor::new(storage, (rows, inputs))?.dequantize(&Device::Cpu)?;
     weights.flatten_all()?.to_vec1()
 }
 
 /// Bytes that start on a multiple of 8, which candle asserts of quantized blocks.
-struct AlignedBytes {
+pub(super) struct AlignedBytes {
     bytes: Vec<u8>,
     start: usize,
     length: usize,
 }
 
 impl AlignedBytes {
-    fn new(length: usize) -> Self {
+    pub(super) fn new(length: usize) -> Self {
         let bytes = vec![0; length + 8];
         let start = bytes.as_ptr().align_offset(8).min(8);
         Self { bytes, start, length }
     }
 
-    fn as_ref(&self) -> &[u8] {
+    pub(super) fn as_ref(&self) -> &[u8] {
         &self.bytes[self.start..self.start + self.length]
     }
 
-    fn as_mut(&mut self) -> &mut [u8] {
+    pub(super) fn as_mut(&mut self) -> &mut [u8] {
         &mut self.bytes[self.start..self.start + self.length]
     }
 }

@@ -8,7 +8,7 @@ use std::collections::BTreeMap;
 
 use serde::{Deserialize, Serialize};
 
-use super::merkle::Hash;
+use super::{merkle::Hash, profile::is_exact};
 use crate::protocol::{receipt::Receipt, wire::Replay};
 
 /// Audits that a new node must pass before it is audited less than always.
@@ -50,7 +50,7 @@ pub enum Verdict {
 /// Whether a replay under one profile can convict or clear an answer made under the other. A worker that no verifier can
 /// judge must not be paid as if it had been judged: otherwise a made-up profile would be a way out of every audit.
 pub fn decidable(worker_profile: &str, verifier_profile: &str) -> bool {
-    !worker_profile.is_empty() && worker_profile == verifier_profile
+    is_exact(worker_profile) && worker_profile == verifier_profile
 }
 
 /// Compares a receipt with what a verifier found, with no tolerance known: another kernel profile is inconclusive beyond
@@ -59,7 +59,7 @@ pub fn compare(receipt: &Receipt, worker_profile: &str, replay: &Replay) -> Verd
     compare_within(receipt, worker_profile, replay, &Tolerances::default())
 }
 
-/// As [`compare`], judging answers of other kernel profiles by measured tolerances.
+/// As [`compare`], judging answers of other kernel profiles, and of inexact ones, by measured tolerances.
 pub fn compare_within(receipt: &Receipt, worker_profile: &str, replay: &Replay, tolerances: &Tolerances) -> Verdict {
     let checks = [check_replay(receipt, replay), check_structure(receipt, replay)];
     if let Some(verdict) = checks.into_iter().flatten().next() {
@@ -68,12 +68,12 @@ pub fn compare_within(receipt: &Receipt, worker_profile: &str, replay: &Replay, 
     if worker_profile.is_empty() || replay.kernel_profile.is_empty() {
         return Verdict::Inconclusive("the kernel profile of the worker or of the verifier is not known".into());
     }
-    if worker_profile == replay.kernel_profile {
+    if decidable(worker_profile, &replay.kernel_profile) {
         return check_exact(receipt, replay);
     }
     if receipt.outputTokens == 0 {
         // The margins are those of tokens: an embedding has none to be within.
-        let message = "an embedding is compared on equal kernel profiles only";
+        let message = "an embedding is compared on equal exact kernel profiles only";
         return Verdict::Inconclusive(format!("{message}; these are {worker_profile} and {}", replay.kernel_profile));
     }
     match tolerances.find(worker_profile, &replay.kernel_profile) {
@@ -193,7 +193,7 @@ mod tests {
     use super::*;
     use crate::protocol::receipt::hash_tokens;
 
-    const PROFILE: &str = "candle-cpu/f32";
+    const PROFILE: &str = "cpu-q8_0-exact2";
 
     fn receipt() -> Receipt {
         Receipt {
@@ -301,10 +301,23 @@ mod tests {
 
     #[test]
     fn an_answer_is_decidable_only_where_a_comparison_decides() {
-        for (worker, verifier) in [(PROFILE, PROFILE), ("candle-cuda/bf16", PROFILE), ("", PROFILE), ("", "")] {
+        const GPU: &str = "candle-cuda/qmatmul1";
+        for (worker, verifier) in [(PROFILE, PROFILE), (GPU, PROFILE), (GPU, GPU), ("", PROFILE), ("", "")] {
             let verdict = compare(&receipt(), worker, &Replay { kernel_profile: verifier.into(), ..replay() });
             assert_eq!(decidable(worker, verifier), !inconclusive(verdict), "{worker} {verifier}");
         }
+    }
+
+    #[test]
+    fn gpus_are_not_compared_to_the_bit_even_with_gpus() {
+        const GPU: &str = "candle-cuda/qmatmul1";
+        let other_bits = Replay { trace_root: vec![8; 32], kernel_profile: GPU.into(), ..replay() };
+        assert!(inconclusive(compare(&receipt(), GPU, &other_bits)), "honest GPUs differ in the last bits");
+        let mut known = Tolerances::default();
+        known.insert(GPU, GPU, Tolerance { max_margin: 0.5, mean_margin: 0.01 });
+        let with = |max_margin| Replay { first_mismatch: 1, max_margin, ..other_bits.clone() };
+        assert_eq!(compare_within(&receipt(), GPU, &with(0.3), &known), Verdict::Pass);
+        assert!(mismatch(compare_within(&receipt(), GPU, &with(0.6), &known)).contains("0.600 logits worse"));
     }
 
     #[test]

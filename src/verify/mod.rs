@@ -7,4 +7,4 @@ pub mod evidence;
 mod sampling;
 pub mod told;
 
-pub use xdc_grid_exact::{gemm, merkle, sampler, storage, trace};
+pub use xdc_grid_exact::{gemm, merkle, profile, sampler, storage, trace};

@@ -10,7 +10,8 @@ use super::leases::rejected;
 use crate::{
     inference::{
         AdmissionError, Benchmark, ChatMessage, Encoder, Engine, EngineConfig, EngineLoad, EngineTotals, FormError,
-        GenerateEvent, GenerateRequest, LoadedModel, ModelInfo, PromptError, ReplayOutcome, ReplayRequest, Vectors,
+        GenerateEvent, GenerateRequest, LoadedModel, ModelInfo, Processor, PromptError, ReplayOutcome, ReplayRequest,
+        Vectors,
     },
     openai::{Message, ToolCall},
     protocol::wire::Refused,
@@ -64,6 +65,8 @@ pub trait AnswerEngine: Send + Sync + 'static {
 /// How engines are to be loaded.
 #[derive(Debug, Clone)]
 pub struct EngineSettings {
+    /// What text models are computed on.
+    pub processor: Processor,
     pub threads: usize,
     /// Tokens; `None` = what the file says.
     pub context_length: Option<u32>,
@@ -85,6 +88,7 @@ pub struct LocalEngines;
 impl EngineProvider for LocalEngines {
     fn load(&self, path: &Path, settings: &EngineSettings) -> Result<Arc<dyn AnswerEngine>, String> {
         let config = EngineConfig {
+            processor: settings.processor.clone(),
             threads: settings.threads,
             context_length: settings.context_length,
             kv_budget_bytes: settings.kv_budget_bytes,

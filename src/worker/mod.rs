@@ -9,6 +9,7 @@ pub mod batch;
 pub mod bench;
 mod challenges;
 mod claims;
+mod device;
 mod embedding;
 mod engine;
 mod fetch;
@@ -27,6 +28,7 @@ pub mod serve;
 mod serving;
 mod source;
 
+pub use device::{DeviceChoice, DeviceError};
 pub use engine::{AnswerEngine, EngineProvider, EngineSettings, LocalEngines};
 pub use hooks::{AnswerWith, WorkerHooks};
 pub use options::{KeygenOptions, Quantity, WorkerOptions};

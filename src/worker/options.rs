@@ -2,6 +2,7 @@
 
 use std::{fmt, net::SocketAddr, path::PathBuf, str::FromStr, time::Duration};
 
+use super::device::DeviceChoice;
 use crate::{
     api::ids::NodeAddress,
     grid::Multiaddr,
@@ -32,6 +33,9 @@ pub struct WorkerOptions {
     /// Where /health, /ready and /metrics are served.
     #[arg(long, env = "GRID_HTTP_ADDRESS", default_value = "127.0.0.1:9090")]
     pub http_address: SocketAddr,
+    /// What computes text models: auto (a CUDA device where there is one), cpu, cuda, cuda:1 …. A GPU is not exact to the bit.
+    #[arg(long, env = "GRID_DEVICE", default_value = "auto")]
+    pub device: DeviceChoice,
     /// Compute threads. Default: the CPU limit of this container, or the processor's count.
     #[arg(long, env = "GRID_THREADS", value_parser = clap::value_parser!(u16).range(1..=1024))]
     pub threads: Option<u16>,

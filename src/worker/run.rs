@@ -14,6 +14,7 @@ use super::{
     audit::Auditing,
     challenges::Challenges,
     claims::Claims,
+    device::DeviceError,
     engine::EngineSettings,
     fetch::{BlobFolder, Gateways},
     hooks::WorkerHooks,
@@ -28,7 +29,7 @@ use crate::{
         self, ConfiguredGateways, Grid, GridConfig, GridError, GridEvent, GridEvents, GridHandle, GridLimits, Role,
         Service,
     },
-    inference::threads_from_cgroup,
+    inference::{Processor, threads_from_cgroup},
     protocol::{
         identity::{KeyError, NodeKey},
         wire::{Assign, AssignReply, ChallengeReply, ChallengeRequest, NodeInfo, Offer, OfferReply},
@@ -48,6 +49,8 @@ pub enum WorkerError {
     Data { path: String, source: std::io::Error },
     #[error("cannot serve HTTP on {address}: {source}")]
     Http { address: SocketAddr, source: std::io::Error },
+    #[error(transparent)]
+    Device(#[from] DeviceError),
     #[error(transparent)]
     Grid(#[from] GridError),
     #[error("cannot serve metrics: {0}")]
@@ -101,7 +104,7 @@ impl Worker {
         let changed = Arc::<Notify>::default();
         let leases = Leases::new(usize::from(options.max_sequences), changed.clone());
         let models = Models::new(folder, options.roles.clone(), changed.clone());
-        let settings = engine_settings(&options);
+        let settings = engine_settings(&options)?;
         let statement = Statement::new(&options, settings.threads, models.clone(), leases.clone());
         let serving = Serving {
             models: models.clone(),
@@ -167,15 +170,22 @@ impl Worker {
     }
 }
 
-fn engine_settings(options: &WorkerOptions) -> EngineSettings {
-    EngineSettings {
+fn engine_settings(options: &WorkerOptions) -> Result<EngineSettings, DeviceError> {
+    let processor = options.device.open()?;
+    if matches!(processor, Processor::Candle(_)) {
+        warn!(
+            "no tolerance between a GPU's answers and a replay is known yet: they cannot be verified, and what is not verified is not paid (--device cpu)"
+        );
+    }
+    Ok(EngineSettings {
+        processor,
         threads: options.threads.map_or_else(threads_from_cgroup, usize::from),
         context_length: None,
         kv_budget_bytes: options.kv_budget.0,
         max_sequences: usize::from(options.max_sequences),
         // The slots bound what runs; audits come on top of them.
         max_queue: usize::from(options.max_sequences),
-    }
+    })
 }
 
 async fn start_grid(

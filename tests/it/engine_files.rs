@@ -16,7 +16,7 @@ pub fn tiny_model(dtype: GgmlDType, changes: &[(&str, gguf_file::Value)]) -> Vec
 }
 
 /// A model of a family, with the tensors that this family has.
-fn tiny_model_of(family: &str, dtype: GgmlDType, changes: &[(&str, gguf_file::Value)]) -> Vec<u8> {
+pub fn tiny_model_of(family: &str, dtype: GgmlDType, changes: &[(&str, gguf_file::Value)]) -> Vec<u8> {
     use gguf_file::Value::{Array, F32, I32, String, U32};
     let (width, heads, ff, vocab) = (256, 8, 512, 256);
     let mut metadata = std::collections::BTreeMap::new();

@@ -3,6 +3,8 @@
 // Everything here is a test, also the parts that clippy does not see as one.
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic)]
 
+#[cfg(feature = "inference")]
+mod accelerator;
 #[cfg(feature = "operator")]
 mod audit_epoch;
 #[cfg(feature = "operator")]

@@ -14,6 +14,7 @@ mod prefix;
 mod queue;
 mod row;
 mod scheduler;
+mod self_test;
 mod sequence;
 mod text;
 mod types;
@@ -25,17 +26,19 @@ use std::sync::mpsc::{SyncSender, TrySendError, sync_channel};
 
 use tokio::sync::{mpsc, oneshot};
 
+use super::LoadError;
+use super::accelerator::{DeviceModel, Processor};
 use super::form::Forms;
-use super::kernels::{KERNEL_PROFILE, Simd};
-use super::kv::{KvBudget, KvCache};
+use super::kernels::Simd;
+use super::kv::KvBudget;
 use super::layers::Compute;
-use super::model::{Model, Segment};
+use super::model::{Decoder, Model};
 use super::pool::ThreadPool;
 use super::text::{ChatMessage, ChatTemplate, PromptError, Tokenizer};
-use super::{ForwardError, LoadError};
 pub use load::EngineTotals;
 pub(crate) use load::{LoadCounters, Ticket};
 use scheduler::{Command, Scheduler};
+use self_test::self_test;
 use sequence::{Sequence, Start};
 pub use types::*;
 use xdc_grid_exact::sampler::SamplerParams;
@@ -71,21 +74,28 @@ impl Engine {
     /// Loads a GGUF file and starts the engine thread. Blocks for about a second per GB.
     pub fn load(path: &Path, config: EngineConfig) -> Result<Engine, LoadError> {
         let compute = Compute { pool: Arc::new(ThreadPool::new(config.threads)?), simd: Simd::detect() };
-        let (model, file) = Model::load(path, compute, config.layers)?;
-        let trained = model.config.context_length as u32;
+        let (model, file): (Box<dyn Decoder>, _) = match config.processor {
+            Processor::Cpu => {
+                Model::load(path, compute, config.layers).map(|(model, file)| (Box::new(model) as _, file))?
+            }
+            Processor::Candle(device) => DeviceModel::load(path, device, compute, config.layers)
+                .map(|(model, file)| (Box::new(model) as _, file))?,
+        };
+        let shape = model.config();
+        let trained = shape.context_length as u32;
         let context_length = config.context_length.map_or(trained, |limit| limit.clamp(1, trained));
         let tokenizer = Arc::new(Tokenizer::from_header(&file.header, context_length as usize)?);
         let template = file.header.string("tokenizer.chat_template")?.map(ChatTemplate::new).transpose()?;
         let info = ModelInfo {
-            architecture: model.config.architecture.clone(),
+            architecture: shape.architecture.clone(),
             context_length,
-            vocab_size: model.config.vocab_size as u32,
-            n_layers: model.config.n_layers as u32,
+            vocab_size: shape.vocab_size as u32,
+            n_layers: shape.n_layers as u32,
             n_params: file.header.tensors.values().map(|tensor| tensor.elements() as u64).sum(),
             file_bytes: file.bytes,
-            kernel_profile: KERNEL_PROFILE.to_owned(),
+            kernel_profile: model.kernel_profile().to_owned(),
             has_chat_template: template.is_some(),
-            self_test: self_test(&model)?,
+            self_test: self_test(model.as_ref())?,
         };
         let shared = Arc::new(Shared {
             info,
@@ -94,7 +104,7 @@ impl Engine {
             template,
             budget: KvBudget::new(config.kv_budget_bytes),
             load: Arc::default(),
-            kv_bytes_per_token: model.config.kv_bytes_per_token(model.n_layers()),
+            kv_bytes_per_token: shape.kv_bytes_per_token(model.n_layers()),
             max_sequences: config.max_sequences.max(1),
             max_queue: config.max_queue,
             step_tokens: config.step_tokens.max(1),
@@ -235,30 +245,4 @@ fn check_logprobs(top: Option<u32>) -> Result<(), AdmissionError> {
         }
         _ => Ok(()),
     }
-}
-
-/// Computes a fixed prompt as one prefill and token by token; the logits must be the same to the bit.
-fn self_test(model: &Model) -> Result<[u8; 32], LoadError> {
-    const TOKENS: usize = 6;
-    let vocab_size = model.config.vocab_size as u32;
-    let tokens: Vec<u32> = (0..TOKENS as u32).map(|i| (i + 1) * 7919 % vocab_size).collect();
-    let budget = KvBudget::new(u64::MAX);
-    let run = |chunk: usize| -> Result<blake3::Hash, ForwardError> {
-        let kv = KvCache::reserve(&model.config, model.n_layers(), TOKENS, &budget);
-        let Some(mut kv) = kv else { return Err(ForwardError::Room { tokens: TOKENS, room: 0 }) };
-        let mut hasher = blake3::Hasher::new();
-        for (index, tokens) in tokens.chunks(chunk).enumerate() {
-            let segment = Segment { kv: &mut kv, start: index * chunk, tokens, wanted: chunk };
-            let output = model.forward(&mut [segment])?;
-            output.logits.iter().for_each(|logit| {
-                hasher.update(&logit.to_le_bytes());
-            });
-        }
-        Ok(hasher.finalize())
-    };
-    let (prefill, stepwise) = (run(TOKENS)?, run(1)?);
-    if prefill != stepwise {
-        return Err(LoadError::SelfTest);
-    }
-    Ok(*prefill.as_bytes())
 }

@@ -20,7 +20,7 @@ use super::sequence::Sequence;
 use super::{Benchmark, Shared, Ticket, benchmark};
 use crate::ForwardError;
 use crate::kv::{BLOCK_TOKENS, KvCache};
-use crate::model::{Model, Output, Segment};
+use crate::model::{Decoder, Output, Segment};
 
 /// How long to wait for a slow reader before looking again, when nothing else is to be done.
 const PAUSE: Duration = Duration::from_millis(5);
@@ -37,7 +37,7 @@ pub(crate) enum Command {
 
 /// The state of the engine thread.
 pub(super) struct Scheduler {
-    model: Model,
+    model: Box<dyn Decoder>,
     shared: Arc<Shared>,
     commands: Receiver<Command>,
     waiting: FairQueue<Sequence>,
@@ -54,7 +54,7 @@ pub(super) struct Scheduler {
 }
 
 impl Scheduler {
-    pub fn new(model: Model, shared: Arc<Shared>, commands: Receiver<Command>) -> Self {
+    pub fn new(model: Box<dyn Decoder>, shared: Arc<Shared>, commands: Receiver<Command>) -> Self {
         Self {
             model,
             shared,
@@ -125,8 +125,8 @@ impl Scheduler {
     fn benchmark(&mut self) -> Result<Benchmark, String> {
         let context = self.shared.info.context_length;
         let tokens = benchmark::TOKENS.min(context as usize);
-        self.make_room(KvCache::bytes_for(&self.model.config, self.model.n_layers(), tokens));
-        benchmark::run(&self.model, &self.shared.budget, context)
+        self.make_room(KvCache::bytes_for(self.model.config(), self.model.n_layers(), tokens));
+        benchmark::run(self.model.as_ref(), &self.shared.budget, context)
     }
 
     fn publish(&self) {
@@ -183,11 +183,11 @@ impl Scheduler {
             let keys = sequence.reusable();
             let prefix = self.prefixes.find(keys, keys.len());
             let rest = most.saturating_sub(prefix.len() * BLOCK_TOKENS);
-            if !self.make_room(KvCache::bytes_for(&self.model.config, self.model.n_layers(), rest)) {
+            if !self.make_room(KvCache::bytes_for(self.model.config(), self.model.n_layers(), rest)) {
                 return;
             }
             let layers = self.model.n_layers();
-            let kv = KvCache::reserve_after(prefix, &self.model.config, layers, most, &self.shared.budget);
+            let kv = KvCache::reserve_after(prefix, self.model.config(), layers, most, &self.shared.budget);
             let (Some(kv), Some(mut sequence)) = (kv, self.waiting.take()) else { return };
             let totals = &self.shared.load.totals;
             totals.looked_up.fetch_add(sequence.shareable_tokens(), Relaxed);

@@ -5,12 +5,16 @@ use std::time::{Duration, Instant};
 use serde::{Deserialize, Serialize};
 
 use crate::FormError;
+use crate::accelerator::Processor;
+use xdc_grid_exact::profile::is_exact;
 use xdc_grid_exact::sampler::SamplerParams;
 
 /// How an engine is set up.
 #[derive(Debug, Clone)]
 pub struct EngineConfig {
-    /// Compute threads; see [`threads_from_cgroup`](crate::threads_from_cgroup).
+    /// What decoders are computed on.
+    pub processor: Processor,
+    /// Compute threads of the CPU; see [`threads_from_cgroup`](crate::threads_from_cgroup).
     pub threads: usize,
     /// Limits the context below what the model was trained for.
     pub context_length: Option<u32>,
@@ -29,6 +33,7 @@ pub struct EngineConfig {
 impl Default for EngineConfig {
     fn default() -> Self {
         Self {
+            processor: Processor::Cpu,
             threads: crate::threads_from_cgroup(),
             context_length: None,
             kv_budget_bytes: 1 << 30,
@@ -54,8 +59,15 @@ pub struct ModelInfo {
     pub kernel_profile: String,
     pub has_chat_template: bool,
     /// Hash of the logits of a fixed prompt, computed at load in two ways that must agree. Equal for all honest workers
-    /// with the same model file and kernel profile.
+    /// with the same model file and kernel profile, where that is exact.
     pub self_test: [u8; 32],
+}
+
+impl ModelInfo {
+    /// Whether the same bits come out whenever and wherever something is computed with this profile.
+    pub fn is_exact(&self) -> bool {
+        is_exact(&self.kernel_profile)
+    }
 }
 
 /// Who asks, as a hash: requests of one tenant share computed prompts and a turn in the queue, those of different ones never

@@ -26,7 +26,7 @@ impl Loader<'_> {
             norm: self.norm("output_norm.weight")?,
             head: self.head()?,
             gated: Gated { width: config.n_ff, gate: architecture.gate, compute: compute.clone() },
-            global: self.global_rope()?,
+            global: global_rope(self.file, config, architecture)?,
             local: Rope::local(config, architecture),
             embedding_scale: architecture.embedding_scale,
             attention_scale: architecture.attention_scale,
@@ -54,7 +54,7 @@ impl Loader<'_> {
             let load = || load_vector(self.file, &name(part), config.head_dim);
             self.architecture.head_norms.then(load).transpose()
         };
-        self.refuse_others(index)?;
+        refuse_others(self.file, self.architecture, index)?;
         Ok(Layer {
             attention_norm: self.norm(&name("attn_norm"))?,
             qkv: self.qkv(index)?,
@@ -88,35 +88,6 @@ impl Loader<'_> {
         Ok(linear)
     }
 
-    /// Tensors of a layer that would have to be used and are not known.
-    fn refuse_others(&self, index: usize) -> Result<(), LoadError> {
-        const KNOWN: [&str; 9] = [
-            "attn_norm.weight",
-            "attn_q.",
-            "attn_k.",
-            "attn_v.",
-            "attn_output.weight",
-            "ffn_norm.weight",
-            "ffn_gate.weight",
-            "ffn_up.weight",
-            "ffn_down.weight",
-        ];
-        const HEAD_NORMS: [&str; 2] = ["attn_q_norm.weight", "attn_k_norm.weight"];
-        const POST_NORMS: [&str; 2] = ["post_attention_norm.weight", "post_ffw_norm.weight"];
-        let prefix = format!("blk.{index}.");
-        let architecture = self.architecture;
-        let known = |part: &str| {
-            KNOWN.iter().any(|known| part.starts_with(known))
-                || architecture.head_norms && HEAD_NORMS.contains(&part)
-                || architecture.post_norms && POST_NORMS.contains(&part)
-        };
-        let tensors = self.file.header.tensors.range(prefix.clone()..);
-        match tensors.map_while(|(name, _)| name.strip_prefix(&prefix)).find(|part| !known(part)) {
-            Some(part) => Err(ConfigError::Unsupported(format!("the tensor \"{prefix}{part}\"")).into()),
-            None => Ok(()),
-        }
-    }
-
     fn head(&self) -> Result<Option<Linear>, LoadError> {
         let name = "output.weight";
         if !self.file.header.tensors.contains_key(name) {
@@ -124,12 +95,45 @@ impl Loader<'_> {
         }
         self.linear(self.config.n_embd, &[(name, self.config.vocab_size)]).map(Some)
     }
+}
 
-    fn global_rope(&self) -> Result<Rope, LoadError> {
-        let factors = match self.architecture.scaling {
-            Scaling::Factors => Some(load_vector(self.file, "rope_freqs.weight", self.config.head_dim / 2)?),
-            Scaling::Plain | Scaling::Yarn(_) => None,
-        };
-        Ok(Rope::global(self.config, self.architecture, factors.as_deref()))
+/// The rotation of layers that see everything.
+pub(crate) fn global_rope(
+    file: &GgufFile,
+    config: &ModelConfig,
+    architecture: &Architecture,
+) -> Result<Rope, LoadError> {
+    let factors = match architecture.scaling {
+        Scaling::Factors => Some(load_vector(file, "rope_freqs.weight", config.head_dim / 2)?),
+        Scaling::Plain | Scaling::Yarn(_) => None,
+    };
+    Ok(Rope::global(config, architecture, factors.as_deref()))
+}
+
+/// Tensors of a layer that would have to be used and are not known.
+pub(crate) fn refuse_others(file: &GgufFile, architecture: &Architecture, index: usize) -> Result<(), LoadError> {
+    const KNOWN: [&str; 9] = [
+        "attn_norm.weight",
+        "attn_q.",
+        "attn_k.",
+        "attn_v.",
+        "attn_output.weight",
+        "ffn_norm.weight",
+        "ffn_gate.weight",
+        "ffn_up.weight",
+        "ffn_down.weight",
+    ];
+    const HEAD_NORMS: [&str; 2] = ["attn_q_norm.weight", "attn_k_norm.weight"];
+    const POST_NORMS: [&str; 2] = ["post_attention_norm.weight", "post_ffw_norm.weight"];
+    let prefix = format!("blk.{index}.");
+    let known = |part: &str| {
+        KNOWN.iter().any(|known| part.starts_with(known))
+            || architecture.head_norms && HEAD_NORMS.contains(&part)
+            || architecture.post_norms && POST_NORMS.contains(&part)
+    };
+    let tensors = file.header.tensors.range(prefix.clone()..);
+    match tensors.map_while(|(name, _)| name.strip_prefix(&prefix)).find(|part| !known(part)) {
+        Some(part) => Err(ConfigError::Unsupported(format!("the tensor \"{prefix}{part}\"")).into()),
+        None => Ok(()),
     }
 }

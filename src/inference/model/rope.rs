@@ -5,7 +5,7 @@ use crate::config::ModelConfig;
 use crate::kernels::{rotate_halves, rotate_pairs};
 
 /// The rotation of a kind of layer.
-pub(super) struct Rope {
+pub(crate) struct Rope {
     /// Rotations per position of each pair of a head.
     frequencies: Vec<f64>,
     /// Cosines and sines are multiplied by this.
@@ -15,7 +15,7 @@ pub(super) struct Rope {
 
 impl Rope {
     /// The rotation of layers that see everything. `factors` divide the frequencies, a factor for each pair.
-    pub(super) fn global(config: &ModelConfig, architecture: &Architecture, factors: Option<&[f32]>) -> Self {
+    pub(crate) fn global(config: &ModelConfig, architecture: &Architecture, factors: Option<&[f32]>) -> Self {
         let pairing = architecture.pairing;
         let plain = frequencies(config.rope_base, config.head_dim);
         if let Scaling::Yarn(yarn) = architecture.scaling {
@@ -29,7 +29,7 @@ impl Rope {
     }
 
     /// The rotation of layers with a window, where they have a base of their own.
-    pub(super) fn local(config: &ModelConfig, architecture: &Architecture) -> Option<Self> {
+    pub(crate) fn local(config: &ModelConfig, architecture: &Architecture) -> Option<Self> {
         let base = architecture.local_rope_base?;
         let frequencies = frequencies(base, config.head_dim).collect();
         Some(Self { frequencies, magnitude: 1.0, pairing: architecture.pairing })
@@ -37,7 +37,7 @@ impl Rope {
 
     /// Cosines and sines of rows at these positions. Computed anew for each forward (it costs some microseconds a row), in
     /// double precision by `libm`, whose results do not depend on the machine.
-    pub(super) fn at(&self, positions: impl Iterator<Item = usize>) -> Rotation {
+    pub(crate) fn at(&self, positions: impl Iterator<Item = usize>) -> Rotation {
         let angles = positions.flat_map(|position| self.frequencies.iter().map(move |f| position as f64 * f));
         let turn = |angle| ((libm::cos(angle) * self.magnitude) as f32, (libm::sin(angle) * self.magnitude) as f32);
         let (cos, sin) = angles.map(turn).unzip();
@@ -69,17 +69,17 @@ fn yarn_frequencies(yarn: &Yarn, base: f64, plain: impl Iterator<Item = f64>) ->
 }
 
 /// The rotations of the rows of a forward.
-pub(super) struct Rotation {
+pub(crate) struct Rotation {
     /// `rows × pairs`.
-    cos: Vec<f32>,
-    sin: Vec<f32>,
-    pairs: usize,
-    pairing: Pairing,
+    pub(crate) cos: Vec<f32>,
+    pub(crate) sin: Vec<f32>,
+    pub(crate) pairs: usize,
+    pub(crate) pairing: Pairing,
 }
 
 impl Rotation {
     /// Rotates one head of a row.
-    pub(super) fn apply(&self, row: usize, head: &mut [f32]) {
+    pub(crate) fn apply(&self, row: usize, head: &mut [f32]) {
         let range = row * self.pairs..(row + 1) * self.pairs;
         let (cos, sin) = (&self.cos[range.clone()], &self.sin[range]);
         match self.pairing {

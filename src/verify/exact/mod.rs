@@ -6,6 +6,7 @@
 
 pub mod gemm;
 pub mod merkle;
+pub mod profile;
 pub mod sampler;
 pub mod storage;
 pub mod stream;

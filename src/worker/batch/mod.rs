@@ -21,6 +21,7 @@ use tracing::{info, warn};
 pub use options::BatchOptions;
 
 use super::{
+    device::DeviceError,
     engine::{AnswerEngine, EngineProvider, EngineSettings},
     fetch::BlobFolder,
 };
@@ -231,7 +232,9 @@ async fn load(
     engines: Arc<dyn EngineProvider>,
     path: PathBuf,
 ) -> Result<Arc<dyn AnswerEngine>, Failure> {
+    let no_device = |error: DeviceError| Failure::new(Exit::Failed, "EngineFailed", error.to_string());
     let settings = EngineSettings {
+        processor: options.device.open().map_err(no_device)?,
         threads: options.threads.map_or_else(threads_from_cgroup, usize::from),
         context_length: options.context_length,
         kv_budget_bytes: options.kv_budget.0,

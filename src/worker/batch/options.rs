@@ -2,7 +2,11 @@
 
 use std::path::PathBuf;
 
-use crate::{api::ids::ModelDigest, protocol::shard::CARRIED_INPUT, worker::options::Quantity};
+use crate::{
+    api::ids::ModelDigest,
+    protocol::shard::CARRIED_INPUT,
+    worker::{device::DeviceChoice, options::Quantity},
+};
 
 /// `grid-worker batch`: answers one shard of a job and ends. Exit codes: 0 done, 1 failed, 3 shard unreadable, 4 model digest
 /// mismatch, 5 model unusable, 6 model unreachable, 7 results not handed back, 143 stopped.
@@ -54,6 +58,9 @@ pub struct BatchOptions {
     /// Folder for model files. May be shared by several pods, and kept.
     #[arg(long, env = "GRID_DATA_DIR", default_value = "grid-data")]
     pub data_dir: PathBuf,
+    /// What computes text models: auto (a CUDA device where there is one), cpu, cuda, cuda:1 …. A GPU is not exact to the bit.
+    #[arg(long, env = "GRID_DEVICE", default_value = "auto")]
+    pub device: DeviceChoice,
     /// Compute threads. Default: the CPU limit of this container, or the processor's count.
     #[arg(long, env = "GRID_THREADS", value_parser = clap::value_parser!(u16).range(1..=1024))]
     pub threads: Option<u16>,

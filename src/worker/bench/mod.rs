@@ -71,7 +71,9 @@ pub async fn run(
     let path = options.source.obtain().await.map_err(ServeError::from)?;
     let threads = options.threads.map_or_else(threads_from_cgroup, usize::from);
     let shape = options.shape();
+    let device = options.device.open().map_err(ServeError::from)?;
     let settings = EngineSettings {
+        processor: device,
         threads,
         context_length: None,
         kv_budget_bytes: options.kv_budget.0,

@@ -1,7 +1,7 @@
 //! Command-line options of `grid-worker bench`.
 
 use super::measure::Shape;
-use crate::worker::{options::Quantity, source::ModelOptions};
+use crate::worker::{device::DeviceChoice, options::Quantity, source::ModelOptions};
 
 /// How the result is written.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, clap::ValueEnum)]
@@ -18,6 +18,9 @@ pub struct BenchOptions {
     /// How the result is written.
     #[arg(short, long, value_enum, default_value = "table")]
     pub output: BenchFormat,
+    /// What computes text models: auto (a CUDA device where there is one), cpu, cuda, cuda:1 …. A GPU is not exact to the bit.
+    #[arg(long, env = "GRID_DEVICE", default_value = "auto")]
+    pub device: DeviceChoice,
     /// Compute threads. Default: the CPU limit of this container, or the processor's count.
     #[arg(long, env = "GRID_THREADS", value_parser = clap::value_parser!(u16).range(1..=1024))]
     pub threads: Option<u16>,

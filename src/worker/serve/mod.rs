@@ -28,10 +28,15 @@ pub use options::ServeOptions;
 use super::{
     AnswerEngine, EngineProvider, EngineSettings,
     advert::now_ms,
+    device::DeviceError,
     models::self_test,
     source::{ModelOptions, SourceError},
 };
-use crate::{http::Bounds, inference::threads_from_cgroup, openai::Tokens};
+use crate::{
+    http::Bounds,
+    inference::{Processor, threads_from_cgroup},
+    openai::Tokens,
+};
 use service::Service;
 
 /// Time for the last bytes to reach slow clients when everything else is over.
@@ -44,6 +49,8 @@ pub enum ServeError {
     Listen { address: SocketAddr, source: std::io::Error },
     #[error(transparent)]
     Source(#[from] SourceError),
+    #[error(transparent)]
+    Device(#[from] DeviceError),
     #[error("cannot load {model}: {message}")]
     Load { model: String, message: String },
     #[error("{0} (--api-key-file)")]
@@ -85,6 +92,7 @@ impl Server {
     /// Listens at once, and loads the model meanwhile: until it is there `/ready` says why, and requests get 503.
     pub async fn start(options: ServeOptions, engines: Arc<dyn EngineProvider>) -> Result<Self, ServeError> {
         let keys = keys(&options)?;
+        let processor = options.device.open()?;
         let limits = options.limits();
         let name = options.model_name.clone().unwrap_or_else(|| options.source.name());
         let service = Arc::new(Service::new(name, now_ms() / 1000, limits)?);
@@ -102,7 +110,7 @@ impl Server {
         let open = service.metrics.connections.clone();
         let connections = tokio::spawn(crate::http::serve(listener, router, bounds, open, closing.clone()));
         let grace = Duration::from_secs(options.drain_seconds.into());
-        let loading = tokio::spawn(bring_up(options, engines, service.clone()));
+        let loading = tokio::spawn(bring_up(options, processor, engines, service.clone()));
         Ok(Server { address, service, closing, connections, loading, grace })
     }
 
@@ -148,12 +156,14 @@ fn keys(options: &ServeOptions) -> Result<Option<Tokens>, ServeError> {
 /// Fetches, loads and tests the model.
 async fn bring_up(
     options: ServeOptions,
+    processor: Processor,
     engines: Arc<dyn EngineProvider>,
     service: Arc<Service>,
 ) -> Result<(), ServeError> {
     let path = options.source.obtain().await?;
     let began = Instant::now();
     let settings = EngineSettings {
+        processor,
         threads: options.threads.map_or_else(threads_from_cgroup, usize::from),
         context_length: options.context_length,
         kv_budget_bytes: options.kv_budget.0,

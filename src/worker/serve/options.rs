@@ -2,7 +2,7 @@
 
 use std::{net::SocketAddr, path::PathBuf, time::Duration};
 
-use crate::worker::{options::Quantity, source::ModelOptions};
+use crate::worker::{device::DeviceChoice, options::Quantity, source::ModelOptions};
 
 /// `grid-worker serve`: an OpenAI server for one model, on its own.
 #[derive(Debug, Clone, clap::Args)]
@@ -21,6 +21,9 @@ pub struct ServeOptions {
     /// File with such keys, one a line.
     #[arg(long, env = "GRID_API_KEY_FILE")]
     pub api_key_file: Option<PathBuf>,
+    /// What computes text models: auto (a CUDA device where there is one), cpu, cuda, cuda:1 …. A GPU is not exact to the bit.
+    #[arg(long, env = "GRID_DEVICE", default_value = "auto")]
+    pub device: DeviceChoice,
     /// Compute threads. Default: the CPU limit of this container, or the processor's count.
     #[arg(long, env = "GRID_THREADS", value_parser = clap::value_parser!(u16).range(1..=1024))]
     pub threads: Option<u16>,

@@ -19,7 +19,7 @@ use xdc_grid::{
             infer_event, limits, offer_reply,
         },
     },
-    worker::{Quantity, Worker, WorkerHooks, WorkerOptions},
+    worker::{DeviceChoice, Quantity, Worker, WorkerHooks, WorkerOptions},
 };
 
 use super::parrot::Parrots;
@@ -89,6 +89,7 @@ impl TestGateway {
             network_salt: network.salt,
             data_dir: data.clone(),
             http_address: ([127, 0, 0, 1], free_port()).into(),
+            device: DeviceChoice::Cpu,
             threads: Some(2),
             max_sequences: 2,
             kv_budget: Quantity(256 << 20),
