@@ -25,7 +25,7 @@ use std::sync::mpsc::{SyncSender, TrySendError, sync_channel};
 
 use tokio::sync::{mpsc, oneshot};
 
-use super::form::Forms;
+use super::form::{FORM_PROFILE, Forms};
 use super::kernels::{KERNEL_PROFILE, Simd};
 use super::kv::{KvBudget, KvCache};
 use super::layers::Compute;
@@ -83,7 +83,7 @@ impl Engine {
             n_layers: model.config.n_layers as u32,
             n_params: file.header.tensors.values().map(|tensor| tensor.elements() as u64).sum(),
             file_bytes: file.bytes,
-            kernel_profile: KERNEL_PROFILE.to_owned(),
+            kernel_profile: format!("{KERNEL_PROFILE}+{FORM_PROFILE}"),
             has_chat_template: template.is_some(),
             self_test: self_test(&model)?,
         };
@@ -144,7 +144,7 @@ impl Engine {
         let form = self.shared.forms.begin(None, &request.sampling.form).await?;
         let (answer, outcome) = oneshot::channel();
         self.submit(Command::Start(Box::new(Sequence::new(Start::replay(request, form, answer), ticket))))?;
-        outcome.await.map_err(|_| AdmissionError::Stopped)?.map_err(AdmissionError::Invalid)
+        outcome.await.map_err(|_| AdmissionError::Stopped)?
     }
 
     /// Measures prefill and decode. Takes some two seconds in which nothing else is computed.
