@@ -146,6 +146,7 @@ pub struct InferenceJobSpec {
 /// Model, input, defaults, output.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize, KubeSchema)]
 #[serde(rename_all = "camelCase")]
+#[x_kube(validation = Rule::new("!has(self.generation.responseFormat) || self.endpoint == '/v1/chat/completions'").message("generation.responseFormat is for endpoint /v1/chat/completions"))]
 pub struct Workload {
     /// The GridModel, for example `{name: smollm2-135m-instruct}`.
     pub model_ref: NameRef,
@@ -284,6 +285,10 @@ pub struct GenerationSpec {
     #[serde(default, skip_serializing_if = "Option::is_none")]
     #[schemars(length(min = 1, max = 8192))]
     pub system_message: Option<String>,
+    /// The form that every answer must have, for example `{jsonObject: {}}`; absent means any text. The model is not told of it: say in the
+    /// prompt what you want. Only for endpoint /v1/chat/completions; a line of an OpenAI batch may ask for another.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub response_format: Option<ResponseFormatSpec>,
 }
 
 impl Default for GenerationSpec {
@@ -301,6 +306,7 @@ impl Default for GenerationSpec {
             seed: 0,
             stop: Vec::new(),
             system_message: None,
+            response_format: None,
         }
     }
 }
@@ -312,6 +318,26 @@ fn max_tokens() -> i32 {
 fn one() -> String {
     "1".into()
 }
+
+/// Exactly one form of an answer. One that ends by itself has it; one that maxTokens cuts is a beginning of it.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, KubeSchema)]
+#[serde(rename_all = "camelCase")]
+#[x_kube(validation = Rule::new("[has(self.jsonObject), has(self.jsonSchema)].exists_one(given, given)").message("responseFormat must have exactly one of jsonObject, jsonSchema"))]
+pub struct ResponseFormatSpec {
+    /// Any JSON object, written `{}`.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub json_object: Option<JsonObjectSpec>,
+    /// JSON that fits this JSON Schema, itself given as JSON in a string of at most 16 KiB, for example `{"type": "array", "items":
+    /// {"type": "integer"}, "maxItems": 3}`. A string, because answers have their properties in the order of the schema, which Kubernetes
+    /// would not keep. It goes with every line and counts towards the size of the input.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schemars(length(min = 2, max = 16_384))]
+    pub json_schema: Option<String>,
+}
+
+/// Nothing to choose.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+pub struct JsonObjectSpec {}
 
 /// What is added to the logit of one token.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize, KubeSchema)]

@@ -153,6 +153,7 @@ remedies! {
         ContextExceeded: "Shorten the prompt or lower maxTokens: both together must fit the model's context.",
         ContextTooShort: "Shorten the prompt or lower maxTokens, or serve the model with a longer context on some node.",
         PromptRefused: "The model's chat template does not take these messages; the message says why.",
+        FormRefused: "The JSON schema of response_format cannot be kept to; the message says why. docs/user-guide/serve.md lists what a schema may have.",
         ReportImpossible: "The message says why; ask the authors when it is the number of nodes.",
         LeavesMissing: "Restore the ConfigMap from a backup, or rebuild the leaves from the calldata of the report's transaction.",
         NoNodes: "Create a GridNode (docs/examples/node-managed-cpu.yaml).",

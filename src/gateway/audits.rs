@@ -10,7 +10,7 @@ use std::{
 use prost::Message;
 use tokio::time::timeout;
 
-use super::{Gateway, WorkerError, start};
+use super::{Gateway, WorkerError, reasons::FORM_REFUSED, start};
 use crate::{
     api::ids::GridPeerId,
     protocol::{
@@ -88,6 +88,8 @@ impl Gateway {
         let now_ms = self.clock.now_ms();
         let mut running = running.lock().unwrap_or_else(PoisonError::into_inner);
         let busy = |peer: &GridPeerId| running.per_verifier.get(peer).copied().unwrap_or(0);
+        let fields = owed.work.line.fields();
+        let own = audit::relevant(&owed.kernel_profile, fields);
         let profile = |peer: &GridPeerId| {
             let statement = self.peers.get(peer).fresh(now_ms)?.models.get(&owed.work.model)?.kernel_profile.clone();
             Some(statement)
@@ -97,10 +99,10 @@ impl Gateway {
         let candidates = self.members.verifiers(&owed.work.model).into_iter().filter_map(|record| {
             let peer = record.member.peer_id;
             // One that skips a field would find another sampler and convict an honest worker.
-            let knows = owed.work.line.fields().missing_in(knows(&peer)).is_empty();
+            let knows = fields.missing_in(knows(&peer)).is_empty();
             let free = knows && record.address != owed.address && busy(&peer) < self.settings.audits_per_verifier;
             // One that cannot judge the arithmetic still finds another prompt, seed or sampler.
-            let undecidable = !audit::decidable(&owed.kernel_profile, &profile(&peer)?);
+            let undecidable = !audit::decidable(own, audit::relevant(&profile(&peer)?, fields));
             free.then(|| ((undecidable, busy(&peer)), peer))
         });
         let (_, verifier) = candidates.min()?;
@@ -110,9 +112,15 @@ impl Gateway {
     }
 
     async fn replay_and_decide(self: Arc<Self>, owed: OwedAudit, verifier: GridPeerId, running: Shared) {
-        let outcome = self.replay(&owed, &verifier).await.and_then(|replay| judge(&owed, &replay));
+        let outcome = self.replay(&owed, &verifier).await.and_then(|replay| judge(&owed, replay));
         let written = match outcome {
             Ok(verdict) => self.decide(&owed, verdict, UNDECIDABLE, verifier.as_str()).await,
+            // A worker of the same profile would have refused the request. Answers that nobody can judge are not paid.
+            Err(WorkerError::Refused(refused)) if refused.reason == FORM_REFUSED => {
+                let why = format!("the verifier cannot keep to the form: {}", refused.message);
+                let why = why.chars().take(300).collect();
+                self.decide(&owed, Verdict::Inconclusive(why), UNDECIDABLE, verifier.as_str()).await
+            }
             Err(error) => {
                 tracing::info!(request = %owed.work.request, %verifier, "an audit will be tried again: {error}");
                 self.ledger.audit_tried(&owed.receipt).await
@@ -199,21 +207,24 @@ impl Gateway {
 }
 
 /// A verdict about the worker; `Err` when it is the verifier who answered nonsense.
-fn judge(owed: &OwedAudit, replay: &Replay) -> Result<Verdict, WorkerError> {
+fn judge(owed: &OwedAudit, mut replay: Replay) -> Result<Verdict, WorkerError> {
+    let fields = owed.work.line.fields();
+    let profile = audit::relevant(&owed.kernel_profile, fields);
+    replay.kernel_profile = audit::relevant(&replay.kernel_profile, fields).to_owned();
     let wire = wire::Receipt::decode(owed.encoded.as_slice()).ok();
     let receipt = wire.as_ref().and_then(Receipt::from_wire);
     let receipt = receipt.ok_or_else(|| WorkerError::Broken("the receipt in the ledger cannot be read".into()))?;
     let verdict = match owed.work.line.top_logprobs {
-        None => audit::compare(&receipt, &owed.kernel_profile, replay),
+        None => audit::compare(&receipt, profile, &replay),
         Some(_) => {
             let told = AnswerLogprobs::decode(owed.logprobs.as_slice());
             let told =
                 told.map_err(|_| WorkerError::Broken("the log-probabilities in the ledger cannot be read".into()))?;
-            audit::compare_told(&receipt, &owed.kernel_profile, &told::hash(&told.tokens), replay)
+            audit::compare_told(&receipt, profile, &told::hash(&told.tokens), &replay)
         }
     };
     match verdict {
-        Verdict::Inconclusive(why) if audit::decidable(&owed.kernel_profile, &replay.kernel_profile) => {
+        Verdict::Inconclusive(why) if audit::decidable(profile, &replay.kernel_profile) => {
             Err(WorkerError::Malformed(why))
         }
         verdict => Ok(verdict),

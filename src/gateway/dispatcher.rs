@@ -112,7 +112,7 @@ impl Gateway {
             region: region.clone(),
             labels: member.labels,
             memory_bytes: statement.info.memory_bytes,
-            knows: statement.knows,
+            knows: self.judges.judged(peer, &statement.models, statement.knows),
         })
     }
 

@@ -9,7 +9,10 @@ use std::{
 use super::{Gateway, peers::Served};
 use crate::{
     api::ids::{GridPeerId, ModelDigest},
-    protocol::internal::{Member, NodeMode, NodeRole},
+    protocol::{
+        fields::{RequestField, RequestFields},
+        internal::{Member, NodeMode, NodeRole},
+    },
     store::LedgerError,
     verify::audit,
 };
@@ -61,14 +64,31 @@ impl Judges {
         known.retain(|_, verifiers| !verifiers.is_empty());
     }
 
-    /// Whether anybody but itself could audit what a node serves.
+    /// The fields, of those that a node knows, that requests to it may use: an answer in a form is worth nothing where no verifier keeps to
+    /// forms as the node does. Where none of a model is known nothing speaks against it.
+    pub(super) fn judged(
+        &self,
+        peer: &GridPeerId,
+        models: &BTreeMap<ModelDigest, Served>,
+        knows: RequestFields,
+    ) -> RequestFields {
+        let known = self.known.read().unwrap_or_else(PoisonError::into_inner);
+        let formed = [RequestField::ResponseFormat].into_iter().collect();
+        let mut all = models.iter().map(|(model, served)| {
+            let others = || known.get(model).into_iter().flatten().filter(|(verifier, _)| *verifier != peer);
+            others().next().is_none() || others().any(|(_, profile)| judges(profile, &served.kernel_profile, formed))
+        });
+        if all.all(|judged| judged) { knows } else { knows.without(RequestField::ResponseFormat) }
+    }
+
+    /// Whether anybody but itself could audit what a node serves, answers without a form at least.
     pub(super) fn judgeable(&self, peer: &GridPeerId, models: &BTreeMap<ModelDigest, Served>) -> Judgeable {
         let known = self.known.read().unwrap_or_else(PoisonError::into_inner);
         let mut answer = if models.is_empty() { Judgeable::Yes } else { Judgeable::Unknown };
         for (model, served) in models {
             let others = known.get(model).into_iter().flatten().filter(|(verifier, _)| *verifier != peer);
             for (_, profile) in others {
-                if audit::decidable(&served.kernel_profile, profile) {
+                if judges(profile, &served.kernel_profile, RequestFields::NONE) {
                     return Judgeable::Yes;
                 }
                 answer = Judgeable::No { profile: served.kernel_profile.clone() };
@@ -76,6 +96,11 @@ impl Judges {
         }
         answer
     }
+}
+
+/// Whether a verifier of one profile can decide about answers of another to requests with these fields.
+fn judges(verifier: &str, worker: &str, fields: RequestFields) -> bool {
+    audit::decidable(audit::relevant(worker, fields), audit::relevant(verifier, fields))
 }
 
 impl Gateway {
@@ -156,6 +181,24 @@ mod tests {
         assert_eq!(judges.judgeable(&node, &serving("gpu")), Judgeable::Yes);
         judges.forget(&verifier.peer_id);
         assert_eq!(judges.judgeable(&node, &serving("gpu")), Judgeable::Unknown);
+    }
+
+    #[test]
+    fn a_node_whose_forms_nobody_judges_is_judgeable_and_asked_for_none() {
+        let (judges, node) = (Judges::default(), NodeKey::generate().peer_id());
+        let (all, formless) = (RequestFields::all(), RequestFields::all().without(RequestField::ResponseFormat));
+        let asked = |profile: &str| judges.judged(&node, &serving(profile), all);
+        assert_eq!(asked("cpu+form1"), all, "no verifier is known");
+        judges.stated(&member(NodeRole::Verify, NodeMode::Managed), &serving("cpu+form2"));
+        assert_eq!((asked("cpu+form1"), asked("cpu+form2"), asked("cpu")), (formless, all, formless));
+        assert_eq!(judges.judgeable(&node, &serving("cpu+form1")), Judgeable::Yes);
+        judges.stated(&member(NodeRole::Verify, NodeMode::Managed), &serving("cpu+form1"));
+        assert_eq!(asked("cpu+form1"), all);
+        let two: BTreeMap<_, _> = serving("cpu+form1")
+            .into_iter()
+            .chain([(ModelDigest([2; 32]), serving("gpu+form1")[&MODEL].clone())])
+            .collect();
+        assert_eq!(judges.judged(&node, &two, all), all, "nobody verifies the other model");
     }
 
     #[test]

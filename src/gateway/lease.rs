@@ -13,7 +13,7 @@ use super::{
     backlogs::estimated_tokens,
     flights::{Flight, Stop},
     online::OnlineEvent,
-    reasons::{cause, is_about_the_request, known_reason},
+    reasons::{FORM_REFUSED, cause, is_about_the_request, known_reason},
     receipts::{Answer, Violation},
     start::{prompt_bytes, start},
 };
@@ -339,8 +339,9 @@ fn class(kind: RequestKind) -> Option<Class> {
 /// What a worker reports as its failure.
 fn failed(refused: Refused, answer: &Answer) -> Lost {
     let reason = known_reason(&refused.reason);
-    // Nothing was said yet, and it lies in the request: nobody else would do better.
-    let hopeless = is_about_the_request(reason) && answer.output.is_empty() && answer.vectors.is_empty();
+    // It lies in the request and nothing was said yet, or no text in its form can follow on what was: nobody else would do better.
+    let begun = !answer.output.is_empty() || !answer.vectors.is_empty();
+    let hopeless = is_about_the_request(reason) && (reason == FORM_REFUSED || !begun);
     Lost {
         reason: if hopeless { reason.to_owned() } else { "WorkerFailed".to_owned() },
         message: refused.message.chars().take(300).collect(),

@@ -6,7 +6,10 @@ use std::sync::Arc;
 use super::{Gateway, standing::PROBATION_CANARIES};
 use crate::{
     api::ids::{GridPeerId, ModelDigest, RequestId},
-    protocol::internal::{Encoding, Endpoint, InputLine, Message, ModelFormat, NodeMode},
+    protocol::{
+        fields::RequestFields,
+        internal::{Encoding, Endpoint, InputLine, Message, ModelFormat, NodeMode},
+    },
     store::{LedgerError, NewRequest, RequestKind},
     verify::audit,
 };
@@ -48,7 +51,8 @@ impl Gateway {
         let profile = |peer: &GridPeerId, digest: &ModelDigest| {
             let view = self.peers.get(peer);
             let served = view.fresh(self.clock.now_ms())?.models.get(digest)?;
-            Some(served.kernel_profile.clone())
+            // Canaries have no form.
+            Some(audit::relevant(&served.kernel_profile, RequestFields::NONE).to_owned())
         };
         let auditable = |digest: &&ModelDigest| {
             let Some(own) = profile(peer, digest) else { return false };

@@ -1,11 +1,15 @@
 //! Reason codes that come from workers: as they are counted and reported, and which of them lie in the request. Pure.
 
+/// A worker, or a verifier, cannot keep to the form that the request asks for.
+pub(super) const FORM_REFUSED: &str = "FormRefused";
+
 /// Reasons that a worker may give, as we count and report them: a stranger does not choose our labels.
 pub(super) fn known_reason(reason: &str) -> &'static str {
-    const KNOWN: [&str; 15] = [
+    const KNOWN: [&str; 16] = [
         "MalformedRequest",
         "ContextExceeded",
         "PromptRefused",
+        FORM_REFUSED,
         "NoLease",
         "LeaseMismatch",
         "LeaseExpired",
@@ -23,7 +27,7 @@ pub(super) fn known_reason(reason: &str) -> &'static str {
 }
 
 pub(super) fn is_about_the_request(reason: &str) -> bool {
-    matches!(reason, "MalformedRequest" | "ContextExceeded" | "PromptRefused")
+    matches!(reason, "MalformedRequest" | "ContextExceeded" | "PromptRefused" | FORM_REFUSED)
 }
 
 /// Label of a lost lease.

@@ -2,13 +2,13 @@
 
 use super::{Defaults, Prompt, TextRequest};
 use crate::{
-    protocol::internal::{InputLine, Message},
-    verify::sampler::SamplerParams,
+    protocol::internal::{InputLine, Message, ResponseFormat},
+    verify::sampler::{SamplerParams, TextForm},
 };
 
 impl TextRequest {
-    /// What neither the request nor the offer's defaults say is one token and seed 0. Tools and forms are not the grid's: they must not have
-    /// been offered.
+    /// What neither the request nor the offer's defaults say is one token and seed 0. Tools are not the grid's: they must not have been
+    /// offered.
     pub fn into_line(self, index: u32, custom_id: String) -> InputLine {
         let line = sampled(InputLine::blank(index, custom_id), &self.sampling);
         let message = |message: super::Message| Message { role: message.role, content: message.content };
@@ -51,6 +51,11 @@ fn sampled(line: InputLine, sampling: &SamplerParams) -> InputLine {
         presence_penalty: sampling.presence_penalty,
         frequency_penalty: sampling.frequency_penalty,
         logit_bias: sampling.logit_bias.iter().map(|bias| (bias.id, bias.bias)).collect(),
+        response_format: match &sampling.form {
+            TextForm::Free => ResponseFormat::Text,
+            TextForm::JsonObject => ResponseFormat::JsonObject,
+            TextForm::JsonSchema(schema) => ResponseFormat::JsonSchema(schema.clone()),
+        },
         ..line
     }
 }
@@ -67,15 +72,16 @@ mod tests {
 
     fn line(body: serde_json::Value) -> InputLine {
         let offer = Offer::of_the_grid(100, Defaults { max_tokens: Some(50), ..Defaults::OPENAI });
-        let request = TextRequest::parse(body.to_string().as_bytes(), Endpoint::Completions, &offer).unwrap();
+        let request = TextRequest::parse(body.to_string().as_bytes(), Endpoint::ChatCompletions, &offer).unwrap();
         request.into_line(3, "a".into())
     }
 
     #[test]
     fn every_field_reaches_the_worker() {
         let line = line(json!({
-            "model": "m", "prompt": "x", "temperature": 0.5, "top_p": 0.9, "top_k": 40, "min_p": 0.1, "repetition_penalty": 1.1,
-            "presence_penalty": 0.2, "frequency_penalty": -0.3, "logit_bias": {"7": -100, "5": 1.5}, "logprobs": 2, "seed": 9, "stop": "s",
+            "model": "m", "messages": [{"role": "user", "content": "x"}], "temperature": 0.5, "top_p": 0.9, "top_k": 40, "min_p": 0.1, "repetition_penalty": 1.1,
+            "presence_penalty": 0.2, "frequency_penalty": -0.3, "logit_bias": {"7": -100, "5": 1.5}, "logprobs": true, "top_logprobs": 2, "seed": 9,
+            "stop": "s", "response_format": {"type": "json_schema", "json_schema": {"name": "n", "schema": {"properties": {"b": {}, "a": {}}}}},
         }));
         assert_eq!((line.index, line.custom_id.as_str(), line.max_tokens, line.seed), (3, "a", 50, 9));
         assert_eq!((line.top_logprobs, line.fields()), (Some(2), RequestFields::all()));
@@ -87,14 +93,26 @@ mod tests {
             params.logit_bias.iter().map(|bias| (bias.id, bias.bias)).collect::<Vec<_>>(),
             [(5, 1.5), (7, -100.0)]
         );
+        assert_eq!(params.form, TextForm::JsonSchema(r#"{"properties":{"b":{},"a":{}}}"#.into()));
     }
 
     #[test]
     fn what_is_off_is_written_and_asked_of_nobody() {
-        let line = line(json!({"model": "m", "prompt": "x", "min_p": 0, "repetition_penalty": 1, "logit_bias": {}}));
+        let line = line(json!({
+            "model": "m", "messages": [{"role": "user", "content": "x"}], "min_p": 0, "repetition_penalty": 1, "logit_bias": {},
+            "response_format": {"type": "text"},
+        }));
         assert!(line.fields().is_empty());
         let written = serde_json::to_value(&line).unwrap();
-        for field in ["minP", "repetitionPenalty", "presencePenalty", "frequencyPenalty", "logitBias", "topLogprobs"] {
+        for field in [
+            "minP",
+            "repetitionPenalty",
+            "presencePenalty",
+            "frequencyPenalty",
+            "logitBias",
+            "topLogprobs",
+            "responseFormat",
+        ] {
             assert_eq!(written.get(field), None, "{field}");
         }
         assert_eq!(line.sampling().repetition_penalty, 0.0);

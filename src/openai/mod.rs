@@ -23,7 +23,7 @@ pub use error::{ErrorBody, OpenAiError};
 pub use keys::{Tokens, check_key};
 pub use logprobs::of_answer as logprobs_of_answer;
 pub use messages::{Message, ToolCall, ToolUse, Tools};
-pub use request::{Defaults, Forms, Offer, Prompt, TextRequest};
+pub use request::{Defaults, Offer, Prompt, TextRequest, form_of_schema};
 pub use tokens::{DetokenizeRequest, TokenizeRequest};
 
 /// A request that could be read, or what to answer instead.

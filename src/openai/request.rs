@@ -24,16 +24,8 @@ pub struct Offer {
     pub most_tokens: u32,
     /// Most answers to one request (`n`).
     pub most_choices: u32,
-    pub forms: Forms,
     pub tools: ToolUse,
     pub defaults: Defaults,
-}
-
-/// Whether a text may be asked for in a form (`response_format`).
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Forms {
-    Offered,
-    NotOffered,
 }
 
 /// What holds for a request that says nothing.
@@ -55,7 +47,7 @@ impl Defaults {
 impl Offer {
     /// What the grid offers.
     pub fn of_the_grid(most_tokens: u32, defaults: Defaults) -> Self {
-        Offer { most_tokens, most_choices: 1, forms: Forms::NotOffered, tools: ToolUse::NotOffered, defaults }
+        Offer { most_tokens, most_choices: 1, tools: ToolUse::NotOffered, defaults }
     }
 }
 
@@ -119,7 +111,7 @@ impl TextRequest {
             prompt,
             tools,
             max_tokens: max_tokens(&mut fields, is_chat, offer.most_tokens)?.or(defaults.max_tokens),
-            sampling: sampling(&mut fields, offer.forms, &defaults.sampling, is_chat)?,
+            sampling: sampling(&mut fields, &defaults.sampling, is_chat)?,
             // Any 64-bit number is a seed; a negative one keeps its bits.
             seed: fields.integer("seed", i64::MIN, i64::MAX)?.map(i64::cast_unsigned).or(defaults.seed),
             stop: stop(&mut fields)?.unwrap_or_else(|| defaults.stop.clone()),
@@ -158,7 +150,7 @@ fn max_tokens(fields: &mut Fields, is_chat: bool, most: u32) -> Parsed<Option<u3
     Ok(asked.and_then(|tokens| u32::try_from(tokens).ok()))
 }
 
-fn sampling(fields: &mut Fields, forms: Forms, defaults: &SamplerParams, is_chat: bool) -> Parsed<SamplerParams> {
+fn sampling(fields: &mut Fields, defaults: &SamplerParams, is_chat: bool) -> Parsed<SamplerParams> {
     Ok(SamplerParams {
         temperature: fields.number("temperature", 0.0, 2.0)?.unwrap_or(defaults.temperature),
         top_p: top_p(fields)?.unwrap_or(defaults.top_p),
@@ -169,7 +161,7 @@ fn sampling(fields: &mut Fields, forms: Forms, defaults: &SamplerParams, is_chat
         presence_penalty: fields.number("presence_penalty", -2.0, 2.0)?.unwrap_or(defaults.presence_penalty),
         frequency_penalty: fields.number("frequency_penalty", -2.0, 2.0)?.unwrap_or(defaults.frequency_penalty),
         logit_bias: logit_bias(fields)?.unwrap_or_else(|| defaults.logit_bias.clone()),
-        form: form(fields, forms, is_chat)?.unwrap_or_else(|| defaults.form.clone()),
+        form: form(fields, is_chat)?.unwrap_or_else(|| defaults.form.clone()),
     })
 }
 
@@ -204,14 +196,10 @@ fn logit_bias(fields: &mut Fields) -> Parsed<Option<Vec<LogitBias>>> {
     Ok(Some(biases))
 }
 
-fn form(fields: &mut Fields, forms: Forms, is_chat: bool) -> Parsed<Option<TextForm>> {
+fn form(fields: &mut Fields, is_chat: bool) -> Parsed<Option<TextForm>> {
     const NAME: &str = "response_format";
     // Completions have no such field: it is left, and refused with what is unknown.
     if !is_chat {
-        return Ok(None);
-    }
-    if forms == Forms::NotOffered {
-        fields.neutral(NAME, |value| value.get("type").and_then(Value::as_str) == Some("text"))?;
         return Ok(None);
     }
     let Some(value) = fields.take(NAME) else { return Ok(None) };
@@ -234,16 +222,22 @@ fn json_schema(mut fields: Fields) -> Parsed<TextForm> {
     fields.string("description")?;
     // The form is kept to in any case.
     fields.flag("strict")?;
-    let schema = match fields.take("schema") {
-        Some(schema @ Value::Object(_)) => schema.to_string(),
-        Some(_) => return Err(fields.invalid("schema", "a JSON Schema, an object")),
-        None => return Err(fields.missing("schema")),
-    };
-    if schema.len() > MAX_SCHEMA_BYTES {
-        return Err(fields.invalid("schema", format!("at most {MAX_SCHEMA_BYTES} bytes")));
-    }
+    let schema = fields.take("schema").ok_or_else(|| fields.missing("schema"))?;
+    let form = form_of_schema(&schema).map_err(|must| fields.invalid("schema", must))?;
     fields.finish()?;
-    Ok(TextForm::JsonSchema(schema))
+    Ok(form)
+}
+
+/// The form of a JSON Schema, with its properties in the order in which they stand. The error says what it must be.
+pub fn form_of_schema(schema: &Value) -> Result<TextForm, String> {
+    if !schema.is_object() {
+        return Err("a JSON Schema, an object".into());
+    }
+    let text = schema.to_string();
+    match text.len() > MAX_SCHEMA_BYTES {
+        true => Err(format!("at most {MAX_SCHEMA_BYTES} bytes")),
+        false => Ok(TextForm::JsonSchema(text)),
+    }
 }
 
 /// Chat says whether and how many; completions only how many.

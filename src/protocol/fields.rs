@@ -12,16 +12,18 @@ pub enum RequestField {
     FrequencyPenalty,
     LogitBias,
     Logprobs,
+    ResponseFormat,
 }
 
 impl RequestField {
-    pub const ALL: [RequestField; 6] = [
+    pub const ALL: [RequestField; 7] = [
         RequestField::MinP,
         RequestField::RepetitionPenalty,
         RequestField::PresencePenalty,
         RequestField::FrequencyPenalty,
         RequestField::LogitBias,
         RequestField::Logprobs,
+        RequestField::ResponseFormat,
     ];
 
     /// As OpenAI's API and the statements of workers write it.
@@ -33,6 +35,7 @@ impl RequestField {
             RequestField::FrequencyPenalty => "frequency_penalty",
             RequestField::LogitBias => "logit_bias",
             RequestField::Logprobs => "logprobs",
+            RequestField::ResponseFormat => "response_format",
         }
     }
 
@@ -44,6 +47,7 @@ impl RequestField {
             RequestField::FrequencyPenalty => 1 << 3,
             RequestField::LogitBias => 1 << 4,
             RequestField::Logprobs => 1 << 5,
+            RequestField::ResponseFormat => 1 << 6,
         }
     }
 }
@@ -84,12 +88,21 @@ impl RequestFields {
         RequestFields(self.0 & !known.0)
     }
 
+    /// Those of them without `field`.
+    pub fn without(self, field: RequestField) -> Self {
+        RequestFields(self.0 & !field.bit())
+    }
+
+    pub fn contains(self, field: RequestField) -> bool {
+        self.0 & field.bit() != 0
+    }
+
     pub fn is_empty(self) -> bool {
         self.0 == 0
     }
 
     pub fn iter(self) -> impl Iterator<Item = RequestField> {
-        RequestField::ALL.into_iter().filter(move |field| self.0 & field.bit() != 0)
+        RequestField::ALL.into_iter().filter(move |field| self.contains(*field))
     }
 }
 
@@ -123,5 +136,7 @@ mod tests {
         let asked: RequestFields = [RequestField::Logprobs, RequestField::MinP].into_iter().collect();
         assert_eq!(asked.missing_in(RequestFields::NONE).to_string(), "min_p, logprobs");
         assert!(asked.missing_in(RequestFields::all()).is_empty());
+        let rest = asked.without(RequestField::MinP);
+        assert!(rest.contains(RequestField::Logprobs) && !rest.contains(RequestField::MinP));
     }
 }

@@ -29,6 +29,7 @@
 
 mod payment;
 mod placement;
+mod response_format;
 mod waiting;
 
 use std::collections::BTreeMap;
@@ -37,6 +38,7 @@ use serde::{Deserialize, Serialize};
 
 pub use payment::{JobPayment, OpenPayment, PaidJobTotals, ServedUnits, SettledPayment, Spend, TokenPrice};
 pub use placement::{MAX_PLACEMENT_ITEMS, MAX_PLACEMENT_TEXT, PlacementFilter, Trust};
+pub use response_format::ResponseFormat;
 pub use waiting::{Waiting, WaitingRefusal};
 
 use super::{
@@ -420,6 +422,9 @@ pub struct InputLine {
     /// Log-probabilities with every token: its own and so many alternatives, 0 to 20; absent = none.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub top_logprobs: Option<u32>,
+    /// The form that the answer must have.
+    #[serde(default, skip_serializing_if = "ResponseFormat::is_text")]
+    pub response_format: ResponseFormat,
     /// The client's contribution to the sampling seed.
     pub seed: u64,
     #[serde(default)]
@@ -462,6 +467,7 @@ impl InputLine {
             frequency_penalty: 0.0,
             logit_bias: BTreeMap::new(),
             top_logprobs: None,
+            response_format: ResponseFormat::default(),
             seed: 0,
             stop: Vec::new(),
             inputs: Vec::new(),
@@ -477,6 +483,7 @@ impl InputLine {
     /// How its tokens are chosen, as a worker is told.
     pub fn sampling(&self) -> wire::Sampling {
         let bias = |(id, bias): (&u32, &f32)| wire::LogitBias { id: *id, bias: *bias };
+        let (form, json_schema) = self.response_format.to_wire();
         wire::Sampling {
             temperature: self.temperature,
             top_p: self.top_p,
@@ -487,7 +494,8 @@ impl InputLine {
             presence_penalty: self.presence_penalty,
             frequency_penalty: self.frequency_penalty,
             logit_bias: self.logit_bias.iter().map(bias).collect(),
-            ..wire::Sampling::default()
+            form,
+            json_schema,
         }
     }
 
@@ -500,6 +508,7 @@ impl InputLine {
             (RequestField::FrequencyPenalty, !is_off(&self.frequency_penalty)),
             (RequestField::LogitBias, !self.logit_bias.is_empty()),
             (RequestField::Logprobs, self.top_logprobs.is_some()),
+            (RequestField::ResponseFormat, !self.response_format.is_text()),
         ];
         used.into_iter().filter(|(_, used)| *used).map(|(field, _)| field).collect()
     }

@@ -283,7 +283,8 @@ pub struct Sampling {
     /// At most 1024, in the order of ids.
     #[prost(message, repeated, tag = "8")]
     pub logit_bias: Vec<LogitBias>,
-    /// 0 = free text, 1 = a JSON object, 2 = JSON that fits `json_schema`. Any other is refused.
+    /// 0 = free text, 1 = a JSON object, 2 = JSON that fits `json_schema`. Any other is refused. A worker that takes it over the grid says
+    /// that it knows `response_format`.
     #[prost(uint32, tag = "9")]
     pub form: u32,
     /// A JSON Schema as JSON text, at most 64 KiB.

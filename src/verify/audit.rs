@@ -9,7 +9,11 @@ use std::collections::BTreeMap;
 use serde::{Deserialize, Serialize};
 
 use super::{merkle::Hash, profile::is_exact};
-use crate::protocol::{receipt::Receipt, wire::Replay};
+use crate::protocol::{
+    fields::{RequestField, RequestFields},
+    receipt::Receipt,
+    wire::Replay,
+};
 
 /// Audits that a new node must pass before it is audited less than always.
 pub const PROBATION_AUDITS: u64 = 20;
@@ -47,7 +51,16 @@ pub enum Verdict {
     Inconclusive(String),
 }
 
-/// Whether a replay under one profile can convict or clear an answer made under the other. A worker that no verifier can
+/// The part of a kernel profile that the answer to a request with these fields depends on. Behind a plus sign a profile names how the tokens
+/// are found that may come next in a form (`response_format`): engines that differ in nothing else judge one another's answers without one.
+pub fn relevant(profile: &str, fields: RequestFields) -> &str {
+    match profile.split_once('+') {
+        Some((arithmetic, _)) if !fields.contains(RequestField::ResponseFormat) => arithmetic,
+        _ => profile,
+    }
+}
+
+/// Whether a replay under one profile, or the [`relevant`] part of it, can convict or clear an answer made under the other. A worker that no verifier can
 /// judge must not be paid as if it had been judged: otherwise a made-up profile would be a way out of every audit.
 pub fn decidable(worker_profile: &str, verifier_profile: &str) -> bool {
     is_exact(worker_profile) && worker_profile == verifier_profile
@@ -318,6 +331,24 @@ mod tests {
         let with = |max_margin| Replay { first_mismatch: 1, max_margin, ..other_bits.clone() };
         assert_eq!(compare_within(&receipt(), GPU, &with(0.3), &known), Verdict::Pass);
         assert!(mismatch(compare_within(&receipt(), GPU, &with(0.6), &known)).contains("0.600 logits worse"));
+    }
+
+    #[test]
+    fn how_forms_are_kept_to_matters_to_answers_in_a_form_only() {
+        let formed = [RequestField::ResponseFormat].into_iter().collect();
+        let (old, new, other) = ("cpu/1+form1", "cpu/1+form2", "cpu/2+form1");
+        let judges = |a, b, fields| decidable(relevant(a, fields), relevant(b, fields));
+        for (a, b, free, in_form) in [
+            (old, old, true, true),
+            (old, new, true, false),
+            (old, other, false, false),
+            // An engine of before there were forms.
+            ("cpu/1", new, true, false),
+            ("cpu/1", "cpu/1", true, true),
+        ] {
+            assert_eq!((judges(a, b, RequestFields::NONE), judges(a, b, formed)), (free, in_form), "{a} {b}");
+        }
+        assert!(!judges("+form1", "+form1", RequestFields::NONE), "a form without arithmetic is no profile");
     }
 
     #[test]

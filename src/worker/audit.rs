@@ -10,12 +10,13 @@ use tracing::debug;
 
 use super::{
     embedding,
-    engine::{AnswerEngine, engine_failed, not_admitted},
+    engine::{AnswerEngine, engine_failed, not_replayed},
     leases::rejected,
     logprobs::told,
     models::Models,
+    relay::HEARTBEAT,
     request::{self, PromptText, Question},
-    serving::{HEARTBEAT, prompt_tokens, seed},
+    serving::{prompt_tokens, seed},
 };
 use crate::{
     api::ids::GridPeerId,
@@ -116,7 +117,7 @@ impl Auditing {
         let (prompt_hash, prompt_tokens) = (hash_tokens(&prompt), u32::try_from(prompt.len()).unwrap_or(u32::MAX));
         let (tokens, top_logprobs) = (output.clone(), question.top_logprobs);
         let request = ReplayRequest { prompt, output, sampling: question.sampling, seed, top_logprobs };
-        let found = ready.engine.replay(request).await.map_err(|error| not_admitted(&error))?;
+        let found = ready.engine.replay(request).await.map_err(|error| not_replayed(&error))?;
         Ok(Replay {
             prompt_hash: prompt_hash.to_vec(),
             prompt_tokens,

@@ -17,6 +17,9 @@ use crate::{
     protocol::wire::Refused,
 };
 
+/// The reason of a request whose form cannot be kept to.
+pub(super) const FORM_REFUSED: &str = "FormRefused";
+
 /// One loaded model: either one that writes text or one that makes embeddings.
 pub trait AnswerEngine: Send + Sync + 'static {
     fn info(&self) -> &ModelInfo;
@@ -212,7 +215,8 @@ pub(super) fn not_admitted(error: &AdmissionError) -> Refused {
         AdmissionError::Busy { retry_after } => ("Busy", *retry_after),
         AdmissionError::Context { .. } => ("ContextExceeded", Duration::ZERO),
         AdmissionError::Memory { .. } => ("MemoryExceeded", Duration::ZERO),
-        AdmissionError::Invalid(_) | AdmissionError::Form(_) => ("PromptRefused", Duration::ZERO),
+        AdmissionError::Invalid(_) => ("PromptRefused", Duration::ZERO),
+        AdmissionError::Form(error) => return form_refused(error),
         AdmissionError::Stopped => ("EngineFailed", Duration::from_secs(1)),
     };
     rejected(reason, error.to_string(), retry_after)
@@ -220,7 +224,15 @@ pub(super) fn not_admitted(error: &AdmissionError) -> Refused {
 
 /// The text cannot have the form that is asked for; no other worker's could.
 pub(super) fn form_refused(error: &FormError) -> Refused {
-    rejected("PromptRefused", error.to_string(), Duration::ZERO)
+    rejected(FORM_REFUSED, error.to_string(), Duration::ZERO)
+}
+
+/// A replay that there is none of. Who had not the time to compile a form, or failed at it, says nothing about the request.
+pub(super) fn not_replayed(error: &AdmissionError) -> Refused {
+    match error {
+        AdmissionError::Form(FormError::Slow(_) | FormError::Compiler) => engine_failed(error.to_string()),
+        error => not_admitted(error),
+    }
 }
 
 /// The engine broke while it worked.

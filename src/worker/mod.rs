@@ -22,6 +22,7 @@ mod models;
 mod options;
 #[cfg(feature = "register")]
 pub mod owner;
+mod relay;
 mod request;
 mod run;
 pub mod serve;

@@ -2,43 +2,37 @@
 
 use std::{sync::Arc, time::Duration};
 
-use tokio::{
-    sync::mpsc,
-    time::{Instant, MissedTickBehavior, interval_at, timeout},
-};
+use tokio::{sync::mpsc, time::timeout};
 use tracing::{debug, info, warn};
 
 use super::{
     advert::now_ms,
     claims::{Claim, Claims},
     embedding::{self, Embedded},
-    engine::{AnswerEngine, engine_failed, form_refused, not_admitted},
+    engine::AnswerEngine,
     hooks::AnswerWith,
     leases::{HOLD, Leases, Slot, rejected},
-    logprobs::told,
     models::Models,
+    relay::{Receiver, Sender, Stopped, admitted, relay, relay_vectors, send},
     request::{self, PromptText, Question},
 };
 use crate::{
     api::ids::GridPeerId,
-    grid::{FrameError, FrameReceiver, FrameSender, InferServer},
-    inference::{FinishReason, GenerateEvent, GenerateRequest, Tenant, Vectors},
+    grid::InferServer,
+    inference::{GenerateRequest, Tenant},
     protocol::{
         identity::NodeKey,
         internal::NodeRole,
         names::NetworkId,
         receipt::{self, Receipt, hash_tokens},
-        vector::Vector,
         wire::{
-            self, Accept, Finished, Heartbeat, InferCommand, InferEvent, Offer, OfferReply, Refused, Start, Token,
-            infer_command::Kind as Command, infer_event::Kind as Event, offer_reply,
+            Accept, Finished, InferCommand, Offer, OfferReply, Refused, Start, infer_command::Kind as Command,
+            infer_event::Kind as Event, offer_reply,
         },
     },
     verify::sampler,
 };
 
-/// A sign of life at least this often.
-pub(super) const HEARTBEAT: Duration = Duration::from_secs(1);
 /// How long the gateway may take to countersign.
 const ACK_WAIT: Duration = Duration::from_secs(10);
 /// A gateway that cancels nothing says nothing: its silence is no fault. The sending side notices a dead one.
@@ -53,39 +47,6 @@ pub(super) struct Serving {
     pub key: NodeKey,
     pub network: NetworkId,
     pub answer_with: Option<Arc<AnswerWith>>,
-}
-
-/// The two halves of a stream.
-type Sender = FrameSender<InferEvent>;
-type Receiver = FrameReceiver<InferCommand>;
-
-/// Why a stream ended without a receipt.
-enum Stopped {
-    /// To be told to the gateway.
-    Refused(Refused),
-    /// It cancelled, or is gone.
-    Abandoned(&'static str),
-}
-
-impl From<Refused> for Stopped {
-    fn from(refused: Refused) -> Self {
-        Stopped::Refused(refused)
-    }
-}
-
-impl From<FrameError> for Stopped {
-    fn from(error: FrameError) -> Self {
-        debug!(%error, "an infer stream broke");
-        Stopped::Abandoned("broken")
-    }
-}
-
-/// An answer as the engine finished it.
-struct Answer {
-    finish: &'static str,
-    prompt_tokens: u32,
-    output: Vec<u32>,
-    trace_root: [u8; 32],
 }
 
 impl Serving {
@@ -184,7 +145,7 @@ impl Serving {
             tenant: question.prefix_group.map(|group| Tenant::of(&group)),
             ..GenerateRequest::default()
         };
-        let events = engine.generate(request).await.map_err(|error| not_admitted(&error))?;
+        let events = admitted(engine, request, sender, receiver).await?;
         let answer = relay(engine, events, sender, receiver).await?;
         drop(slot);
         receipt.outputHash = hash_tokens(&answer.output).into();
@@ -253,86 +214,6 @@ impl Serving {
     }
 }
 
-/// Passes tokens on as they come, with heartbeats between them, and listens for `Cancel`.
-async fn relay(
-    engine: &dyn AnswerEngine,
-    mut events: mpsc::Receiver<GenerateEvent>,
-    sender: &mut Sender,
-    receiver: &mut Receiver,
-) -> Result<Answer, Stopped> {
-    let mut heartbeat = interval_at(Instant::now() + HEARTBEAT, HEARTBEAT);
-    heartbeat.set_missed_tick_behavior(MissedTickBehavior::Delay);
-    let mut tokens = 0;
-    loop {
-        tokio::select! {
-            biased;
-            // Returning drops the events, which stops the engine.
-            command = receiver.next() => return Err(interrupted(command?)),
-            event = events.recv() => match event {
-                Some(GenerateEvent::Token { index, id, text, logprobs }) => {
-                    tokens = index + 1;
-                    let logprobs = logprobs.map(|logprobs| told(engine, id, &logprobs));
-                    send(sender, Event::Token(Token { index, id, text, logprobs })).await?;
-                    heartbeat.reset();
-                }
-                Some(GenerateEvent::Done { finish, prompt_tokens, output_ids, trace_root, .. }) => {
-                    let finish = match finish {
-                        FinishReason::Stop => "stop",
-                        FinishReason::Length => "length",
-                        FinishReason::Cancelled => return Err(Stopped::Abandoned("cancelled")),
-                    };
-                    return Ok(Answer { finish, prompt_tokens, output: output_ids, trace_root });
-                }
-                Some(GenerateEvent::Failed(message)) => return Err(engine_failed(message).into()),
-                Some(GenerateEvent::Refused(error)) => return Err(form_refused(&error).into()),
-                Some(GenerateEvent::DeadlineExceeded) => return Err(engine_failed("the answer took too long").into()),
-                None => return Err(engine_failed("the engine ended without an answer").into()),
-            },
-            _ = heartbeat.tick() => send(sender, Event::Heartbeat(Heartbeat { tokens })).await?,
-        }
-    }
-}
-
-/// Passes vectors on as they come; as [`relay`].
-async fn relay_vectors(
-    mut coming: Vectors,
-    count: usize,
-    sender: &mut Sender,
-    receiver: &mut Receiver,
-) -> Result<Vec<Vector>, Stopped> {
-    let mut heartbeat = interval_at(Instant::now() + HEARTBEAT, HEARTBEAT);
-    heartbeat.set_missed_tick_behavior(MissedTickBehavior::Delay);
-    let mut vectors: Vec<Vector> = Vec::with_capacity(count);
-    while vectors.len() < count {
-        tokio::select! {
-            biased;
-            command = receiver.next() => return Err(interrupted(command?)),
-            vector = embedding::next(&mut coming) => {
-                let vector = vector?;
-                let index = u32::try_from(vectors.len()).unwrap_or(u32::MAX);
-                send(sender, Event::Vector(wire::Vector { index, values: vector.to_bytes() })).await?;
-                vectors.push(vector);
-                heartbeat.reset();
-            }
-            _ = heartbeat.tick() => {
-                let tokens = u32::try_from(vectors.len()).unwrap_or(u32::MAX);
-                send(sender, Event::Heartbeat(Heartbeat { tokens })).await?;
-            }
-        }
-    }
-    Ok(vectors)
-}
-
-/// Why the gateway spoke while an answer was made.
-fn interrupted(command: Option<InferCommand>) -> Stopped {
-    match command {
-        Some(InferCommand { kind: Some(Command::Cancel(_)) }) => {
-            rejected("Cancelled", "cancelled by the gateway", Duration::ZERO).into()
-        }
-        _ => Stopped::Abandoned("closed by the gateway"),
-    }
-}
-
 /// A receipt that says what was asked and nothing yet about the answer.
 fn blank_receipt(question: &Question) -> Receipt {
     Receipt {
@@ -369,8 +250,4 @@ pub(super) fn seed(question: &Question) -> [u8; 32] {
 
 fn not_ready(model: &crate::api::ids::ModelDigest) -> Refused {
     rejected("ModelNotReady", format!("model {model} cannot be served yet"), Duration::from_secs(2))
-}
-
-async fn send(sender: &mut Sender, kind: Event) -> Result<(), FrameError> {
-    sender.send(&InferEvent { kind: Some(kind) }).await
 }

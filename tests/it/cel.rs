@@ -464,6 +464,19 @@ async fn inference_job_rules() {
     kind.refuses(&[("/spec/workload/generation", json!({"temperature": "2.5"}))], "temperature").await;
     kind.refuses(&[("/spec/workload/generation", json!({"topP": "1.5"}))], "topP").await;
     kind.refuses(&[("/spec/workload/generation", json!({"stop": ["a", "b", "c", "d", "e"]}))], "stop").await;
+    let form = |format: Value| ("/spec/workload/generation", json!({ "responseFormat": format }));
+    kind.takes(&[form(json!({"jsonObject": {}}))]).await;
+    kind.takes(&[form(json!({"jsonSchema": "{\"type\": \"array\"}"}))]).await;
+    for (format, says) in [
+        (json!({}), "exactly one of jsonObject, jsonSchema"),
+        (json!({"jsonObject": {}, "jsonSchema": "{}"}), "exactly one of jsonObject, jsonSchema"),
+        (json!({"jsonSchema": "x".repeat(16_385)}), "jsonSchema"),
+    ] {
+        kind.refuses(&[form(format)], says).await;
+    }
+    let completions = ("/spec/workload/endpoint", json!("/v1/completions"));
+    kind.takes(std::slice::from_ref(&completions)).await;
+    kind.refuses(&[completions, form(json!({"jsonObject": {}}))], "is for endpoint /v1/chat/completions").await;
     kind.refuses(&[("/spec/parallelism", json!(0))], "parallelism").await;
     kind.refuses(&[("/spec/retry", json!({"maxAttempts": 11}))], "maxAttempts").await;
     kind.refuses(&[("/spec/maxFailedRequests", json!(-1))], "maxFailedRequests").await;

@@ -20,7 +20,11 @@ use super::{
 };
 use crate::{
     api::ids::RequestId,
-    gateway::{Gateway, online::OnlineEvent, reasons::is_about_the_request},
+    gateway::{
+        Gateway,
+        online::OnlineEvent,
+        reasons::{FORM_REFUSED, is_about_the_request},
+    },
     openai::{Defaults, Offer, OpenAiError, Shape, TextRequest, Tokens, check_key, read_body},
     protocol::{
         fields::RequestFields,
@@ -109,8 +113,10 @@ fn known(gateway: &Gateway, model: &ModelRecord, fields: RequestFields) -> Resul
     match missing {
         Some(missing) if !missing.is_empty() => {
             let name = &model.source.name;
-            let message =
-                format!("no worker that serves the model {name} knows {missing} yet: their software is older");
+            let message = format!(
+                "no worker that serves the model {name} knows {missing} yet: their software is older, or another than that of \
+                 whoever would check the answer"
+            );
             Err(OpenAiError::unavailable("field_unknown", message))
         }
         _ => Ok(()),
@@ -195,10 +201,12 @@ fn busy(wait: Duration) -> OpenAiError {
 /// A failure with its reason code.
 fn failed(reason: &str, message: impl Into<String>) -> OpenAiError {
     let code = if reason == "ContextExceeded" { "context_length_exceeded" } else { reason };
-    match is_about_the_request(reason) {
-        true => OpenAiError::bad_request(Some(code), message),
-        false => OpenAiError::bad_gateway(code, message),
+    if !is_about_the_request(reason) {
+        return OpenAiError::bad_gateway(code, message);
     }
+    let mut error = OpenAiError::bad_request(Some(code), message);
+    error.body.param = (reason == FORM_REFUSED).then(|| "response_format".to_owned());
+    error
 }
 
 /// A request under way. Dropping it before its end cancels it: the client is gone.

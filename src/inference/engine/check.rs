@@ -3,10 +3,10 @@
 use tokio::sync::oneshot;
 
 use super::row::Row;
-use super::{ReplayOutcome, TokenLogprobs};
+use super::{AdmissionError, ReplayOutcome, TokenLogprobs};
 
 pub(super) struct Check {
-    answer: Option<oneshot::Sender<Result<ReplayOutcome, String>>>,
+    answer: Option<oneshot::Sender<Result<ReplayOutcome, AdmissionError>>>,
     first_mismatch: Option<u32>,
     max_margin: f32,
     sum_of_margins: f64,
@@ -14,7 +14,7 @@ pub(super) struct Check {
 }
 
 impl Check {
-    pub fn new(answer: oneshot::Sender<Result<ReplayOutcome, String>>) -> Self {
+    pub fn new(answer: oneshot::Sender<Result<ReplayOutcome, AdmissionError>>) -> Self {
         Self { answer: Some(answer), first_mismatch: None, max_margin: 0.0, sum_of_margins: 0.0, logprobs: Vec::new() }
     }
 
@@ -46,11 +46,11 @@ impl Check {
     }
 
     /// Says why there is no outcome.
-    pub fn fail(&mut self, message: &str) {
-        self.send(Err(message.to_owned()));
+    pub fn fail(&mut self, error: AdmissionError) {
+        self.send(Err(error));
     }
 
-    fn send(&mut self, outcome: Result<ReplayOutcome, String>) {
+    fn send(&mut self, outcome: Result<ReplayOutcome, AdmissionError>) {
         if let Some(answer) = self.answer.take() {
             // The asker may be gone.
             let _ = answer.send(outcome);

@@ -28,7 +28,7 @@ use tokio::sync::{mpsc, oneshot};
 
 use super::LoadError;
 use super::accelerator::{DeviceModel, Processor};
-use super::form::Forms;
+use super::form::{FORM_PROFILE, Forms};
 use super::kernels::Simd;
 use super::kv::KvBudget;
 use super::layers::Compute;
@@ -93,7 +93,7 @@ impl Engine {
             n_layers: shape.n_layers as u32,
             n_params: file.header.tensors.values().map(|tensor| tensor.elements() as u64).sum(),
             file_bytes: file.bytes,
-            kernel_profile: model.kernel_profile().to_owned(),
+            kernel_profile: format!("{}+{FORM_PROFILE}", model.kernel_profile()),
             has_chat_template: template.is_some(),
             self_test: self_test(model.as_ref())?,
         };
@@ -154,7 +154,7 @@ impl Engine {
         let form = self.shared.forms.begin(None, &request.sampling.form).await?;
         let (answer, outcome) = oneshot::channel();
         self.submit(Command::Start(Box::new(Sequence::new(Start::replay(request, form, answer), ticket))))?;
-        outcome.await.map_err(|_| AdmissionError::Stopped)?.map_err(AdmissionError::Invalid)
+        outcome.await.map_err(|_| AdmissionError::Stopped)?
     }
 
     /// Measures prefill and decode. Takes some two seconds in which nothing else is computed.

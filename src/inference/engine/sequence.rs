@@ -9,7 +9,9 @@ use super::chooser::Chooser;
 use super::pace::Rest;
 use super::prefix::{Chain, Key, PrefixCache};
 use super::row::{Access, Question, Row, Rows};
-use super::{FinishReason, GenerateEvent, GenerateRequest, ReplayOutcome, ReplayRequest, Tenant, Ticket};
+use super::{
+    AdmissionError, FinishReason, GenerateEvent, GenerateRequest, ReplayOutcome, ReplayRequest, Tenant, Ticket,
+};
 use crate::FormError;
 use crate::form::FormState;
 use crate::kv::{BLOCK_TOKENS, KvCache};
@@ -94,7 +96,7 @@ impl Start {
     pub fn replay(
         request: ReplayRequest,
         form: Option<FormState>,
-        answer: oneshot::Sender<Result<ReplayOutcome, String>>,
+        answer: oneshot::Sender<Result<ReplayOutcome, AdmissionError>>,
     ) -> Self {
         let ReplayRequest { prompt, output, sampling, seed, top_logprobs } = request;
         let prompt_len = prompt.len();
@@ -303,21 +305,20 @@ impl Sequence {
 
     /// Ends the sequence with an error of the engine.
     pub fn fail(&mut self, message: &str) {
-        self.end(GenerateEvent::Failed(message.to_owned()), message);
+        self.end(GenerateEvent::Failed(message.to_owned()), AdmissionError::Invalid(message.to_owned()));
     }
 
     /// Ends the sequence because its text cannot have the form that is asked for.
     pub fn refuse(&mut self, error: FormError) {
-        let message = error.to_string();
-        self.end(GenerateEvent::Refused(error), &message);
+        self.end(GenerateEvent::Refused(error.clone()), AdmissionError::Form(error));
     }
 
-    fn end(&mut self, event: GenerateEvent, message: &str) {
+    fn end(&mut self, event: GenerateEvent, error: AdmissionError) {
         self.ticket = None;
         match &mut self.start.work {
             // The reader may be gone or slow; the closed channel then tells it that there is no more.
             Work::Generate(answer) => drop(answer.events.try_send(event)),
-            Work::Replay(check) => check.fail(message),
+            Work::Replay(check) => check.fail(error),
         }
     }
 

@@ -55,7 +55,8 @@ pub struct ModelInfo {
     pub n_layers: u32,
     pub n_params: u64,
     pub file_bytes: u64,
-    /// Names the arithmetic: engines with the same profile and model file give the same bits.
+    /// Names the arithmetic and, behind a plus sign where the engine writes text, how forms are kept to: engines with the same profile and
+    /// model file give the same bits.
     pub kernel_profile: String,
     pub has_chat_template: bool,
     /// Hash of the logits of a fixed prompt, computed at load in two ways that must agree. Equal for all honest workers

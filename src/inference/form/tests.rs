@@ -489,3 +489,30 @@ proptest! {
         prop_assert!(matches!(outcome, Ok(Some(_)) | Err(AdmissionError::Form(_))), "{:?}", outcome.err());
     }
 }
+
+#[test]
+fn the_profile_names_the_grammar_crate_that_is_built_in() {
+    let lock = include_str!("../../../Cargo.lock");
+    let version = |name: &str| {
+        let package = lock.split("[[package]]").find(|package| package.contains(&format!("name = \"{name}\"\n")));
+        let line = package.and_then(|package| package.lines().find_map(|line| line.strip_prefix("version = ")));
+        line.unwrap_or_default().trim_matches('"')
+    };
+    let (_, named) = FORM_PROFILE.split_once("-llguidance").unwrap();
+    assert_eq!(named, version("llguidance"), "FORM_PROFILE must name the new version");
+    // Masks and bounds rest on these, too: raise the number in FORM_PROFILE with another version of them, then the version here.
+    assert_eq!((version("derivre"), version("toktrie")), ("0.3.13", "1.9.1"));
+}
+
+#[tokio::test]
+async fn alternatives_that_nobody_sees_exclude_one_another_are_refused_with_what_to_do() {
+    let forms_of = Forms::new(vocabulary());
+    let part = |kind: &str| json!({"type": "object", "properties": {"kind": {"const": kind}}, "required": ["kind"]});
+    let defs = json!({"a": part("a"), "b": part("b")});
+    let by_reference = json!({"oneOf": [{"$ref": "#/$defs/a"}, {"$ref": "#/$defs/b"}], "$defs": defs});
+    let refused = forms_of.begin(None, &schema(&by_reference)).await.map(drop).unwrap_err().to_string();
+    assert!(refused.contains("not behind a $ref; or use anyOf"), "{refused}");
+    assert!(forms_of.begin(None, &schema(&json!({"oneOf": [part("a"), part("b")]}))).await.is_ok());
+    let any_of = json!({"anyOf": by_reference["oneOf"], "$defs": by_reference["$defs"]});
+    assert!(forms_of.begin(None, &schema(&any_of)).await.is_ok());
+}

@@ -5,20 +5,8 @@ use serde_json::json;
 
 use super::*;
 
-const GRID: Offer = Offer {
-    most_tokens: 100,
-    most_choices: 1,
-    forms: Forms::NotOffered,
-    tools: ToolUse::NotOffered,
-    defaults: Defaults::OPENAI,
-};
-const FULL: Offer = Offer {
-    most_tokens: 100,
-    most_choices: 4,
-    forms: Forms::Offered,
-    tools: ToolUse::Offered,
-    defaults: Defaults::OPENAI,
-};
+const GRID: Offer = Offer { most_tokens: 100, most_choices: 1, tools: ToolUse::NotOffered, defaults: Defaults::OPENAI };
+const FULL: Offer = Offer { most_tokens: 100, most_choices: 4, tools: ToolUse::Offered, defaults: Defaults::OPENAI };
 
 fn parse(offer: &Offer, endpoint: Endpoint, extra: &Value) -> Parsed<TextRequest> {
     let mut body = match endpoint {
@@ -51,11 +39,46 @@ fn what_clients_send_by_default_is_understood() {
 
 #[test]
 fn what_the_grid_does_not_offer_is_refused_by_name() {
-    for (field, value) in [("n", json!(2)), ("tools", json!([{}])), ("response_format", json!({"type": "json_object"}))]
-    {
+    for (field, value) in [("n", json!(2)), ("tools", json!([{}]))] {
         assert_eq!(refused(chat(&GRID, json!({ field: value }))), (400, Some(field.to_owned())));
     }
-    assert!(chat(&GRID, json!({"response_format": {"type": "text"}})).is_ok());
+}
+
+#[test]
+fn a_form_is_for_chats_and_its_shape_and_size_are_looked_at() {
+    let schema = |schema: Value| json!({"type": "json_schema", "json_schema": {"name": "x", "schema": schema}});
+    let large = json!({"type": "object", "description": "x".repeat(MAX_SCHEMA_BYTES)});
+    for (format, param) in [
+        (json!("json_object"), "response_format"),
+        (json!({}), "response_format.type"),
+        (json!({"type": "yaml"}), "response_format.type"),
+        (json!({"type": "json_object", "schema": {}}), "response_format.schema"),
+        (json!({"type": "json_schema"}), "response_format.json_schema"),
+        (json!({"type": "json_schema", "json_schema": {"name": "x"}}), "response_format.json_schema.schema"),
+        (json!({"type": "json_schema", "json_schema": {"name": 1, "schema": {}}}), "response_format.json_schema.name"),
+        (schema(json!(true)), "response_format.json_schema.schema"),
+        (schema(large), "response_format.json_schema.schema"),
+    ] {
+        for offer in [&GRID, &FULL] {
+            assert_eq!(refused(chat(offer, json!({"response_format": format.clone()}))), (400, Some(param.to_owned())));
+        }
+    }
+    let form = |format: Value| chat(&GRID, json!({ "response_format": format })).unwrap().sampling.form;
+    assert_eq!(form(json!({"type": "text"})), TextForm::Free);
+    assert_eq!(form(json!({"type": "json_object"})), TextForm::JsonObject);
+    let ordered = r#"{"properties":{"zebra":{},"ant":{}}}"#;
+    assert_eq!(form(schema(serde_json::from_str(ordered).unwrap())), TextForm::JsonSchema(ordered.into()));
+    let completion = parse(&GRID, Endpoint::Completions, &json!({"response_format": {"type": "json_object"}}));
+    assert_eq!(refused(completion), (400, Some("response_format".to_owned())));
+}
+
+#[test]
+fn a_request_may_ask_for_free_text_where_a_form_is_the_default() {
+    let sampling = SamplerParams { form: TextForm::JsonObject, ..SamplerParams::GREEDY };
+    let offer = Offer::of_the_grid(100, Defaults { sampling, ..Defaults::OPENAI });
+    assert_eq!(chat(&offer, json!({})).unwrap().sampling.form, TextForm::JsonObject);
+    let free = chat(&offer, json!({"response_format": {"type": "text"}})).unwrap();
+    assert_eq!(free.sampling.form, TextForm::Free);
 }
 
 #[test]
@@ -124,17 +147,9 @@ fn what_is_wrong_is_refused_by_name_whatever_is_offered() {
             assert_eq!(refused(chat(&offer, json!({ field: value }))), (400, Some(field.to_owned())), "{field}");
         }
     }
-    for (field, value, param) in [
-        ("response_format", json!({"type": "yaml"}), "response_format.type"),
-        ("response_format", json!({"type": "json_schema"}), "response_format.json_schema"),
-        (
-            "response_format",
-            json!({"type": "json_schema", "json_schema": {"name": "x"}}),
-            "response_format.json_schema.schema",
-        ),
-        ("tool_choice", json!("required"), "tool_choice"),
-        ("tools", json!([{"type": "function"}]), "tools"),
-    ] {
+    for (field, value, param) in
+        [("tool_choice", json!("required"), "tool_choice"), ("tools", json!([{"type": "function"}]), "tools")]
+    {
         assert_eq!(refused(chat(&FULL, json!({ field: value }))), (400, Some(param.to_owned())), "{field}");
     }
 }

@@ -15,7 +15,7 @@ use crate::{
         vector::Vector,
     },
     verify::sampler::{self, SamplerError, SamplerParams},
-    worker::{AnswerEngine, advert::now_ms, logprobs::told},
+    worker::{AnswerEngine, advert::now_ms, engine::FORM_REFUSED, logprobs::told},
 };
 
 /// Longest message of a failure, in characters.
@@ -174,7 +174,7 @@ impl Answering {
                 }
                 Some(GenerateEvent::Failed(message)) => return Err(Missed::Again(message)),
                 Some(GenerateEvent::Refused(error)) => {
-                    return Err(Missed::ForGood { reason: "PromptRefused", message: error.to_string() });
+                    return Err(Missed::ForGood { reason: FORM_REFUSED, message: error.to_string() });
                 }
                 Some(GenerateEvent::DeadlineExceeded) => {
                     return Err(Missed::Again("the answer took too long".into()));
@@ -209,7 +209,8 @@ fn not_admitted(error: &AdmissionError) -> Missed {
     let reason = match error {
         AdmissionError::Context { .. } => "ContextExceeded",
         AdmissionError::Memory { .. } => "MemoryExceeded",
-        AdmissionError::Invalid(_) | AdmissionError::Form(_) => "PromptRefused",
+        AdmissionError::Invalid(_) => "PromptRefused",
+        AdmissionError::Form(_) => FORM_REFUSED,
         AdmissionError::Busy { .. } => return Missed::Again(error.to_string()),
         AdmissionError::Stopped => return Missed::Stopped,
     };

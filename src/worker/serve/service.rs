@@ -14,7 +14,7 @@ use tokio_util::{
 use super::options::Limits;
 use crate::{
     inference::metrics::{self, Measured},
-    openai::{Defaults, Forms, Offer, OpenAiError, Parsed, ToolUse},
+    openai::{Defaults, Offer, OpenAiError, Parsed, ToolUse},
     telemetry::readiness::Readiness,
     worker::{AnswerEngine, metrics::ServeMetrics},
 };
@@ -117,7 +117,6 @@ impl Service {
         Offer {
             most_tokens: self.limits.max_tokens.map_or(context, |most| most.min(context)),
             most_choices: self.limits.places.clamp(1, MAX_CHOICES),
-            forms: Forms::Offered,
             tools: if engine.takes_tools() { ToolUse::Offered } else { ToolUse::NotOffered },
             defaults: Defaults::OPENAI,
         }

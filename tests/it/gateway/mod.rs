@@ -4,6 +4,7 @@ mod audits;
 mod embeddings;
 mod epochs;
 mod files;
+mod forms;
 mod harness;
 mod internal_api;
 mod jobs;

@@ -6,7 +6,7 @@ use serde_json::{Value, json};
 use xdc_grid::{
     protocol::{
         fields::RequestField,
-        internal::{InputLine, NodeMode, NodeRole, Outcome},
+        internal::{InputLine, NodeMode, NodeRole, Outcome, ResponseFormat},
         wire::LogitBias,
     },
     store::AuditState,
@@ -20,6 +20,8 @@ use super::{
 const COMPUTE: &[NodeRole] = &[NodeRole::Compute];
 const ONLY_VERIFY: &[NodeRole] = &[NodeRole::Verify];
 
+const SCHEMA: &str = r#"{"properties":{"b":{},"a":{}}}"#;
+
 /// A request that uses every field.
 fn full(index: u32, prompt: &str) -> InputLine {
     InputLine {
@@ -30,6 +32,7 @@ fn full(index: u32, prompt: &str) -> InputLine {
         frequency_penalty: -0.5,
         logit_bias: [(7, -100.0), (3, 2.5)].into(),
         top_logprobs: Some(2),
+        response_format: ResponseFormat::JsonSchema(SCHEMA.into()),
         ..line(index, prompt)
     }
 }
@@ -63,6 +66,7 @@ async fn a_worker_is_told_every_field_and_the_audit_repeats_them() {
     assert_eq!((sampling.min_p, sampling.repetition_penalty), (0.1, 1.25));
     assert_eq!((sampling.presence_penalty, sampling.frequency_penalty), (0.5, -0.5));
     assert_eq!(sampling.logit_bias, [LogitBias { id: 3, bias: 2.5 }, LogitBias { id: 7, bias: -100.0 }]);
+    assert_eq!((sampling.form, sampling.json_schema.as_str()), (2, SCHEMA));
     assert_eq!(start.top_logprobs, Some(2));
     h.assert_whole().await;
 }
@@ -221,7 +225,7 @@ async fn a_bad_value_is_refused_by_the_name_of_its_field() {
         ("repetition_penalty", json!(0)),
         ("logit_bias", json!({"x": 1})),
         ("top_logprobs", json!(3)),
-        ("response_format", json!({"type": "json_object"})),
+        ("response_format", json!("json_object")),
     ] {
         let response = chat(&h, json!({ field: value })).await;
         assert_eq!(response.status(), 400, "{field}");

@@ -62,6 +62,8 @@ pub enum Script {
     Reject(Refused),
     /// Fails on the stream.
     Fail(Refused),
+    /// Fails on the stream after so many tokens.
+    FailAfter(usize, Refused),
 }
 
 /// One worker.
@@ -83,6 +85,8 @@ pub struct FakeWorker {
     pub audits: AtomicU64,
     /// A Verify node that never answers.
     pub audits_fail: Mutex<bool>,
+    /// A Verify node that refuses every replay.
+    pub audits_refused: Mutex<Option<Refused>>,
     sequence: AtomicU64,
     proofs: Mutex<HashMap<Vec<u8>, GemmProof>>,
 }
@@ -104,6 +108,7 @@ impl FakeWorker {
             cancels: AtomicU64::new(0),
             audits: AtomicU64::new(0),
             audits_fail: Mutex::new(false),
+            audits_refused: Mutex::default(),
             sequence: AtomicU64::new(1),
             proofs: Mutex::default(),
         })
@@ -165,9 +170,13 @@ impl FakeWorker {
         let prefix = start.prefix.len();
         let mut made: Vec<u32> = start.prefix.clone();
         for (index, (id, text)) in answer.iter().enumerate().skip(prefix) {
-            match script {
-                Script::DieAfter(n) if made.len() - prefix >= n => return,
-                Script::SilentAfter(n) if made.len() - prefix >= n => {
+            match &script {
+                Script::FailAfter(n, refused) if made.len() - prefix >= *n => {
+                    let _ = send(infer_event::Kind::Error(refused.clone())).await;
+                    return;
+                }
+                Script::DieAfter(n) if made.len() - prefix >= *n => return,
+                Script::SilentAfter(n) if made.len() - prefix >= *n => {
                     self.wait_for_end(&mut commands).await;
                     return;
                 }
@@ -491,8 +500,9 @@ impl Workers for FakeGrid {
             tokio::spawn(async move {
                 if let Some(request) = requests.recv().await {
                     worker.audits.fetch_add(1, Ordering::Relaxed);
-                    let kind = Some(audit_event::Kind::Replay(worker.replay(&request)));
-                    let _ = events.send(AuditEvent { kind }).await;
+                    let refused = worker.audits_refused.lock().unwrap().clone().map(audit_event::Kind::Error);
+                    let kind = refused.unwrap_or_else(|| audit_event::Kind::Replay(worker.replay(&request)));
+                    let _ = events.send(AuditEvent { kind: Some(kind) }).await;
                 }
             });
             Ok(Link { sink: Box::new(Sink(request_sender)), source: Box::new(Source(event_receiver)) })

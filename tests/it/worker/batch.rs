@@ -224,6 +224,31 @@ async fn the_real_model_answers_a_shard() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn lines_of_a_shard_get_answers_in_their_form_or_the_reason_why_not() {
+    let model: &'static [u8] = std::fs::read(crate::engine::model_path()).unwrap().leak();
+    let formed = |index: u32, format: Value| {
+        let mut request = line(index, "A list of numbers:");
+        request["maxTokens"] = json!(40);
+        request["responseFormat"] = format;
+        request
+    };
+    let schema = json!({"type": "array", "items": {"type": "integer", "minimum": 10, "maximum": 99}, "minItems": 2, "maxItems": 2});
+    let lines = [
+        formed(0, json!({"jsonSchema": schema.to_string()})),
+        formed(1, json!({"jsonSchema": r#"{"not": {}}"#})),
+        formed(2, json!("jsonObject")),
+    ];
+    let shard = Shard::new(&lines, model).await;
+    assert_eq!(shard.run(LocalEngines).await, Exit::Done, "{}", shard.report().message);
+    let outcomes: Vec<Value> = shard.results().iter().map(|result| result["outcome"].clone()).collect();
+    let numbers: Vec<u32> = serde_json::from_str(outcomes[0]["text"].as_str().unwrap()).unwrap();
+    assert!(numbers.len() == 2 && numbers.iter().all(|number| (10..=99).contains(number)), "{numbers:?}");
+    assert_eq!(outcomes[1]["reason"], "FormRefused");
+    assert!(outcomes[1]["message"].as_str().unwrap().contains("JSON schema"), "{}", outcomes[1]);
+    assert!(outcomes[2]["text"].as_str().unwrap().starts_with('{'), "{}", outcomes[2]);
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn the_real_encoder_makes_vectors_of_a_shard() {
     let model: &'static [u8] = std::fs::read(crate::encoder::encoder_path()).unwrap().leak();
     let request = json!({"index": 0, "customId": "line-0", "inputs": ["a cat", "a dog"], "maxTokens": 1, "temperature": 0.0,

@@ -4,6 +4,7 @@
 mod batch;
 mod cheat;
 mod embeddings;
+mod forms;
 mod gateway;
 mod models;
 pub mod parrot;

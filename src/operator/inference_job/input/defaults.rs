@@ -1,9 +1,9 @@
 //! `spec.workload.generation`: what holds for lines that say nothing. Pure.
 
 use crate::{
-    api::inference_job::{GenerationSpec, LogitBiasSpec},
-    openai::Defaults,
-    verify::sampler::{LogitBias, SamplerParams},
+    api::inference_job::{GenerationSpec, LogitBiasSpec, ResponseFormatSpec},
+    openai::{Defaults, form_of_schema},
+    verify::sampler::{LogitBias, SamplerParams, TextForm},
 };
 
 /// The error is a sentence that names the field.
@@ -24,7 +24,7 @@ pub fn of(generation: &GenerationSpec) -> Result<Defaults, String> {
         presence_penalty: or_off("presencePenalty", &generation.presence_penalty, 0.0)?,
         frequency_penalty: or_off("frequencyPenalty", &generation.frequency_penalty, 0.0)?,
         logit_bias: logit_bias(&generation.logit_bias),
-        ..SamplerParams::GREEDY
+        form: generation.response_format.as_ref().map_or(Ok(TextForm::Free), form)?,
     };
     sampling.validate().map_err(|error| format!("generation: {error}"))?;
     Ok(Defaults {
@@ -33,6 +33,14 @@ pub fn of(generation: &GenerationSpec) -> Result<Defaults, String> {
         seed: Some(generation.seed.unsigned_abs()),
         stop: generation.stop.clone(),
     })
+}
+
+/// Which of the two is given, the schema of the API server has seen to.
+fn form(format: &ResponseFormatSpec) -> Result<TextForm, String> {
+    let Some(schema) = &format.json_schema else { return Ok(TextForm::JsonObject) };
+    let wrong = |what: String| format!("generation.responseFormat.jsonSchema {what}");
+    let schema = serde_json::from_str(schema).map_err(|error| wrong(format!("is not JSON: {error}")))?;
+    form_of_schema(&schema).map_err(|must| wrong(format!("must be {must}")))
 }
 
 fn logit_bias(list: &[LogitBiasSpec]) -> Vec<LogitBias> {
@@ -64,6 +72,7 @@ mod tests {
         let defaults = read(json!({
             "temperature": "0.5", "topP": "0.9", "topK": 40, "minP": "0.05", "repetitionPenalty": "1.1", "presencePenalty": "-0.5",
             "frequencyPenalty": "2", "logitBias": [{"token": 9, "bias": -100}, {"token": 3, "bias": 5}], "seed": 7,
+            "responseFormat": {"jsonSchema": "{\"required\": [\"z\"],\n \"type\": \"object\"}"},
         }));
         let wanted = SamplerParams {
             min_p: 0.05,
@@ -71,17 +80,26 @@ mod tests {
             presence_penalty: -0.5,
             frequency_penalty: 2.0,
             logit_bias: vec![LogitBias { id: 3, bias: 5.0 }, LogitBias { id: 9, bias: -100.0 }],
+            form: TextForm::JsonSchema(r#"{"required":["z"],"type":"object"}"#.into()),
             ..SamplerParams::new(0.5, 0.9, 40)
         };
         assert_eq!(defaults.unwrap().sampling, wanted);
+        let object = read(json!({"responseFormat": {"jsonObject": {}}})).unwrap();
+        assert_eq!(object.sampling.form, TextForm::JsonObject);
     }
 
     #[test]
     fn what_no_worker_takes_is_refused_before_the_job_runs() {
         for (field, value, says) in [
-            ("topP", "0", "top_p must be above 0"),
-            ("minP", "2", "min_p must be between 0 and 1"),
-            ("presencePenalty", "a lot", "generation.presencePenalty"),
+            ("topP", json!("0"), "top_p must be above 0"),
+            ("minP", json!("2"), "min_p must be between 0 and 1"),
+            ("presencePenalty", json!("a lot"), "generation.presencePenalty"),
+            ("responseFormat", json!({"jsonSchema": "{"}), "responseFormat.jsonSchema is not JSON"),
+            (
+                "responseFormat",
+                json!({"jsonSchema": "[]"}),
+                "responseFormat.jsonSchema must be a JSON Schema, an object",
+            ),
         ] {
             let message = read(json!({ field: value })).unwrap_err();
             assert!(message.contains(says), "{message}");

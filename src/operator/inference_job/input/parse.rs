@@ -212,7 +212,10 @@ mod tests {
     use serde_json::json;
 
     use super::*;
-    use crate::verify::sampler::SamplerParams;
+    use crate::{
+        protocol::internal::ResponseFormat,
+        verify::sampler::{SamplerParams, TextForm},
+    };
 
     fn rules(format: InputFormat) -> Rules {
         Rules {
@@ -284,6 +287,38 @@ mod tests {
     }
 
     #[test]
+    fn lines_have_the_form_of_the_job_unless_they_say_another() {
+        let schema = TextForm::JsonSchema(r#"{"type":"array"}"#.into());
+        let parser = |format| {
+            let mut rules = rules(format);
+            rules.defaults.sampling.form = schema.clone();
+            LineParser::new(rules)
+        };
+        let wanted = ResponseFormat::JsonSchema(r#"{"type":"array"}"#.into());
+        assert_eq!(parser(InputFormat::Lines).parse(line(0, "Three colours?")).unwrap().response_format, wanted);
+        for (rest, format) in [
+            ("", wanted),
+            (r#","response_format":{"type":"text"}"#, ResponseFormat::Text),
+            (r#","response_format":{"type":"json_object"}"#, ResponseFormat::JsonObject),
+            (
+                r#","response_format":{"type":"json_schema","json_schema":{"name":"x","schema":{"enum":[1]}}}"#,
+                ResponseFormat::JsonSchema(r#"{"enum":[1]}"#.into()),
+            ),
+        ] {
+            let request = parser(InputFormat::OpenAiBatch).parse(line(0, &ask(rest))).unwrap();
+            assert_eq!(request.response_format, format, "{rest}");
+        }
+    }
+
+    #[test]
+    fn a_schema_that_is_none_is_rejected_by_the_name_of_its_field() {
+        let text = ask(r#","response_format":{"type":"json_schema","json_schema":{"name":"x","schema":"{}"}}"#);
+        let rejection = LineParser::new(rules(InputFormat::OpenAiBatch)).parse(line(0, &text)).unwrap_err();
+        assert_eq!(rejection.reason, Reason::InvalidRequest);
+        assert!(rejection.message.contains("body.response_format.json_schema.schema must be"), "{}", rejection.message);
+    }
+
+    #[test]
     fn content_may_be_text_parts() {
         let text = r#"{"custom_id":"a","body":{"model":"m","messages":[{"role":"user","content":[{"type":"text","text":"a"},{"type":"text","text":"b"}]}]}}"#;
         let request = LineParser::new(rules(InputFormat::OpenAiBatch)).parse(line(0, text)).unwrap();
@@ -304,7 +339,7 @@ mod tests {
 
     #[test]
     fn a_field_that_is_not_served_is_rejected_and_not_ignored() {
-        for rest in [r#","tools":[{}]"#, r#","response_format":{"type":"json_object"}"#, r#","best_of":2"#] {
+        for rest in [r#","tools":[{}]"#, r#","best_of":2"#] {
             assert_eq!(rejected(&ask(rest)).0, Reason::UnknownField, "{rest}");
         }
         assert_eq!(rejected(&ask("").replacen('{', r#"{"priority":1,"#, 1)).0, Reason::UnknownField);
@@ -322,6 +357,7 @@ mod tests {
             ("frequency_penalty", "3"),
             ("logit_bias", r#"{"x": 1}"#),
             ("top_logprobs", "5"),
+            ("response_format", "7"),
         ] {
             let text = ask(&format!(r#","{field}":{value}"#));
             let rejection = LineParser::new(rules(InputFormat::OpenAiBatch)).parse(line(3, &text)).unwrap_err();
