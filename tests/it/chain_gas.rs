@@ -170,7 +170,7 @@ async fn votes_of_reporters_stay_within_their_limits() {
     grid.anvil.execute(&grid.admin, quorum).await.unwrap();
 
     let mut total = 0;
-    for (epoch, when, limits) in [(0, "first ever", [60_000, 60_000, 200_000]), (1, "later", [60_000, 60_000, 200_000])]
+    for (epoch, when, limits) in [(0, "first ever", [45_000, 42_000, 145_000]), (1, "later", [45_000, 42_000, 170_000])]
     {
         grid.anvil.pass(EPOCH_SECONDS).await;
         let (report, recipe) = compact(epoch, 100, &mut total);

@@ -152,13 +152,13 @@ async fn session(network: &GridNetwork, context: &Context) -> Result<Session, Fi
 async fn next(network: &mut GridNetwork, earlier: Option<OutboxRecord>, context: &Context) -> Result<Outcome, Error> {
     let chain = match context.chains.client(network).await {
         Ok(chain) => chain,
-        Err(problem) => return Ok(Outcome::told(problem.finding)),
+        Err(problem) => return Ok(unread(network, problem.finding)),
     };
     let read = match read_on(&chain, context).await {
         Ok(Some(read)) => read,
         // Nobody can be slashed.
         Ok(None) => return Ok(Outcome::silent(LOOK_AGAIN)),
-        Err(error) => return Ok(Outcome::told(chains::finding(&error))),
+        Err(error) => return Ok(unread(network, chains::finding(&error))),
     };
     let nothing = || match read.is_complete {
         true => Outcome { finding: current(network), again: LOOK_AGAIN },
@@ -173,6 +173,11 @@ async fn next(network: &mut GridNetwork, earlier: Option<OutboxRecord>, context:
         Choice::Blocked(why) => Ok(Outcome::told(Finding::no(Reason::TransactionReverted, why))),
         Choice::Execute(case) => execute(network, read.slashing.execute_intent(case), earlier, context).await,
     }
+}
+
+/// The cases cannot be read. A network that never had one is spared the condition; ChainReachable says the same.
+fn unread(network: &GridNetwork, finding: Finding) -> Outcome {
+    Outcome { finding: PLACE.is_used(network).then_some(finding), again: LOOK_AGAIN }
 }
 
 async fn execute(

@@ -240,6 +240,11 @@ async fn of_cases_in_every_state_the_one_that_is_due_is_executed_and_no_other() 
     let court = Court::open().await;
     let life = court.stage.life();
     assert!(life.look_at_cases().await);
+    life.chain.set_away(true);
+    assert!(life.look_at_cases().await);
+    life.chain.set_away(false);
+    let said = court.network_status().await.conditions;
+    assert_eq!(find(&said, SLASH_CASES_CURRENT), None, "where there never was a case nothing is said of any");
     let (appealed, due) = (court.accuse(21).await, court.accuse(22).await);
     let bond = court.slashing.appeal_bond().await.unwrap();
     let owner = court.stage.grid.owner.clone();
