@@ -32,8 +32,9 @@ struct Bounds {
     tie: f32,
 }
 
-const TINY: Bounds = Bounds { row: 0.15, mean: 0.1, tie: 0.5 };
-const REAL: Bounds = Bounds { row: 0.35, mean: 0.15, tie: 1.0 };
+// Seen with AVX-512: 0.09, 0.03 and 0.02 of the small ones, 0.22, 0.07 and 0.01 of the real ones. candle's kernels depend on the CPU.
+const TINY: Bounds = Bounds { row: 0.15, mean: 0.06, tie: 0.5 };
+const REAL: Bounds = Bounds { row: 0.35, mean: 0.15, tie: 0.5 };
 
 const TEXT: &str =
     "The quick brown fox jumps over the lazy dog. In 1969 two people walked on the Moon, and a third one waited above.";
