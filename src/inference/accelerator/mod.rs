@@ -143,6 +143,9 @@ impl Decoder for DeviceModel {
 
     fn forward(&self, batch: &mut [Segment]) -> Result<Output, ForwardError> {
         check_batch(batch, self.config.vocab_size)?;
+        if batch.iter().all(|segment| segment.tokens.is_empty()) {
+            return Ok(Output::new(Vec::new(), Vec::new(), &self.config));
+        }
         let mut x = self.embed(batch)?;
         let views = Views::of(self, batch)?;
         for index in 0..self.layers.len() {
