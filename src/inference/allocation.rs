@@ -62,7 +62,7 @@ pub(crate) fn kept<T>(work: impl FnOnce() -> T) -> (T, usize) {
 
 #[test]
 fn what_is_kept_is_what_was_not_freed() {
-    let (list, kept) = kept(|| [vec![0u8; 1 << 20], vec![0u8; 1 << 16]].pop().unwrap());
+    let (list, kept) = kept(|| vec![vec![0u8; 1 << 20], vec![0u8; 1 << 16]].pop().unwrap());
     assert_eq!((list.len(), kept), (1 << 16, 1 << 16));
 }
 

@@ -130,6 +130,15 @@ impl Model {
 
     /// Computes all segments at once and stores their keys and values.
     pub fn forward(&self, batch: &mut [Segment]) -> Result<Output, ForwardError> {
+        let hidden = self.states(batch)?;
+        let (n_embd, vocab_size) = (self.config.n_embd, self.config.vocab_size);
+        let mut logits = vec![0.0; hidden.len() / n_embd * vocab_size];
+        self.logits(&hidden, &mut logits);
+        Ok(Output { hidden, logits, n_embd, vocab_size })
+    }
+
+    /// As [`forward`](Self::forward), only the states: `rows × n_embd`. A row of logits takes as much memory as hundreds of them.
+    pub fn states(&self, batch: &mut [Segment]) -> Result<Vec<f32>, ForwardError> {
         self.check(batch)?;
         batch.iter_mut().for_each(|segment| segment.kv.grow(segment.tokens.len()));
         let rotations = self.rotations(batch);
@@ -144,7 +153,12 @@ impl Model {
             x = x.apply_op2_no_bwd(&normalized(down, layer.ffn_post_norm.as_ref())?, &Sum)?;
         }
         batch.iter_mut().for_each(|segment| segment.kv.advance(segment.tokens.len()));
-        self.output(x, batch)
+        self.wanted(x, batch)
+    }
+
+    /// Computes the logits of any of the rows of [`states`](Self::states) into `out`, which has `rows × vocab_size` elements.
+    pub fn logits(&self, states: &[f32], out: &mut [f32]) {
+        self.head.as_ref().unwrap_or(&self.embedding).multiply(states, out);
     }
 
     fn check(&self, batch: &[Segment]) -> Result<(), ForwardError> {
@@ -181,7 +195,7 @@ impl Model {
         Rotations { global: self.global.at(positions()), local: self.local.as_ref().map(|rope| rope.at(positions())) }
     }
 
-    fn output(&self, x: Tensor, batch: &[Segment]) -> Result<Output, ForwardError> {
+    fn wanted(&self, x: Tensor, batch: &[Segment]) -> Result<Vec<f32>, ForwardError> {
         let mut wanted = Vec::new();
         let mut row = 0u32;
         for segment in batch {
@@ -189,16 +203,12 @@ impl Model {
             wanted.extend((count - segment.wanted.min(count)..count).map(|i| row + i as u32));
             row += count as u32;
         }
-        let (n_embd, vocab_size) = (self.config.n_embd, self.config.vocab_size);
         if wanted.is_empty() {
-            return Ok(Output { hidden: Vec::new(), logits: Vec::new(), n_embd, vocab_size });
+            return Ok(Vec::new());
         }
         let rows = wanted.len();
         let x = x.index_select(&Tensor::from_vec(wanted, rows, &Device::Cpu)?, 0)?;
-        let hidden = x.apply_op1_no_bwd(&self.norm)?;
-        let logits = hidden.apply_op1_no_bwd(self.head.as_ref().unwrap_or(&self.embedding))?;
-        let (hidden, logits) = (hidden.flatten_all()?.to_vec1()?, logits.flatten_all()?.to_vec1()?);
-        Ok(Output { hidden, logits, n_embd, vocab_size })
+        Ok(x.apply_op1_no_bwd(&self.norm)?.flatten_all()?.to_vec1()?)
     }
 }
 
