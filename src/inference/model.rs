@@ -112,7 +112,7 @@ impl Model {
         let file = GgufFile::open(path)?;
         let config = ModelConfig::from_header(&file.header)?;
         let architecture = Architecture::from_header(&file.header, &config)?;
-        memory::check(&file.header, memory::limit())?;
+        memory::check(&file.header, config.vocab_size, memory::limit())?;
         let loader = Loader { file: &file, config: &config, architecture: &architecture, compute: &compute };
         let model = loader.model(layers.unwrap_or(config.n_layers).min(config.n_layers))?;
         Ok((model, file))
