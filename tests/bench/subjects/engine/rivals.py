@@ -8,7 +8,7 @@ import re
 import subprocess
 import tempfile
 
-from grid.environment import MODEL_FILE, binary
+from grid.environment import MODEL_FILE, binary, target
 from grid.shell import CACHE, ROOT, run
 
 PAIRS = int(os.environ.get("BENCH_PAIRS", "5"))
@@ -60,7 +60,7 @@ def llama(model, threads, prompt, output, sequences=1):
 
 
 def _oracle():
-    program = pathlib.Path(tempfile.gettempdir()) / f"xdc-grid-bench-oracle-{os.getuid()}"
+    program = target() / "bench-llama-oracle"
     source = ROOT / "tests" / "interop" / "llama" / "oracle.c"
     if not program.exists() or program.stat().st_mtime < source.stat().st_mtime:
         run("cc", "-O2", "-o", program, source, "-ldl", "-lm")
@@ -86,7 +86,11 @@ class Mistral:
 
     def __exit__(self, *_):
         self.process.stdin.close()
-        self.process.wait(30)
+        try:
+            self.process.wait(30)
+        except subprocess.TimeoutExpired:
+            self.process.kill()
+            self.process.wait()
 
     def speed(self, words, output):
         self.process.stdin.write(json.dumps({"words": words, "output": output}) + "\n")
