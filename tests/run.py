@@ -40,7 +40,7 @@ PARTS = {
     ],
     "scripts": [
         ("cd tests/e2e && python3 -m unittest -v test_place test_reading test_report 2>&1", r"\.\.\. (ok|FAIL|ERROR)$"),
-        ("cd tests/bench && python3 -m unittest -v test_audit 2>&1", r"\.\.\. (ok|FAIL|ERROR)$"),
+        ("cd tests/bench && python3 -m unittest -v test_audit test_streams 2>&1", r"\.\.\. (ok|FAIL|ERROR)$"),
         ("cd tests/bench/load && go vet ./...", None),
     ],
     "chart": [("tests/chart/check", SUMMARY)],

@@ -53,6 +53,19 @@ pub(crate) fn peak<T>(work: impl FnOnce() -> T) -> (T, usize) {
     (result, usize::try_from(PEAK.get() - before).unwrap_or(0))
 }
 
+/// The bytes that this thread holds after `work` beyond what it held before; what `work` returns is among them.
+pub(crate) fn kept<T>(work: impl FnOnce() -> T) -> (T, usize) {
+    let before = NOW.get();
+    let result = work();
+    (result, usize::try_from(NOW.get() - before).unwrap_or(0))
+}
+
+#[test]
+fn what_is_kept_is_what_was_not_freed() {
+    let (list, kept) = kept(|| vec![vec![0u8; 1 << 20], vec![0u8; 1 << 16]].pop().unwrap());
+    assert_eq!((list.len(), kept), (1 << 16, 1 << 16));
+}
+
 #[test]
 fn the_peak_is_seen_even_after_the_memory_is_freed() {
     let (length, peak) = peak(|| vec![0u8; 1 << 20].len());

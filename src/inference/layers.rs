@@ -42,18 +42,13 @@ pub struct Linear {
     pub compute: Compute,
 }
 
-impl CustomOp1 for Linear {
-    fn name(&self) -> &'static str {
-        "exact-linear"
-    }
-
-    fn cpu_fwd(&self, storage: &CpuStorage, layout: &Layout) -> Result<(CpuStorage, Shape)> {
+impl Linear {
+    /// Computes `rows × outputs` into `y` for the `rows × inputs` of `x`.
+    pub fn multiply(&self, x: &[f32], y: &mut [f32]) {
         let Matrix { tiles, outputs, inputs } = &self.matrix;
         let Compute { pool, simd } = &self.compute;
-        let x = rows(storage, layout, *inputs, self.name())?;
         let activations = Activations::quantize(*simd, pool, x, *inputs);
-        let mut y = vec![0f32; x.len() / inputs * outputs];
-        let places = Disjoint::new(&mut y);
+        let places = Disjoint::new(y);
         let columns = outputs.div_ceil(COLUMNS);
         let grain = columns.div_ceil(pool.threads() * 8);
         pool.run(columns.div_ceil(grain), |item| {
@@ -70,6 +65,19 @@ impl CustomOp1 for Linear {
                 });
             }
         });
+    }
+}
+
+impl CustomOp1 for Linear {
+    fn name(&self) -> &'static str {
+        "exact-linear"
+    }
+
+    fn cpu_fwd(&self, storage: &CpuStorage, layout: &Layout) -> Result<(CpuStorage, Shape)> {
+        let Matrix { outputs, inputs, .. } = &self.matrix;
+        let x = rows(storage, layout, *inputs, self.name())?;
+        let mut y = vec![0f32; x.len() / inputs * outputs];
+        self.multiply(x, &mut y);
         Ok(output(y, layout, *outputs))
     }
 }

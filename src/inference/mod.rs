@@ -76,11 +76,12 @@ pub enum LoadError {
     #[error("tensor \"{name}\" has {inputs} inputs; a multiple of 32 is needed")]
     Inputs { name: String, inputs: usize },
     #[error(
-        "the weights need {} MiB of memory but this process may use {} MiB: raise its memory limit, or take a smaller or more strongly quantized model",
-        needed.div_ceil(1 << 20),
+        "the weights need {} MiB of memory and the vocabulary {} MiB, but this process may use {} MiB: raise its memory limit, or take a smaller or more strongly quantized model",
+        weights.div_ceil(1 << 20),
+        vocabulary.div_ceil(1 << 20),
         limit >> 20
     )]
-    Memory { needed: u64, limit: u64 },
+    Memory { weights: u64, vocabulary: u64, limit: u64 },
     #[error("cannot start the compute threads: {0}")]
     Threads(#[from] std::io::Error),
     #[error(transparent)]

@@ -51,8 +51,20 @@ pub trait Decoder: Send {
     fn compute(&self) -> &Compute;
     /// Names the arithmetic; whether it is exact: [`xdc_grid_exact::profile`].
     fn kernel_profile(&self) -> &'static str;
-    /// Computes all segments at once and stores their keys and values.
-    fn forward(&self, batch: &mut [Segment]) -> Result<Output, ForwardError>;
+    /// Computes all segments at once and stores their keys and values. The states of the rows that were asked for, in the order of segments
+    /// and tokens: `rows × n_embd`.
+    fn states(&self, batch: &mut [Segment]) -> Result<Vec<f32>, ForwardError>;
+    /// Computes the logits of any of the rows of [`states`](Self::states) into `out`, which has `rows × vocab_size` elements.
+    fn logits(&self, states: &[f32], out: &mut [f32]) -> Result<(), ForwardError>;
+
+    /// Both at once.
+    fn forward(&self, batch: &mut [Segment]) -> Result<Output, ForwardError> {
+        let hidden = self.states(batch)?;
+        let config = self.config();
+        let mut logits = vec![0.0; hidden.len() / config.n_embd * config.vocab_size];
+        self.logits(&hidden, &mut logits)?;
+        Ok(Output { hidden, logits, n_embd: config.n_embd, vocab_size: config.vocab_size })
+    }
 }
 
 /// A piece of one sequence to compute.
@@ -76,10 +88,6 @@ pub struct Output {
 }
 
 impl Output {
-    pub(crate) fn new(hidden: Vec<f32>, logits: Vec<f32>, config: &ModelConfig) -> Self {
-        Self { hidden, logits, n_embd: config.n_embd, vocab_size: config.vocab_size }
-    }
-
     pub fn rows(&self) -> usize {
         self.logits.len() / self.vocab_size
     }
@@ -135,7 +143,7 @@ impl Model {
         let file = GgufFile::open(path)?;
         let config = ModelConfig::from_header(&file.header)?;
         let architecture = Architecture::from_header(&file.header, &config)?;
-        memory::check(&file.header, memory::limit())?;
+        memory::check(&file.header, config.vocab_size, memory::limit())?;
         let loader = Loader { file: &file, config: &config, architecture: &architecture, compute: &compute };
         let model = loader.model(layers.unwrap_or(config.n_layers).min(config.n_layers))?;
         Ok((model, file))
@@ -153,6 +161,15 @@ impl Model {
 
     /// Computes all segments at once and stores their keys and values.
     pub fn forward(&self, batch: &mut [Segment]) -> Result<Output, ForwardError> {
+        let hidden = self.states(batch)?;
+        let (n_embd, vocab_size) = (self.config.n_embd, self.config.vocab_size);
+        let mut logits = vec![0.0; hidden.len() / n_embd * vocab_size];
+        self.logits(&hidden, &mut logits);
+        Ok(Output { hidden, logits, n_embd, vocab_size })
+    }
+
+    /// As [`forward`](Self::forward), only the states: `rows × n_embd`. A row of logits takes as much memory as hundreds of them.
+    pub fn states(&self, batch: &mut [Segment]) -> Result<Vec<f32>, ForwardError> {
         check_batch(batch, self.config.vocab_size)?;
         batch.iter_mut().for_each(|segment| segment.kv.grow(segment.tokens.len()));
         let rotations = self.rotations(batch);
@@ -167,7 +184,12 @@ impl Model {
             x = x.apply_op2_no_bwd(&normalized(down, layer.ffn_post_norm.as_ref())?, &Sum)?;
         }
         batch.iter_mut().for_each(|segment| segment.kv.advance(segment.tokens.len()));
-        self.output(x, batch)
+        self.wanted(x, batch)
+    }
+
+    /// Computes the logits of any of the rows of [`states`](Self::states) into `out`, which has `rows × vocab_size` elements.
+    pub fn logits(&self, states: &[f32], out: &mut [f32]) {
+        self.head.as_ref().unwrap_or(&self.embedding).multiply(states, out);
     }
 
     fn embed(&self, batch: &[Segment]) -> Result<Tensor, ForwardError> {
@@ -188,16 +210,14 @@ impl Model {
         Rotations { global: self.global.at(positions()), local: self.local.as_ref().map(|rope| rope.at(positions())) }
     }
 
-    fn output(&self, x: Tensor, batch: &[Segment]) -> Result<Output, ForwardError> {
+    fn wanted(&self, x: Tensor, batch: &[Segment]) -> Result<Vec<f32>, ForwardError> {
         let wanted = wanted_rows(batch);
         if wanted.is_empty() {
-            return Ok(Output::new(Vec::new(), Vec::new(), &self.config));
+            return Ok(Vec::new());
         }
         let rows = wanted.len();
         let x = x.index_select(&Tensor::from_vec(wanted, rows, &Device::Cpu)?, 0)?;
-        let hidden = x.apply_op1_no_bwd(&self.norm)?;
-        let logits = hidden.apply_op1_no_bwd(self.head.as_ref().unwrap_or(&self.embedding))?;
-        Ok(Output::new(hidden.flatten_all()?.to_vec1()?, logits.flatten_all()?.to_vec1()?, &self.config))
+        Ok(x.apply_op1_no_bwd(&self.norm)?.flatten_all()?.to_vec1()?)
     }
 }
 
@@ -218,8 +238,13 @@ impl Decoder for Model {
         KERNEL_PROFILE
     }
 
-    fn forward(&self, batch: &mut [Segment]) -> Result<Output, ForwardError> {
-        Self::forward(self, batch)
+    fn states(&self, batch: &mut [Segment]) -> Result<Vec<f32>, ForwardError> {
+        Self::states(self, batch)
+    }
+
+    fn logits(&self, states: &[f32], out: &mut [f32]) -> Result<(), ForwardError> {
+        Self::logits(self, states, out);
+        Ok(())
     }
 }
 

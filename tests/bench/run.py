@@ -6,7 +6,7 @@
     tests/bench/run.py --help     what there is
 
 Programs are taken from CARGO_TARGET_DIR (debug/): build them first (`make bench` does). BENCH_SCALE=0.1 makes everything that
-counts objects a tenth as large, to try the benchmarks themselves.
+counts objects a tenth as large, and BENCH_PAIRS=1 measures the engine once instead of five times, to try the benchmarks themselves.
 """
 
 import os
@@ -24,6 +24,14 @@ from subjects.table import processor
 # In the order in which they run. Those of the operator share one API server of their own; the last four need `up` before them.
 SUBJECTS = {
     "engine": engine.engine,
+    "replay": engine.replay,
+    "depth": engine.depth,
+    "together": engine.together,
+    "mistral": engine.mistral,
+    "serve": engine.serve,
+    "overhead": engine.overhead,
+    "throttled": engine.throttled,
+    "masks": engine.masks,
     "handover": operator.handover,
     "writes": operator.writes,
     "ready": operator.ready,

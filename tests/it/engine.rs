@@ -171,6 +171,22 @@ async fn a_replay_checks_penalties_biases_and_min_p() {
 }
 
 #[tokio::test]
+async fn a_replay_of_more_tokens_than_are_answered_at_once_is_the_same() {
+    let never = |id| LogitBias { id, bias: -100.0 };
+    let endless = SamplerParams { logit_bias: vec![never(0), never(2)], ..WARM };
+    let remembers = SamplerParams { repetition_penalty: 1.1, ..endless.clone() };
+    let prompt = user("Tell me everything about whales.");
+    for sampling in [endless, remembers] {
+        let answer = generate(engine(), request(prompt.clone(), 230, sampling.clone())).await;
+        assert_eq!(answer.ids.len(), 230, "32 MiB hold the logits of 170");
+        let prompt = prompt.clone();
+        let replay = ReplayRequest { top_logprobs: None, prompt, output: answer.ids, sampling, seed: [7; 32] };
+        let outcome = engine().replay(replay).await.unwrap();
+        assert_eq!((outcome.first_mismatch, outcome.trace_root), (None, answer.root));
+    }
+}
+
+#[tokio::test]
 async fn a_replay_finds_a_changed_token_and_a_wrong_seed() {
     let prompt = user("Name three primary colours.");
     let answer = generate(engine(), request(prompt.clone(), 40, WARM)).await;

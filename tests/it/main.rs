@@ -47,7 +47,6 @@ mod engine_oracle;
 #[cfg(feature = "inference")]
 mod engine_schedule;
 #[cfg(feature = "inference")]
-mod engine_speed;
 #[cfg(feature = "kubernetes")]
 mod examples;
 #[cfg(feature = "operator")]

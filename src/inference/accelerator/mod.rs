@@ -21,7 +21,7 @@ use crate::architecture::{Architecture, Gate};
 use crate::config::ModelConfig;
 use crate::gguf::GgufFile;
 use crate::layers::Compute;
-use crate::model::{Decoder, ForwardError, Output, Rope, Segment, check_batch, wanted_rows};
+use crate::model::{Decoder, ForwardError, Rope, Segment, check_batch, wanted_rows};
 use attention::Views;
 pub(crate) use kv::DeviceKv;
 use layers::{Embedding, Linear, RmsNorm};
@@ -112,15 +112,14 @@ impl DeviceModel {
         Ok((x + normalized(down, layer.ffn_post_norm.as_ref())?)?)
     }
 
-    fn output(&self, x: &Tensor, batch: &[Segment]) -> Result<Output, ForwardError> {
+    fn wanted(&self, x: &Tensor, batch: &[Segment]) -> Result<Vec<f32>, ForwardError> {
         let wanted = wanted_rows(batch);
         if wanted.is_empty() {
-            return Ok(Output::new(Vec::new(), Vec::new(), &self.config));
+            return Ok(Vec::new());
         }
         let rows = wanted.len();
         let hidden = self.norm.forward(&x.index_select(&Tensor::from_vec(wanted, rows, &self.device)?, 0)?)?;
-        let logits = self.head.forward(&hidden)?;
-        Ok(Output::new(hidden.flatten_all()?.to_vec1()?, logits.flatten_all()?.to_vec1()?, &self.config))
+        Ok(hidden.flatten_all()?.to_vec1()?)
     }
 }
 
@@ -141,10 +140,10 @@ impl Decoder for DeviceModel {
         profile(&self.device)
     }
 
-    fn forward(&self, batch: &mut [Segment]) -> Result<Output, ForwardError> {
+    fn states(&self, batch: &mut [Segment]) -> Result<Vec<f32>, ForwardError> {
         check_batch(batch, self.config.vocab_size)?;
         if batch.iter().all(|segment| segment.tokens.is_empty()) {
-            return Ok(Output::new(Vec::new(), Vec::new(), &self.config));
+            return Ok(Vec::new());
         }
         let mut x = self.embed(batch)?;
         let views = Views::of(self, batch)?;
@@ -152,7 +151,15 @@ impl Decoder for DeviceModel {
             x = self.layer(index, x, &views, batch)?;
         }
         batch.iter_mut().for_each(|segment| segment.kv.advance(segment.tokens.len()));
-        self.output(&x, batch)
+        self.wanted(&x, batch)
+    }
+
+    fn logits(&self, states: &[f32], out: &mut [f32]) -> Result<(), ForwardError> {
+        let width = self.config.n_embd;
+        let hidden = Tensor::from_slice(states, (states.len() / width, width), &self.device)?;
+        let logits = self.head.forward(&hidden)?.flatten_all()?.to_vec1::<f32>()?;
+        out.iter_mut().zip(logits).for_each(|(out, logit)| *out = logit);
+        Ok(())
     }
 }
 

@@ -4,6 +4,7 @@
 //! waits for a place is taken in fair order ([`FairQueue`]) as soon as all keys and values that the request may need fit,
 //! so nothing that runs ever has to stop for want of memory. Cancelled and late requests are dropped between steps.
 
+use std::ops::Range;
 use std::sync::Arc;
 use std::sync::atomic::Ordering::Relaxed;
 use std::sync::mpsc::{Receiver, RecvTimeoutError, TryRecvError};
@@ -20,12 +21,14 @@ use super::sequence::Sequence;
 use super::{Benchmark, Shared, Ticket, benchmark};
 use crate::ForwardError;
 use crate::kv::{BLOCK_TOKENS, KvCache};
-use crate::model::{Decoder, Output, Segment};
+use crate::model::{Decoder, Segment};
 
 /// How long to wait for a slow reader before looking again, when nothing else is to be done.
 const PAUSE: Duration = Duration::from_millis(5);
 /// After so long a slow reader's sequence leaves its place to one that waits; it goes on when the reader has caught up.
 const PARK_AFTER: Duration = Duration::from_secs(1);
+/// Memory for logits: a replay wants those of all its tokens, which for 256 of them and a large vocabulary would be 256 MiB.
+const LOGITS_BYTES: usize = 32 << 20;
 
 /// A message to the engine thread.
 // Nearly every message is the large one.
@@ -51,6 +54,8 @@ pub(super) struct Scheduler {
     /// Of the last step; kept for its memory.
     parts: Vec<Part>,
     needs: Vec<usize>,
+    /// Of so many rows as are answered together; kept because touching new memory takes as long as computing some of them.
+    logits: Vec<f32>,
 }
 
 impl Scheduler {
@@ -67,6 +72,7 @@ impl Scheduler {
             turn: 0,
             parts: Vec::new(),
             needs: Vec::new(),
+            logits: Vec::new(),
         }
     }
 
@@ -245,34 +251,45 @@ impl Scheduler {
             wanted.push(rows);
             segments.push(Segment { kv, start, tokens, wanted: rows });
         }
-        let output = self.model.forward(&mut segments);
+        let states = self.model.states(&mut segments);
         drop(segments);
         for (part, kv) in parts.iter().zip(caches) {
             let sequence = &mut self.running[part.index];
             sequence.kv = Some(kv);
             sequence.progress(part.tokens);
         }
-        let output = output?;
+        let states = states?;
         parts.iter().for_each(|part| self.running[part.index].share(&mut self.prefixes));
-        Ok(self.answer_rows(parts, &wanted, output))
+        self.answer_rows(parts, &wanted, &states)
     }
 
-    fn answer_rows(&mut self, parts: &[Part], wanted: &[usize], mut output: Output) -> Vec<Vec<Answer>> {
-        let mut answers: Vec<Option<Answer>> = (0..output.rows()).map(|_| None).collect();
-        let mut rows = Rows { logits: &mut output.logits, hidden: &output.hidden, answers: &mut answers };
-        let mut questions: Vec<Question> = Vec::new();
-        let mut sequences = self.running.iter_mut().enumerate();
-        for (part, wanted) in parts.iter().zip(wanted) {
-            let Some((_, sequence)) = sequences.find(|(index, _)| *index == part.index) else { break };
-            sequence.ask(rows.split_off(*wanted), &mut questions);
+    /// Computes the logits of all rows, as many at a time as there is memory for, and answers them.
+    fn answer_rows(
+        &mut self,
+        parts: &[Part],
+        wanted: &[usize],
+        states: &[f32],
+    ) -> Result<Vec<Vec<Answer>>, ForwardError> {
+        let (width, vocab_size) = (self.model.config().n_embd, self.model.config().vocab_size);
+        let most = rows_at_once(vocab_size);
+        let mut answers: Vec<Option<Answer>> = (0..states.len() / width).map(|_| None).collect();
+        let pieces = states.chunks(most * width).zip(answers.chunks_mut(most));
+        for (piece, (hidden, answers)) in pieces.enumerate() {
+            let count = answers.len();
+            if self.logits.len() < count * vocab_size {
+                self.logits.resize(count * vocab_size, 0.0);
+            }
+            let logits = &mut self.logits[..count * vocab_size];
+            self.model.logits(hidden, logits)?;
+            let rows = piece * most..piece * most + count;
+            let mut questions = questions(&mut self.running, parts, wanted, rows, Rows { logits, hidden, answers });
+            let compute = self.model.compute();
+            compute.pool.for_each_chunk(&mut questions, 1, |_, questions| {
+                questions.iter_mut().for_each(|question| question.answer(compute.simd));
+            });
         }
-        let compute = self.model.compute();
-        compute.pool.for_each_chunk(&mut questions, 1, |_, questions| {
-            questions.iter_mut().for_each(|question| question.answer(compute.simd));
-        });
-        drop(questions);
         let mut answers = answers.into_iter().flatten();
-        wanted.iter().map(|count| answers.by_ref().take(*count).collect()).collect()
+        Ok(wanted.iter().map(|count| answers.by_ref().take(*count).collect()).collect())
     }
 
     fn distribute(&mut self, parts: &[Part], rows: Vec<Vec<Answer>>) {
@@ -329,4 +346,31 @@ impl Scheduler {
         let average = if before == 0.0 { now } else { before * 0.9 + now * 0.1 };
         speed.store(average.max(1.0) as u64, Relaxed);
     }
+}
+
+/// Rows of logits that are computed together.
+fn rows_at_once(vocab_size: usize) -> usize {
+    (LOGITS_BYTES / size_of::<f32>() / vocab_size.max(1)).max(1)
+}
+
+/// What to ask about the rows numbered `range` of a step. `wanted` rows belong to each part, one part after the other.
+fn questions<'a>(
+    running: &'a mut [Sequence],
+    parts: &[Part],
+    wanted: &[usize],
+    range: Range<usize>,
+    mut rows: Rows<'a>,
+) -> Vec<Question<'a>> {
+    let mut questions = Vec::with_capacity(range.len());
+    let mut sequences = running.iter_mut().enumerate();
+    let mut first = 0;
+    for (part, wanted) in parts.iter().zip(wanted) {
+        let Some((_, sequence)) = sequences.find(|(index, _)| *index == part.index) else { break };
+        let (start, end) = (range.start.max(first), range.end.min(first + wanted));
+        if start < end {
+            sequence.ask(start - first, rows.split_off(end - start), &mut questions);
+        }
+        first += wanted;
+    }
+    questions
 }

@@ -230,10 +230,10 @@ impl Sequence {
         (&self.start.tokens[start..end], end.saturating_sub(start.max(first)))
     }
 
-    /// Asks about the wanted rows.
-    pub fn ask<'a>(&'a mut self, mut rows: Rows<'a>, questions: &mut Vec<Question<'a>>) {
+    /// Asks about wanted rows, from the one at `offset` on.
+    pub fn ask<'a>(&'a mut self, offset: usize, mut rows: Rows<'a>, questions: &mut Vec<Question<'a>>) {
         let Start { tokens, prompt_len, chooser, top_logprobs, .. } = &mut self.start;
-        let (position, top_logprobs) = (self.trace.len(), *top_logprobs);
+        let (position, top_logprobs) = (self.trace.len() + offset, *top_logprobs);
         let claimed = tokens.get(*prompt_len + position..).unwrap_or_default();
         if chooser.remembers() {
             let chooser = Access::Sole(chooser);

@@ -9,6 +9,8 @@
 //! filled with white space. Objects have the schema's properties in the schema's order. Control tokens are no text.
 
 mod schema;
+#[cfg(test)]
+mod speed;
 mod state;
 #[cfg(test)]
 pub(crate) mod tests;

@@ -178,7 +178,7 @@ impl Damage {
 fn read(header: &Header) -> Result<(), Box<dyn std::error::Error>> {
     let config = ModelConfig::from_header(header)?;
     Architecture::from_header(header, &config)?;
-    memory::check(header, Some(1 << 20))?;
+    memory::check(header, config.vocab_size, Some(1 << 20))?;
     Tokenizer::from_header(header, config.context_length)?.encode("a  a\nb")?;
     Ok(())
 }

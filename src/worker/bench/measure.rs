@@ -1,4 +1,4 @@
-//! The runs: one prompt alone, one answer alone, and several requests together.
+//! The runs: one prompt alone, one answer alone, that answer checked, and several requests together.
 
 use std::time::{Duration, Instant};
 
@@ -7,7 +7,7 @@ use tokio::sync::mpsc::Receiver;
 
 use super::progress::Progress;
 use crate::{
-    inference::{GenerateEvent, GenerateRequest},
+    inference::{GenerateEvent, GenerateRequest, ReplayRequest},
     verify::sampler::SamplerParams,
     worker::AnswerEngine,
 };
@@ -43,6 +43,8 @@ pub(super) struct Measured {
     pub prefill: Rate,
     pub decode: Option<Rate>,
     pub decode_together: Option<Rate>,
+    /// Tokens of answers that are checked as an audit does, over the whole time of the check.
+    pub replay: Option<Rate>,
     /// Of the runs with several requests together.
     pub work: Work,
 }
@@ -69,7 +71,7 @@ pub(super) async fn all(
     progress.step("warming up");
     let warm = Shape { prompt_tokens: shape.prompt_tokens.min(16), output_tokens: 2, sequences: 1 };
     together(engine, &warm, 0).await?;
-    let (mut prefill, mut decode, mut decode_together) = (vec![], vec![], vec![]);
+    let (mut prefill, mut decode, mut decode_together, mut replay) = (vec![], vec![], vec![], vec![]);
     let mut work = Work::default();
     for run in 1..=runs {
         // One token is made with the last of the prompt, so the time to it is that of the prompt.
@@ -80,6 +82,11 @@ pub(super) async fn all(
         progress.step(format_args!("run {run} of {runs}: writing {output_tokens} tokens, one answer"));
         let alone = together(engine, &Shape { sequences: 1, ..*shape }, run).await?;
         decode.extend(alone.rate());
+        progress.step(format_args!("run {run} of {runs}: checking that answer"));
+        let asked = request(shape, engine.info().vocab_size, run, 0);
+        for output in alone.answers {
+            replay.push(check(engine, &asked, output).await?);
+        }
         progress
             .step(format_args!("run {run} of {runs}: writing {output_tokens} tokens, {sequences} answers at a time"));
         let several = together(engine, shape, run).await?;
@@ -89,7 +96,8 @@ pub(super) async fn all(
         work.seconds += several.whole.as_secs_f64();
     }
     let prefill = Rate::of(prefill).ok_or("no run was made")?;
-    Ok(Measured { prefill, decode: Rate::of(decode), decode_together: Rate::of(decode_together), work })
+    let [decode, decode_together, replay] = [decode, decode_together, replay].map(Rate::of);
+    Ok(Measured { prefill, decode, decode_together, replay, work })
 }
 
 async fn encoder(engine: &dyn AnswerEngine, runs: usize, progress: &mut Progress<'_>) -> Result<Measured, String> {
@@ -101,7 +109,7 @@ async fn encoder(engine: &dyn AnswerEngine, runs: usize, progress: &mut Progress
     }
     let prefill = Rate::of(rates).ok_or("no run was made")?;
     let work = Work { prompt_tokens: prefill.median, output_tokens: 0.0, seconds: 1.0 };
-    Ok(Measured { prefill, decode: None, decode_together: None, work })
+    Ok(Measured { prefill, decode: None, decode_together: None, replay: None, work })
 }
 
 /// One run of several requests at once.
@@ -114,6 +122,8 @@ struct Run {
     decoded: usize,
     whole: Duration,
     tokens: usize,
+    /// The output tokens of every answer.
+    answers: Vec<Vec<u32>>,
 }
 
 impl Run {
@@ -129,7 +139,8 @@ async fn together(engine: &dyn AnswerEngine, shape: &Shape, run: usize) -> Resul
         let request = request(shape, engine.info().vocab_size, run, sequence);
         receivers.push(engine.generate(request).await.map_err(|error| error.to_string())?);
     }
-    let times = futures::future::try_join_all(receivers.into_iter().map(times)).await?;
+    let heard = futures::future::try_join_all(receivers.into_iter().map(listen)).await?;
+    let (times, answers): (Vec<_>, Vec<_>) = heard.into_iter().unzip();
     let first = times.iter().filter_map(|times| times.first()).min().ok_or("no token came")?;
     let all_begun = times.iter().filter_map(|times| times.first()).max().ok_or("no token came")?;
     let end = times.iter().flatten().max().ok_or("no token came")?;
@@ -139,16 +150,32 @@ async fn together(engine: &dyn AnswerEngine, shape: &Shape, run: usize) -> Resul
         decoded: times.iter().flatten().filter(|time| *time > all_begun).count(),
         whole: started.elapsed(),
         tokens: times.iter().map(Vec::len).sum(),
+        answers,
     })
 }
 
-/// When each token of an answer came.
-async fn times(mut events: Receiver<GenerateEvent>) -> Result<Vec<Instant>, String> {
+/// Tokens a second of an answer that is computed again as one prefill, every token compared.
+async fn check(engine: &dyn AnswerEngine, asked: &GenerateRequest, output: Vec<u32>) -> Result<f64, String> {
+    let GenerateRequest { prompt, sampling, seed, .. } = asked.clone();
+    let tokens = output.len() as f64;
+    let began = Instant::now();
+    let replay = engine.replay(ReplayRequest { prompt, output, sampling, seed, top_logprobs: None });
+    let outcome = replay.await.map_err(|error| error.to_string())?;
+    match outcome.first_mismatch {
+        None => Ok(tokens / began.elapsed().as_secs_f64().max(1e-9)),
+        Some(at) => Err(format!(
+            "token {at} of an answer is another when it is computed again on this machine; please report it"
+        )),
+    }
+}
+
+/// When each token of an answer came, and the output tokens.
+async fn listen(mut events: Receiver<GenerateEvent>) -> Result<(Vec<Instant>, Vec<u32>), String> {
     let mut times = vec![];
     loop {
         match events.recv().await {
             Some(GenerateEvent::Token { .. }) => times.push(Instant::now()),
-            Some(GenerateEvent::Done { .. }) => return Ok(times),
+            Some(GenerateEvent::Done { output_ids, .. }) => return Ok((times, output_ids)),
             Some(GenerateEvent::Failed(message)) => return Err(message),
             Some(GenerateEvent::Refused(error)) => return Err(error.to_string()),
             Some(GenerateEvent::DeadlineExceeded) | None => return Err("the engine ended without an answer".into()),

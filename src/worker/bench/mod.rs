@@ -55,6 +55,9 @@ struct Report {
     /// The same over `shape.sequences` answers at a time.
     #[serde(skip_serializing_if = "Option::is_none")]
     decode_together: Option<Rate>,
+    /// Tokens a second of answers that are checked as an audit does.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    replay: Option<Rate>,
     /// What a request of the runs looks like.
     shape: Shape,
     earnings: Earnings,
@@ -102,6 +105,7 @@ pub async fn run(
         prefill: measured.prefill,
         decode: measured.decode,
         decode_together: measured.decode_together,
+        replay: measured.replay,
         shape,
     };
     match options.output {

@@ -21,6 +21,7 @@ pub(super) fn of(report: &Report) -> String {
         ("read", Some(report.prefill)),
         ("write, one at a time", report.decode),
         (together.as_str(), report.decode_together),
+        ("check an answer", report.replay),
     ];
     rows.extend(rates.into_iter().filter_map(|(name, rate)| Some((name.to_owned(), tokens(rate?)))));
     rows.push((

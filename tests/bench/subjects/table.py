@@ -25,6 +25,11 @@ def row(name, values, unit):
     print(f"| {name} | {len(values)} | {statistics.median(values):.4g} | {values[0]:.4g} – {values[-1]:.4g} | {unit} |", flush=True)
 
 
+def ratio(name, values, others):
+    """What was measured in turns: the ratio of each pair."""
+    row(name, [value / other for value, other in zip(values, others)], "×")
+
+
 def note(text):
     """A sentence below a table."""
     print(f"\n{text}", flush=True)

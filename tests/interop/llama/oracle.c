@@ -4,7 +4,9 @@
  *   oracle LIBS MODEL vocab             as tokenize, but loads only the vocabulary of MODEL
  *   oracle LIBS MODEL score             token ids on stdin; a line "argmax logprob(next)" for each position
  *   oracle LIBS MODEL greedy COUNT      a line of token ids for each prompt on stdin; a line of up to COUNT greedy ids each
- *   oracle LIBS MODEL bench THREADS N   N lines "prefill decode" in tokens/s, 128 tokens and 32 tokens
+ *   oracle LIBS MODEL bench THREADS PROMPT OUTPUT SEQUENCES
+ *                                       a line "prefill decode" in tokens/s: prompts of PROMPT tokens one after another, then
+ *                                       OUTPUT steps in which every sequence gets a token; the second of two runs
  *
  * LIBS is the folder with the shared libraries of the npm package @node-llama-cpp/linux-x64 3.22.1 (MIT). They are opened
  * at run time; only the few declarations used are repeated here. Parameter structs are passed by value through buffers
@@ -51,9 +53,11 @@ static void *load(const char *path, bool vocab_only) {
     if (!model) { fprintf(stderr, "llama.cpp cannot load %s\n", path); exit(1); }
     return model;
 }
-static void *context(void *model, int threads) {
+/* Room for so many sequences of 2048 tokens, or for many of 256: a sequence has an equal part. */
+static void *context(void *model, int threads, int sequences) {
     context_params params = FUNCTION(llama, context_params, llama_context_default_params, void)();
-    params.n_ctx = 2048; params.n_batch = 2048; params.n_ubatch = 512;
+    params.n_ctx = sequences == 1 ? 2048 : 256 * sequences; params.n_batch = 2048; params.n_ubatch = 512;
+    params.n_seq_max = sequences;
     void *ctx = FUNCTION(llama, void *, llama_init_from_model, void *, context_params)(model, params);
     if (!ctx) { fprintf(stderr, "llama.cpp cannot make a context\n"); exit(1); }
     FUNCTION(llama, void, llama_set_n_threads, void *, int32_t, int32_t)(ctx, threads, threads);
@@ -62,14 +66,25 @@ static void *context(void *model, int threads) {
 static void decode(void *ctx, batch b) {
     if (FUNCTION(llama, int32_t, llama_decode, void *, batch)(ctx, b)) { fprintf(stderr, "llama_decode failed\n"); exit(1); }
 }
-/* Computes tokens at positions from `start` on, with logits for all of them. */
-static void feed(void *ctx, const token *tokens, int count, int start, bool all) {
+static batch room_for(int count) {
     batch b = FUNCTION(llama, batch, llama_batch_init, int32_t, int32_t, int32_t)(count, 0, 1);
     b.n_tokens = count;
-    for (int i = 0; i < count; i++) {
-        b.token[i] = tokens[i]; b.pos[i] = start + i; b.n_seq_id[i] = 1; b.seq_id[i][0] = 0;
-        b.logits[i] = all || i == count - 1;
-    }
+    return b;
+}
+static void put(batch b, int i, token token, int position, int sequence, bool wanted) {
+    b.token[i] = token; b.pos[i] = position; b.n_seq_id[i] = 1; b.seq_id[i][0] = sequence; b.logits[i] = wanted;
+}
+/* Computes tokens of a sequence at positions from `start` on, with logits for the last or for all of them. */
+static void feed(void *ctx, const token *tokens, int count, int start, int sequence, bool all) {
+    batch b = room_for(count);
+    for (int i = 0; i < count; i++) put(b, i, tokens[i], start + i, sequence, all || i == count - 1);
+    decode(ctx, b);
+    FUNCTION(llama, void, llama_batch_free, batch)(b);
+}
+/* Computes one token of each sequence at the same position. */
+static void step(void *ctx, token first, int position, int sequences, int n_vocab) {
+    batch b = room_for(sequences);
+    for (int i = 0; i < sequences; i++) put(b, i, (first + i * 31) % n_vocab, position, i, true);
     decode(ctx, b);
     FUNCTION(llama, void, llama_batch_free, batch)(b);
 }
@@ -103,7 +118,7 @@ static void tokenize(const void *vocab) {
 }
 static void score(void *ctx, int n_vocab) {
     token *tokens; int count = read_tokens(&tokens);
-    feed(ctx, tokens, count, 0, true);
+    feed(ctx, tokens, count, 0, 0, true);
     for (int i = 0; i < count; i++) {
         float *l = logits(ctx, i); int b = best(l, n_vocab); double sum = 0;
         for (int j = 0; j < n_vocab; j++) sum += exp((double)l[j] - l[b]);
@@ -118,36 +133,40 @@ static void greedy(void *ctx, const void *vocab, int n_vocab, int most) {
         for (char *at = line, *end; tokens[count] = strtol(at, &end, 10), end != at; at = end) count++;
         if (count > 0) {
             forget(ctx);
-            feed(ctx, tokens, count, 0, false);
+            feed(ctx, tokens, count, 0, 0, false);
         }
         float *l = count > 0 ? logits(ctx, count - 1) : NULL;
         for (int i = 0; l && i < most; i++) {
             token next = best(l, n_vocab);
             printf("%d ", next);
             if (FUNCTION(llama, bool, llama_vocab_is_eog, const void *, token)(vocab, next)) break;
-            feed(ctx, &next, 1, count + i, false);
+            feed(ctx, &next, 1, count + i, 0, false);
             l = logits(ctx, 0);
         }
         puts("");
         free(tokens);
     }
 }
-static void bench(void *ctx, int n_vocab, int runs) {
-    for (int run = -1; run < runs; run++) {
-        token tokens[128];
-        for (int i = 0; i < 128; i++) tokens[i] = (i + 1) * 7919 % n_vocab;
+static void bench(void *ctx, int n_vocab, int prompt, int output, int sequences) {
+    token *tokens = malloc(sizeof(token) * prompt);
+    /* The first run pays for memory that is touched for the first time. */
+    for (int run = 0; run < 2; run++) {
         forget(ctx);
         double t0 = now();
-        feed(ctx, tokens, 128, 0, false); logits(ctx, 127);
+        for (int s = 0; s < sequences; s++) {
+            for (int i = 0; i < prompt; i++) tokens[i] = (s + 1) * (i + 1) * 7919 % n_vocab;
+            feed(ctx, tokens, prompt, 0, s, false); logits(ctx, prompt - 1);
+        }
         double t1 = now();
-        for (int i = 0; i < 32; i++) { token next = tokens[i]; feed(ctx, &next, 1, 128 + i, false); logits(ctx, 0); }
+        for (int i = 0; i < output; i++) { step(ctx, (i + 1) * 7919 % n_vocab, prompt + i, sequences, n_vocab); logits(ctx, 0); }
         double t2 = now();
-        if (run >= 0) printf("%.2f %.2f\n", 128 / (t1 - t0), 32 / (t2 - t1));
+        if (run) printf("%.2f %.2f\n", prompt * sequences / (t1 - t0), output * sequences / (t2 - t1));
     }
+    free(tokens);
 }
 
 int main(int argc, char **argv) {
-    if (argc < 4) { fprintf(stderr, "usage: oracle LIBS MODEL tokenize|vocab|score|greedy COUNT|bench THREADS N\n"); return 2; }
+    if (argc < 4) { fprintf(stderr, "usage: oracle LIBS MODEL tokenize|vocab|score|greedy COUNT|bench THREADS PROMPT OUTPUT SEQUENCES\n"); return 2; }
     open_library(argv[1], "libggml-base.so");
     ggml = open_library(argv[1], "libggml.v0.5.0.so");
     llama = open_library(argv[1], "libllama.v0.5.0.so");
@@ -159,9 +178,9 @@ int main(int argc, char **argv) {
     const void *vocab = FUNCTION(llama, const void *, llama_model_get_vocab, void *)(model);
     int n_vocab = FUNCTION(llama, int32_t, llama_vocab_n_tokens, const void *)(vocab);
     if (!strcmp(what, "tokenize") || !strcmp(what, "vocab")) tokenize(vocab);
-    else if (!strcmp(what, "score")) score(context(model, 2), n_vocab);
-    else if (!strcmp(what, "greedy") && argc > 4) greedy(context(model, 2), vocab, n_vocab, atoi(argv[4]));
-    else if (!strcmp(what, "bench") && argc > 5) bench(context(model, atoi(argv[4])), n_vocab, atoi(argv[5]));
+    else if (!strcmp(what, "score")) score(context(model, 2, 1), n_vocab);
+    else if (!strcmp(what, "greedy") && argc > 4) greedy(context(model, 2, 1), vocab, n_vocab, atoi(argv[4]));
+    else if (!strcmp(what, "bench") && argc > 7) bench(context(model, atoi(argv[4]), atoi(argv[7])), n_vocab, atoi(argv[5]), atoi(argv[6]), atoi(argv[7]));
     else { fprintf(stderr, "unknown command %s\n", what); return 2; }
     fflush(stdout);
     return 0;

@@ -92,7 +92,7 @@ async fn a_bench_tells_speed_memory_and_what_a_day_earns() {
         assert!(told.contains(step), "{told}");
     }
     let report: Value = serde_json::from_str(&report).unwrap();
-    for rate in ["prefill", "decode", "decodeTogether"] {
+    for rate in ["prefill", "decode", "decodeTogether", "replay"] {
         assert!(report[rate]["median"].as_f64() > Some(0.0) && report[rate]["n"] == 1, "{rate}: {report}");
     }
     assert!(report["peakMemoryBytes"].as_u64() > report["fileBytes"].as_u64());
@@ -101,7 +101,7 @@ async fn a_bench_tells_speed_memory_and_what_a_day_earns() {
     let [units, xdc, money] = ["unitsPerDay", "xdcPerDay", "moneyPerDay"].map(|name| earnings[name].as_f64().unwrap());
     assert!((xdc - units / 1e9 * 2.0).abs() < 1e-6 * xdc && (money - xdc * 0.5).abs() < 1e-6 * xdc);
     let (table, _) = run(&[]).await;
-    for word in ["write, 2 at a time", "tokens/s", "XDC", "memory"] {
+    for word in ["write, 2 at a time", "check an answer", "tokens/s", "XDC", "memory"] {
         assert!(table.contains(word), "{table}");
     }
 }
