@@ -14,7 +14,7 @@ use xdc_grid::{
         selftest::{SelftestOptions, selftest},
         vote_epoch::{self, VoteArgs},
     },
-    operator::{config::OperatorConfig, run},
+    operator::{allocator, config::OperatorConfig, run},
     telemetry::{self, LogOptions},
 };
 
@@ -66,8 +66,13 @@ Exit codes: 0 done, 1 error.")]
     VoteEpoch(Box<VoteArgs>),
 }
 
+fn main() -> Result<ExitCode> {
+    allocator::configure();
+    command()
+}
+
 #[tokio::main]
-async fn main() -> Result<ExitCode> {
+async fn command() -> Result<ExitCode> {
     let cli = match Cli::try_parse() {
         Ok(cli) => cli,
         Err(error) => return Ok(usage(&error)),
@@ -78,6 +83,7 @@ async fn main() -> Result<ExitCode> {
         Command::Run(config) => {
             let stop = CancellationToken::new();
             tokio::spawn(stop_on_signal(stop.clone()));
+            tokio::spawn(allocator::give_back_forever());
             run::run(*config, stop).await?;
         }
         Command::Crds { out } => write_crds(&out)?,

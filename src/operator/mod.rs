@@ -1,5 +1,6 @@
 //! The Kubernetes controllers, a folder per kind: dereference, validate, build, apply, status.
 
+pub mod allocator;
 pub mod backoff;
 pub mod chains;
 pub mod changes;

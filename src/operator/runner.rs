@@ -118,6 +118,25 @@ where
     framed(Controller::for_stream(applied, reader), context)
 }
 
+/// The metadata that is kept of an object of which only some facts are kept: what names it, and when it is to go. All else may be as large as
+/// the object.
+pub fn named(metadata: ObjectMeta) -> ObjectMeta {
+    ObjectMeta {
+        name: metadata.name,
+        namespace: metadata.namespace,
+        uid: metadata.uid,
+        resource_version: metadata.resource_version,
+        deletion_timestamp: metadata.deletion_timestamp,
+        ..ObjectMeta::default()
+    }
+}
+
+/// What a reconcile says of an object of which only its own watch can bring news: it is not looked at again before, and no timer is
+/// kept for it.
+pub fn at_rest() -> Action {
+    Action::requeue(Duration::MAX)
+}
+
 /// Gives a controller what all have in common.
 pub fn framed<K>(controller: Controller<K>, context: &Context) -> Controller<K>
 where
@@ -185,7 +204,7 @@ where
             context.metrics.reconciled(&kind, started.elapsed());
             context.metrics.recovered(context.backoffs.len());
             tracing::debug!(key, took_ms = started.elapsed().as_millis(), "reconciled");
-            Ok(if action == Action::await_change() { Action::requeue(RESYNC) } else { action })
+            Ok(rhythm(action))
         }
         // Not done yet is no failure: no backoff, no warning.
         Err(Error::Waiting(why)) => {
@@ -212,6 +231,17 @@ where
             tracing::warn!(key, %error, ?again, "reconcile failed");
             Err(Failed { error, again })
         }
+    }
+}
+
+/// When an object is looked at again after a look that went well.
+fn rhythm(action: Action) -> Action {
+    if action == Action::await_change() {
+        Action::requeue(RESYNC)
+    } else if action == at_rest() {
+        Action::await_change()
+    } else {
+        action
     }
 }
 
@@ -256,6 +286,13 @@ mod tests {
         let object =
             json!({"apiVersion": "xdcgrid.io/v1alpha1", "kind": "GridModel", "metadata": metadata, "spec": spec});
         serde_json::from_value(object).unwrap()
+    }
+
+    #[test]
+    fn an_object_is_looked_at_again_unless_it_is_at_rest() {
+        assert_eq!(rhythm(Action::await_change()), Action::requeue(RESYNC));
+        assert_eq!(rhythm(Action::requeue(Duration::from_secs(3))), Action::requeue(Duration::from_secs(3)));
+        assert_eq!(rhythm(at_rest()), Action::await_change());
     }
 
     #[test]

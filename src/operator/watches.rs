@@ -18,6 +18,9 @@ use serde::de::DeserializeOwned;
 const FIRST_PAUSE: Duration = Duration::from_millis(800);
 /// Each attempt lists all objects again: more often would not help an API server that is overwhelmed, and less often hides its news.
 const LONGEST_PAUSE: Duration = Duration::from_secs(10);
+/// Objects in a page of a listing of which only facts are kept: the page itself is held while it is read, and a job with its input may have
+/// 130 KiB.
+pub const PAGE: u32 = 200;
 /// A watch that lasted this long begins with the first pause again.
 const LASTED: Duration = Duration::from_secs(60);
 
@@ -73,6 +76,20 @@ where
     K: Resource + Clone + DeserializeOwned + Debug + Send + 'static,
 {
     watcher(api, config).backoff(Pauses::new())
+}
+
+/// The same of a kind of which only some facts are kept and each object is read anew when it is looked at: not even its version is kept,
+/// which else stands in every cache and trigger as a text of its own.
+pub fn facts<K>(api: Api<K>) -> impl Stream<Item = Result<watcher::Event<K>, watcher::Error>> + Send
+where
+    K: Resource + Clone + DeserializeOwned + Debug + Send + 'static,
+{
+    events(api, watcher::Config::default().page_size(PAGE)).modify(without_version)
+}
+
+/// Takes an object's version from it.
+pub fn without_version<K: Resource>(object: &mut K) {
+    object.meta_mut().resource_version = None;
 }
 
 /// Every object of `api` that something happened to, its deletion included.

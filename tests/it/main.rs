@@ -72,6 +72,8 @@ mod operator_jobs;
 #[cfg(all(feature = "operator", feature = "worker"))]
 mod operator_local;
 #[cfg(feature = "operator")]
+mod operator_memory;
+#[cfg(feature = "operator")]
 mod operator_nodes;
 #[cfg(feature = "operator")]
 mod operator_payments;

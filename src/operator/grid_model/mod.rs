@@ -8,12 +8,14 @@ pub mod validate;
 
 use std::{sync::Arc, time::Duration};
 
-use futures::StreamExt;
+use futures::{StreamExt, TryStreamExt};
 use kube::{
     Api,
     runtime::{
+        Controller, WatchStreamExt,
         controller::Action,
         finalizer::{self, Event},
+        reflector, watcher,
     },
 };
 use tokio_util::sync::CancellationToken;
@@ -23,6 +25,7 @@ use super::{
     error::Error,
     finalizers,
     runner::{self, Guarded},
+    watches,
 };
 use crate::{api::grid_model::GridModel, protocol::internal::ChangeKind};
 
@@ -34,15 +37,24 @@ const DROP_WITHIN: Duration = Duration::from_secs(60);
 const LOOK_AGAIN: Duration = Duration::from_secs(30);
 
 pub async fn run(context: Arc<Context>, stop: CancellationToken) {
-    let models: Api<Guarded<GridModel>> = Api::all(context.client.clone());
-    let controller = runner::controller(models, &context);
+    let controller = controller(&context);
     let store = controller.store();
-    context.models.keep(controller.store());
     let changes = context.changes.subscribe(ChangeKind::Model).flat_map(move |digest| {
         let hit = |model: &GridModel| digest.as_ref().is_none_or(|digest| model.spec.sha256 == *digest);
         futures::stream::iter(runner::select(&store, hit))
     });
     runner::run(controller.reconcile_on(changes), context, stop, reconcile).await;
+}
+
+/// The one watch of models: whoever else goes by them is told by it.
+fn controller(context: &Arc<Context>) -> Controller<Guarded<GridModel>> {
+    let (reader, writer) = reflector::store();
+    context.models.keep(reader.clone());
+    let of_all = context.clone();
+    let models: Api<Guarded<GridModel>> = Api::all(context.client.clone());
+    let events = watches::events(models, watcher::Config::default()).reflect(writer);
+    let applied = events.inspect_ok(move |event| of_all.models.tell(event)).applied_objects();
+    runner::framed(Controller::for_stream(applied, reader), context)
 }
 
 pub async fn reconcile(model: Arc<GridModel>, context: Arc<Context>) -> Result<Action, Error> {

@@ -16,8 +16,13 @@ pub struct Applied {
     pub member: Result<(), GatewayError>,
 }
 
-/// A node that no admin approved is no member.
-pub async fn apply(wanted: NodeResources, admission: Admission, context: &Context) -> Result<Applied, Error> {
+/// A node that no admin approved is no member. `found`: the worker's set as it was read for this look.
+pub async fn apply(
+    wanted: NodeResources,
+    admission: Admission,
+    found: Option<&StatefulSet>,
+    context: &Context,
+) -> Result<Applied, Error> {
     // Without `..`: whoever adds a resource has to say here what becomes of it.
     let NodeResources { member, stateful_set, claim_template } = wanted;
     let namespace = &context.config.namespace;
@@ -29,7 +34,7 @@ pub async fn apply(wanted: NodeResources, admission: Admission, context: &Contex
     let sets: Api<StatefulSet> = Api::namespaced(context.client.clone(), namespace);
     // Last, so that the worker finds its key, its devices and its membership.
     let stateful_set = match stateful_set {
-        Some(set) => Some(write::apply(&sets, MANAGER, set).await?),
+        Some(set) => Some(write::apply_over(&sets, MANAGER, set, found).await?),
         None => None,
     };
     Ok(Applied { stateful_set, member: told })

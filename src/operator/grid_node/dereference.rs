@@ -107,7 +107,11 @@ async fn models(node: &GridNode, context: &Context) -> Result<BTreeMap<String, S
     let api: Api<GridModel> = Api::all(context.client.clone());
     let mut found = BTreeMap::new();
     for name in &node.spec.models {
-        if let Some(model) = api.get_opt(name).await? {
+        let model = match context.models.find(name) {
+            Some(known) => Some(known),
+            None => api.get_opt(name).await?,
+        };
+        if let Some(model) = model {
             found.insert(name.clone(), model.spec.sha256);
         }
     }
@@ -121,9 +125,11 @@ async fn worker(node: &GridNode, context: &Context) -> Result<Worker, Error> {
     let namespace = &context.config.namespace;
     let sets: Api<StatefulSet> = Api::namespaced(context.client.clone(), namespace);
     let pods: Api<Pod> = Api::namespaced(context.client.clone(), namespace);
-    let selector = format!("{}={}", build::NODE_LABEL, node.name_any());
-    let pod = pods.list(&ListParams::default().labels(&selector)).await?.items.into_iter().next();
-    let stateful_set = sets.get_opt(&build::worker_name(&node.name_any())).await?;
+    let name = node.name_any();
+    // By name: a list by label makes the API server look at every pod of the namespace for each node.
+    let pod = pods.get_opt(&build::pod_name(&name)).await?;
+    let pod = pod.filter(|pod| pod.labels().get(build::NODE_LABEL) == Some(&name));
+    let stateful_set = sets.get_opt(&build::worker_name(&name)).await?;
     let mut found = Worker { stateful_set, pod, ..Worker::default() };
     if !worker::available(&found, None).is_true() {
         found.missing_secrets = missing_secrets(node, context).await?;

@@ -5,7 +5,8 @@ use std::{sync::OnceLock, time::Duration};
 
 use kube::runtime::reflector::Store;
 
-use crate::{api::grid_node::GridNode, operator::runner::Guarded};
+use super::known::KnownNode;
+use crate::operator::runner::Guarded;
 
 /// A small fleet's nodes.
 const LOOK_AGAIN: Duration = Duration::from_secs(20);
@@ -16,12 +17,12 @@ const LONGEST: Duration = Duration::from_secs(300);
 /// The nodes that there are. Cheap to ask.
 #[derive(Default)]
 pub struct Fleet {
-    nodes: OnceLock<Store<Guarded<GridNode>>>,
+    nodes: OnceLock<Store<Guarded<KnownNode>>>,
 }
 
 impl Fleet {
     /// Notes where the nodes are counted; the first one stays.
-    pub fn count(&self, nodes: Store<Guarded<GridNode>>) {
+    pub fn count(&self, nodes: Store<Guarded<KnownNode>>) {
         // A second controller of the same kind would count the same nodes.
         let _ = self.nodes.set(nodes);
     }

@@ -9,6 +9,7 @@ pub mod drain;
 pub mod emptying;
 pub mod fleet;
 pub mod identity;
+pub mod known;
 pub mod payout;
 pub mod registration;
 pub mod slashing;
@@ -26,9 +27,10 @@ use kube::{
     Api, ResourceExt,
     core::PartialObjectMeta,
     runtime::{
+        Controller, WatchStreamExt,
         controller::Action,
         finalizer::{self, Event},
-        reflector::ObjectRef,
+        reflector::{self, ObjectRef},
         watcher,
     },
 };
@@ -43,7 +45,6 @@ use super::{
 };
 use crate::{
     api::{
-        grid_model::GridModel,
         grid_network::GridNetwork,
         grid_node::{GridNode, GridNodeStatus},
         refs::TransactionState,
@@ -54,6 +55,7 @@ use apply::Admission;
 use availability::Openness;
 use build::Intake;
 use dereference::Refs;
+use known::KnownNode;
 use status::Observed;
 use update::Step;
 use validate::ValidatedNode;
@@ -65,47 +67,53 @@ const FINALIZER: &str = "xdcgrid.io/leave-grid";
 
 pub async fn run(context: Arc<Context>, stop: CancellationToken) {
     let namespace = context.config.namespace.clone();
-    let controller = runner::controller(Api::<Guarded<GridNode>>::all(context.client.clone()), &context);
+    let controller = controller(&context);
     let (by_peer, by_model, by_network) = (controller.store(), controller.store(), controller.store());
     context.fleet.count(controller.store());
     let changes = context.changes.subscribe(ChangeKind::Node).flat_map(move |peer| {
-        let hit = |node: &GridNode| peer.as_ref().is_none_or(|peer| peer_of(node) == Some(peer.as_str()));
+        let hit = |node: &KnownNode| peer.as_ref().is_none_or(|peer| node.peer_id.as_ref() == Some(peer));
         futures::stream::iter(runner::select(&by_peer, hit))
+    });
+    let models = context.models.news().flat_map(move |name| {
+        let hit = |node: &KnownNode| name.as_ref().is_none_or(|name| node.models.contains(name));
+        futures::stream::iter(runner::select(&by_model, hit))
     });
     let ours = watcher::Config::default().labels(build::NODE_LABEL);
     // Metadata only: what else they say is read when their node is looked at.
     let sets = Api::<PartialObjectMeta<StatefulSet>>::namespaced(context.client.clone(), &namespace);
     let pods = Api::<PartialObjectMeta<Pod>>::namespaced(context.client.clone(), &namespace);
-    let models = Api::<Guarded<GridModel>>::all(context.client.clone());
-    let networks = Api::<Guarded<GridNetwork>>::all(context.client.clone());
+    let networks = Api::<PartialObjectMeta<GridNetwork>>::all(context.client.clone());
     let controller = controller
         .watches_stream(watches::touched(sets, ours.clone()), |set| owner(set.labels()))
         .watches_stream(watches::touched(pods, ours), |pod| owner(pod.labels()))
-        .watches_stream(watches::touched(models, watcher::Config::default()), move |model| {
-            let name = model.name_any();
-            runner::select(&by_model, |node: &GridNode| node.spec.models.contains(&name))
-        })
         .watches_stream(watches::touched(networks, watcher::Config::default()), move |network| {
             let name = network.name_any();
-            runner::select(&by_network, |node: &GridNode| node.spec.network_ref.name == name)
+            runner::select(&by_network, |node: &KnownNode| node.network == name)
         })
+        .reconcile_on(models)
         .reconcile_on(changes);
     runner::run(controller, context, stop, reconcile).await;
 }
 
-/// The peer id that a node is known by, before and after its first status.
-fn peer_of(node: &GridNode) -> Option<&str> {
-    node.spec.peer_id.as_deref().or(node.status.as_ref().and_then(|status| status.peer_id.as_deref()))
+fn controller(context: &Context) -> Controller<Guarded<KnownNode>> {
+    let (reader, writer) = reflector::store();
+    let nodes: Api<Guarded<KnownNode>> = Api::all(context.client.clone());
+    runner::framed(Controller::for_stream(watches::facts(nodes).reflect(writer).applied_objects(), reader), context)
 }
 
-fn owner(labels: &std::collections::BTreeMap<String, String>) -> Option<ObjectRef<Guarded<GridNode>>> {
+fn owner(labels: &std::collections::BTreeMap<String, String>) -> Option<ObjectRef<Guarded<KnownNode>>> {
     labels.get(build::NODE_LABEL).map(|name| ObjectRef::new(name))
 }
 
-pub async fn reconcile(node: Arc<GridNode>, context: Arc<Context>) -> Result<Action, Error> {
-    let api: Api<GridNode> = Api::all(context.client.clone());
+pub async fn reconcile(known: Arc<KnownNode>, context: Arc<Context>) -> Result<Action, Error> {
     // What is signed hangs on the status, so it must be the newest one and not a cached one.
-    let Some(node) = api.get_opt(&node.name_any()).await? else { return Ok(Action::await_change()) };
+    let newest: Api<Guarded<GridNode>> = Api::all(context.client.clone());
+    let node = match newest.get_opt(&known.name_any()).await? {
+        Some(Guarded(Ok(node))) => node,
+        Some(malformed) => return Ok(runner::left_alone(&malformed, &context).await),
+        None => return Ok(Action::await_change()),
+    };
+    let api: Api<GridNode> = Api::all(context.client.clone());
     let outcome = finalizer::finalizer(&api, FINALIZER, Arc::new(node), |event| async {
         match event {
             Event::Apply(node) => reconcile_live(&node, &context).await,
@@ -129,7 +137,7 @@ async fn reconcile_live(node: &GridNode, context: &Context) -> Result<Action, Er
     let step = step(node, &validated, &refs, context).await?;
     let wanted = build::build(&validated, intake(openness, &step), &context.config);
     let admission = if validated.approved { Admission::Approved } else { Admission::Refused };
-    let applied = apply::apply(wanted, admission, context).await?;
+    let applied = apply::apply(wanted, admission, refs.worker.stateful_set.as_ref(), context).await?;
     if applied.member.is_ok() {
         update::carry_out(&step, context).await?;
     }

@@ -12,6 +12,7 @@ use std::{sync::Arc, time::Duration};
 
 use kube::{
     Api, ResourceExt,
+    core::PartialObjectMeta,
     runtime::{
         controller::Action,
         finalizer::{self, Event},
@@ -43,7 +44,8 @@ pub async fn run(context: Arc<Context>, stop: CancellationToken) {
     let namespace = context.config.namespace.clone();
     let controller = runner::controller(Api::<Guarded<GridNodePool>>::all(context.client.clone()), &context);
     let ours = watcher::Config::default().labels(POOL_LABEL);
-    let nodes = Api::<Guarded<GridNode>>::all(context.client.clone());
+    // Metadata only: what else they say is read when their pool is looked at.
+    let nodes = Api::<PartialObjectMeta<GridNode>>::all(context.client.clone());
     let controller = controller.watches_stream(watches::touched(nodes, ours), move |node| {
         node.labels().get(POOL_LABEL).map(|pool| ObjectRef::<Guarded<GridNodePool>>::new(pool).within(&namespace))
     });

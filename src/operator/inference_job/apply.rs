@@ -195,7 +195,7 @@ async fn publish_unsent(
         }
     }
     let rejected = output::rejection_lines(&survey.rejections);
-    let output = Output { destination: output, frame, rejected, receipts_root: String::new() };
+    let output = Output { destination: output, is_new: false, frame, rejected, receipts_root: String::new() };
     publication::write(output, futures::stream::empty(), ending, applied, context).await
 }
 
@@ -231,12 +231,12 @@ async fn publish(publication: Publication, context: &Context) -> Result<Applied,
         Ok(rejected) => rejected,
         Err(finding) => return Ok(applied.unpublished(finding)),
     };
-    let Publication { mut report, ending, output, frame, place, .. } = publication;
+    let Publication { mut report, ending, output, no_output, frame, place, .. } = publication;
     let totals = Totals::default();
     let receipts_root = report.receipts_root.clone();
     let published = async {
         let results = collect::lines(results(&place, &frame, &ending, &totals, context).await?);
-        let output = Output { destination: output, frame, rejected, receipts_root };
+        let output = Output { destination: output, is_new: no_output, frame, rejected, receipts_root };
         publication::write(output, results, ending, applied, context).await
     };
     let mut applied = match (published.await, &place) {

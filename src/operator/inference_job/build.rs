@@ -44,6 +44,8 @@ pub struct Publication {
     pub source: Source,
     pub rules: Rules,
     pub output: Destination,
+    /// There was no output ConfigMap when this look began.
+    pub no_output: bool,
     /// How many lines of the input were rejected.
     pub rejected: u32,
     pub frame: Frame,
@@ -65,6 +67,7 @@ pub fn build(job: &ValidatedJob) -> Plan {
             source: job.source.clone(),
             rules: job.rules.clone(),
             output: job.output.clone(),
+            no_output: job.no_output,
             rejected: job.rejected,
             frame: frame(job),
             place: job.place.clone(),

@@ -21,7 +21,7 @@ use crate::{
         conditions::{self, Condition},
         inference_job::{InferenceJob, OURS, RequestCounts, Target, condition},
     },
-    operator::runner::Guarded,
+    operator::runner::{self, Guarded},
 };
 
 /// Longest inline input, in bytes, of a job that is kept whole until its first look.
@@ -142,15 +142,7 @@ impl From<Facts> for KnownJob {
             ttl: spec.ttl_seconds_after_finished,
             revision: revision(&metadata),
             fresh: None,
-            metadata: ObjectMeta {
-                name: metadata.name,
-                namespace: metadata.namespace,
-                uid: metadata.uid,
-                resource_version: metadata.resource_version,
-                generation: metadata.generation,
-                deletion_timestamp: metadata.deletion_timestamp,
-                ..ObjectMeta::default()
-            },
+            metadata: runner::named(metadata),
         }
     }
 }
@@ -195,6 +187,15 @@ impl Resource for KnownJob {
 
 /// A job as the triggers name it.
 pub type JobRef = ObjectRef<Guarded<KnownJob>>;
+
+/// Only what tells one from the other: the uid, which `ObjectRef::from_obj` would add, is the key here.
+fn job_ref(object: &Guarded<KnownJob>) -> JobRef {
+    let job = ObjectRef::new(&object.name_any());
+    match object.namespace() {
+        Some(namespace) => job.within(&namespace),
+        None => job,
+    }
+}
 
 /// Jobs that are not over, by uid, which is how the gateway names them. Fed by the watch. Searching the cache for each change
 /// would cost the more, the more jobs there are. Cheap to clone.
@@ -252,7 +253,7 @@ impl Jobs {
             self.by_uid.remove(&uid);
             return true;
         };
-        let entry = Entry { job: ObjectRef::from_obj(object), revision: job.revision, listing: self.listing };
+        let entry = Entry { job: job_ref(object), revision: job.revision, listing: self.listing };
         let before = self.by_uid.insert(uid, entry);
         before.is_none_or(|before| before.revision != job.revision)
     }

@@ -30,7 +30,6 @@ use k8s_openapi::apimachinery::pkg::apis::meta::v1::Time;
 use kube::{
     Api, ResourceExt,
     api::{DeleteParams, Preconditions},
-    core::PartialObjectMeta,
     runtime::{
         Controller, WatchStreamExt,
         controller::Action,
@@ -50,8 +49,7 @@ use super::{
 use crate::{
     api::{
         conditions,
-        contribution_report::ContributionReport,
-        grid_model::GridModel,
+        contribution_report::{self, ContributionReport},
         inference_job::{InferenceJob, InferenceJobStatus, Target, condition},
     },
     protocol::internal::{ChangeKind, JobReport, JobState},
@@ -83,17 +81,17 @@ pub async fn run(context: Arc<Context>, stop: CancellationToken) {
         .changes
         .subscribe(ChangeKind::Job)
         .flat_map(move |key| futures::stream::iter(live.find(key.as_deref())));
-    // Metadata only: what else they say is read when their job is looked at.
-    let models = Api::<PartialObjectMeta<GridModel>>::all(context.client.clone());
-    let reports = Api::<PartialObjectMeta<ContributionReport>>::all(context.client.clone());
+    let models = context.models.news().flat_map(move |name| {
+        let hit = |job: &KnownJob| !job.is_over && name.as_ref().is_none_or(|name| job.model == *name);
+        futures::stream::iter(runner::select(&by_model, hit))
+    });
+    let reports = Api::<Guarded<ContributionReport>>::all(context.client.clone());
     let controller = controller
-        .watches_stream(watches::touched(models, watcher::Config::default()), move |model| {
-            let name = model.name_any();
-            runner::select(&by_model, |job: &KnownJob| !job.is_over && job.model == name)
+        .watches_stream(watches::touched(reports, watcher::Config::default()), move |report| {
+            let settles = report.0.as_ref().is_ok_and(is_active);
+            runner::select(&by_report, |job: &KnownJob| settles && job.is_over && !job.is_settled)
         })
-        .watches_stream(watches::touched(reports, watcher::Config::default()), move |_| {
-            runner::select(&by_report, |job: &KnownJob| job.is_over && !job.is_settled)
-        })
+        .reconcile_on(models)
         .reconcile_on(changes);
     let controller = local::watch(controller, &context);
     let beside = beside(controller.store(), context.clone());
@@ -109,7 +107,7 @@ fn controller(live: Live, context: &Arc<Context>) -> Controller<Guarded<KnownJob
     let (reader, writer) = reflector::store();
     let jobs: Api<Guarded<KnownJob>> = Api::all(context.client.clone());
     let of_all = context.clone();
-    let applied = watches::events(jobs, watcher::Config::default()).reflect(writer).try_filter_map(move |event| {
+    let applied = watches::facts(jobs).reflect(writer).try_filter_map(move |event| {
         let news = live.is_news(&event);
         if let watcher::Event::Delete(job) = &event {
             went(job, &of_all);
@@ -120,6 +118,13 @@ fn controller(live: Live, context: &Arc<Context>) -> Controller<Guarded<KnownJob
         }))
     });
     runner::framed(Controller::for_stream(applied, reader), context)
+}
+
+/// Whether the epoch of a report is paid. Nothing before that is news to a job, and a report has many changes before, each of which
+/// would have every job that waits for it looked at.
+fn is_active(report: &ContributionReport) -> bool {
+    let status = report.status.as_ref();
+    status.is_some_and(|status| conditions::is_true(&status.conditions, contribution_report::condition::ACTIVE))
 }
 
 /// What goes on beside the reconciles, as long as they do.
@@ -140,10 +145,15 @@ fn went(job: &Guarded<KnownJob>, context: &Context) {
 
 pub async fn reconcile(known: Arc<KnownJob>, context: Arc<Context>) -> Result<Action, Error> {
     if !known.is_ours {
-        return Ok(Action::await_change());
+        return Ok(runner::at_rest());
     }
     if known.is_done() {
-        return expire(known.as_ref(), known.ttl, known.ended.as_ref(), &context).await;
+        let ttl = known.ttl.or(context.config.job_ttl());
+        return match ttl.zip(known.ended.as_ref()) {
+            Some((ttl, ended)) => expire(known.as_ref(), ttl, ended, &context).await,
+            // Most jobs that there are. A look would only see again what is kept here.
+            None => Ok(runner::at_rest()),
+        };
     }
     let asked = match calm::ask(&known, &context).await {
         Asked::Nothing(left) => return Ok(Action::requeue(left)),
@@ -191,7 +201,11 @@ async fn reconcile_live(
                 local::apply::clean(job, context).await?;
             }
             let ended = job.status.as_ref().and_then(|status| status.completion_time.as_ref());
-            expire(job, job.spec.ttl_seconds_after_finished, ended, context).await
+            let ttl = job.spec.ttl_seconds_after_finished.or(context.config.job_ttl());
+            match ttl.zip(ended) {
+                Some((ttl, ended)) => expire(job, ttl, ended, context).await,
+                None => Ok(Action::await_change()),
+            }
         }
         Validated::Refused(refusal) => {
             let status = status::refused(job, refusal, now);
@@ -255,14 +269,13 @@ async fn with_settlement(
     Ok(Applied { settlement, ..applied })
 }
 
-/// Deletes a job whose time to live is over.
+/// Deletes a job whose time to live, in seconds, is over.
 async fn expire(
     job: &impl kube::Resource<DynamicType = ()>,
-    ttl: Option<i64>,
-    ended: Option<&Time>,
+    ttl: i64,
+    ended: &Time,
     context: &Context,
 ) -> Result<Action, Error> {
-    let Some((ttl, ended)) = ttl.or(context.config.job_ttl()).zip(ended) else { return Ok(Action::await_change()) };
     let left = ended.0.as_second().saturating_add(ttl).saturating_sub((context.clock)().as_second());
     if left > 0 {
         return Ok(Action::requeue(Duration::from_secs(left.unsigned_abs()).min(LONGEST_WAIT)));

@@ -81,6 +81,8 @@ async fn kept(
 /// An output that is ready to be written, but for the results.
 pub struct Output {
     pub destination: Destination,
+    /// No ConfigMap of its name was seen: it is not looked for again before it is written.
+    pub is_new: bool,
     pub frame: Frame,
     /// Rejected lines, as `output::rejection_lines` wrote them.
     pub rejected: String,
@@ -134,7 +136,7 @@ async fn into_config_map(
     results: impl Stream<Item = Result<ResultLine, Error>>,
     context: &Context,
 ) -> Result<Written, Error> {
-    let Output { destination, frame, rejected, receipts_root } = output;
+    let Output { destination, is_new, frame, rejected, receipts_root } = output;
     let mut files = Files::new(frame.clone(), rejected);
     let mut results = std::pin::pin!(results);
     while let Some(line) = results.next().await {
@@ -148,7 +150,11 @@ async fn into_config_map(
     let finished = files.finish(&receipts_root)?;
     let api: Api<ConfigMap> = api_beside(context, &frame.namespace);
     let wanted = output::config_map(name, &frame.uid, &frame.name, finished.files);
-    if let Err(error) = write::apply(&api, MANAGER, wanted).await {
+    let written = match is_new {
+        true => write::apply_over(&api, MANAGER, wanted, None).await,
+        false => write::apply(&api, MANAGER, wanted).await,
+    };
+    if let Err(error) = written {
         return unwritable(&frame.namespace, error).map(Written::NotYet);
     }
     let status = OutputStatus {
@@ -169,7 +175,7 @@ async fn into_files(
     results: impl Stream<Item = Result<ResultLine, Error>>,
     context: &Context,
 ) -> Result<Written, Error> {
-    let Output { destination, frame, rejected, receipts_root } = output;
+    let Output { destination, frame, rejected, receipts_root, .. } = output;
     let published = async {
         let place = Place::open(place, &frame, context).await?;
         place.claim(&frame).await?;

@@ -505,6 +505,7 @@ pub(super) mod tests {
             rules,
             output: Destination::ConfigMap("out".into()),
             stale_output: false,
+            no_output: true,
             rejected: 0,
             max_attempts: 1,
             max_failed: None,

@@ -38,6 +38,8 @@ pub struct ValidatedJob {
     pub output: Destination,
     /// The output ConfigMap holds the results of an earlier job of the same name.
     pub stale_output: bool,
+    /// There was no output ConfigMap when this look began.
+    pub no_output: bool,
     /// Lines of the input that are known to be no usable requests.
     pub rejected: u32,
     pub max_attempts: u32,
@@ -170,6 +172,7 @@ fn checked(job: &InferenceJob, refs: Refs, now: Timestamp) -> Result<ValidatedJo
         },
         output,
         stale_output: claim == Some(Claim::Stale),
+        no_output: claim.is_none(),
         max_attempts: job.spec.retry.max_attempts.unsigned_abs(),
         max_failed: job.spec.max_failed_requests.map(i32::unsigned_abs),
         sample_percent: job.spec.verification.as_ref().and_then(sample_percent),

@@ -20,7 +20,6 @@ use xdc_grid::{
         conditions::{Condition, find},
         contribution_report::{ContributionReport, ReportState},
         grid_network::{GridNetwork, condition},
-        grid_node::GridNode,
         ids::{EpochNumber, NodeAddress, Wei},
     },
     chain::{
@@ -30,8 +29,16 @@ use xdc_grid::{
         rewards::EpochState,
     },
     operator::{
-        chains::Chains, config::OperatorConfig, context::Context, contribution_report, error::Error,
-        gateway::GatewayClient, grid_network::validate::identity, grid_node, metrics::Metrics, settlement, slash_cases,
+        chains::Chains,
+        config::OperatorConfig,
+        context::Context,
+        contribution_report,
+        error::Error,
+        gateway::GatewayClient,
+        grid_network::validate::identity,
+        grid_node::{self, known::KnownNode},
+        metrics::Metrics,
+        settlement, slash_cases,
     },
     protocol::{
         identity::NodeKey,
@@ -376,7 +383,7 @@ impl Life {
 
     /// One reconcile of a node as it is now.
     pub async fn look_at_node(&self, name: &str) {
-        let nodes: Api<GridNode> = Api::all(self.context.client.clone());
+        let nodes: Api<KnownNode> = Api::all(self.context.client.clone());
         let node = nodes.get(name).await.unwrap();
         // What is transient is tried again; a test looks at what came of it.
         let _ = Box::pin(grid_node::reconcile(Arc::new(node), self.context.clone())).await;

@@ -60,6 +60,11 @@ pub fn worker_name(node: &str) -> String {
     format!("worker-{node}")
 }
 
+/// The one pod of the worker, as its StatefulSet names it.
+pub fn pod_name(node: &str) -> String {
+    format!("{}-0", worker_name(node))
+}
+
 pub fn key_secret_name(node: &str) -> String {
     format!("worker-{node}-key")
 }
