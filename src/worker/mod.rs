@@ -24,6 +24,7 @@ mod options;
 pub mod owner;
 mod request;
 mod run;
+mod self_test;
 pub mod serve;
 mod serving;
 mod source;

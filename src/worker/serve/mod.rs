@@ -31,7 +31,7 @@ use super::{
     AnswerEngine, EngineProvider, EngineSettings,
     advert::now_ms,
     device::DeviceError,
-    models::self_test,
+    self_test::self_test,
     source::{ModelOptions, SourceError},
 };
 use crate::{
