@@ -25,6 +25,7 @@ pub mod owner;
 mod relay;
 mod request;
 mod run;
+mod self_test;
 pub mod serve;
 mod serving;
 mod source;

@@ -29,7 +29,7 @@ use super::{
     AnswerEngine, EngineProvider, EngineSettings,
     advert::now_ms,
     device::DeviceError,
-    models::self_test,
+    self_test::self_test,
     source::{ModelOptions, SourceError},
 };
 use crate::{
