@@ -47,6 +47,8 @@ impl NodeStanding {
 #[derive(Debug, Default)]
 pub struct Standings {
     known: RwLock<HashMap<GridPeerId, NodeStanding>>,
+    /// Held from reading the ledger to keeping what was read: of two readers the one who began first must not have the last word.
+    turn: tokio::sync::Mutex<()>,
 }
 
 impl Standings {
@@ -63,6 +65,7 @@ impl Gateway {
     /// Reads a member's standing from the ledger again.
     pub(super) async fn refresh_standing(&self, peer: &GridPeerId) -> Result<NodeStanding, LedgerError> {
         let Some(record) = self.members.get(peer) else { return Ok(NodeStanding::default()) };
+        let _turn = self.standings.turn.lock().await;
         let standing = self.read_standing(&record).await?;
         self.standings.put(peer, standing.clone());
         Ok(standing)
