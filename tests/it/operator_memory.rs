@@ -198,7 +198,7 @@ fn kept_of_jobs(ended: bool) -> isize {
 fn an_ended_job_takes_less_than_a_kilobyte() {
     let bytes = kept_of_jobs(true);
     println!("{bytes} bytes for each job that has ended");
-    assert!(bytes <= 1_000, "{bytes} bytes for each job");
+    assert!(bytes <= 1_024, "{bytes} bytes for each job");
 }
 
 #[test]
@@ -212,7 +212,7 @@ fn a_job_that_waits_takes_little_more() {
 fn a_node_takes_less_than_a_kilobyte() {
     let bytes = kept::<KnownNode>(node, |_| ());
     println!("{bytes} bytes for each node");
-    assert!(bytes <= 1_000, "{bytes} bytes for each node");
+    assert!(bytes <= 1_024, "{bytes} bytes for each node");
 }
 
 /// While a listing is read there are the text of a page and what is made of it. What is made of each job in between must be gone when the
