@@ -181,7 +181,8 @@ async fn the_engine_answers_and_replays_on_a_device() {
     let config =
         |processor| EngineConfig { processor, threads: 1, kv_budget_bytes: 16 << 20, ..EngineConfig::default() };
     let engine = Engine::load(file.path(), config(Processor::Candle(Device::Cpu))).unwrap();
-    assert_eq!(engine.info().kernel_profile, profile(&Device::Cpu));
+    let arithmetic = engine.info().kernel_profile.split('+').next().unwrap();
+    assert_eq!(arithmetic, profile(&Device::Cpu));
     assert!(!engine.info().is_exact() && !is_exact(&engine.info().kernel_profile));
     let exact = Engine::load(file.path(), config(Processor::Cpu)).unwrap();
     assert!(exact.info().is_exact());
