@@ -161,11 +161,7 @@ impl Model {
 
     /// Computes all segments at once and stores their keys and values.
     pub fn forward(&self, batch: &mut [Segment]) -> Result<Output, ForwardError> {
-        let hidden = self.states(batch)?;
-        let (n_embd, vocab_size) = (self.config.n_embd, self.config.vocab_size);
-        let mut logits = vec![0.0; hidden.len() / n_embd * vocab_size];
-        self.logits(&hidden, &mut logits);
-        Ok(Output { hidden, logits, n_embd, vocab_size })
+        Decoder::forward(self, batch)
     }
 
     /// As [`forward`](Self::forward), only the states: `rows × n_embd`. A row of logits takes as much memory as hundreds of them.

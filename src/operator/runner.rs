@@ -270,6 +270,41 @@ where
     matching.map(|object| ObjectRef::from_obj(object.as_ref())).collect()
 }
 
+/// Makes a type with a field `metadata`, which keeps a few facts of an object, a resource of that object's kind.
+macro_rules! stands_for {
+    ($facts:ty, $object:ty) => {
+        impl kube::Resource for $facts {
+            type DynamicType = ();
+            type Scope = <$object as kube::Resource>::Scope;
+
+            fn kind(_: &()) -> std::borrow::Cow<'_, str> {
+                <$object as kube::Resource>::kind(&())
+            }
+
+            fn group(_: &()) -> std::borrow::Cow<'_, str> {
+                <$object as kube::Resource>::group(&())
+            }
+
+            fn version(_: &()) -> std::borrow::Cow<'_, str> {
+                <$object as kube::Resource>::version(&())
+            }
+
+            fn plural(_: &()) -> std::borrow::Cow<'_, str> {
+                <$object as kube::Resource>::plural(&())
+            }
+
+            fn meta(&self) -> &k8s_openapi::apimachinery::pkg::apis::meta::v1::ObjectMeta {
+                &self.metadata
+            }
+
+            fn meta_mut(&mut self) -> &mut k8s_openapi::apimachinery::pkg::apis::meta::v1::ObjectMeta {
+                &mut self.metadata
+            }
+        }
+    };
+}
+pub(in crate::operator) use stands_for;
+
 #[cfg(test)]
 mod tests {
     use serde_json::json;

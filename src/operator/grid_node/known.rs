@@ -1,9 +1,6 @@
 //! Pure: what the operator keeps of a node between two looks: its name, and what its triggers go by. A look reads the node anew anyway.
 
-use std::borrow::Cow;
-
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::ObjectMeta;
-use kube::Resource;
 use serde::Deserialize;
 
 use crate::{
@@ -60,34 +57,7 @@ impl From<Facts> for KnownNode {
     }
 }
 
-impl Resource for KnownNode {
-    type DynamicType = ();
-    type Scope = <GridNode as Resource>::Scope;
-
-    fn kind(_: &()) -> Cow<'_, str> {
-        GridNode::kind(&())
-    }
-
-    fn group(_: &()) -> Cow<'_, str> {
-        GridNode::group(&())
-    }
-
-    fn version(_: &()) -> Cow<'_, str> {
-        GridNode::version(&())
-    }
-
-    fn plural(_: &()) -> Cow<'_, str> {
-        GridNode::plural(&())
-    }
-
-    fn meta(&self) -> &ObjectMeta {
-        &self.metadata
-    }
-
-    fn meta_mut(&mut self) -> &mut ObjectMeta {
-        &mut self.metadata
-    }
-}
+runner::stands_for!(KnownNode, GridNode);
 
 #[cfg(test)]
 mod tests {

@@ -2,7 +2,6 @@
 //! else is read when it is needed, so that ten thousand jobs with their inputs take no memory of their size.
 
 use std::{
-    borrow::Cow,
     collections::HashMap,
     hash::{DefaultHasher, Hash, Hasher},
     sync::{Arc, Mutex, PoisonError},
@@ -10,7 +9,7 @@ use std::{
 
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::{ObjectMeta, Time};
 use kube::{
-    Resource, ResourceExt,
+    ResourceExt,
     runtime::{reflector::ObjectRef, watcher},
 };
 use serde::{Deserialize, Deserializer, de::Error};
@@ -154,34 +153,7 @@ fn revision(metadata: &ObjectMeta) -> u64 {
     hasher.finish()
 }
 
-impl Resource for KnownJob {
-    type DynamicType = ();
-    type Scope = <InferenceJob as Resource>::Scope;
-
-    fn kind(_: &()) -> Cow<'_, str> {
-        InferenceJob::kind(&())
-    }
-
-    fn group(_: &()) -> Cow<'_, str> {
-        InferenceJob::group(&())
-    }
-
-    fn version(_: &()) -> Cow<'_, str> {
-        InferenceJob::version(&())
-    }
-
-    fn plural(_: &()) -> Cow<'_, str> {
-        InferenceJob::plural(&())
-    }
-
-    fn meta(&self) -> &ObjectMeta {
-        &self.metadata
-    }
-
-    fn meta_mut(&mut self) -> &mut ObjectMeta {
-        &mut self.metadata
-    }
-}
+runner::stands_for!(KnownJob, InferenceJob);
 
 // ------------------------------------------------------------------------------------------------ live jobs
 
