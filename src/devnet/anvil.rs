@@ -25,6 +25,8 @@ const STOP: Duration = Duration::from_secs(5);
 /// Lines of its banner and of its complaints that are kept.
 const MAX_LINES: usize = 4_096;
 const MAX_COMPLAINTS: usize = 20;
+/// Blocks whose state can be asked for. Older ones anvil would write into its user's home, by the hundred thousand and for ever.
+const KEPT_STATES: u32 = 500;
 
 /// Killed when dropped.
 #[derive(Debug)]
@@ -126,6 +128,7 @@ fn arguments(options: &DevnetOptions) -> Vec<String> {
     set("--gas-limit", BLOCK_GAS_LIMIT.to_string());
     set("--block-base-fee-per-gas", BASE_FEE.0.to_string());
     set("--slots-in-an-epoch", "1".to_owned());
+    set("--prune-history", KEPT_STATES.to_string());
     if let Some(state) = &options.state {
         set("--state", state.display().to_string());
     }
@@ -211,6 +214,7 @@ mod tests {
             "--hardfork cancun",
             "--block-base-fee-per-gas 12500000000",
             "--gas-limit 420000000",
+            "--prune-history 500",
             "--state chain.json",
         ] {
             assert!(line.contains(part), "{part} is not in {line}");

@@ -23,7 +23,7 @@ impl Anvil {
         let port = TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap().port();
         let process = Command::new(program("anvil"))
             .args(["--host", "127.0.0.1", "--port", &port.to_string(), "--chain-id", &CHAIN_ID.to_string()])
-            .args(["--hardfork", "cancun", "--block-time", "1", "--slots-in-an-epoch", "1", "--silent"])
+            .args(["--hardfork", "cancun", "--block-time", "1", "--slots-in-an-epoch", "1", "--silent", "--prune-history", "500"])
             .args(["--block-base-fee-per-gas", "12500000000", "--gas-limit", "420000000"])
             .stdout(Stdio::null())
             .stderr(Stdio::null())

@@ -76,6 +76,8 @@ pub struct Behaviour {
 
 pub struct RawPeer {
     pub swarm: Swarm<Behaviour>,
+    /// Requests that it leaves unanswered. Dropping one would be an answer: the other side would close.
+    unanswered: Vec<SwarmEvent<BehaviourEvent>>,
 }
 
 impl RawPeer {
@@ -101,7 +103,7 @@ impl RawPeer {
             .unwrap()
             .with_swarm_config(|config| config.with_idle_connection_timeout(Duration::from_secs(3600)))
             .build();
-        RawPeer { swarm }
+        RawPeer { swarm, unanswered: Vec::new() }
     }
 
     /// Dials and waits for the connection; returns the other side's id.
@@ -129,7 +131,11 @@ impl RawPeer {
         timeout(PATIENCE, async {
             loop {
                 let event = self.swarm.select_next_some().await;
-                if let Some(found) = wanted(&event) {
+                let found = wanted(&event);
+                if is_request(&event) {
+                    self.unanswered.push(event);
+                }
+                if let Some(found) = found {
                     return found;
                 }
             }
@@ -162,4 +168,9 @@ impl RawPeer {
     pub async fn closed(&mut self) {
         self.until(|event| matches!(event, SwarmEvent::ConnectionClosed { .. }).then_some(())).await;
     }
+}
+
+fn is_request(event: &SwarmEvent<BehaviourEvent>) -> bool {
+    let SwarmEvent::Behaviour(BehaviourEvent::Auth(event) | BehaviourEvent::Job(event)) = event else { return false };
+    matches!(event, request_response::Event::Message { message: request_response::Message::Request { .. }, .. })
 }
