@@ -18,7 +18,7 @@ import time
 
 sys.path.insert(0, str(pathlib.Path(__file__).resolve().parents[1] / "e2e"))
 
-from subjects import demo, engine, gas, operator
+from subjects import demo, engine, epoch, gas, operator
 from subjects.table import processor
 
 # In the order in which they run. Those of the operator share one API server of their own; the last four need `up` before them.
@@ -32,6 +32,7 @@ SUBJECTS = {
     "overhead": engine.overhead,
     "throttled": engine.throttled,
     "masks": engine.masks,
+    "epoch": epoch.epoch,
     "handover": operator.handover,
     "writes": operator.writes,
     "ready": operator.ready,

@@ -85,7 +85,6 @@ mod operator_tenants;
 #[cfg(all(feature = "operator", feature = "register"))]
 mod owner_commands;
 mod reward_docs;
-mod reward_speed;
 #[cfg(feature = "chain")]
 mod reward_tree;
 #[cfg(feature = "worker")]

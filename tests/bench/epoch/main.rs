@@ -1,5 +1,4 @@
-//! How long does it take to settle an epoch? A measurement, not a test, on one core:
-//! `cargo test --test it reward_speed -- --ignored --nocapture`.
+//! How long it takes to settle an epoch on one core, and what the bytes of its report cost. `tests/bench/run.py epoch` builds and runs it.
 
 use std::time::Instant;
 
@@ -60,9 +59,7 @@ fn peak_mib() -> u64 {
     line.split_whitespace().nth(1).unwrap().parse::<u64>().unwrap() / 1024
 }
 
-#[test]
-#[ignore = "a measurement"]
-fn leaves_a_second() {
+fn main() {
     let domain = TreeDomain { chain_id: 50, contract: NodeAddress([9; 20]) };
     println!(
         "| leaves | n | tree, ms | of a core | whole epoch, ms | of a core | a proof, µs | peak resident, MiB |\n|---|---|---|---|---|---|---|---|"
