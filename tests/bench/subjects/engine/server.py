@@ -66,10 +66,10 @@ class Server:
     def pid(self):
         return self.process.child.pid
 
-    def cpu_seconds(self):
-        """Processor time of all its threads so far, to the nanosecond."""
+    def cpu_of_threads(self):
+        """Processor time of each of its threads so far, in seconds, to the nanosecond."""
         tasks = pathlib.Path(f"/proc/{self.pid()}/task").glob("*/schedstat")
-        return sum(int(task.read_text().split()[0]) for task in tasks) / 1e9
+        return {task.parent.name: int(task.read_text().split()[0]) / 1e9 for task in tasks}
 
     def read_mib(self):
         """What it has read from the disk itself, and not from the page cache."""

@@ -38,9 +38,11 @@ def _started(model, dropped=False):
 
 
 def _idle_percent(server):
-    before, begun = server.cpu_seconds(), time.monotonic()
+    before, begun = server.cpu_of_threads(), time.monotonic()
     time.sleep(IDLE_SECONDS)
-    return 100 * (server.cpu_seconds() - before) / (time.monotonic() - begun)
+    # A thread that ends takes its sum with it; those that are left count.
+    spent = sum(seconds - before.get(thread, 0) for thread, seconds in server.cpu_of_threads().items())
+    return 100 * spent / (time.monotonic() - begun)
 
 
 def overhead():
