@@ -37,6 +37,14 @@ pub enum Stored<'a> {
 }
 
 impl<'a> Stored<'a> {
+    #[inline(always)]
+    fn prefetch<V: Lanes>(self) {
+        match self {
+            Self::F32(floats) => V::prefetch(floats),
+            Self::F16(halves) => V::prefetch(halves),
+        }
+    }
+
     /// The numbers in `range`.
     pub fn slice(self, range: Range<usize>) -> Self {
         match self {
@@ -83,6 +91,8 @@ fn attend_generic<V: Lanes>(shape: AttentionShape, q: &[f32], kv: &dyn Blocks, o
     let mut wide = Vec::new();
     for block in blocks.clone() {
         let (stored, at) = shape.within(block);
+        // Blocks lie far apart in memory, where the processor does not guess what comes next.
+        if block + 1 < blocks.end { kv.keys(block + 1) } else { kv.values(blocks.start) }.prefetch::<V>();
         let keys = kv.keys(block).slice(stored).widened::<V>(&mut wide);
         for (q, scores) in q.chunks_exact(head_dim).zip(scores.chunks_exact_mut(stride)) {
             score_block::<V>(q, keys, scale, &mut scores[at.clone()]);
@@ -93,8 +103,11 @@ fn attend_generic<V: Lanes>(shape: AttentionShape, q: &[f32], kv: &dyn Blocks, o
         *sum = exponentials::<V>(scores, total);
     }
     out.fill(0.0);
-    for block in blocks {
+    for block in blocks.clone() {
         let (stored, at) = shape.within(block);
+        if block + 1 < blocks.end {
+            kv.values(block + 1).prefetch::<V>();
+        }
         let values = kv.values(block).slice(stored).widened::<V>(&mut wide);
         for (weights, out) in scores.chunks_exact(stride).zip(out.chunks_exact_mut(head_dim)) {
             add_block::<V>(values, &weights[at.clone()], out);

@@ -39,6 +39,10 @@ pub trait Lanes: Copy {
         (a + c) + (b + d)
     }
 
+    /// Asks for memory ahead of its use. Nothing depends on it, so an instance need not do anything.
+    #[inline(always)]
+    fn prefetch<T>(_: &[T]) {}
+
     /// The largest lane.
     #[inline(always)]
     fn largest(self) -> f32 {
@@ -131,6 +135,14 @@ mod avx2 {
     // SAFETY, for every block below: this type is only used inside functions with `target_feature(enable = "avx2,f16c")`,
     // reached through `dispatch!` after the CPU was asked. Loads and stores are unaligned and bounds are asserted.
     impl Lanes for __m256 {
+        #[inline(always)]
+        fn prefetch<T>(memory: &[T]) {
+            const LINE: usize = 64;
+            let start = memory.as_ptr().cast::<i8>();
+            for line in 0..size_of_val(memory).div_ceil(LINE) {
+                unsafe { _mm_prefetch::<_MM_HINT_T0>(start.add(line * LINE)) };
+            }
+        }
         #[inline(always)]
         fn splat(x: f32) -> Self {
             unsafe { _mm256_set1_ps(x) }
