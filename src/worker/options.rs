@@ -46,7 +46,7 @@ pub struct WorkerOptions {
     /// Memory for the KV cache of each model, in bytes or as 512Mi, 2Gi.
     #[arg(long, env = "GRID_KV_BUDGET", default_value = "512Mi")]
     pub kv_budget: Quantity,
-    /// How the KV cache stores numbers: f32, or f16 in half the memory. Answers differ, so in a grid only nodes of the same type audit one another.
+    /// How the KV cache stores numbers: f32, or f16, which takes half the memory. Only nodes of the same type audit one another.
     #[arg(long, env = "GRID_KV_TYPE", default_value = "f32")]
     pub kv_type: KvType,
     /// Where this machine is, for placement: eu-west, say.

@@ -71,7 +71,7 @@ pub struct BatchOptions {
     /// Memory for the KV cache, in bytes or as 512Mi, 2Gi.
     #[arg(long, env = "GRID_KV_BUDGET", default_value = "512Mi")]
     pub kv_budget: Quantity,
-    /// How the KV cache stores numbers: f32, or f16 in half the memory. Answers differ.
+    /// How the KV cache stores numbers: f32, or f16, which takes half the memory and gives slightly other answers.
     #[arg(long, env = "GRID_KV_TYPE", default_value = "f32")]
     pub kv_type: KvType,
     /// Largest model file that is taken, in bytes or as 8Gi.
