@@ -1,5 +1,7 @@
 //! Eight floats at a time: an array, or an AVX2 register. Both do the same IEEE-754 operations in the same order.
 
+use super::f16_to_f32;
+
 /// Eight single precision lanes. All operations are lane by lane and correctly rounded.
 pub trait Lanes: Copy {
     fn splat(x: f32) -> Self;
@@ -22,6 +24,12 @@ pub trait Lanes: Copy {
         Self::splat(0.0)
     }
 
+    /// Reads the first eight half precision numbers, exactly; the caller guarantees that there are as many.
+    #[inline(always)]
+    fn load_half(from: &[u16]) -> Self {
+        Self::load(&std::array::from_fn::<f32, 8, _>(|i| f16_to_f32(from[i])))
+    }
+
     /// The sum of the lanes in one fixed order: halves, then quarters, then eighths.
     #[inline(always)]
     fn sum(self) -> f32 {
@@ -30,6 +38,10 @@ pub trait Lanes: Copy {
         let [a, b, c, d] = [x[0] + x[4], x[1] + x[5], x[2] + x[6], x[3] + x[7]];
         (a + c) + (b + d)
     }
+
+    /// Asks for memory ahead of its use. Nothing depends on it, so an instance need not do anything.
+    #[inline(always)]
+    fn prefetch<T>(_: &[T]) {}
 
     /// The largest lane.
     #[inline(always)]
@@ -120,9 +132,17 @@ mod avx2 {
     use super::Lanes;
     use core::arch::x86_64::*;
 
-    // SAFETY, for every block below: this type is only used inside functions with `target_feature(enable = "avx2")`,
+    // SAFETY, for every block below: this type is only used inside functions with `target_feature(enable = "avx2,f16c")`,
     // reached through `dispatch!` after the CPU was asked. Loads and stores are unaligned and bounds are asserted.
     impl Lanes for __m256 {
+        #[inline(always)]
+        fn prefetch<T>(memory: &[T]) {
+            const LINE: usize = 64;
+            let start = memory.as_ptr().cast::<i8>();
+            for line in 0..size_of_val(memory).div_ceil(LINE) {
+                unsafe { _mm_prefetch::<_MM_HINT_T0>(start.add(line * LINE)) };
+            }
+        }
         #[inline(always)]
         fn splat(x: f32) -> Self {
             unsafe { _mm256_set1_ps(x) }
@@ -131,6 +151,11 @@ mod avx2 {
         fn load(from: &[f32]) -> Self {
             assert!(from.len() >= 8);
             unsafe { _mm256_loadu_ps(from.as_ptr()) }
+        }
+        #[inline(always)]
+        fn load_half(from: &[u16]) -> Self {
+            assert!(from.len() >= 8);
+            unsafe { _mm256_cvtph_ps(_mm_loadu_si128(from.as_ptr().cast())) }
         }
         #[inline(always)]
         fn store(self, to: &mut [f32]) {
@@ -173,7 +198,35 @@ mod avx2 {
 
 #[cfg(test)]
 mod tests {
+    use super::super::{Simd, dispatch};
     use super::*;
+
+    #[inline(always)]
+    fn widen_generic<V: Lanes>(halves: &[u16], out: &mut [f32]) {
+        for (halves, out) in halves.chunks_exact(8).zip(out.chunks_exact_mut(8)) {
+            V::load_half(halves).store(out);
+        }
+    }
+
+    fn widen(simd: Simd, halves: &[u16], out: &mut [f32]) {
+        dispatch!(simd, widen_generic(halves: &[u16], out: &mut [f32]))
+    }
+
+    #[test]
+    fn every_half_precision_number_is_widened_exactly_by_all_instances() {
+        let halves: Vec<u16> = (0..=u16::MAX).collect();
+        for simd in Simd::available() {
+            let mut wide = vec![0.0; halves.len()];
+            widen(simd, &halves, &mut wide);
+            for (half, wide) in halves.iter().zip(wide) {
+                let expected = f16_to_f32(*half);
+                assert!(
+                    wide.to_bits() == expected.to_bits() || wide.is_nan() && expected.is_nan(),
+                    "{simd:?} {half:#x}"
+                );
+            }
+        }
+    }
 
     #[test]
     fn exp_is_close_to_the_real_one() {

@@ -15,6 +15,11 @@ pub(super) struct Rotations {
     pub(super) local: Option<Rotation>,
 }
 
+/// Whether a fifth of the threads' time is spent waiting for the last of so many equal items.
+fn is_uneven(items: usize, threads: usize) -> bool {
+    5 * items < 4 * items.next_multiple_of(threads)
+}
+
 /// One layer's attention.
 pub(super) struct Attention<'a> {
     pub(super) model: &'a Model,
@@ -38,10 +43,10 @@ impl Attention<'_> {
         let mut out = vec![0f32; places.len() * q_width];
         let out_places = Disjoint::new(&mut out);
         let pool = &self.model.compute.pool;
-        // Heads that share keys and values are computed together, unless threads would have nothing to do. Either way each
+        // Heads that share keys and values are computed together, unless threads would wait for one another. Either way each
         // head's sums are its own.
         let shared = n_heads / n_kv_heads;
-        let group = if places.len() * n_kv_heads < pool.threads() { 1 } else { shared };
+        let group = if is_uneven(places.len() * n_kv_heads, pool.threads()) { 1 } else { shared };
         let groups = n_heads / group;
         let window = self.layer().window.unwrap_or(usize::MAX);
         pool.run(places.len() * groups, |item| {
@@ -104,5 +109,16 @@ impl Attention<'_> {
             (Some(local), Some(_)) => local,
             _ => &self.rotations.global,
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::is_uneven;
+
+    #[test]
+    fn items_are_uneven_when_some_threads_have_nothing_to_do_for_long() {
+        assert!(is_uneven(1, 2) && is_uneven(3, 2) && is_uneven(9, 8));
+        assert!(!is_uneven(1, 1) && !is_uneven(3, 1) && !is_uneven(4, 2) && !is_uneven(5, 2) && !is_uneven(31, 8));
     }
 }
