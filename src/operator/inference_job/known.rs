@@ -14,6 +14,7 @@ use kube::{
 };
 use serde::{Deserialize, Deserializer, de::Error};
 use serde_json::Value;
+use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 
 use crate::{
     api::{
@@ -25,6 +26,8 @@ use crate::{
 
 /// Longest inline input, in bytes, of a job that is kept whole until its first look.
 const MAX_FRESH: usize = 2 << 10;
+/// Of all jobs that are kept whole together, in bytes: some thousand, which is what a few seconds bring and a few seconds take away.
+const MAX_FRESH_TOGETHER: usize = 4 << 20;
 
 /// A job as it is known between two looks.
 #[derive(Debug, Clone, PartialEq)]
@@ -47,7 +50,50 @@ pub struct KnownJob {
     pub revision: u64,
     /// All of a small job that has no status yet: its first look reads it from here. The write of its status tells whether it was
     /// still so.
-    pub fresh: Option<Arc<InferenceJob>>,
+    pub fresh: Option<Arc<Fresh>>,
+}
+
+/// A job that is kept whole, and its part of the room for such jobs, which it gives back when nobody holds it any more.
+#[derive(Debug)]
+pub struct Fresh {
+    pub job: Arc<InferenceJob>,
+    bytes: usize,
+    /// `None` until it is kept.
+    _place: Option<OwnedSemaphorePermit>,
+}
+
+impl PartialEq for Fresh {
+    fn eq(&self, other: &Self) -> bool {
+        self.job == other.job
+    }
+}
+
+/// The room for jobs that are kept whole. Cheap to clone.
+#[derive(Debug, Clone)]
+pub struct Room {
+    bytes: Arc<Semaphore>,
+}
+
+impl Default for Room {
+    fn default() -> Self {
+        Room { bytes: Arc::new(Semaphore::new(MAX_FRESH_TOGETHER)) }
+    }
+}
+
+impl Room {
+    /// An event of the watch as it is kept: a job for which there is no room loses its whole object, and its first look reads it from
+    /// the API server.
+    pub fn fit(&self, mut event: watcher::Event<Guarded<KnownJob>>) -> watcher::Event<Guarded<KnownJob>> {
+        if let watcher::Event::Apply(Guarded(Ok(job))) | watcher::Event::InitApply(Guarded(Ok(job))) = &mut event {
+            job.fresh = job.fresh.take().and_then(|fresh| self.place(&fresh));
+        }
+        event
+    }
+
+    fn place(&self, fresh: &Fresh) -> Option<Arc<Fresh>> {
+        let place = self.bytes.clone().try_acquire_many_owned(u32::try_from(fresh.bytes).ok()?).ok()?;
+        Some(Arc::new(Fresh { job: fresh.job.clone(), bytes: fresh.bytes, _place: Some(place) }))
+    }
 }
 
 impl<'de> Deserialize<'de> for KnownJob {
@@ -58,7 +104,7 @@ impl<'de> Deserialize<'de> for KnownJob {
     }
 }
 
-fn fresh(whole: &Value) -> Option<Arc<InferenceJob>> {
+fn fresh(whole: &Value) -> Option<Arc<Fresh>> {
     let input = &whole["spec"]["workload"]["input"]["inline"];
     if !whole["status"].is_null() || input.as_str().is_some_and(|text| text.len() > MAX_FRESH) {
         return None;
@@ -66,7 +112,9 @@ fn fresh(whole: &Value) -> Option<Arc<InferenceJob>> {
     let mut job = InferenceJob::deserialize(whole).ok()?;
     // Nothing here reads them, and both may be as large as the job.
     (job.metadata.managed_fields, job.metadata.annotations) = (None, None);
-    Some(Arc::new(job))
+    // What its fields take beside their text is about what the struct itself takes.
+    let bytes = size_of::<InferenceJob>() + serde_json::to_vec(&job).ok()?.len();
+    Some(Arc::new(Fresh { job: Arc::new(job), bytes, _place: None }))
 }
 
 impl KnownJob {
@@ -273,13 +321,37 @@ mod tests {
     #[test]
     fn a_small_job_is_kept_whole_until_it_has_a_status() {
         let fresh = |job: Guarded<KnownJob>| job.0.unwrap().fresh;
-        let new = fresh(job(1, json!(null))).unwrap();
+        let new = fresh(job(1, json!(null))).unwrap().job.clone();
         assert_eq!(new.spec.workload.input.inline.as_deref(), Some("long"));
         assert_eq!((new.metadata.resource_version.as_deref(), &new.metadata.annotations), (Some("7"), &None));
         assert!(fresh(job(1, json!({"phase": "Queued"}))).is_none());
         let mut large = serde_json::to_value(new.as_ref()).unwrap();
         large["spec"]["workload"]["input"]["inline"] = json!("x".repeat(MAX_FRESH + 1));
         assert!(serde_json::from_value::<KnownJob>(large).unwrap().fresh.is_none());
+    }
+
+    #[test]
+    fn of_many_small_jobs_only_as_many_are_kept_whole_as_there_is_room_for() {
+        let room = Room::default();
+        let kept = |event| match room.fit(event) {
+            watcher::Event::Apply(Guarded(Ok(job))) | watcher::Event::InitApply(Guarded(Ok(job))) => job.fresh,
+            other => panic!("{other:?}"),
+        };
+        let mut whole = Vec::new();
+        while let Some(fresh) = kept(watcher::Event::InitApply(job(1, json!(null)))) {
+            whole.push(fresh);
+        }
+        let bytes: usize = whole.iter().map(|fresh| fresh.bytes).sum();
+        assert!(bytes <= MAX_FRESH_TOGETHER && bytes > MAX_FRESH_TOGETHER - 8_192, "{bytes} bytes");
+        assert!(whole.len() > 500, "{} jobs", whole.len());
+        assert!(kept(watcher::Event::Apply(job(1, json!(null)))).is_none(), "there is no room");
+        // A look that is under way holds what it reads.
+        let read = whole[0].clone();
+        whole.remove(0);
+        assert!(kept(watcher::Event::Apply(job(1, json!(null)))).is_none());
+        drop(read);
+        assert!(kept(watcher::Event::Apply(job(1, json!(null)))).is_some(), "its room is another's");
+        assert!(kept(watcher::Event::Apply(job(1, json!({"phase": "Queued"})))).is_none(), "this one needs none");
     }
 
     #[test]

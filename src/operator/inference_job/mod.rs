@@ -56,7 +56,7 @@ use crate::{
 };
 use apply::Applied;
 use calm::Asked;
-use known::{KnownJob, Live};
+use known::{KnownJob, Live, Room};
 use validate::{Place, Stage, Validated, ValidatedJob};
 
 /// Field manager of this controller.
@@ -107,7 +107,8 @@ fn controller(live: Live, context: &Arc<Context>) -> Controller<Guarded<KnownJob
     let (reader, writer) = reflector::store();
     let jobs: Api<Guarded<KnownJob>> = Api::all(context.client.clone());
     let of_all = context.clone();
-    let applied = watches::facts(jobs).reflect(writer).try_filter_map(move |event| {
+    let room = Room::default();
+    let applied = watches::facts(jobs).map_ok(move |event| room.fit(event)).reflect(writer).try_filter_map(move |event| {
         let news = live.is_news(&event);
         if let watcher::Event::Delete(job) = &event {
             went(job, &of_all);
@@ -161,7 +162,7 @@ pub async fn reconcile(known: Arc<KnownJob>, context: Arc<Context>) -> Result<Ac
         Asked::NotAsked => None,
     };
     let job = match &known.fresh {
-        Some(fresh) => fresh.clone(),
+        Some(fresh) => fresh.job.clone(),
         None => match newest(&known, &context).await? {
             Some(Guarded(Ok(job))) => Arc::new(job),
             Some(malformed) => return Ok(runner::left_alone(&malformed, &context).await),

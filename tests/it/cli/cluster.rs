@@ -139,6 +139,45 @@ async fn an_input_that_does_not_fit_into_the_job_goes_with_it_in_a_config_map() 
 }
 
 #[tokio::test]
+async fn the_form_of_all_answers_is_a_word_or_a_file_with_a_schema() {
+    let place = Place::new("cli-form").await;
+    let _quiet = place.world.quiet.read().await;
+    let file = |name: &str, text: &str| {
+        let path = place.folder.path().join(name);
+        std::fs::write(&path, text).unwrap();
+        path.to_str().unwrap().to_owned()
+    };
+    let submit = async |more: &[&str]| {
+        let words = ["submit", "--model", MODEL, "--prompts", "-", "--no-wait", "--response-format"];
+        place.fed(&[&words, more].concat(), "Make up an animal.\n").await
+    };
+    let schema = file("animal.json", "{\n  \"type\": \"object\",\n  \"properties\": {\"zebra\": {}, \"ant\": {}}\n}\n");
+    let ran = submit(&[schema.as_str(), "--name", "formed"]).await;
+    assert_eq!(ran.code, 0, "{ran:?}");
+    let form = place.jobs().get("formed").await.unwrap().spec.workload.generation.response_format.unwrap();
+    let kept = r#"{"type":"object","properties":{"zebra":{},"ant":{}}}"#;
+    assert_eq!((form.json_schema.as_deref(), form.json_object), (Some(kept), None));
+    assert_eq!(submit(&["json_object", "--name", "any"]).await.code, 0);
+    let form = place.jobs().get("any").await.unwrap().spec.workload.generation.response_format.unwrap();
+    assert!(form.json_object.is_some() && form.json_schema.is_none());
+
+    let (broken, list) = (file("broken.json", "{"), file("list.json", "[]"));
+    for (more, says) in [
+        (&["json_schema"][..], "cannot read json_schema"),
+        (&["-"][..], "standard input"),
+        (&[broken.as_str()][..], "is not JSON"),
+        (&[list.as_str()][..], "an object"),
+        (&["json_object", "--endpoint", "/v1/completions"][..], "--endpoint /v1/chat/completions"),
+    ] {
+        let refused = submit(more).await;
+        assert!(refused.code == 1 && refused.err.contains("--response-format"), "{refused:?}");
+        assert!(refused.err.contains(says), "{says}: {refused:?}");
+    }
+    let both = place.grid(&["submit", "-f", "x", "--response-format", "json_object"]).await;
+    assert!(both.code == 1 && both.err.contains("--response-format") && both.err.contains("--filename"), "{both:?}");
+}
+
+#[tokio::test]
 async fn a_file_is_submitted_once_however_often_the_script_runs() {
     let place = Place::new("cli-file").await;
     let _quiet = place.world.quiet.read().await;
