@@ -12,7 +12,10 @@ use kube::{
     ResourceExt,
     runtime::{reflector::ObjectRef, watcher},
 };
-use serde::{Deserialize, Deserializer, de::Error};
+use serde::{
+    Deserialize, Deserializer,
+    de::{Error, IgnoredAny},
+};
 use serde_json::Value;
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 
@@ -43,6 +46,8 @@ pub struct KnownJob {
     pub is_over: bool,
     /// Whether its work is paid is known for good, or it has none that is paid.
     pub is_settled: bool,
+    /// A user pays for it.
+    pub has_escrow: bool,
     pub ended: Option<Time>,
     /// Seconds that the job wants to be kept after that.
     pub ttl: Option<i64>,
@@ -122,6 +127,11 @@ impl KnownJob {
     pub fn is_done(&self) -> bool {
         self.is_over && self.is_settled && self.target == Target::Grid && self.metadata.deletion_timestamp.is_none()
     }
+
+    /// The gateway still has something to tell of it: how far it is, or that its escrow is settled.
+    fn is_live(&self) -> bool {
+        !self.is_over || self.has_escrow && !self.is_settled
+    }
 }
 
 /// The fields of an InferenceJob that are looked at; all others are passed over while it is read.
@@ -139,6 +149,8 @@ struct Spec {
     workload: Workload,
     #[serde(default)]
     placement: Placement,
+    #[serde(default)]
+    payment: Option<IgnoredAny>,
     #[serde(default)]
     managed_by: Option<String>,
     #[serde(default)]
@@ -183,6 +195,7 @@ impl From<Facts> for KnownJob {
             is_ours: spec.managed_by.as_deref().is_none_or(|manager| manager == OURS),
             is_over: holds(condition::COMPLETE) || holds(condition::FAILED),
             is_settled: holds(condition::SETTLED) || unpaid || spec.placement.target == Target::Local,
+            has_escrow: spec.payment.is_some(),
             model: spec.workload.model_ref.name,
             target: spec.placement.target,
             ended: completion_time,
@@ -217,8 +230,8 @@ fn job_ref(object: &Guarded<KnownJob>) -> JobRef {
     }
 }
 
-/// Jobs that are not over, by uid, which is how the gateway names them. Fed by the watch. Searching the cache for each change
-/// would cost the more, the more jobs there are. Cheap to clone.
+/// Jobs of which the gateway has something to tell, by uid, which is how it names them. Fed by the watch. Searching the cache for
+/// each change would cost the more, the more jobs there are. Cheap to clone.
 #[derive(Clone, Default)]
 pub struct Live {
     jobs: Arc<Mutex<Jobs>>,
@@ -234,6 +247,7 @@ struct Jobs {
 struct Entry {
     job: JobRef,
     revision: u64,
+    is_over: bool,
     listing: u64,
 }
 
@@ -256,7 +270,7 @@ impl Live {
         true
     }
 
-    /// The job of a uid, if it is not over; all such jobs for `None`.
+    /// The job of a uid, if the gateway has something to tell of it; all such jobs for `None`.
     pub fn find(&self, uid: Option<&str>) -> Vec<JobRef> {
         let jobs = self.jobs.lock().unwrap_or_else(PoisonError::into_inner);
         match uid {
@@ -269,13 +283,14 @@ impl Live {
 impl Jobs {
     fn applied(&mut self, object: &Guarded<KnownJob>) -> bool {
         let uid = object.uid().unwrap_or_default();
-        let Some(job) = object.0.as_ref().ok().filter(|job| !job.is_over) else {
+        let Some(job) = object.0.as_ref().ok().filter(|job| job.is_live()) else {
             self.by_uid.remove(&uid);
             return true;
         };
-        let entry = Entry { job: job_ref(object), revision: job.revision, listing: self.listing };
+        let entry =
+            Entry { job: job_ref(object), revision: job.revision, is_over: job.is_over, listing: self.listing };
         let before = self.by_uid.insert(uid, entry);
-        before.is_none_or(|before| before.revision != job.revision)
+        before.is_none_or(|before| (before.revision, before.is_over) != (job.revision, job.is_over))
     }
 }
 
@@ -371,6 +386,25 @@ mod tests {
         assert_eq!(live.find(Some("u")).len(), 1);
         assert!(apply(2, json!({"conditions": [condition("Complete")]})), "its settlement is looked at");
         assert_eq!((live.find(Some("u")), live.find(None)), (vec![], vec![]));
+    }
+
+    #[test]
+    fn a_paid_job_that_is_over_is_looked_at_when_the_gateway_tells_of_its_escrow() {
+        let live = Live::default();
+        let apply = |conditions: &[&str]| {
+            let conditions: Vec<_> = conditions.iter().map(|type_| condition(type_)).collect();
+            let requests = json!({"total": 2, "completed": 2, "failed": 0});
+            let status = json!({"conditions": conditions, "requests": requests});
+            let mut paid = job(1, status).0.unwrap();
+            paid.has_escrow = true;
+            live.is_news(&watcher::Event::Apply(Guarded(Ok(paid))))
+        };
+        assert!(apply(&[]));
+        assert!(apply(&["Complete"]), "it may be settled already");
+        assert_eq!(live.find(Some("u")).len(), 1);
+        assert!(!apply(&["Complete", "Verified"]));
+        assert!(apply(&["Complete", "Settled"]));
+        assert_eq!(live.find(Some("u")), vec![]);
     }
 
     #[test]

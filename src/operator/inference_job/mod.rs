@@ -56,6 +56,7 @@ use crate::{
 };
 use apply::Applied;
 use calm::Asked;
+use dereference::Settlement;
 use known::{KnownJob, Live, Room};
 use validate::{Place, Stage, Validated, ValidatedJob};
 
@@ -196,18 +197,7 @@ async fn reconcile_live(
     let refs = dereference::dereference(job, asked, context).await?;
     let now = (context.clock)();
     match validate::validate(job, refs, now) {
-        Validated::Over(settlement) => {
-            status::update(job, &status::over(job, &settlement, now), context).await?;
-            if local::is_local(job) {
-                local::apply::clean(job, context).await?;
-            }
-            let ended = job.status.as_ref().and_then(|status| status.completion_time.as_ref());
-            let ttl = job.spec.ttl_seconds_after_finished.or(context.config.job_ttl());
-            match ttl.zip(ended) {
-                Some((ttl, ended)) => expire(job, ttl, ended, context).await,
-                None => Ok(Action::await_change()),
-            }
-        }
+        Validated::Over(settlement) => after(job, &settlement, now, context).await,
         Validated::Refused(refusal) => {
             let status = status::refused(job, refusal, now);
             status::update(job, &status, context).await?;
@@ -268,6 +258,27 @@ async fn with_settlement(
         _ => None,
     };
     Ok(Applied { settlement, ..applied })
+}
+
+/// A job that is over: what is known of its pay, what a Local one left behind, and its time to live.
+async fn after(
+    job: &InferenceJob,
+    settlement: &Settlement,
+    now: Timestamp,
+    context: &Context,
+) -> Result<Action, Error> {
+    let wait = status::update(job, &status::over(job, settlement, now), context).await?;
+    if local::is_local(job) {
+        local::apply::clean(job, context).await?;
+    }
+    let ended = job.status.as_ref().and_then(|status| status.completion_time.as_ref());
+    let ttl = job.spec.ttl_seconds_after_finished.or(context.config.job_ttl());
+    match (wait, ttl.zip(ended)) {
+        (Some(wait), _) => Ok(Action::requeue(wait)),
+        (None, Some((ttl, ended))) => expire(job, ttl, ended, context).await,
+        (None, None) if settlement.is_told() => Ok(runner::at_rest()),
+        (None, None) => Ok(Action::await_change()),
+    }
 }
 
 /// Deletes a job whose time to live, in seconds, is over.
