@@ -93,7 +93,7 @@ pub fn settings() -> Settings {
             ..FetchLimits::default()
         },
         heartbeat_limit: Duration::from_secs(60),
-        audit_timeout: Duration::from_secs(20),
+        audit_timeout: Duration::from_secs(60),
         online_wait: Duration::from_secs(60),
         stall: Duration::from_secs(60),
         info_interval: Duration::from_millis(100),
