@@ -54,9 +54,8 @@ pub(super) trait Exchange: Sized + Send + 'static {
     ) -> Result<ExchangeBehaviour<Self>, libp2p::swarm::InvalidProtocol> {
         let name = StreamProtocol::try_from_owned(Self::PROTOCOL.name(net))?;
         let support = if role == Self::ASKER { ProtocolSupport::Outbound } else { ProtocolSupport::Inbound };
-        let config = request_response::Config::default()
-            .with_request_timeout(time)
-            .with_max_concurrent_streams(streams);
+        let config =
+            request_response::Config::default().with_request_timeout(time).with_max_concurrent_streams(streams);
         let codec = MessageCodec::new(frame_limit(Self::PROTOCOL));
         Ok(request_response::Behaviour::with_codec(codec, [(name, support)], config))
     }

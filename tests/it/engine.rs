@@ -98,7 +98,9 @@ async fn until(what: &str, condition: impl Fn() -> bool) {
             tokio::time::sleep(Duration::from_millis(2)).await;
         }
     };
-    tokio::time::timeout(Duration::from_secs(180), waiting).await.unwrap_or_else(|_| panic!("{what} within three minutes"));
+    tokio::time::timeout(Duration::from_secs(180), waiting)
+        .await
+        .unwrap_or_else(|_| panic!("{what} within three minutes"));
 }
 
 #[tokio::test]

@@ -200,7 +200,8 @@ mod tests {
     #[test]
     fn a_form_is_for_chat_only() {
         let form = Some(json!({"jsonObject": {}}));
-        let asking = |endpoint: Option<&str>| JobOptions { endpoint: endpoint.map(str::to_owned), ..JobOptions::default() };
+        let asking =
+            |endpoint: Option<&str>| JobOptions { endpoint: endpoint.map(str::to_owned), ..JobOptions::default() };
         for endpoint in [None, Some(CHAT)] {
             let made = formed("a\n", asking(endpoint), form.clone()).unwrap();
             let job: InferenceJob = serde_json::from_value(made.job).unwrap();

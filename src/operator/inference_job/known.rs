@@ -287,8 +287,7 @@ impl Jobs {
             self.by_uid.remove(&uid);
             return true;
         };
-        let entry =
-            Entry { job: job_ref(object), revision: job.revision, is_over: job.is_over, listing: self.listing };
+        let entry = Entry { job: job_ref(object), revision: job.revision, is_over: job.is_over, listing: self.listing };
         let before = self.by_uid.insert(uid, entry);
         before.is_none_or(|before| (before.revision, before.is_over) != (job.revision, job.is_over))
     }

@@ -109,16 +109,17 @@ fn controller(live: Live, context: &Arc<Context>) -> Controller<Guarded<KnownJob
     let jobs: Api<Guarded<KnownJob>> = Api::all(context.client.clone());
     let of_all = context.clone();
     let room = Room::default();
-    let applied = watches::facts(jobs).map_ok(move |event| room.fit(event)).reflect(writer).try_filter_map(move |event| {
-        let news = live.is_news(&event);
-        if let watcher::Event::Delete(job) = &event {
-            went(job, &of_all);
-        }
-        std::future::ready(Ok(match event {
-            watcher::Event::Apply(job) | watcher::Event::InitApply(job) if news => Some(job),
-            _ => None,
-        }))
-    });
+    let applied =
+        watches::facts(jobs).map_ok(move |event| room.fit(event)).reflect(writer).try_filter_map(move |event| {
+            let news = live.is_news(&event);
+            if let watcher::Event::Delete(job) = &event {
+                went(job, &of_all);
+            }
+            std::future::ready(Ok(match event {
+                watcher::Event::Apply(job) | watcher::Event::InitApply(job) if news => Some(job),
+                _ => None,
+            }))
+        });
     runner::framed(Controller::for_stream(applied, reader), context)
 }
 

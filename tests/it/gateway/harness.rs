@@ -110,7 +110,8 @@ impl Harness {
     }
 
     pub async fn start_with(settings: Settings) -> Self {
-        let harness = Self::bare(tempfile::tempdir().unwrap(), settings, NodeKey::generate(), early_in_an_epoch()).await;
+        let harness =
+            Self::bare(tempfile::tempdir().unwrap(), settings, NodeKey::generate(), early_in_an_epoch()).await;
         harness.gateway.put_network(network()).await.unwrap();
         harness.have_model().await;
         harness

@@ -12,8 +12,8 @@ use tokio::time::timeout;
 use xdc_grid::{
     api::ids::{GridPeerId, NodeAddress},
     grid::{
-        AnswerTimes, ConfiguredGateways, Grid, GridConfig, GridEvent, GridLimits, Membership, Multiaddr, Reason, Role, Service,
-        refused, start,
+        AnswerTimes, ConfiguredGateways, Grid, GridConfig, GridEvent, GridLimits, Membership, Multiaddr, Reason, Role,
+        Service, refused, start,
     },
     protocol::{identity::NodeKey, names::NetworkId, wire},
 };

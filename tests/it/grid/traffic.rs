@@ -15,9 +15,7 @@ use xdc_grid::{
     },
 };
 
-use super::node::{
-    Members, PATIENCE, QUIC, TCP, TestNode, eventually, gateway_limits, pair, pair_with, worker_limits,
-};
+use super::node::{Members, PATIENCE, QUIC, TCP, TestNode, eventually, gateway_limits, pair, pair_with, worker_limits};
 
 fn token(index: u32) -> InferEvent {
     InferEvent {
@@ -42,8 +40,7 @@ async fn worker_and_gateway_authenticate_over_tcp_and_over_quic() {
 #[tokio::test]
 async fn the_gateway_learns_address_and_software_of_a_worker() {
     let key = NodeKey::generate();
-    let mut gateway =
-        TestNode::gateway(&NodeKey::generate(), "", Members::of(&[&key]), &[TCP], gateway_limits()).await;
+    let mut gateway = TestNode::gateway(&NodeKey::generate(), "", Members::of(&[&key]), &[TCP], gateway_limits()).await;
     let address = gateway.address("127.0.0.1").await;
     let _worker = TestNode::worker(&key, "", vec![address], worker_limits()).await;
     let event = gateway.event(|event| matches!(event, GridEvent::PeerAuthenticated { .. })).await;
