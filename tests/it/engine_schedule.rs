@@ -316,12 +316,17 @@ async fn a_request_ends_at_its_deadline_whether_it_waits_or_runs() {
     let late = GenerateRequest { deadline: Some(now), ..of("a", vec![1, 2, 3], 5) };
     let answer = generate(&engine, late).await;
     assert!(answer.late && answer.told.is_empty());
-    // A reader that never reads keeps it from ending by itself. Late enough for it to begin.
-    let soon = Some(Instant::now() + Duration::from_secs(4));
-    let soon = GenerateRequest { deadline: soon, ..of("a", vec![1, 2, 3], 120) };
-    let running = engine.generate(soon.clone()).await.unwrap();
+    // Of a reader that never reads, so that it does not end. It loses its place a second after its channel is full: after the
+    // deadline of the one that waits, whatever the machine does meanwhile.
+    let soon = GenerateRequest { deadline: Some(Instant::now() + Duration::from_millis(500)), ..of("a", vec![4], 5) };
+    let endless = engine.generate(of("a", vec![1, 2, 3], 120)).await.unwrap();
     let waiting = generate(&engine, soon).await;
     assert!(waiting.late && waiting.told.is_empty());
+    drop(endless);
+    // Late enough for it to begin.
+    let later = Some(Instant::now() + Duration::from_secs(4));
+    let running = engine.generate(GenerateRequest { deadline: later, ..of("a", vec![1, 2, 3], 120) }).await.unwrap();
+    until("it ends", || engine.totals().late == 3).await;
     let running = collect(running).await;
     assert!(running.late && !running.told.is_empty() && running.ids.is_empty());
     assert_eq!(engine.totals().late, 3);
