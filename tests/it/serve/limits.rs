@@ -136,7 +136,10 @@ async fn a_server_that_stops_finishes_what_it_began_and_takes_nothing_new() {
     let (parrots, brake) = Parrots::braked();
     let file = tempfile::NamedTempFile::new().unwrap();
     let options = ["--drain-seconds", "600", "--model-name", MODEL];
+    // For the test of the model that comes before the first request.
+    brake.add_permits(1_000);
     let s = Serving::start_with(file.path(), &options, Arc::new(parrots)).await.ready().await;
+    brake.forget_permits(1_000);
     brake.add_permits(1);
     let stream = begun(s.post(CHAT, &long(60)).await).await;
     // A connection of its own, from before.
