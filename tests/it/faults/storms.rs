@@ -62,7 +62,7 @@ pub fn operate_with(client: Client, gateway_url: &str, chain: &FakeChain, more: 
         "--worker-image=localhost/xdc-grid:test",
         "--http-address=127.0.0.1:0",
         // Nobody else wants it, and an operator that loses it ends.
-        "--lease-seconds=120",
+        "--lease-seconds=60",
         "--chain-poll-seconds=1",
         &lease,
         &namespace,
