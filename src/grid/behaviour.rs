@@ -50,6 +50,7 @@ impl Behaviour {
     pub(super) fn new(keypair: &Keypair, config: &GridConfig, metrics: &Metrics) -> Result<Self, GridError> {
         let net = config.network.net();
         let (role, limits) = (config.role, &config.limits);
+        let times = limits.answer_times;
         let invalid = |error: libp2p::swarm::InvalidProtocol| GridError::Transport(error.to_string());
         let accepted = match role {
             Role::Gateway => vec![Protocol::Blob],
@@ -67,11 +68,11 @@ impl Behaviour {
             ),
             kad: kad(keypair.public().to_peer_id(), role, &net).map_err(invalid)?,
             gossip: adverts::gossip(keypair, role, &net)?,
-            auth: AuthExchange::build(&net, role, 4).map_err(invalid)?,
-            assign: AssignExchange::build(&net, role, 4).map_err(invalid)?,
-            job: JobExchange::build(&net, role, 256).map_err(invalid)?,
-            challenge: ChallengeExchange::build(&net, role, 8).map_err(invalid)?,
-            info: InfoExchange::build(&net, role, 4).map_err(invalid)?,
+            auth: AuthExchange::build(&net, role, 4, times.auth).map_err(invalid)?,
+            assign: AssignExchange::build(&net, role, 4, times.assign).map_err(invalid)?,
+            job: JobExchange::build(&net, role, 256, times.job).map_err(invalid)?,
+            challenge: ChallengeExchange::build(&net, role, 8, times.challenge).map_err(invalid)?,
+            info: InfoExchange::build(&net, role, 4, times.info).map_err(invalid)?,
             streams: streams::Behaviour::new(accepted.collect::<Result<_, _>>().map_err(invalid)?),
         })
     }

@@ -38,21 +38,24 @@ pub(super) trait Exchange: Sized + Send + 'static {
     type Request: Message + Default + Send + 'static;
     type Response: Message + Default + Refusable + Send + 'static;
     const PROTOCOL: Protocol;
-    /// From the first byte of the request to the last of the answer.
-    const TIMEOUT: Duration;
     /// Who asks.
     const ASKER: Role;
 
     fn behaviour(behaviour: &mut Behaviour) -> &mut ExchangeBehaviour<Self>;
     fn pending(pending: &mut Pending) -> &mut PendingOf<Self>;
 
-    /// The behaviour for a node of `role`: it only offers the side that it plays.
-    fn build(net: &Net, role: Role, streams: usize) -> Result<ExchangeBehaviour<Self>, libp2p::swarm::InvalidProtocol> {
+    /// The behaviour for a node of `role`: it only offers the side that it plays. `time`: from the first byte of a request to the last
+    /// of its answer.
+    fn build(
+        net: &Net,
+        role: Role,
+        streams: usize,
+        time: Duration,
+    ) -> Result<ExchangeBehaviour<Self>, libp2p::swarm::InvalidProtocol> {
         let name = StreamProtocol::try_from_owned(Self::PROTOCOL.name(net))?;
         let support = if role == Self::ASKER { ProtocolSupport::Outbound } else { ProtocolSupport::Inbound };
-        let config = request_response::Config::default()
-            .with_request_timeout(Self::TIMEOUT)
-            .with_max_concurrent_streams(streams);
+        let config =
+            request_response::Config::default().with_request_timeout(time).with_max_concurrent_streams(streams);
         let codec = MessageCodec::new(frame_limit(Self::PROTOCOL));
         Ok(request_response::Behaviour::with_codec(codec, [(name, support)], config))
     }
@@ -87,7 +90,7 @@ pub(super) struct Pending {
 }
 
 macro_rules! exchange {
-    ($name:ident, $field:ident, $protocol:ident, $asker:ident, $request:ident, $response:ident, $seconds:literal) => {
+    ($name:ident, $field:ident, $protocol:ident, $asker:ident, $request:ident, $response:ident) => {
         #[derive(Debug)]
         pub(super) struct $name;
 
@@ -95,7 +98,6 @@ macro_rules! exchange {
             type Request = wire::$request;
             type Response = wire::$response;
             const PROTOCOL: Protocol = Protocol::$protocol;
-            const TIMEOUT: Duration = Duration::from_secs($seconds);
             const ASKER: Role = Role::$asker;
 
             fn behaviour(behaviour: &mut Behaviour) -> &mut ExchangeBehaviour<Self> {
@@ -109,11 +111,11 @@ macro_rules! exchange {
     };
 }
 
-exchange!(AuthExchange, auth, Auth, Worker, AuthRequest, AuthResponse, 5);
-exchange!(AssignExchange, assign, Assign, Gateway, Assign, AssignReply, 5);
-exchange!(JobExchange, job, Job, Gateway, Offer, OfferReply, 3);
-exchange!(ChallengeExchange, challenge, Challenge, Gateway, ChallengeRequest, ChallengeReply, 30);
-exchange!(InfoExchange, info, Info, Gateway, InfoRequest, InfoReply, 3);
+exchange!(AuthExchange, auth, Auth, Worker, AuthRequest, AuthResponse);
+exchange!(AssignExchange, assign, Assign, Gateway, Assign, AssignReply);
+exchange!(JobExchange, job, Job, Gateway, Offer, OfferReply);
+exchange!(ChallengeExchange, challenge, Challenge, Gateway, ChallengeRequest, ChallengeReply);
+exchange!(InfoExchange, info, Info, Gateway, InfoRequest, InfoReply);
 
 /// An answer on its way from a handler's task back to the swarm.
 pub(super) enum Answer {

@@ -17,6 +17,8 @@ pub struct GridLimits {
     pub connections_per_ip: Rate,
     /// A connection that has not authenticated after this is closed.
     pub auth_deadline: Duration,
+    /// From the first byte of a request to the last of its answer, per protocol, on the side that asks and on the one that answers.
+    pub answer_times: AnswerTimes,
     /// Requests and streams of one peer, per protocol, in each direction.
     pub rates: Rates,
     /// Requests of all peers that a worker answers at once, per protocol.
@@ -43,6 +45,7 @@ impl GridLimits {
             established_per_peer: 2,
             connections_per_ip: Rate::new(8.0, 64.0),
             auth_deadline: Duration::from_secs(5),
+            answer_times: AnswerTimes::default(),
             rates: Rates::default(),
             concurrent_requests: 256,
             streams_per_peer: 16,
@@ -56,6 +59,35 @@ impl GridLimits {
 
     pub fn worker() -> Self {
         GridLimits { pending_incoming: 16, pending_outgoing: 16, established: 32, events: 256, ..Self::gateway() }
+    }
+}
+
+/// How long the answer to a request may take.
+#[derive(Debug, Clone, Copy)]
+pub struct AnswerTimes {
+    pub auth: Duration,
+    pub assign: Duration,
+    pub job: Duration,
+    pub challenge: Duration,
+    pub info: Duration,
+}
+
+impl AnswerTimes {
+    /// The same for all.
+    pub fn all(time: Duration) -> Self {
+        AnswerTimes { auth: time, assign: time, job: time, challenge: time, info: time }
+    }
+}
+
+impl Default for AnswerTimes {
+    fn default() -> Self {
+        AnswerTimes {
+            auth: Duration::from_secs(5),
+            assign: Duration::from_secs(5),
+            job: Duration::from_secs(3),
+            challenge: Duration::from_secs(30),
+            info: Duration::from_secs(3),
+        }
     }
 }
 

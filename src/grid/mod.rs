@@ -29,7 +29,7 @@ pub use error::{FrameError, GridError, OpenError, RequestError};
 pub use frames::{FrameReceiver, FrameSender, FrameStream};
 pub use handle::{AuditClient, AuditServer, BlobClient, BlobServer, GridHandle, Incoming, InferClient, InferServer};
 pub use libp2p::Multiaddr;
-pub use limits::{GridLimits, Rates, memory_limit_from_cgroup};
+pub use limits::{AnswerTimes, GridLimits, Rates, memory_limit_from_cgroup};
 pub use rate::Rate;
 pub use refusal::{Reason, refused};
 pub use service::{ConfiguredGateways, GridEvent, GridEvents, Membership, Service};

@@ -34,7 +34,16 @@ impl Anvil {
         let program = anvil();
         let mut process = Command::new(&program)
             .args(["--host", "127.0.0.1", "--port", "0", "--no-mining", "--hardfork", "cancun"])
-            .args(["--chain-id", "51", "--slots-in-an-epoch", "1", "--gas-limit", "420000000", "--prune-history", "500"])
+            .args([
+                "--chain-id",
+                "51",
+                "--slots-in-an-epoch",
+                "1",
+                "--gas-limit",
+                "420000000",
+                "--prune-history",
+                "500",
+            ])
             .args(["--block-base-fee-per-gas", "12500000000"])
             .stdout(Stdio::piped())
             .stderr(Stdio::null())

@@ -81,8 +81,8 @@ struct Answer {
 
 async fn collect(mut events: Receiver<GenerateEvent>) -> Answer {
     let mut answer = Answer::default();
-    let next = || Duration::from_secs(120);
-    while let Some(event) = tokio::time::timeout(next(), events.recv()).await.expect("an event within two minutes") {
+    let next = || Duration::from_secs(300);
+    while let Some(event) = tokio::time::timeout(next(), events.recv()).await.expect("an event within five minutes") {
         match event {
             GenerateEvent::Token { index, id, text, .. } => {
                 answer.told.push((index, id));
@@ -110,7 +110,9 @@ async fn until(what: &str, condition: impl Fn() -> bool) {
             tokio::time::sleep(Duration::from_millis(2)).await;
         }
     };
-    tokio::time::timeout(Duration::from_secs(60), waiting).await.unwrap_or_else(|_| panic!("{what} within a minute"));
+    tokio::time::timeout(Duration::from_secs(180), waiting)
+        .await
+        .unwrap_or_else(|_| panic!("{what} within three minutes"));
 }
 
 #[tokio::test]

@@ -31,7 +31,7 @@ async fn install_crds(client: &Client, examples: &[(String, DynamicObject)]) {
         let name = crd.metadata.name.clone().unwrap();
         api.patch(&name, &PatchParams::apply("tests").force(), &Patch::Apply(&crd)).await.unwrap();
         let established = await_condition(api.clone(), &name, is_crd_established());
-        tokio::time::timeout(Duration::from_secs(30), established).await.unwrap().unwrap();
+        tokio::time::timeout(Duration::from_secs(120), established).await.unwrap().unwrap();
     }
 }
 

@@ -32,9 +32,9 @@ struct Cli {
 }
 
 /// Long enough for a machine that is busy with something else: a holder stops after two thirds of it.
-const LASTS: Duration = Duration::from_secs(9);
+const LASTS: Duration = Duration::from_secs(15);
 /// For what happens at once, or once a lease has expired.
-const PATIENCE: Duration = Duration::from_secs(60);
+const PATIENCE: Duration = Duration::from_secs(120);
 
 fn holder(client: &Client, who: &str) -> LeaseHolder {
     LeaseHolder::new(client.clone(), "lease", "writer", who, LASTS)

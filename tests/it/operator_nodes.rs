@@ -40,7 +40,7 @@ fn sets(client: &Client) -> Api<StatefulSet> {
 fn node(name: &str, more: Value) -> Value {
     let mut spec = json!({
         "networkRef": {"name": NETWORK}, "mode": "Managed", "accelerators": {"cpuOnly": {}}, "models": [MODEL],
-        "drain": {"deadlineSeconds": 20},
+        "drain": {"deadlineSeconds": 60},
     });
     for (key, value) in more.as_object().unwrap() {
         spec[key] = value.clone();
@@ -115,8 +115,8 @@ async fn a_pod_that_becomes_ready_is_noticed_at_once() {
     pod_status(&client, "prompt", ready()).await;
     until(&client, "prompt", condition::WORKER_AVAILABLE, |found| found.status == Truth::True).await;
     let took = since.elapsed();
-    // The regular look comes every 20 s; only a watch is as fast as this.
-    assert!(took.as_secs() < 5, "{took:?}");
+    // The regular look comes 20 s after the one before; only a watch is faster.
+    assert!(took.as_secs() < 15, "{took:?}");
     gone(&client, "prompt").await;
 }
 
@@ -278,7 +278,7 @@ async fn a_node_that_leaves_keeps_its_claim_on_work_whose_epoch_is_not_over() {
     let world = world().await;
     let _quiet = world.quiet.read().await;
     let client = client().await;
-    let rewards = json!({"rewards": {"payoutAddress": "0x00000000000000000000000000000000000000cc"}, "drain": {"deadlineSeconds": 60}});
+    let rewards = json!({"rewards": {"payoutAddress": "0x00000000000000000000000000000000000000cc"}, "drain": {"deadlineSeconds": 600}});
     create::<GridNode>(&client, node("leaver", rewards)).await;
     let peer = peer(&client, "leaver").await;
     world.gateway.prove(&peer);
@@ -294,8 +294,11 @@ async fn a_node_that_leaves_keeps_its_claim_on_work_whose_epoch_is_not_over() {
     world.gateway.set_running(&peer, 0);
     eventually("the node is gone", async || nodes(&client).get_opt("leaver").await.unwrap().is_none().then_some(()))
         .await;
-    let events = event_reasons(&client, "default", "leaver").await;
-    assert!(events.contains(&"LastContributionOutstanding".to_owned()), "{events:?}");
+    let events = eventually("an Event", async || {
+        let events = event_reasons(&client, "default", "leaver").await;
+        events.contains(&"LastContributionOutstanding".to_owned()).then_some(events)
+    })
+    .await;
     assert!(!events.contains(&"DrainDeadlineExceeded".to_owned()), "{events:?}");
 }
 
@@ -357,24 +360,21 @@ async fn a_node_that_is_looked_at_again_is_not_written_again() {
     pod_status(&client, "calm", ready()).await;
     world.gateway.prove(&peer);
     until(&client, "calm", condition::READY, |found| found.status == Truth::True).await;
-    let version = || async { nodes(&client).get("calm").await.unwrap().resource_version() };
-    // Until what was caused is over.
-    let mut last = version().await;
-    eventually("it is quiet", async || {
-        let (before, now) = (last.clone(), version().await);
-        last = now.clone();
-        (before == now).then_some(())
-    })
-    .await;
     let of_node = || world.writes.of("/gridnodes/calm") + world.writes.of("worker-calm");
-    let before = of_node();
-    for _ in 0..3 {
-        world.gateway.changed(ChangeKind::Node, &peer);
+    // What was caused before may still be written in the first rounds; whoever writes at every look writes in all of them.
+    let mut written = Vec::new();
+    while written.last() != Some(&0) {
+        assert!(written.len() < 6, "writes, round by round: {written:?}");
+        let before = of_node();
+        for _ in 0..3 {
+            world.gateway.changed(ChangeKind::Node, &peer);
+        }
+        // A node that comes after them is through: so are they.
+        let marker = format!("marker-{}", written.len());
+        create::<GridNode>(&client, node(&marker, json!({}))).await;
+        until(&client, &marker, condition::WORKER_AVAILABLE, |_| true).await;
+        written.push(of_node() - before);
+        gone(&client, &marker).await;
     }
-    // A node that comes after them is through: so are they.
-    create::<GridNode>(&client, node("marker", json!({}))).await;
-    until(&client, "marker", condition::WORKER_AVAILABLE, |_| true).await;
-    assert_eq!(of_node(), before);
     gone(&client, "calm").await;
-    gone(&client, "marker").await;
 }

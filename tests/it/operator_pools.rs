@@ -216,22 +216,20 @@ async fn a_pool_that_is_looked_at_again_is_not_written_again() {
             + world.writes.of("/gridnodes/still-")
             + world.writes.of("worker-still-")
     };
-    let (mut last, mut same) = (of_pool(), 0);
-    eventually("it is quiet", async || {
-        let now = of_pool();
-        same = if now == last { same + 1 } else { 0 };
-        last = now;
-        (same == 20).then_some(())
-    })
-    .await;
-    let before = of_pool();
-    // A label of a node makes the pool and the node be looked at.
-    let touched = Patch::Merge(json!({"metadata": {"labels": {"touched": "1"}}}));
-    nodes.patch("still-0", &PatchParams::default(), &touched).await.unwrap();
-    world.gateway.changed(ChangeKind::Node, "nobody");
-    create_in::<GridNodePool>(&client, SYSTEM, pool("marker", 0)).await;
-    until(&client, "marker", |status| ready(status).reason == "PoolComplete").await;
-    assert_eq!(of_pool(), before);
+    // What was caused before may still be written in the first rounds; whoever writes at every look writes in all of them.
+    let mut written = Vec::new();
+    while written.last() != Some(&0) {
+        assert!(written.len() < 6, "writes, round by round: {written:?}");
+        let (before, round) = (of_pool(), written.len());
+        // A label of a node makes the pool and the node be looked at.
+        let touched = Patch::Merge(json!({"metadata": {"labels": {"touched": round.to_string()}}}));
+        nodes.patch("still-0", &PatchParams::default(), &touched).await.unwrap();
+        world.gateway.changed(ChangeKind::Node, "nobody");
+        let marker = format!("marker-{round}");
+        create_in::<GridNodePool>(&client, SYSTEM, pool(&marker, 0)).await;
+        until(&client, &marker, |status| ready(status).reason == "PoolComplete").await;
+        written.push(of_pool() - before);
+        remove(&client, &marker).await;
+    }
     remove(&client, "still").await;
-    remove(&client, "marker").await;
 }

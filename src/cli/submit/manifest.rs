@@ -13,6 +13,8 @@ const MAX_CONFIG_MAP: usize = 1_000_000;
 /// Longest part of a generated name that comes from the model: a Local job's pods need room for an index.
 const MAX_STEM: usize = 40;
 const INPUT_KEY: &str = "input";
+/// The endpoint of a job that names none, and the only one whose answers have a form.
+const CHAT: &str = "/v1/chat/completions";
 
 /// The job as it is sent, and the ConfigMap with its input where that does not fit into the job.
 #[derive(Debug)]
@@ -30,6 +32,8 @@ pub struct Wanted<'a> {
     pub namespace: &'a str,
     pub suffix: &'a str,
     pub options: &'a JobOptions,
+    /// What `options.response_format` stands for.
+    pub form: Option<Value>,
 }
 
 /// The one InferenceJob of a file. It may leave its namespace out: then `asked`, that of the flag, counts, else `usual`.
@@ -68,9 +72,12 @@ pub fn from_file(text: &str, asked: Option<&str>, usual: &str) -> Result<Value, 
 }
 
 pub fn from_prompts(wanted: &Wanted<'_>) -> Result<Generated, String> {
-    let Wanted { model, prompts, namespace, options, .. } = *wanted;
+    let Wanted { model, prompts, namespace, options, ref form, .. } = *wanted;
     if prompts.trim().is_empty() {
         return Err("there are no prompts: the file is empty".into());
+    }
+    if let Some(endpoint) = options.endpoint.as_deref().filter(|endpoint| form.is_some() && *endpoint != CHAT) {
+        return Err(format!("--response-format is for --endpoint {CHAT}, not for {endpoint}: leave one of both out"));
     }
     let name = options.name.clone().unwrap_or_else(|| format!("{}-{}", stem(model), wanted.suffix));
     let (input, config_map) = input(wanted, &name)?;
@@ -84,6 +91,7 @@ pub fn from_prompts(wanted: &Wanted<'_>) -> Result<Generated, String> {
         ("temperature", options.temperature.clone().map(Value::from)),
         ("seed", options.seed.map(Value::from)),
         ("systemMessage", options.system_message.clone().map(Value::from)),
+        ("responseFormat", form.clone()),
     ]);
     if !generation.is_empty() {
         workload.insert("generation".into(), generation.into());
@@ -163,6 +171,10 @@ mod tests {
     use crate::api::inference_job::InferenceJob;
 
     fn prompts(text: &str, options: JobOptions) -> Result<Generated, String> {
+        formed(text, options, None)
+    }
+
+    fn formed(text: &str, options: JobOptions, form: Option<Value>) -> Result<Generated, String> {
         from_prompts(&Wanted {
             model: "Tiny.v1",
             prompts: text,
@@ -170,6 +182,7 @@ mod tests {
             namespace: "team-a",
             suffix: "bcdfg",
             options: &options,
+            form,
         })
     }
 
@@ -182,6 +195,21 @@ mod tests {
         assert_eq!(job.spec.workload.generation.max_tokens, 8);
         assert_eq!(made.job["spec"]["workload"]["input"], json!({"format": "Lines", "inline": "a\nb\n"}));
         assert_eq!(made.job["spec"]["workload"]["output"]["configMap"]["name"], "tiny-v1-bcdfg-results");
+    }
+
+    #[test]
+    fn a_form_is_for_chat_only() {
+        let form = Some(json!({"jsonObject": {}}));
+        let asking =
+            |endpoint: Option<&str>| JobOptions { endpoint: endpoint.map(str::to_owned), ..JobOptions::default() };
+        for endpoint in [None, Some(CHAT)] {
+            let made = formed("a\n", asking(endpoint), form.clone()).unwrap();
+            let job: InferenceJob = serde_json::from_value(made.job).unwrap();
+            assert!(job.spec.workload.generation.response_format.unwrap().json_object.is_some());
+        }
+        let refused = formed("a\n", asking(Some("/v1/completions")), form).unwrap_err();
+        assert!(refused.contains("--response-format") && refused.contains("/v1/completions"), "{refused}");
+        assert!(prompts("a\n", asking(Some("/v1/completions"))).is_ok());
     }
 
     #[test]

@@ -1,12 +1,17 @@
 //! `kubectl grid submit`: makes an InferenceJob from a file or from prompts, waits for it and prints its results.
 //!
-//! `manifest` is pure and makes the objects, `source` reads files and standard input, `wait` follows the job.
+//! `manifest` and `form` are pure and make the objects, `source` reads files and standard input, `wait` follows the job.
 
+mod form;
 mod manifest;
 mod source;
 pub(super) mod wait;
 
-use std::{io::Write, path::PathBuf, time::Duration};
+use std::{
+    io::Write,
+    path::{Path, PathBuf},
+    time::Duration,
+};
 
 use k8s_openapi::api::core::v1::ConfigMap;
 use kube::{
@@ -33,6 +38,8 @@ use crate::api::inference_job::InferenceJob;
   kubectl grid submit --model smollm2-135m-instruct --prompts prompts.txt
   # From another program
   echo Hello | kubectl grid submit --model smollm2-135m-instruct --prompts - --max-tokens 32
+  # Every answer is JSON that fits the schema in a file
+  kubectl grid submit --model smollm2-135m-instruct --prompts prompts.txt --response-format schema.json
   # A file with an InferenceJob, without waiting
   kubectl grid submit -f docs/examples/job.yaml --no-wait
   # Only write the InferenceJob that would be made
@@ -93,6 +100,10 @@ pub struct JobOptions {
     /// System message before every prompt.
     #[arg(long, value_name = "TEXT", conflicts_with = "filename")]
     pub system_message: Option<String>,
+    /// Form of every answer: `json_object` for any JSON object, or a file with a JSON schema that it is to fit. Say in the prompts as well
+    /// what you want.
+    #[arg(long, value_name = "FORM", conflicts_with = "filename")]
+    pub response_format: Option<String>,
     /// The OpenAI endpoint that the requests are for.
     #[arg(long, value_name = "PATH", conflicts_with = "filename")]
     pub endpoint: Option<String>,
@@ -159,6 +170,7 @@ fn wanted(namespace: Option<&str>, usual: &str, args: &SubmitArgs) -> Result<Gen
             Ok(Generated { job, input: None })
         }
         (None, Some(path), Some(model)) => {
+            let form = form_of(&args.options)?;
             let prompts = source::read(path)?;
             let suffix = source::random_suffix();
             let wanted = Wanted {
@@ -168,10 +180,26 @@ fn wanted(namespace: Option<&str>, usual: &str, args: &SubmitArgs) -> Result<Gen
                 namespace: usual,
                 suffix: &suffix,
                 options: &args.options,
+                form,
             };
             manifest::from_prompts(&wanted).map_err(CliError::Other)
         }
         _ => Err(CliError::Other("give -f FILE, or --model NAME with --prompts FILE".into())),
+    }
+}
+
+fn form_of(options: &JobOptions) -> Result<Option<Value>, CliError> {
+    let Some(asked) = options.response_format.as_deref() else { return Ok(None) };
+    let wrong = |what: String| {
+        CliError::Other(format!("--response-format takes json_object, or a file with a JSON schema: {what}"))
+    };
+    match asked {
+        form::ANY_OBJECT => Ok(Some(form::any_object())),
+        "-" => Err(wrong("standard input is for the prompts".into())),
+        file => {
+            let text = source::read(Path::new(file)).map_err(|error| wrong(error.to_string()))?;
+            form::of_schema(&text).map(Some).map_err(|what| wrong(format!("{file} {what}")))
+        }
     }
 }
 

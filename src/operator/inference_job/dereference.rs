@@ -50,6 +50,16 @@ pub enum Settlement {
     Paid(Spend),
 }
 
+impl Settlement {
+    /// Whether all that can come after this has the job looked at: the report of its epoch, or the gateway's word about its escrow.
+    pub fn is_told(&self) -> bool {
+        match self {
+            Settlement::Told | Settlement::Pending(_) | Settlement::Active(_) | Settlement::Paid(_) => true,
+            Settlement::Unknown | Settlement::DryRun => false,
+        }
+    }
+}
+
 /// `asked`: what the gateway said a moment ago, when it was asked already.
 pub async fn dereference(job: &InferenceJob, asked: Option<JobReport>, context: &Context) -> Result<Refs, Error> {
     if is_over(job) {

@@ -12,8 +12,12 @@ use kube::{
     ResourceExt,
     runtime::{reflector::ObjectRef, watcher},
 };
-use serde::{Deserialize, Deserializer, de::Error};
+use serde::{
+    Deserialize, Deserializer,
+    de::{Error, IgnoredAny},
+};
 use serde_json::Value;
+use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 
 use crate::{
     api::{
@@ -25,6 +29,8 @@ use crate::{
 
 /// Longest inline input, in bytes, of a job that is kept whole until its first look.
 const MAX_FRESH: usize = 2 << 10;
+/// Of all jobs that are kept whole together, in bytes: some thousand, which is what a few seconds bring and a few seconds take away.
+const MAX_FRESH_TOGETHER: usize = 4 << 20;
 
 /// A job as it is known between two looks.
 #[derive(Debug, Clone, PartialEq)]
@@ -40,6 +46,8 @@ pub struct KnownJob {
     pub is_over: bool,
     /// Whether its work is paid is known for good, or it has none that is paid.
     pub is_settled: bool,
+    /// A user pays for it.
+    pub has_escrow: bool,
     pub ended: Option<Time>,
     /// Seconds that the job wants to be kept after that.
     pub ttl: Option<i64>,
@@ -47,7 +55,50 @@ pub struct KnownJob {
     pub revision: u64,
     /// All of a small job that has no status yet: its first look reads it from here. The write of its status tells whether it was
     /// still so.
-    pub fresh: Option<Arc<InferenceJob>>,
+    pub fresh: Option<Arc<Fresh>>,
+}
+
+/// A job that is kept whole, and its part of the room for such jobs, which it gives back when nobody holds it any more.
+#[derive(Debug)]
+pub struct Fresh {
+    pub job: Arc<InferenceJob>,
+    bytes: usize,
+    /// `None` until it is kept.
+    _place: Option<OwnedSemaphorePermit>,
+}
+
+impl PartialEq for Fresh {
+    fn eq(&self, other: &Self) -> bool {
+        self.job == other.job
+    }
+}
+
+/// The room for jobs that are kept whole. Cheap to clone.
+#[derive(Debug, Clone)]
+pub struct Room {
+    bytes: Arc<Semaphore>,
+}
+
+impl Default for Room {
+    fn default() -> Self {
+        Room { bytes: Arc::new(Semaphore::new(MAX_FRESH_TOGETHER)) }
+    }
+}
+
+impl Room {
+    /// An event of the watch as it is kept: a job for which there is no room loses its whole object, and its first look reads it from
+    /// the API server.
+    pub fn fit(&self, mut event: watcher::Event<Guarded<KnownJob>>) -> watcher::Event<Guarded<KnownJob>> {
+        if let watcher::Event::Apply(Guarded(Ok(job))) | watcher::Event::InitApply(Guarded(Ok(job))) = &mut event {
+            job.fresh = job.fresh.take().and_then(|fresh| self.place(&fresh));
+        }
+        event
+    }
+
+    fn place(&self, fresh: &Fresh) -> Option<Arc<Fresh>> {
+        let place = self.bytes.clone().try_acquire_many_owned(u32::try_from(fresh.bytes).ok()?).ok()?;
+        Some(Arc::new(Fresh { job: fresh.job.clone(), bytes: fresh.bytes, _place: Some(place) }))
+    }
 }
 
 impl<'de> Deserialize<'de> for KnownJob {
@@ -58,7 +109,7 @@ impl<'de> Deserialize<'de> for KnownJob {
     }
 }
 
-fn fresh(whole: &Value) -> Option<Arc<InferenceJob>> {
+fn fresh(whole: &Value) -> Option<Arc<Fresh>> {
     let input = &whole["spec"]["workload"]["input"]["inline"];
     if !whole["status"].is_null() || input.as_str().is_some_and(|text| text.len() > MAX_FRESH) {
         return None;
@@ -66,13 +117,20 @@ fn fresh(whole: &Value) -> Option<Arc<InferenceJob>> {
     let mut job = InferenceJob::deserialize(whole).ok()?;
     // Nothing here reads them, and both may be as large as the job.
     (job.metadata.managed_fields, job.metadata.annotations) = (None, None);
-    Some(Arc::new(job))
+    // What its fields take beside their text is about what the struct itself takes.
+    let bytes = size_of::<InferenceJob>() + serde_json::to_vec(&job).ok()?.len();
+    Some(Arc::new(Fresh { job: Arc::new(job), bytes, _place: None }))
 }
 
 impl KnownJob {
     /// Nothing is to be done for it but to delete it in time. A Local job may have left something to clean.
     pub fn is_done(&self) -> bool {
         self.is_over && self.is_settled && self.target == Target::Grid && self.metadata.deletion_timestamp.is_none()
+    }
+
+    /// The gateway still has something to tell of it: how far it is, or that its escrow is settled.
+    fn is_live(&self) -> bool {
+        !self.is_over || self.has_escrow && !self.is_settled
     }
 }
 
@@ -91,6 +149,8 @@ struct Spec {
     workload: Workload,
     #[serde(default)]
     placement: Placement,
+    #[serde(default)]
+    payment: Option<IgnoredAny>,
     #[serde(default)]
     managed_by: Option<String>,
     #[serde(default)]
@@ -135,6 +195,7 @@ impl From<Facts> for KnownJob {
             is_ours: spec.managed_by.as_deref().is_none_or(|manager| manager == OURS),
             is_over: holds(condition::COMPLETE) || holds(condition::FAILED),
             is_settled: holds(condition::SETTLED) || unpaid || spec.placement.target == Target::Local,
+            has_escrow: spec.payment.is_some(),
             model: spec.workload.model_ref.name,
             target: spec.placement.target,
             ended: completion_time,
@@ -169,8 +230,8 @@ fn job_ref(object: &Guarded<KnownJob>) -> JobRef {
     }
 }
 
-/// Jobs that are not over, by uid, which is how the gateway names them. Fed by the watch. Searching the cache for each change
-/// would cost the more, the more jobs there are. Cheap to clone.
+/// Jobs of which the gateway has something to tell, by uid, which is how it names them. Fed by the watch. Searching the cache for
+/// each change would cost the more, the more jobs there are. Cheap to clone.
 #[derive(Clone, Default)]
 pub struct Live {
     jobs: Arc<Mutex<Jobs>>,
@@ -186,6 +247,7 @@ struct Jobs {
 struct Entry {
     job: JobRef,
     revision: u64,
+    is_over: bool,
     listing: u64,
 }
 
@@ -208,7 +270,7 @@ impl Live {
         true
     }
 
-    /// The job of a uid, if it is not over; all such jobs for `None`.
+    /// The job of a uid, if the gateway has something to tell of it; all such jobs for `None`.
     pub fn find(&self, uid: Option<&str>) -> Vec<JobRef> {
         let jobs = self.jobs.lock().unwrap_or_else(PoisonError::into_inner);
         match uid {
@@ -221,13 +283,13 @@ impl Live {
 impl Jobs {
     fn applied(&mut self, object: &Guarded<KnownJob>) -> bool {
         let uid = object.uid().unwrap_or_default();
-        let Some(job) = object.0.as_ref().ok().filter(|job| !job.is_over) else {
+        let Some(job) = object.0.as_ref().ok().filter(|job| job.is_live()) else {
             self.by_uid.remove(&uid);
             return true;
         };
-        let entry = Entry { job: job_ref(object), revision: job.revision, listing: self.listing };
+        let entry = Entry { job: job_ref(object), revision: job.revision, is_over: job.is_over, listing: self.listing };
         let before = self.by_uid.insert(uid, entry);
-        before.is_none_or(|before| before.revision != job.revision)
+        before.is_none_or(|before| (before.revision, before.is_over) != (job.revision, job.is_over))
     }
 }
 
@@ -273,13 +335,37 @@ mod tests {
     #[test]
     fn a_small_job_is_kept_whole_until_it_has_a_status() {
         let fresh = |job: Guarded<KnownJob>| job.0.unwrap().fresh;
-        let new = fresh(job(1, json!(null))).unwrap();
+        let new = fresh(job(1, json!(null))).unwrap().job.clone();
         assert_eq!(new.spec.workload.input.inline.as_deref(), Some("long"));
         assert_eq!((new.metadata.resource_version.as_deref(), &new.metadata.annotations), (Some("7"), &None));
         assert!(fresh(job(1, json!({"phase": "Queued"}))).is_none());
         let mut large = serde_json::to_value(new.as_ref()).unwrap();
         large["spec"]["workload"]["input"]["inline"] = json!("x".repeat(MAX_FRESH + 1));
         assert!(serde_json::from_value::<KnownJob>(large).unwrap().fresh.is_none());
+    }
+
+    #[test]
+    fn of_many_small_jobs_only_as_many_are_kept_whole_as_there_is_room_for() {
+        let room = Room::default();
+        let kept = |event| match room.fit(event) {
+            watcher::Event::Apply(Guarded(Ok(job))) | watcher::Event::InitApply(Guarded(Ok(job))) => job.fresh,
+            other => panic!("{other:?}"),
+        };
+        let mut whole = Vec::new();
+        while let Some(fresh) = kept(watcher::Event::InitApply(job(1, json!(null)))) {
+            whole.push(fresh);
+        }
+        let bytes: usize = whole.iter().map(|fresh| fresh.bytes).sum();
+        assert!(bytes <= MAX_FRESH_TOGETHER && bytes > MAX_FRESH_TOGETHER - 8_192, "{bytes} bytes");
+        assert!(whole.len() > 500, "{} jobs", whole.len());
+        assert!(kept(watcher::Event::Apply(job(1, json!(null)))).is_none(), "there is no room");
+        // A look that is under way holds what it reads.
+        let read = whole[0].clone();
+        whole.remove(0);
+        assert!(kept(watcher::Event::Apply(job(1, json!(null)))).is_none());
+        drop(read);
+        assert!(kept(watcher::Event::Apply(job(1, json!(null)))).is_some(), "its room is another's");
+        assert!(kept(watcher::Event::Apply(job(1, json!({"phase": "Queued"})))).is_none(), "this one needs none");
     }
 
     #[test]
@@ -299,6 +385,25 @@ mod tests {
         assert_eq!(live.find(Some("u")).len(), 1);
         assert!(apply(2, json!({"conditions": [condition("Complete")]})), "its settlement is looked at");
         assert_eq!((live.find(Some("u")), live.find(None)), (vec![], vec![]));
+    }
+
+    #[test]
+    fn a_paid_job_that_is_over_is_looked_at_when_the_gateway_tells_of_its_escrow() {
+        let live = Live::default();
+        let apply = |conditions: &[&str]| {
+            let conditions: Vec<_> = conditions.iter().map(|type_| condition(type_)).collect();
+            let requests = json!({"total": 2, "completed": 2, "failed": 0});
+            let status = json!({"conditions": conditions, "requests": requests});
+            let mut paid = job(1, status).0.unwrap();
+            paid.has_escrow = true;
+            live.is_news(&watcher::Event::Apply(Guarded(Ok(paid))))
+        };
+        assert!(apply(&[]));
+        assert!(apply(&["Complete"]), "it may be settled already");
+        assert_eq!(live.find(Some("u")).len(), 1);
+        assert!(!apply(&["Complete", "Verified"]));
+        assert!(apply(&["Complete", "Settled"]));
+        assert_eq!(live.find(Some("u")), vec![]);
     }
 
     #[test]

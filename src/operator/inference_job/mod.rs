@@ -56,7 +56,8 @@ use crate::{
 };
 use apply::Applied;
 use calm::Asked;
-use known::{KnownJob, Live};
+use dereference::Settlement;
+use known::{KnownJob, Live, Room};
 use validate::{Place, Stage, Validated, ValidatedJob};
 
 /// Field manager of this controller.
@@ -107,16 +108,18 @@ fn controller(live: Live, context: &Arc<Context>) -> Controller<Guarded<KnownJob
     let (reader, writer) = reflector::store();
     let jobs: Api<Guarded<KnownJob>> = Api::all(context.client.clone());
     let of_all = context.clone();
-    let applied = watches::facts(jobs).reflect(writer).try_filter_map(move |event| {
-        let news = live.is_news(&event);
-        if let watcher::Event::Delete(job) = &event {
-            went(job, &of_all);
-        }
-        std::future::ready(Ok(match event {
-            watcher::Event::Apply(job) | watcher::Event::InitApply(job) if news => Some(job),
-            _ => None,
-        }))
-    });
+    let room = Room::default();
+    let applied =
+        watches::facts(jobs).map_ok(move |event| room.fit(event)).reflect(writer).try_filter_map(move |event| {
+            let news = live.is_news(&event);
+            if let watcher::Event::Delete(job) = &event {
+                went(job, &of_all);
+            }
+            std::future::ready(Ok(match event {
+                watcher::Event::Apply(job) | watcher::Event::InitApply(job) if news => Some(job),
+                _ => None,
+            }))
+        });
     runner::framed(Controller::for_stream(applied, reader), context)
 }
 
@@ -161,7 +164,7 @@ pub async fn reconcile(known: Arc<KnownJob>, context: Arc<Context>) -> Result<Ac
         Asked::NotAsked => None,
     };
     let job = match &known.fresh {
-        Some(fresh) => fresh.clone(),
+        Some(fresh) => fresh.job.clone(),
         None => match newest(&known, &context).await? {
             Some(Guarded(Ok(job))) => Arc::new(job),
             Some(malformed) => return Ok(runner::left_alone(&malformed, &context).await),
@@ -195,18 +198,7 @@ async fn reconcile_live(
     let refs = dereference::dereference(job, asked, context).await?;
     let now = (context.clock)();
     match validate::validate(job, refs, now) {
-        Validated::Over(settlement) => {
-            status::update(job, &status::over(job, &settlement, now), context).await?;
-            if local::is_local(job) {
-                local::apply::clean(job, context).await?;
-            }
-            let ended = job.status.as_ref().and_then(|status| status.completion_time.as_ref());
-            let ttl = job.spec.ttl_seconds_after_finished.or(context.config.job_ttl());
-            match ttl.zip(ended) {
-                Some((ttl, ended)) => expire(job, ttl, ended, context).await,
-                None => Ok(Action::await_change()),
-            }
-        }
+        Validated::Over(settlement) => after(job, &settlement, now, context).await,
         Validated::Refused(refusal) => {
             let status = status::refused(job, refusal, now);
             status::update(job, &status, context).await?;
@@ -267,6 +259,27 @@ async fn with_settlement(
         _ => None,
     };
     Ok(Applied { settlement, ..applied })
+}
+
+/// A job that is over: what is known of its pay, what a Local one left behind, and its time to live.
+async fn after(
+    job: &InferenceJob,
+    settlement: &Settlement,
+    now: Timestamp,
+    context: &Context,
+) -> Result<Action, Error> {
+    let wait = status::update(job, &status::over(job, settlement, now), context).await?;
+    if local::is_local(job) {
+        local::apply::clean(job, context).await?;
+    }
+    let ended = job.status.as_ref().and_then(|status| status.completion_time.as_ref());
+    let ttl = job.spec.ttl_seconds_after_finished.or(context.config.job_ttl());
+    match (wait, ttl.zip(ended)) {
+        (Some(wait), _) => Ok(Action::requeue(wait)),
+        (None, Some((ttl, ended))) => expire(job, ttl, ended, context).await,
+        (None, None) if settlement.is_told() => Ok(runner::at_rest()),
+        (None, None) => Ok(Action::await_change()),
+    }
 }
 
 /// Deletes a job whose time to live, in seconds, is over.

@@ -100,7 +100,7 @@ func TestTheSliceTaintsUnhealthyDevicesAndLeavesGoneOnesOut(t *testing.T) {
 
 func TestTheKubeletHearsOfEveryDeviceNowAndAfterAChange(t *testing.T) {
 	i := inventoryOf(t, 2)
-	ctx, cancel := context.WithTimeout(context.Background(), 10*time.Second)
+	ctx, cancel := context.WithTimeout(context.Background(), 60*time.Second)
 	defer cancel()
 	reports, ended := make(chan kubeletplugin.DeviceHealthReport), make(chan error, 1)
 	go func() { ended <- driverOf(t, i).WatchHealthStatus(ctx, reports) }()

@@ -24,7 +24,7 @@ func dial(t *testing.T, i *inventory) (*grpc.ClientConn, context.Context) {
 		t.Fatal(err)
 	}
 	t.Cleanup(func() { conn.Close() })
-	ctx, cancel := context.WithTimeout(context.Background(), 10*time.Second)
+	ctx, cancel := context.WithTimeout(context.Background(), 60*time.Second)
 	t.Cleanup(cancel)
 	return conn, ctx
 }

@@ -47,7 +47,7 @@ def start_prometheus():
         f"--web.listen-address=127.0.0.1:{PROMETHEUS_PORT}",
     )
     query = f"http://127.0.0.1:{PROMETHEUS_PORT}/api/v1/query?query={METRIC}"
-    wait_for("Prometheus to have the gateway's metric", lambda: json.loads(run("curl", "-sf", query))["data"]["result"], 60)
+    wait_for("Prometheus to have the gateway's metric", lambda: json.loads(run("curl", "-sf", query))["data"]["result"], 180)
 
 
 def start_adapter():
@@ -67,7 +67,7 @@ def start_adapter():
             "insecureSkipTLSVerify": True, "groupPriorityMinimum": 100, "versionPriority": 100,
         }},
     )
-    wait_for("the metric to be served by the API server", lambda: external_metric() is not None, 60)
+    wait_for("the metric to be served by the API server", lambda: external_metric() is not None, 180)
 
 
 def external_metric():
@@ -92,8 +92,8 @@ def metrics_adapter():
         yield
     finally:
         # First: a registered API that nobody serves keeps namespaces from going.
-        kube.kubectl("delete", "apiservice", API, "--ignore-not-found", "--timeout=30s")
-        kube.kubectl("-n", kube.SYSTEM, "delete", "service", ADAPTER_SERVICE, "--ignore-not-found", "--timeout=30s")
+        kube.kubectl("delete", "apiservice", API, "--ignore-not-found", "--timeout=180s")
+        kube.kubectl("-n", kube.SYSTEM, "delete", "service", ADAPTER_SERVICE, "--ignore-not-found", "--timeout=180s")
         Daemon("prometheus-adapter").stop()
         Daemon("prometheus").stop()
 
@@ -151,14 +151,14 @@ def autoscaled_pool():
     try:
         yield
     finally:
-        kube.kubectl("-n", kube.SYSTEM, "delete", "horizontalpodautoscaler", POOL, "--ignore-not-found", "--timeout=30s")
-        kube.kubectl("-n", kube.SYSTEM, "delete", "gridnodepool", POOL, "--ignore-not-found", "--timeout=120s")
+        kube.kubectl("-n", kube.SYSTEM, "delete", "horizontalpodautoscaler", POOL, "--ignore-not-found", "--timeout=180s")
+        kube.kubectl("-n", kube.SYSTEM, "delete", "gridnodepool", POOL, "--ignore-not-found", "--timeout=180s")
         wait_for("the pool's nodes to be gone", lambda: not members(), 180)
 
 
 def cancel(*jobs):
     for name in jobs:
-        kube.kubectl("-n", story.TEAM, "delete", "inferencejob", name, "--ignore-not-found", "--timeout=90s")
+        kube.kubectl("-n", story.TEAM, "delete", "inferencejob", name, "--ignore-not-found", "--timeout=180s")
 
 
 def keep_busy(node, job):
@@ -182,21 +182,21 @@ def test_an_autoscaler_adds_a_node_while_requests_queue_and_takes_the_idle_one_a
     with metrics_adapter():
         try:
             with autoscaled_pool():
-                (first,) = wait_members("the pool's first node", lambda names: len(names) == 1, 60)
+                (first,) = wait_members("the pool's first node", lambda names: len(names) == 1, 180)
                 kube.wait_condition("gridnode", first, "Ready", timeout=240)
                 assert external_metric() == 0, "nothing waits yet"
                 story.create_job("flood", FLOOD, output="flood-results")
-                names = wait_members("a second node", lambda names: len(names) == 2, 120)
+                names = wait_members("a second node", lambda names: len(names) == 2, 180)
                 (second,) = set(names) - {first}
                 kube.wait_condition("gridnode", second, "Ready", timeout=300)
                 # Of two idle ones the younger would go. It is given work.
                 keep_busy(second, "busy")
-                wait_for("the work to begin", lambda: runs("busy"), 120)
+                wait_for("the work to begin", lambda: runs("busy"), 180)
                 cancel("flood")
                 left = wait_members("one node to be left", lambda names: len(names) == 1, 180)
                 assert runs("busy"), f"{second} was to have work until now, so that {first} is the idle one"
                 assert left == [second], f"the idle node is {first}, and {left} is left"
-                wait_for("the pool to count one", lambda: kube.get("gridnodepool", POOL, kube.SYSTEM)["status"]["replicas"] == 1, 60)
+                wait_for("the pool to count one", lambda: kube.get("gridnodepool", POOL, kube.SYSTEM)["status"]["replicas"] == 1, 180)
                 cancel("busy")
         finally:
             cancel("flood", "busy")

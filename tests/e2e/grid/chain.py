@@ -11,7 +11,7 @@ class Chain:
     def call(self, method, *params):
         body = json.dumps({"jsonrpc": "2.0", "id": 1, "method": method, "params": list(params)}).encode()
         request = urllib.request.Request(self.url, body, {"content-type": "application/json"})
-        with urllib.request.urlopen(request, timeout=10) as answer:
+        with urllib.request.urlopen(request, timeout=60) as answer:
             reply = json.load(answer)
         if "error" in reply:
             raise ValueError(f"{method}: {reply['error']}")

@@ -32,7 +32,7 @@ def gpu_nodes(**accelerators):
         yield
     finally:
         for name in accelerators:
-            kube.kubectl("delete", "gn", name, "--ignore-not-found", "--timeout=90s")
+            kube.kubectl("delete", "gn", name, "--ignore-not-found", "--timeout=180s")
 
 
 def worker_pod(name):
@@ -42,9 +42,12 @@ def worker_pod(name):
 def running_pod(name):
     def running():
         pod = worker_pod(name)
-        return pod if pod["status"]["phase"] == "Running" and device_health(pod) else None
+        phase, health = pod["status"]["phase"], device_health(pod)
+        if phase == "Running" and set(health.values()) == {"Healthy"}:
+            return pod
+        raise ValueError({"phase": phase, "health": health})
 
-    return wait_for(f"the worker of {name} to run on its device", running, 120)
+    return wait_for(f"the worker of {name} to run on its healthy device", running, 180)
 
 
 def device_health(pod):
@@ -72,16 +75,15 @@ def test_a_gpu_is_allocated_by_extended_resource_and_by_dra_and_its_loss_is_name
         assert (given["driver"], given["pool"]) == (DEVICE_CLASS, MACHINE), given
         assert [user["name"] for user in claim["status"]["reservedFor"]] == [f"worker-{DRA}-0"], claim["status"]
         for name, pod in ((EXTENDED, plain), (DRA, claimed)):
-            assert set(device_health(pod).values()) == {"Healthy"}, device_health(pod)
             assert pod["spec"]["nodeName"] == MACHINE and "DeviceLost" not in reasons(name), reasons(name)
         env.cluster("devices", "lose", MACHINE)
         for name in (EXTENDED, DRA):
-            wait_for(f"{name} to say DeviceLost", lambda name=name: "DeviceLost" in reasons(name), 90)
+            wait_for(f"{name} to say DeviceLost", lambda name=name: "DeviceLost" in reasons(name), 180)
 
 
 def test_more_gpus_than_there_are_is_unschedulable_with_the_schedulers_words():
     with fake_gpus(1), gpu_nodes(**{EXTENDED: {"extendedResource": {"name": RESOURCE, "count": 2}}}):
-        words = wait_for("Unschedulable", lambda: reasons(EXTENDED).get("Unschedulable"), 60)
+        words = wait_for("Unschedulable", lambda: reasons(EXTENDED).get("Unschedulable"), 180)
         assert RESOURCE in words, words
 
 

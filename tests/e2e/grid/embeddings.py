@@ -15,7 +15,7 @@ LINES = ["How do I reset my password?", "I forgot my login and want a new one.",
 def test_embeddings_of_a_job_and_of_the_openai_client():
     source = {"url": env.MODEL_URL.replace(env.MODEL_FILE.name, f"{ENCODER}.tar")}
     kube.apply(kube.manifest("GridModel", ENCODER, {"source": source, "sha256": SHA256, "format": "Safetensors", "license": "Apache-2.0"}))
-    kube.wait_condition("gridmodel", ENCODER, "Resolved", timeout=60)
+    kube.wait_condition("gridmodel", ENCODER, "Resolved", timeout=180)
     for name in story.MANAGED:
         kube.kubectl("patch", "gridnode", name, "--type=merge", "-p", json.dumps({"spec": {"models": [story.MODEL, ENCODER]}}))
     kube.wait_condition("gridmodel", ENCODER, "Ready", timeout=180)

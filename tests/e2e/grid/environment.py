@@ -84,8 +84,8 @@ def up():
     if PLACE.local:
         with step("Kubernetes 1.37 with three nodes", ["tests/cluster/README.md", f"ls {STATE}/log"]):
             cluster("up", "--nodes", 3)
-            kube.kubectl("wait", "--for=condition=Ready", "nodes", "--all", "--timeout=60s")
-            kube.kubectl("-n", "kube-system", "rollout", "status", "deployment/coredns", "--timeout=60s")
+            kube.kubectl("wait", "--for=condition=Ready", "nodes", "--all", "--timeout=120s")
+            kube.kubectl("-n", "kube-system", "rollout", "status", "deployment/coredns", "--timeout=120s")
     with step("chain 51 and its reward contract", [f"less {STATE}/log/xdc-devnet.log"]):
         start_chain()
         deploy_contract()
@@ -124,7 +124,7 @@ def start_chain():
     devnet = Daemon("xdc-devnet")
     fresh = not devnet.alive()
     devnet.start(binary("xdc-devnet"), "--listen", f"{HOST}:{RPC_PORT}", "--chain-id", CHAIN_ID, "--block-time", 2)
-    wait_for("the chain to answer", lambda: chain().chain_id() == CHAIN_ID, 30)
+    wait_for("the chain to answer", lambda: chain().chain_id() == CHAIN_ID, 120)
     if fresh:
         (STATE / "contract.json").unlink(missing_ok=True)
 
@@ -166,7 +166,7 @@ def install_chart():
     kube.apply(secret | {"stringData": {"key": ACCOUNTS["reporter"][1]}})
     values = ROOT / "tests" / "e2e" / "values.yaml" if PLACE.local else existing.chart_values(PLACE)
     run("helm", "--kubeconfig", kube.KUBECONFIG, "upgrade", "--install", "xdc-grid", ROOT / "charts" / "xdc-grid",
-        "--namespace", kube.SYSTEM, "--values", values, "--wait", "--timeout", "120s" if PLACE.local else "300s")
+        "--namespace", kube.SYSTEM, "--values", values, "--wait", "--timeout", "300s")
     if not PLACE.local:
         address, p2p, api = existing.gateway()
         use(dataclasses.replace(PLACE, node_address=address, p2p_port=p2p, api_port=api))
@@ -183,7 +183,7 @@ def create_network():
         "rewards": {"epochSeconds": EPOCH_SECONDS, "budgetPerEpochWei": str(10 * 10**18)},
         "verification": {"samplePercent": 50},
     }))
-    kube.wait_condition("gridnetwork", NETWORK, "Ready", timeout=60)
+    kube.wait_condition("gridnetwork", NETWORK, "Ready", timeout=120)
 
 
 def network_hints():
@@ -214,4 +214,4 @@ def serve_model():
         raise StepFailed(f"{MODEL_FILE} is missing; run `make tools`")
     daemon = Daemon("model-server")
     daemon.start(sys.executable, "-m", "http.server", MODEL_PORT, "--bind", HOST, "--directory", MODEL_FILE.parent)
-    wait_for("the model server", lambda: succeeds("curl", "-sfI", MODEL_URL), 15)
+    wait_for("the model server", lambda: succeeds("curl", "-sfI", MODEL_URL), 120)

@@ -3,16 +3,16 @@
 import re
 
 from . import kube
-from .shell import ROOT, run
+from .shell import ROOT, run, wait_for
 
 PORTS = {"operator": 8080, "gateway": 9090, "worker": 8080}
 
 
 def scrape(component):
-    """The metrics page of a running pod of that component."""
+    """The metrics page of a ready pod of that component."""
     pods = kube.get_all("pods", kube.SYSTEM, f"app.kubernetes.io/component={component}")
-    name = next(pod["metadata"]["name"] for pod in pods if pod["status"]["phase"] == "Running")
-    return kube.kubectl("get", "--raw", f"/api/v1/namespaces/{kube.SYSTEM}/pods/{name}:{PORTS[component]}/proxy/metrics")
+    ready = [pod["metadata"]["name"] for pod in pods if kube.condition(pod, "Ready").get("status") == "True"]
+    return kube.kubectl("get", "--raw", f"/api/v1/namespaces/{kube.SYSTEM}/pods/{ready[0]}:{PORTS[component]}/proxy/metrics")
 
 
 def documented_types():
@@ -22,7 +22,8 @@ def documented_types():
 def test_every_process_serves_the_metrics_that_are_documented():
     documented = documented_types()
     for component in PORTS:
-        page = scrape(component)
+        # The pods of a test before this one may still be on their way out.
+        page = wait_for(f"the metrics of the {component}", lambda component=component: scrape(component))
         run("promtool", "check", "metrics", stdin=page)
         served = dict(re.findall(r"^# TYPE (\w+) (\w+)$", page, re.MULTILINE))
         assert served, f"{component} serves no metric"

@@ -29,7 +29,7 @@ def succeeds(*command, timeout=60):
     return done.returncode == 0
 
 
-def wait_for(what, condition, timeout=60, every=0.5):
+def wait_for(what, condition, timeout=180, every=0.5):
     """Polls `condition` until it returns something true and returns that; its exceptions count as "not yet"."""
     deadline = time.monotonic() + timeout
     last = None

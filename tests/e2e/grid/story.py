@@ -56,7 +56,7 @@ def tell():
         run_job()
     show_answers()
     with step("the cheat is caught by replay and quarantined", [f"kubectl --kubeconfig {kube.KUBECONFIG} describe gn {CHEAT}"], env.component_logs()):
-        kube.wait_condition("gridnode", CHEAT, "Quarantined", timeout=60)
+        kube.wait_condition("gridnode", CHEAT, "Quarantined", timeout=180)
     with step("epoch closes, report is written, final on chain, window passed", [f"kubectl --kubeconfig {kube.KUBECONFIG} get ctr -o yaml"], env.component_logs()):
         wait_paid_epoch()
     with step("node-a claims"):
@@ -69,7 +69,7 @@ def create_model():
     kube.apply(kube.manifest("GridModel", MODEL, {
         "source": {"url": env.MODEL_URL}, "sha256": env.MODEL_SHA256, "format": "GGUF", "license": "Apache-2.0", "replicas": 1,
     }))
-    kube.wait_condition("gridmodel", MODEL, "Resolved", timeout=60)
+    kube.wait_condition("gridmodel", MODEL, "Resolved", timeout=180)
 
 
 def create_managed_node(name):
@@ -152,7 +152,7 @@ def run_job():
     assert "Paris" in answers["line-1"], answers["line-1"]
 
 
-def watch_job(name, timeout=300):
+def watch_job(name, timeout=600):
     """Shows each change of progress, as `kubectl get ij -w` does, until the job is complete."""
     seen = None
 
@@ -204,7 +204,7 @@ def rewards():
     return {row["node"]: row for row in json.loads(grid("rewards", "show", "-o", "json"))}
 
 
-def wait_paid_epoch(timeout=300):
+def wait_paid_epoch(timeout=600):
     """Until every honest node has something to claim: its epoch is reported, final and past the window."""
 
     def claimable():

@@ -21,7 +21,7 @@ OVER_UPGRADE, OVER_ROLLBACK, LOCAL_JOB = "over-upgrade", "over-rollback", "local
 
 
 def helm(*words):
-    return run("helm", "--kubeconfig", kube.KUBECONFIG, *words, "--namespace", kube.SYSTEM, "--wait", "--timeout", "180s")
+    return run("helm", "--kubeconfig", kube.KUBECONFIG, *words, "--namespace", kube.SYSTEM, "--wait", "--timeout", "300s")
 
 
 def image(tag):
@@ -58,7 +58,7 @@ def ledger(query, *values):
     """Rows of the gateway's ledger, read beside the gateway: its volume is a folder of this machine."""
     volume = kube.get("pvc", "data-xdc-grid-gateway-0", kube.SYSTEM)["spec"]["volumeName"]
     folder = pathlib.Path(kube.get("pv", volume)["spec"]["hostPath"]["path"])
-    connection = sqlite3.connect(f"file:{folder / 'ledger.db'}?mode=ro", uri=True, timeout=10)
+    connection = sqlite3.connect(f"file:{folder / 'ledger.db'}?mode=ro", uri=True, timeout=60)
     with contextlib.closing(connection):
         return connection.execute(query, values).fetchall()
 
@@ -118,17 +118,17 @@ def upgraded():
 def start_grid_job(name):
     """A Grid job in its middle; returns its uid."""
     # Of a run before this one.
-    kube.kubectl("-n", story.TEAM, "delete", "inferencejob", name, "--ignore-not-found", "--timeout=90s")
+    kube.kubectl("-n", story.TEAM, "delete", "inferencejob", name, "--ignore-not-found", "--timeout=300s")
     story.create_job(name, PROMPTS)
-    wait_for(f"{name} to be in its middle", lambda: 0 < faults.status(name)["requests"]["completed"] < LENGTH, 120, every=0.2)
+    wait_for(f"{name} to be in its middle", lambda: 0 < faults.status(name)["requests"]["completed"] < LENGTH, 300, every=0.2)
     return kube.get("inferencejob", name, story.TEAM)["metadata"]["uid"]
 
 
 def start_local_job():
     """A Local job with a pod that runs; returns its uid."""
-    kube.kubectl("-n", story.TEAM, "delete", "inferencejob", LOCAL_JOB, "--ignore-not-found", "--timeout=90s")
+    kube.kubectl("-n", story.TEAM, "delete", "inferencejob", LOCAL_JOB, "--ignore-not-found", "--timeout=300s")
     local = faults.local_job(LOCAL_JOB, LOCAL_PROMPTS)
-    wait_for("the Local job to run", lambda: any(pod["status"]["phase"] == "Running" for pod in faults.children(local, "pods")), 120)
+    wait_for("the Local job to run", lambda: any(pod["status"]["phase"] == "Running" for pod in faults.children(local, "pods")), 300)
     return local
 
 
@@ -153,17 +153,17 @@ def test_an_upgrade_and_the_way_back_under_running_jobs_lose_nothing_and_pay_not
         with upgraded():
             assert_version(NEXT_TAG)
             assert identities() == before, "the upgrade made something anew"
-            wait_for("a worker to be replaced", lambda: any(worker_image(name) == image(NEXT_TAG) for name in story.MANAGED), 120)
+            wait_for("a worker to be replaced", lambda: any(worker_image(name) == image(NEXT_TAG) for name in story.MANAGED), 300)
             jobs.append(start_grid_job(OVER_ROLLBACK))
         assert_version(tag)
         assert_jobs_complete(child)
         for name in story.MANAGED:
-            wait_for(f"the worker of {name} to be of the old version again", lambda name=name: worker_image(name) == image(tag), 180)
+            wait_for(f"the worker of {name} to be of the old version again", lambda name=name: worker_image(name) == image(tag), 300)
         running = ended()
     assert any(running.values()), "no worker was seen to end"
     assert not any(count for counts in running.values() for count in counts), f"ended with requests that ran: {running}"
     for name in (*story.MANAGED, story.EXTERNAL):
-        kube.wait_condition("gridnode", name, "Ready", timeout=240)
+        kube.wait_condition("gridnode", name, "Ready", timeout=300)
     assert identities() == before, "something was made anew"
     assert earned <= receipts(), "receipts were lost"
     for uid in jobs:

@@ -1,10 +1,9 @@
 //! A development chain of its own for a test, gone with it.
 
 use std::{
-    net::TcpListener,
+    io::{BufRead, BufReader},
     path::PathBuf,
     process::{Child, Command, Stdio},
-    time::{Duration, Instant},
 };
 
 pub const CHAIN_ID: u64 = 51;
@@ -20,22 +19,20 @@ pub struct Anvil {
 impl Anvil {
     /// Blocks every second, finality two blocks behind the head, as XDC has it at best.
     pub fn start() -> Self {
-        let port = TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap().port();
-        let process = Command::new(program("anvil"))
-            .args(["--host", "127.0.0.1", "--port", &port.to_string(), "--chain-id", &CHAIN_ID.to_string()])
-            .args(["--hardfork", "cancun", "--block-time", "1", "--slots-in-an-epoch", "1", "--silent", "--prune-history", "500"])
+        let mut process = Command::new(program("anvil"))
+            .args(["--host", "127.0.0.1", "--port", "0", "--chain-id", &CHAIN_ID.to_string()])
+            .args(["--hardfork", "cancun", "--block-time", "1", "--slots-in-an-epoch", "1", "--prune-history", "500"])
             .args(["--block-base-fee-per-gas", "12500000000", "--gas-limit", "420000000"])
-            .stdout(Stdio::null())
+            .stdout(Stdio::piped())
             .stderr(Stdio::null())
             .spawn()
             .expect("anvil is installed by `make tools`");
-        let anvil = Anvil { process, url: format!("http://127.0.0.1:{port}") };
-        let deadline = Instant::now() + Duration::from_secs(20);
-        while std::net::TcpStream::connect(("127.0.0.1", port)).is_err() {
-            assert!(Instant::now() < deadline, "anvil does not answer");
-            std::thread::sleep(Duration::from_millis(50));
-        }
-        anvil
+        let mut lines = BufReader::new(process.stdout.take().unwrap()).lines();
+        let address =
+            lines.by_ref().map_while(Result::ok).find_map(|line| Some(line.split_once("Listening on ")?.1.to_owned()));
+        // It logs every request; an unread pipe would stop it.
+        std::thread::spawn(move || lines.map_while(Result::ok).for_each(drop));
+        Anvil { process, url: format!("http://{}", address.expect("anvil ended before it listened")) }
     }
 }
 

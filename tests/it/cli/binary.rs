@@ -39,7 +39,7 @@ pub async fn finish(mut command: Command, input: &str) -> Ran {
     let mut stdin = child.stdin.take().unwrap();
     let _ = stdin.write_all(input.as_bytes()).await;
     drop(stdin);
-    let ended = tokio::time::timeout(Duration::from_secs(90), child.wait_with_output()).await;
+    let ended = tokio::time::timeout(Duration::from_secs(180), child.wait_with_output()).await;
     let output = ended.unwrap_or_else(|_| panic!("{command:?} does not end")).unwrap();
     Ran {
         code: output.status.code().unwrap_or(-1),

@@ -118,8 +118,11 @@ async fn prompts_are_submitted_waited_for_and_answered_in_one_command() {
     assert_eq!(serde_yaml::from_str::<Value>(&yaml).unwrap(), lines);
     let why = place.grid(&["why", "asked"]).await;
     assert!(why.code == 0 && why.out.contains("is complete: 2/2 requests done"), "{why:?}");
-    let logs = place.grid(&["logs", "asked"]).await;
-    assert!(logs.code == 0 && logs.out.contains("Completed"), "{logs:?}");
+    eventually("its Event is in the log", async || {
+        let logs = place.grid(&["logs", "asked"]).await;
+        (logs.code == 0 && logs.out.contains("Completed")).then_some(())
+    })
+    .await;
 }
 
 #[tokio::test]
@@ -133,6 +136,45 @@ async fn an_input_that_does_not_fit_into_the_job_goes_with_it_in_a_config_map() 
     let maps: Api<ConfigMap> = Api::namespaced(place.client.clone(), &place.namespace);
     let map = maps.get("large-input").await.unwrap();
     assert_eq!(map.owner_references()[0].name, "large");
+}
+
+#[tokio::test]
+async fn the_form_of_all_answers_is_a_word_or_a_file_with_a_schema() {
+    let place = Place::new("cli-form").await;
+    let _quiet = place.world.quiet.read().await;
+    let file = |name: &str, text: &str| {
+        let path = place.folder.path().join(name);
+        std::fs::write(&path, text).unwrap();
+        path.to_str().unwrap().to_owned()
+    };
+    let submit = async |more: &[&str]| {
+        let words = ["submit", "--model", MODEL, "--prompts", "-", "--no-wait", "--response-format"];
+        place.fed(&[&words, more].concat(), "Make up an animal.\n").await
+    };
+    let schema = file("animal.json", "{\n  \"type\": \"object\",\n  \"properties\": {\"zebra\": {}, \"ant\": {}}\n}\n");
+    let ran = submit(&[schema.as_str(), "--name", "formed"]).await;
+    assert_eq!(ran.code, 0, "{ran:?}");
+    let form = place.jobs().get("formed").await.unwrap().spec.workload.generation.response_format.unwrap();
+    let kept = r#"{"type":"object","properties":{"zebra":{},"ant":{}}}"#;
+    assert_eq!((form.json_schema.as_deref(), form.json_object), (Some(kept), None));
+    assert_eq!(submit(&["json_object", "--name", "any"]).await.code, 0);
+    let form = place.jobs().get("any").await.unwrap().spec.workload.generation.response_format.unwrap();
+    assert!(form.json_object.is_some() && form.json_schema.is_none());
+
+    let (broken, list) = (file("broken.json", "{"), file("list.json", "[]"));
+    for (more, says) in [
+        (&["json_schema"][..], "cannot read json_schema"),
+        (&["-"][..], "standard input"),
+        (&[broken.as_str()][..], "is not JSON"),
+        (&[list.as_str()][..], "an object"),
+        (&["json_object", "--endpoint", "/v1/completions"][..], "--endpoint /v1/chat/completions"),
+    ] {
+        let refused = submit(more).await;
+        assert!(refused.code == 1 && refused.err.contains("--response-format"), "{refused:?}");
+        assert!(refused.err.contains(says), "{says}: {refused:?}");
+    }
+    let both = place.grid(&["submit", "-f", "x", "--response-format", "json_object"]).await;
+    assert!(both.code == 1 && both.err.contains("--response-format") && both.err.contains("--filename"), "{both:?}");
 }
 
 #[tokio::test]
@@ -174,7 +216,7 @@ async fn a_job_that_takes_longer_than_one_waits_is_not_yet_and_can_be_cancelled(
     let table = place.grid(&["top"]).await;
     assert!(table.code == 0 && table.out.contains("1 jobs, 1 running"), "once where there is no terminal: {table:?}");
 
-    let cancelled = place.grid(&["cancel", "held-cli", "--wait", "--timeout", "60"]).await;
+    let cancelled = place.grid(&["cancel", "held-cli", "--wait", "--timeout", "120"]).await;
     assert_eq!((cancelled.code, cancelled.out.as_str()), (0, "inferencejob.xdcgrid.io/held-cli cancelled\n"));
     let again = place.grid(&["cancel", "held-cli"]).await;
     assert_eq!((again.code, again.out.as_str()), (0, "inferencejob.xdcgrid.io/held-cli was over already\n"));
@@ -321,11 +363,14 @@ async fn a_node_is_listed_cordoned_drained_and_let_in_again() {
     let again = place.grid(&["cordon", "cli-home"]).await;
     assert_eq!(again.out, "gridnode.xdcgrid.io/cli-home already cordoned\n");
     assert_eq!(nodes.get("cli-home").await.unwrap().metadata.generation, version);
-    let why = place.grid(&["why", "gn/cli-home"]).await;
-    assert!(why.code == 2 && why.out.contains("Cordoned: "), "{why:?}");
+    let why = eventually("the operator says so", async || {
+        let why = place.grid(&["why", "gn/cli-home"]).await;
+        (why.code == 2 && why.out.contains("Cordoned: ")).then_some(why)
+    })
+    .await;
     assert!(why.out.contains("`kubectl grid uncordon cli-home`"), "{why:?}");
 
-    let drained = place.grid(&["drain", "cli-home", "--timeout", "60"]).await;
+    let drained = place.grid(&["drain", "cli-home", "--timeout", "120"]).await;
     assert_eq!((drained.code, drained.out.as_str()), (0, "gridnode.xdcgrid.io/cli-home drained\n"), "{}", drained.err);
     let in_again = place.grid(&["uncordon", "cli-home"]).await;
     assert_eq!(in_again.out, "gridnode.xdcgrid.io/cli-home uncordoned\n");
@@ -339,8 +384,11 @@ async fn a_node_is_listed_cordoned_drained_and_let_in_again() {
         (found.status == Truth::True).then_some(())
     })
     .await;
-    let why = place.grid(&["why", "cli-home", "-o", "name"]).await;
-    assert!(why.out.lines().any(|line| line == "NotRegistered"), "{why:?}");
+    eventually("it says that the node is not registered", async || {
+        let why = place.grid(&["why", "cli-home", "-o", "name"]).await;
+        why.out.lines().any(|line| line == "NotRegistered").then_some(())
+    })
+    .await;
     nodes.delete("cli-home", &DeleteParams::default()).await.unwrap();
 }
 
@@ -364,6 +412,10 @@ async fn names_of_jobs_are_completed() {
     let file = place.file("completed-by-tab", json!({}));
     assert_eq!(place.grid(&["submit", "-f", &file, "--no-wait"]).await.code, 0);
     let line = "$GRID __complete -- -n cli-complete results completed-";
-    let ran = shell(line, &kubeconfig()).await;
-    assert_eq!(ran.out, "completed-by-tab\n:4\n", "{}", ran.err);
+    // A shell waits two seconds for names, and does without them.
+    eventually("the name is there in time", async || {
+        let ran = shell(line, &kubeconfig()).await;
+        (ran.out == "completed-by-tab\n:4\n").then_some(())
+    })
+    .await;
 }

@@ -26,7 +26,7 @@ const REPORTS: &str = "/apis/xdcgrid.io/v1alpha1/contributionreports";
 const LEAVES: &str = "/api/v1/namespaces/xdc-grid/configmaps/main-0-leaves";
 
 fn pace() -> Pace {
-    Pace { poll: Duration::from_millis(300), timeout: Duration::from_secs(60) }
+    Pace { poll: Duration::from_millis(300), timeout: Duration::from_secs(180) }
 }
 
 fn key_file(folder: &TempDir, name: &str, key: &str) -> String {
@@ -107,7 +107,7 @@ async fn grid(api: &FakeApi, words: &[&str]) -> (Result<Exit, CliError>, Value) 
 }
 
 async fn wait_until(what: &str, unix_seconds: u64) {
-    let limit = tokio::time::Instant::now() + Duration::from_secs(60);
+    let limit = tokio::time::Instant::now() + Duration::from_secs(180);
     while SystemTime::now().duration_since(UNIX_EPOCH).unwrap().as_secs() <= unix_seconds {
         assert!(tokio::time::Instant::now() < limit, "{what}");
         tokio::time::sleep(Duration::from_millis(200)).await;
@@ -115,7 +115,7 @@ async fn wait_until(what: &str, unix_seconds: u64) {
 }
 
 async fn wait_until_final(chain: &ChainClient, root: alloy::primitives::B256) {
-    let limit = tokio::time::Instant::now() + Duration::from_secs(60);
+    let limit = tokio::time::Instant::now() + Duration::from_secs(180);
     while chain.epoch_state(At::Finalized).await.unwrap().live_root != root {
         assert!(tokio::time::Instant::now() < limit, "the live root is not final");
         tokio::time::sleep(Duration::from_millis(200)).await;

@@ -12,7 +12,7 @@ use xdc_grid::{
 };
 
 use super::*;
-use crate::support::{devnet::anvil, eventually};
+use crate::support::{devnet::anvil, eventually, free_port};
 
 /// The program as a person starts it.
 struct Program {
@@ -107,7 +107,7 @@ async fn blocks_come_by_themselves_at_the_pace_that_was_asked_for() {
 #[tokio::test]
 async fn a_dropped_chain_takes_its_anvil_with_it() {
     install_crypto_provider();
-    let port = TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap().port();
+    let port = free_port();
     let net = TestNet::start_with(|options| options.anvil_port = port).await;
     let behind = format!("http://127.0.0.1:{port}");
     assert!(ask(&behind, "eth_blockNumber").await.is_some());

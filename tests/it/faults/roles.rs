@@ -6,6 +6,7 @@ use std::{collections::BTreeSet, fmt};
 
 use k8s_openapi::api::{
     batch::v1::Job,
+    coordination::v1::Lease,
     core::v1::{ConfigMap, ServiceAccount},
 };
 use kube::{
@@ -194,7 +195,17 @@ async fn tell_the_story(island: &Island) {
     jobs_run(island, &gateway).await;
     a_pool_comes_and_goes(island).await;
     everything_goes(island).await;
+    the_lease_is_renewed(admin).await;
     drop(running);
+}
+
+async fn the_lease_is_renewed(admin: &Client) {
+    let leases: Api<Lease> = Api::namespaced(admin.clone(), SYSTEM);
+    eventually("the lease is renewed", async || {
+        let lease = leases.get(OPERATOR).await.unwrap().spec?;
+        (lease.renew_time?.0 > lease.acquire_time?.0).then_some(())
+    })
+    .await;
 }
 
 async fn nodes_take_part(island: &Island, gateway: &FakeGateway, names: &[&str]) {

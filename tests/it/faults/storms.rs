@@ -61,7 +61,8 @@ pub fn operate_with(client: Client, gateway_url: &str, chain: &FakeChain, more: 
         "it",
         "--worker-image=localhost/xdc-grid:test",
         "--http-address=127.0.0.1:0",
-        "--lease-seconds=20",
+        // Nobody else wants it, and an operator that loses it ends.
+        "--lease-seconds=60",
         "--chain-poll-seconds=1",
         &lease,
         &namespace,

@@ -9,7 +9,7 @@ use xdc_grid::{
 };
 
 use super::{
-    harness::{EPOCH_SECONDS, Harness, settings},
+    harness::{EPOCH_SECONDS, Harness},
     workers::Script,
 };
 
@@ -113,14 +113,13 @@ async fn a_failing_verifier_never_counts_against_a_node() {
 
 #[tokio::test]
 async fn an_audit_waits_for_its_verifier_until_its_deadline() {
-    let mut short = settings();
-    short.audit_timeout = Duration::from_secs(2);
-    let h = Harness::start_with(short).await;
+    let h = Harness::start().await;
     let verifier = verifier(&h).await;
     h.disconnect(&verifier).await;
     h.worker("a", COMPUTE).await;
     h.job("job-1", &["one two three"]).await;
     h.until("the audit is pending", async || h.report("job-1").await.reason == "AuditsPending").await;
+    h.pass(h.settings.audit_timeout);
     let report = h.finished("job-1").await;
     assert_eq!((report.completed, report.audits_owed, report.audits_passed), (1, 0, 0));
 }

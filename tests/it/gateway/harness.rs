@@ -38,6 +38,9 @@ pub const TOKEN: &str = "internal-token";
 pub const MODEL_BYTES: &[u8] = b"not really a model, but bytes with a digest";
 pub const ENCODER_BYTES: &[u8] = b"not really an encoder, but other bytes with a digest";
 pub const EPOCH_SECONDS: u64 = 3600;
+const GENESIS: u64 = 1_700_000_000;
+/// For what happens at once where the machine has time.
+pub const PATIENCE: Duration = Duration::from_secs(120);
 
 /// A running gateway and everything around it.
 pub struct Harness {
@@ -62,7 +65,7 @@ pub fn network() -> NetworkConfig {
     NetworkConfig {
         name: "test".into(),
         network: network_id(),
-        genesis: 1_700_000_000,
+        genesis: GENESIS,
         epoch_seconds: EPOCH_SECONDS,
         paused: false,
         external_addresses: vec!["/dns4/gateway.example/tcp/4001".into()],
@@ -84,15 +87,15 @@ pub fn settings() -> Settings {
     Settings {
         fetch: FetchLimits {
             max_bytes: 1 << 20,
-            idle: Duration::from_secs(10),
+            idle: Duration::from_secs(30),
             tries: 3,
             pause: Duration::from_millis(20),
             ..FetchLimits::default()
         },
-        heartbeat_limit: Duration::from_secs(20),
-        audit_timeout: Duration::from_secs(20),
-        online_wait: Duration::from_secs(20),
-        stall: Duration::from_secs(20),
+        heartbeat_limit: Duration::from_secs(60),
+        audit_timeout: Duration::from_secs(60),
+        online_wait: Duration::from_secs(60),
+        stall: Duration::from_secs(60),
         info_interval: Duration::from_millis(100),
         gemm: GemmParams { m: 2, n: 256, k: 8, rounds: 2 },
         epoch_grace: Duration::from_secs(5),
@@ -107,7 +110,8 @@ impl Harness {
     }
 
     pub async fn start_with(settings: Settings) -> Self {
-        let harness = Self::bare(tempfile::tempdir().unwrap(), settings, NodeKey::generate(), Arc::default()).await;
+        let harness =
+            Self::bare(tempfile::tempdir().unwrap(), settings, NodeKey::generate(), early_in_an_epoch()).await;
         harness.gateway.put_network(network()).await.unwrap();
         harness.have_model().await;
         harness
@@ -273,7 +277,7 @@ impl Harness {
                 tokio::time::sleep(Duration::from_millis(20)).await;
             }
         };
-        match tokio::time::timeout(Duration::from_secs(40), waiting).await {
+        match tokio::time::timeout(PATIENCE, waiting).await {
             Ok(report) => report,
             Err(_) => panic!("job {uid} did not finish: {:?}", self.report(uid).await),
         }
@@ -316,7 +320,7 @@ impl Harness {
                 tokio::time::sleep(Duration::from_millis(10)).await;
             }
         };
-        tokio::time::timeout(Duration::from_secs(30), waiting).await.unwrap_or_else(|_| panic!("never: {what}"));
+        tokio::time::timeout(PATIENCE, waiting).await.unwrap_or_else(|_| panic!("never: {what}"));
     }
 
     /// Moves the gateway's clock.
@@ -329,8 +333,15 @@ impl Harness {
     }
 
     pub fn epoch(&self) -> u64 {
-        (self.now_ms() / 1000 - network().genesis) / EPOCH_SECONDS
+        (self.now_ms() / 1000 - GENESIS) / EPOCH_SECONDS
     }
+}
+
+/// How far a clock is ahead of the system's when it is ten minutes into an epoch: no test lasts until that ends.
+fn early_in_an_epoch() -> Arc<AtomicI64> {
+    let now = SystemTime::now().duration_since(SystemTime::UNIX_EPOCH).unwrap().as_secs();
+    let left = EPOCH_SECONDS - (now - GENESIS) % EPOCH_SECONDS;
+    Arc::new(AtomicI64::new((left as i64 + 600) * 1000))
 }
 
 fn clock(shift_ms: Arc<AtomicI64>) -> Clock {

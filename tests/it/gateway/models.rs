@@ -126,7 +126,7 @@ async fn a_file_over_the_limit_is_not_fetched() {
 #[tokio::test]
 async fn a_source_that_is_missing_away_or_stalling_is_unreachable_and_can_be_tried_again() {
     let mut quick = settings();
-    quick.fetch.idle = Duration::from_millis(500);
+    quick.fetch.idle = Duration::from_secs(2);
     quick.fetch.tries = 2;
     let (h, url) = (Harness::start_with(quick).await, source().await);
     for (path, says) in [("none", "404"), ("away", "503"), ("stalls", "")] {
@@ -140,7 +140,7 @@ async fn a_source_that_is_missing_away_or_stalling_is_unreachable_and_can_be_tri
 #[tokio::test]
 async fn a_broken_transfer_goes_on_where_it_stopped() {
     let mut quick = settings();
-    quick.fetch.idle = Duration::from_millis(500);
+    quick.fetch.idle = Duration::from_secs(2);
     let (h, url) = (Harness::start_with(quick).await, source().await);
     let report = fetched(&h, format!("{url}/breaks"), digest()).await;
     assert_eq!((report.state, report.message.as_str()), (ModelState::Ready, ""));

@@ -96,6 +96,7 @@ async fn a_stream_goes_on_when_its_worker_dies() {
         async move { request.send().await.unwrap() }
     });
     let response = client.await.unwrap();
+    h.until("it has the request", async || !dying.starts.lock().unwrap().is_empty()).await;
     let sound = h.worker("sound", COMPUTE).await;
     brake.add_permits(100);
     let objects = objects(response).await;

@@ -23,7 +23,8 @@ async fn a_restart_in_mid_job_goes_on_where_it_was() {
 
     let h = h.restart().await;
     let report = h.report("job-1").await;
-    assert_eq!((report.completed, report.running), (before.completed, 0));
+    // More may have been answered since it was asked before.
+    assert!(report.completed >= before.completed && report.running == 0, "{before:?} then {report:?}");
     assert_eq!(h.gateway.network_config(), Some(super::harness::network()));
     h.assert_whole().await;
 

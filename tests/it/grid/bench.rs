@@ -2,18 +2,15 @@
 
 use std::time::{Duration, Instant};
 
-use xdc_grid::{
-    grid::{GridLimits, Rate},
-    protocol::wire::Offer,
-};
+use xdc_grid::{grid::Rate, protocol::wire::Offer};
 
-use super::node::{QUIC, TCP, pair_with};
+use super::node::{QUIC, TCP, gateway_limits, pair_with, worker_limits};
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 #[ignore = "prints figures; run it alone"]
 async fn offer_to_accept_on_loopback() {
     for (name, listen) in [("tcp", TCP), ("quic", QUIC)] {
-        let (mut gateway, mut worker) = (GridLimits::gateway(), GridLimits::worker());
+        let (mut gateway, mut worker) = (gateway_limits(), worker_limits());
         for limits in [&mut gateway, &mut worker] {
             limits.rates.job = Rate::new(1e6, 1e6);
             limits.rates.info = Rate::new(1e6, 1e6);

@@ -87,7 +87,8 @@ impl RawPeer {
         let keypair: Keypair = libp2p::identity::secp256k1::Keypair::from(secret).into();
         let exchange = |protocol: Protocol| {
             let name = StreamProtocol::try_from_owned(protocol.name(&network.net())).unwrap();
-            request_response::Behaviour::new([(name, ProtocolSupport::Full)], Default::default())
+            let config = request_response::Config::default().with_request_timeout(PATIENCE);
+            request_response::Behaviour::new([(name, ProtocolSupport::Full)], config)
         };
         let behaviour = Behaviour {
             auth: exchange(Protocol::Auth),

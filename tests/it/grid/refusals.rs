@@ -6,7 +6,7 @@ use alloy::primitives::B256;
 use libp2p::{StreamProtocol, request_response, swarm::SwarmEvent};
 use prost::Message;
 use xdc_grid::{
-    grid::{GridEvent, GridLimits, Reason},
+    grid::{GridEvent, GridLimits, Rate, Reason},
     protocol::{
         identity::NodeKey,
         names::Protocol,
@@ -19,7 +19,7 @@ use xdc_grid::{
 };
 
 use super::{
-    node::{Members, TCP, TestNode, eventually, network},
+    node::{Members, TCP, TestNode, eventually, gateway_limits, network, worker_limits},
     raw::{BehaviourEvent, RawPeer},
 };
 
@@ -48,8 +48,8 @@ fn reason(kind: Option<auth_response::Kind>) -> Refused {
 #[tokio::test]
 async fn an_unknown_peer_is_refused_with_a_reason_and_let_in_once_it_is_a_member() {
     let (members, key) = (Members::default(), NodeKey::generate());
-    let (mut gateway, address) = gateway(members.clone(), GridLimits::gateway()).await;
-    let limits = GridLimits { reconnect: Duration::from_millis(300), ..GridLimits::worker() };
+    let (mut gateway, address) = gateway(members.clone(), gateway_limits()).await;
+    let limits = GridLimits { reconnect: Duration::from_millis(300), ..worker_limits() };
     let mut worker = TestNode::worker(&key, "", vec![address], limits).await;
     let told = worker.event(|event| matches!(event, GridEvent::RefusedBy { .. })).await;
     let GridEvent::RefusedBy { peer, refused } = told else { unreachable!() };
@@ -68,8 +68,8 @@ async fn an_unknown_peer_is_refused_with_a_reason_and_let_in_once_it_is_a_member
 #[tokio::test]
 async fn a_peer_of_another_network_is_named_as_such_counted_and_closed_on_both_sides() {
     let key = NodeKey::generate();
-    let (mut gateway, address) = gateway(Members::of(&[&key]), GridLimits::gateway()).await;
-    let mut worker = TestNode::worker(&key, "other salt", vec![address], GridLimits::worker()).await;
+    let (mut gateway, address) = gateway(Members::of(&[&key]), gateway_limits()).await;
+    let mut worker = TestNode::worker(&key, "other salt", vec![address], worker_limits()).await;
     let message = worker.refused(Reason::WrongNetwork).await;
     let (theirs, ours) = (network("").net().to_string(), network("other salt").net().to_string());
     assert!(message.contains(&theirs) && message.contains(&ours) && message.contains("salt"), "{message}");
@@ -81,12 +81,16 @@ async fn a_peer_of_another_network_is_named_as_such_counted_and_closed_on_both_s
 #[tokio::test]
 async fn malformed_and_oversized_frames_are_answered_with_the_reason_and_counted() {
     let key = NodeKey::generate();
-    let (mut gateway, address) = gateway(Members::of(&[&key]), GridLimits::gateway()).await;
+    let (mut gateway, address) = gateway(Members::of(&[&key]), gateway_limits()).await;
     let mut raw = RawPeer::new(&key, &network(""));
     let peer = raw.connect(&address).await;
     // Three bytes that are no protobuf of this shape.
     assert_eq!(reason(raw.auth_bytes(peer, vec![2, 0x0a, 0xff]).await).reason, "MalformedFrame");
     gateway.refused(Reason::MalformedFrame).await;
+    // Whoever was refused is closed a moment later.
+    raw.closed().await;
+    let mut raw = RawPeer::new(&key, &network(""));
+    let peer = raw.connect(&address).await;
     // A frame that announces 1 MiB on a protocol of 4 KiB.
     let refused = reason(raw.auth_bytes(peer, vec![0x80, 0x80, 0x40]).await);
     assert_eq!(refused.reason, "TooLarge");
@@ -100,7 +104,7 @@ async fn malformed_and_oversized_frames_are_answered_with_the_reason_and_counted
 #[tokio::test]
 async fn a_replayed_proof_is_refused() {
     let key = NodeKey::generate();
-    let (mut gateway, address) = gateway(Members::of(&[&key]), GridLimits::gateway()).await;
+    let (mut gateway, address) = gateway(Members::of(&[&key]), gateway_limits()).await;
     let mut raw = RawPeer::new(&key, &network(""));
     let peer = raw.connect(&address).await;
     let Some(auth_response::Kind::Challenge(challenge)) = raw.auth(peer, hello(1)).await else {
@@ -144,7 +148,7 @@ fn prove(key: &NodeKey, gateway: &TestNode, nonce: u8, challenge: &AuthChallenge
 
 #[tokio::test]
 async fn a_stranger_that_does_not_authenticate_is_closed_after_its_deadline() {
-    let limits = GridLimits { auth_deadline: Duration::from_millis(300), ..GridLimits::gateway() };
+    let limits = GridLimits { auth_deadline: Duration::from_millis(300), ..gateway_limits() };
     let (mut gateway, address) = gateway(Members::default(), limits).await;
     let mut raw = RawPeer::new(&NodeKey::generate(), &network(""));
     raw.connect(&address).await;
@@ -155,7 +159,7 @@ async fn a_stranger_that_does_not_authenticate_is_closed_after_its_deadline() {
 
 #[tokio::test]
 async fn a_stream_of_a_stranger_is_told_to_authenticate_first() {
-    let (mut gateway, address) = gateway(Members::default(), GridLimits::gateway()).await;
+    let (mut gateway, address) = gateway(Members::default(), gateway_limits()).await;
     let mut raw = RawPeer::new(&NodeKey::generate(), &network(""));
     let peer = raw.connect(&address).await;
     let mut control = raw.swarm.behaviour().streams.new_control();
@@ -183,7 +187,7 @@ async fn a_stream_of_a_stranger_is_told_to_authenticate_first() {
 async fn an_offer_of_a_gateway_that_did_not_authenticate_is_refused_by_the_worker() {
     let mut raw = RawPeer::new(&NodeKey::generate(), &network(""));
     let address = raw.listen().await;
-    let mut worker = TestNode::worker(&NodeKey::generate(), "", vec![address], GridLimits::worker()).await;
+    let mut worker = TestNode::worker(&NodeKey::generate(), "", vec![address], worker_limits()).await;
     let peer = raw
         .until(|event| match event {
             SwarmEvent::ConnectionEstablished { peer_id, .. } => Some(*peer_id),
@@ -209,10 +213,10 @@ async fn an_offer_of_a_gateway_that_did_not_authenticate_is_refused_by_the_worke
 async fn a_worker_does_not_take_another_key_for_its_gateway() {
     // Whoever answers at the address signs with a key of its own.
     let (expected, actual) = (NodeKey::generate(), NodeKey::generate());
-    let mut gateway = TestNode::gateway(&actual, "", Members::default(), &[TCP], GridLimits::gateway()).await;
+    let mut gateway = TestNode::gateway(&actual, "", Members::default(), &[TCP], gateway_limits()).await;
     let address = gateway.address("127.0.0.1").await.to_string();
     let address = address.replace(actual.peer_id().as_str(), expected.peer_id().as_str());
-    let worker = TestNode::worker(&NodeKey::generate(), "", vec![address.parse().unwrap()], GridLimits::worker()).await;
+    let worker = TestNode::worker(&NodeKey::generate(), "", vec![address.parse().unwrap()], worker_limits()).await;
     eventually("the dial fails", async || worker.counter("grid_dials_total", &[("outcome", "failed")]) > 0).await;
     assert!(worker.grid.handle.peers().await.is_empty());
 }
@@ -220,26 +224,31 @@ async fn a_worker_does_not_take_another_key_for_its_gateway() {
 #[tokio::test]
 async fn repeated_offences_are_a_ban() {
     let key = NodeKey::generate();
-    let limits = GridLimits { offences: 2, ban: Duration::from_secs(2), ..GridLimits::gateway() };
+    let limits = GridLimits { offences: 2, ban: Duration::from_secs(4), ..gateway_limits() };
     let (mut gateway, address) = gateway(Members::of(&[&key]), limits).await;
-    let mut raw = RawPeer::new(&key, &network(""));
-    let peer = raw.connect(&address).await;
-    for _ in 0..2 {
+    // Each on a connection of its own: whoever offends is closed. Two that are too far from each other count for nothing.
+    for _ in 0..20 {
+        let mut raw = RawPeer::new(&key, &network(""));
+        let peer = raw.connect(&address).await;
         raw.swarm.behaviour_mut().auth.send_request(&peer, vec![2, 0x0a, 0xff]);
+        raw.closed().await;
+        if gateway.refusals("connection", Reason::Banned) > 0 {
+            break;
+        }
     }
-    raw.closed().await;
     gateway.refused(Reason::Banned).await;
     assert_eq!(gateway.refusals("connection", Reason::Banned), 1);
     // It ends.
-    let mut worker = TestNode::worker(&key, "", vec![address], GridLimits::worker()).await;
+    let mut worker = TestNode::worker(&key, "", vec![address], worker_limits()).await;
     worker.authenticated(&gateway.peer()).await;
 }
 
 #[tokio::test]
 async fn too_many_authentications_are_rate_limited() {
     let key = NodeKey::generate();
-    let mut limits = GridLimits::gateway();
-    limits.rates.auth = xdc_grid::grid::Rate::new(0.01, 2.0);
+    // It may be told late that one before is closed.
+    let mut limits = GridLimits { established_per_peer: 3, ..gateway_limits() };
+    limits.rates.auth = Rate::new(0.001, 2.0);
     let (gateway, address) = gateway(Members::of(&[&key]), limits).await;
     for _ in 0..2 {
         let mut raw = RawPeer::new(&key, &network(""));

@@ -6,7 +6,8 @@ use std::{
     time::{Duration, Instant},
 };
 
-use k8s_openapi::api::coordination::v1::Lease;
+use jiff::{SignedDuration, Timestamp};
+use k8s_openapi::api::coordination::v1::{Lease, LeaseSpec};
 use kube::Api;
 use serde_json::Value;
 use xdc_grid::{api::contribution_report::ReportState, protocol::internal::ChangeKind};
@@ -90,11 +91,11 @@ impl Drop for Process {
     }
 }
 
-/// Moves the chain on and wakes the operators until `done`, for at most two minutes.
+/// Moves the chain on and wakes the operators until `done`, for at most four minutes.
 pub(super) async fn until(stage: &Stage, what: &str, mut done: impl AsyncFnMut() -> bool) {
-    let deadline = Instant::now() + Duration::from_secs(120);
+    let deadline = Instant::now() + Duration::from_secs(240);
     while !done().await {
-        assert!(Instant::now() < deadline, "not within two minutes: {what}: {:#?}", stage.reports().await);
+        assert!(Instant::now() < deadline, "not within four minutes: {what}: {:#?}", stage.reports().await);
         stage.step().await;
         stage.gateway.changed(ChangeKind::Epoch, NETWORK);
         // The operators poll every second.
@@ -102,8 +103,9 @@ pub(super) async fn until(stage: &Stage, what: &str, mut done: impl AsyncFnMut()
     }
 }
 
+/// With a lease that a busy machine does not lose: whoever loses it ends.
 fn plain(name: &str) -> Options<'_> {
-    Options { name, lease_seconds: 3, poll_seconds: 1, crash_after: None }
+    Options { name, lease_seconds: 15, poll_seconds: 1, crash_after: None }
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -147,9 +149,18 @@ async fn a_killed_process_loses_no_epoch_and_repeats_none() {
     stage.assert_everybody_is_paid().await;
 }
 
-async fn holder(stage: &Stage) -> Option<String> {
+async fn lease(stage: &Stage) -> Option<LeaseSpec> {
     let api: Api<Lease> = Api::namespaced(stage.island.admin.clone(), SYSTEM);
-    api.get_opt(OPERATOR).await.unwrap()?.spec?.holder_identity
+    api.get_opt(OPERATOR).await.unwrap()?.spec
+}
+
+async fn holder(stage: &Stage) -> Option<String> {
+    lease(stage).await?.holder_identity
+}
+
+/// When whoever holds it took it.
+async fn acquired(stage: &Stage) -> Option<Timestamp> {
+    Some(lease(stage).await?.acquire_time?.0)
 }
 
 /// What a token was used for, by time: when each request arrived, and `verb resource`.
@@ -188,11 +199,12 @@ async fn of_two_replicas_one_writes_and_the_other_takes_over_within_twenty_secon
     until(&stage, "epoch 1 is on its way", async || stage.report_state(1).await >= Some(ReportState::Sent)).await;
 
     first.kill();
-    let killed = Instant::now();
+    let killed = Timestamp::now();
     until(&stage, "the second leads", async || holder(&stage).await.as_deref() == Some("replica-b")).await;
-    let took = killed.elapsed();
+    // When it took the lease, and not when this test saw that.
+    let took = acquired(&stage).await.unwrap().duration_since(killed);
     println!("the lease moved {:.1} s after the kill", took.as_secs_f64());
-    assert!(took < Duration::from_secs(20), "{took:?}");
+    assert!(took < SignedDuration::from_secs(20), "{took:?}");
     until(&stage, "epoch 1 is live", async || stage.is_live(1).await).await;
     drop(second);
 

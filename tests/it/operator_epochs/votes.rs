@@ -44,7 +44,7 @@ use crate::{
 
 const LOOKS: usize = 60;
 /// For a word of a program that looks every second.
-const PATIENCE: Duration = Duration::from_secs(60);
+const PATIENCE: Duration = Duration::from_secs(120);
 const SECOND: u8 = 31;
 const THIRD: u8 = 32;
 /// Keys of the nodes that are staked on the stage.

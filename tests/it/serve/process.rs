@@ -29,7 +29,7 @@ async fn address(child: &mut Child) -> String {
             }
         }
     };
-    let address = timeout(Duration::from_secs(60), reading).await.unwrap();
+    let address = timeout(Duration::from_secs(180), reading).await.unwrap();
     // Whatever it logs later must not block it.
     tokio::spawn(async move { while let Ok(Some(_)) = lines.next_line().await {} });
     address
@@ -55,7 +55,7 @@ async fn sigterm_ends_the_process_when_its_answers_are_done() {
     // SAFETY: a signal to a process that this test started and still holds.
     assert_eq!(unsafe { libc::kill(pid, libc::SIGTERM) }, 0);
     assert!(response.text().await.unwrap().ends_with("data: [DONE]\n\n"));
-    let status = timeout(Duration::from_secs(60), child.wait()).await.unwrap().unwrap();
+    let status = timeout(Duration::from_secs(180), child.wait()).await.unwrap().unwrap();
     assert!(status.success(), "{status}");
 }
 
@@ -66,7 +66,7 @@ async fn what_cannot_be_served_is_an_error_with_a_cure() {
         (&["serve", "https://localhost/m.gguf", "--listen", "127.0.0.1:0"][..], "--sha256"),
         (&["serve", "m.gguf", "--api-key", ""][..], "--api-key"),
     ] {
-        let output = timeout(Duration::from_secs(60), program(arguments).output()).await.unwrap().unwrap();
+        let output = timeout(Duration::from_secs(180), program(arguments).output()).await.unwrap().unwrap();
         let text = String::from_utf8(output.stderr).unwrap();
         assert!(!output.status.success() && text.contains(word), "{text}");
     }

@@ -29,13 +29,15 @@ async fn an_answer_is_the_same_whole_and_in_pieces() {
     assert!(objects[1..].iter().all(|object| object["choices"][0]["delta"].get("role").is_none()));
     let tokens = |usage: &Value| (usage["prompt_tokens"].clone(), usage["completion_tokens"].clone());
     assert_eq!(tokens(&objects.last().unwrap()["usage"]), tokens(&whole["usage"]));
-    assert_eq!(s.metric("vllm:request_success_total").await, 2.0);
-    assert_eq!(
-        s.metric("vllm:generation_tokens_total").await,
-        2.0 * whole["usage"]["completion_tokens"].as_f64().unwrap()
-    );
-    assert_eq!(s.metric("vllm:time_to_first_token_seconds_count").await, 2.0);
-    assert_eq!(s.metric("vllm:e2e_request_latency_seconds_count").await, 2.0);
+    let told = 2.0 * whole["usage"]["completion_tokens"].as_f64().unwrap();
+    for (name, value) in [
+        ("vllm:request_success_total", 2.0),
+        ("vllm:generation_tokens_total", told),
+        ("vllm:time_to_first_token_seconds_count", 2.0),
+        ("vllm:e2e_request_latency_seconds_count", 2.0),
+    ] {
+        s.until(name, async || s.metric(name).await == value).await;
+    }
 }
 
 #[tokio::test]

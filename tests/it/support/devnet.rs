@@ -123,9 +123,9 @@ impl TestNet {
     }
 }
 
-/// For blocks that come as fast as a test makes them.
+/// For blocks that come as fast as a test makes them, however slow that is.
 pub fn pace() -> Pace {
-    Pace { poll: Duration::from_millis(20), timeout: Duration::from_secs(30) }
+    Pace { poll: Duration::from_millis(20), timeout: Duration::from_secs(180) }
 }
 
 /// A number as JSON-RPC writes it.

@@ -682,9 +682,17 @@ async fn settle_payment(
     Path(escrow): Path<String>,
     Json(settled): Json<SettledPayment>,
 ) -> Response {
-    let mut script = gateway.lock();
-    let before = script.settled.insert(escrow.parse().unwrap(), settled);
-    assert!(before.is_none_or(|before| before == settled), "the chain says one thing of an escrow");
+    let escrow: EscrowId = escrow.parse().unwrap();
+    let of_job = {
+        let mut script = gateway.lock();
+        let before = script.settled.insert(escrow, settled);
+        assert!(before.is_none_or(|before| before == settled), "the chain says one thing of an escrow");
+        let pays = |job: &Job| job.spec.payment.as_ref().is_some_and(|payment| payment.escrow == escrow);
+        script.jobs.iter().find(|(_, job)| pays(job)).map(|(uid, _)| uid.clone())
+    };
+    if let Some(uid) = of_job {
+        gateway.changed(ChangeKind::Job, &uid);
+    }
     StatusCode::NO_CONTENT.into_response()
 }
 

@@ -16,7 +16,7 @@ pub mod statement;
 pub mod world;
 pub mod writes;
 
-use std::time::Duration;
+use std::{net::TcpListener, time::Duration};
 
 use kube::{
     Client, Config,
@@ -38,7 +38,18 @@ pub async fn config() -> Config {
     Config::from_custom_kubeconfig(kubeconfig, &KubeConfigOptions::default()).await.unwrap()
 }
 
-/// Asks until there is an answer, for at most 60 s; `what` is what the failure says.
+/// For what takes moments where the machine has time.
+pub const PATIENCE: Duration = Duration::from_secs(120);
+
+/// A port of the loopback that nobody listens on, for a program that has to be told one. It is below those that the kernel gives out by
+/// itself, so nobody comes upon it before that program does.
+pub fn free_port() -> u16 {
+    let free = |port: &u16| TcpListener::bind(("127.0.0.1", *port)).is_ok();
+    let candidates = std::iter::repeat_with(|| rand::random_range(20_000..32_000_u16));
+    candidates.take(1000).find(free).expect("a free port")
+}
+
+/// Asks until there is an answer, for at most [`PATIENCE`]; `what` is what the failure says.
 pub async fn eventually<T>(what: &str, mut ask: impl AsyncFnMut() -> Option<T>) -> T {
     let asking = async {
         loop {
@@ -48,8 +59,8 @@ pub async fn eventually<T>(what: &str, mut ask: impl AsyncFnMut() -> Option<T>) 
             tokio::time::sleep(Duration::from_millis(50)).await;
         }
     };
-    match tokio::time::timeout(Duration::from_secs(60), asking).await {
+    match tokio::time::timeout(PATIENCE, asking).await {
         Ok(answer) => answer,
-        Err(_) => panic!("not within 60 s: {what}"),
+        Err(_) => panic!("not within {PATIENCE:?}: {what}"),
     }
 }

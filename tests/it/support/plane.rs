@@ -107,7 +107,7 @@ impl Island {
 
     /// What the operator's ServiceAccount did since `mark`, oldest first.
     pub fn audit_since(&self, mark: usize) -> Vec<Value> {
-        let text = std::fs::read_to_string(plane().folder.join("audit.log")).unwrap_or_default();
+        let text = audit_log();
         let account = format!("system:serviceaccount:{SYSTEM}:{OPERATOR}");
         text.lines()
             .skip(mark)
@@ -118,8 +118,15 @@ impl Island {
 
     /// Where the audit log ends now.
     pub fn audit_mark(&self) -> usize {
-        std::fs::read_to_string(plane().folder.join("audit.log")).unwrap_or_default().lines().count()
+        audit_log().lines().count()
     }
+}
+
+/// The server's audit log without a last line that it is still writing.
+fn audit_log() -> String {
+    let mut text = std::fs::read_to_string(plane().folder.join("audit.log")).unwrap_or_default();
+    text.truncate(text.rfind('\n').map_or(0, |end| end + 1));
+    text
 }
 
 async fn client_of(kubeconfig: &std::path::Path) -> Client {

@@ -1,6 +1,7 @@
 //! A real S3 server (SeaweedFS) for all tests of this binary, and a way to it that can be cut.
 
 use std::{
+    collections::BTreeSet,
     net::{SocketAddr, TcpListener},
     path::PathBuf,
     process::{Command, Stdio},
@@ -21,6 +22,8 @@ use object_store::{
 use serde_json::{Value, json};
 use tempfile::TempDir;
 use tokio::{io::copy_bidirectional, net::TcpStream};
+
+use super::PATIENCE;
 
 /// May do everything.
 pub const OWNER: (&str, &str) = ("owner", "owner-secret");
@@ -47,11 +50,22 @@ fn program() -> PathBuf {
     cache.map(|cache| cache.join("bin/weed")).filter(|path| path.exists()).unwrap_or_else(|| "weed".into())
 }
 
-/// Each of its servers has a port, and by convention another one 10 000 above it.
-fn free_port() -> u16 {
+/// Ports for its four servers, each of which by convention takes another one 10 000 above. All are below those that the kernel gives out by
+/// itself, so nobody comes upon them before it has started.
+fn free_ports() -> [u16; 4] {
     let free = |port: u16| TcpListener::bind(("127.0.0.1", port)).is_ok();
-    let candidates = std::iter::repeat_with(|| rand::random_range(10_000..30_000_u16));
-    candidates.take(1000).find(|port| free(*port) && free(port + 10_000)).expect("a free port")
+    let mut found = BTreeSet::new();
+    for _ in 0..1000 {
+        let port = rand::random_range(10_000..20_000_u16);
+        if free(port) && free(port + 10_000) {
+            found.insert(port);
+        }
+        if found.len() == 4 {
+            break;
+        }
+    }
+    let found: Vec<u16> = found.into_iter().collect();
+    found.try_into().expect("four free ports")
 }
 
 fn start() -> S3 {
@@ -62,7 +76,7 @@ fn start() -> S3 {
     ]});
     let config = folder.path().join("s3.json");
     std::fs::write(&config, users.to_string()).unwrap();
-    let (master, volume, filer, port) = (free_port(), free_port(), free_port(), free_port());
+    let [master, volume, filer, port] = free_ports();
     let mut arguments: Vec<String> = [
         "server",
         "-ip=127.0.0.1",
@@ -99,7 +113,7 @@ fn start() -> S3 {
             .expect("util-linux and SeaweedFS are installed by `make tools`");
         child.wait()
     });
-    let deadline = Instant::now() + Duration::from_secs(60);
+    let deadline = Instant::now() + PATIENCE;
     while std::net::TcpStream::connect(("127.0.0.1", port)).is_err() {
         let log = || std::fs::read_to_string(folder.path().join("log")).unwrap_or_default();
         assert!(Instant::now() < deadline, "the S3 server does not answer:\n{}", log());

@@ -1,6 +1,6 @@
 //! The least gateway that a worker can work for.
 
-use std::{net::TcpListener, sync::Arc, time::Duration};
+use std::{sync::Arc, time::Duration};
 
 use sha2::{Digest, Sha256};
 use tempfile::TempDir;
@@ -10,7 +10,7 @@ use tokio::{
 };
 use xdc_grid::{
     api::ids::{GridPeerId, ModelDigest},
-    grid::{BlobServer, GridEvent, GridLimits, InferClient},
+    grid::{BlobServer, GridEvent, InferClient},
     inference::KvType,
     protocol::{
         identity::NodeKey,
@@ -24,7 +24,7 @@ use xdc_grid::{
 };
 
 use super::parrot::Parrots;
-use crate::grid::node::{Members, PATIENCE, TCP, TestNode, eventually, network};
+use crate::grid::node::{Members, PATIENCE, TCP, TestNode, eventually, gateway_limits, network};
 
 /// What the blob server gives.
 #[derive(Clone)]
@@ -62,7 +62,7 @@ impl TestGateway {
     pub async fn serving(blob: Blob) -> Self {
         let members = Members::default();
         let key = NodeKey::generate();
-        let mut node = TestNode::gateway(&key, "", members.clone(), &[TCP], GridLimits::gateway()).await;
+        let mut node = TestNode::gateway(&key, "", members.clone(), &[TCP], gateway_limits()).await;
         let address = node.address("127.0.0.1").await;
         let streams = std::mem::replace(&mut node.grid.blob, mpsc::channel(1).1);
         tokio::spawn(serve_blobs(streams, blob));
@@ -89,7 +89,7 @@ impl TestGateway {
             contract: network.contract,
             network_salt: network.salt,
             data_dir: data.clone(),
-            http_address: ([127, 0, 0, 1], free_port()).into(),
+            http_address: ([127, 0, 0, 1], 0).into(),
             device: DeviceChoice::Cpu,
             threads: Some(2),
             max_sequences: 2,
@@ -103,7 +103,7 @@ impl TestGateway {
                 xdc_grid::protocol::internal::NodeRole::Storage,
             ],
             max_model_size: Quantity(1 << 30),
-            drain_seconds: 20,
+            drain_seconds: 120,
         };
         change(&mut options);
         let worker = Worker::start(options, hooks).await.unwrap();
@@ -164,6 +164,7 @@ impl TestGateway {
         let accept = self.offer(worker, start).await.unwrap();
         let start = Start { lease_id: accept.lease_id, ..start.clone() };
         let mut stream = self.node.grid.handle.open_infer(worker).await.unwrap();
+        stream.receiver.set_idle(PATIENCE);
         send(&mut stream, infer_command::Kind::Start(start)).await;
         stream
     }
@@ -189,6 +190,7 @@ impl TestGateway {
         output: &[u32],
     ) -> Result<wire::Replay, wire::Refused> {
         let mut stream = self.node.grid.handle.open_audit(worker).await.unwrap();
+        stream.receiver.set_idle(PATIENCE);
         let request = wire::AuditRequest { start: Some(start.clone()), output: output.to_vec() };
         stream.send(&request).await.unwrap();
         loop {
@@ -226,7 +228,6 @@ impl TestWorker {
 pub struct Answer {
     pub tokens: Vec<u32>,
     pub text: String,
-    pub heartbeats: usize,
     /// Where they were asked for.
     pub logprobs: Vec<wire::TokenLogprobs>,
     pub finish: String,
@@ -252,7 +253,7 @@ impl Answer {
 
 /// Reads a stream to its receipt.
 pub async fn finish(stream: &mut InferClient) -> Answer {
-    let (mut tokens, mut text, mut heartbeats, mut logprobs) = (vec![], String::new(), 0, vec![]);
+    let (mut tokens, mut text, mut logprobs) = (vec![], String::new(), vec![]);
     loop {
         match stream.next().await.unwrap().expect("the stream ended").kind.expect("an event of no kind") {
             infer_event::Kind::Token(token) => {
@@ -263,13 +264,12 @@ pub async fn finish(stream: &mut InferClient) -> Answer {
             }
             infer_event::Kind::Heartbeat(heartbeat) => {
                 assert_eq!(heartbeat.tokens as usize, tokens.len());
-                heartbeats += 1;
             }
             infer_event::Kind::Finished(finished) => {
                 let wire = finished.receipt.unwrap();
                 let (receipt, signature) = (Receipt::from_wire(&wire).unwrap(), wire.signature);
                 let finish = finished.finish_reason;
-                return Answer { tokens, text, heartbeats, logprobs, finish, receipt, signature, acknowledged: false };
+                return Answer { tokens, text, logprobs, finish, receipt, signature, acknowledged: false };
             }
             infer_event::Kind::Error(refused) => panic!("refused: {refused:?}"),
             infer_event::Kind::Vector(_) => panic!("a vector where tokens were due"),
@@ -323,10 +323,6 @@ async fn serve_blob(mut stream: BlobServer, blob: Blob) {
         }
     }
     let _ = stream.sender.close().await;
-}
-
-fn free_port() -> u16 {
-    TcpListener::bind(("127.0.0.1", 0)).unwrap().local_addr().unwrap().port()
 }
 
 /// Waits for an advert of a worker.

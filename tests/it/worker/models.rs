@@ -1,7 +1,5 @@
 //! From an assignment to a model that serves, and every way that can fail.
 
-use std::time::Duration;
-
 use super::{
     gateway::{Blob, TestGateway, advert, parrots},
     parrot::Parrots,
@@ -106,7 +104,7 @@ async fn a_model_that_is_not_assigned_any_more_is_dropped_with_its_file() {
 async fn an_engine_whose_replay_contradicts_itself_never_serves() {
     let blob = Blob::of(bytes(1000));
     let mut gateway = TestGateway::serving(blob.clone()).await;
-    let worker = gateway.worker(parrots(Parrots { inexact: true, pace: Duration::ZERO })).await;
+    let worker = gateway.worker(parrots(Parrots { inexact: true, ..Parrots::default() })).await;
     gateway.assign(&worker.peer(), &blob, &["Compute"]).await;
     let failed = |info: &xdc_grid::protocol::wire::NodeInfo| {
         info.pending.iter().any(|pending| pending.state == "SelfTestFailed")

@@ -3,7 +3,7 @@
 use std::{path::Path, sync::Arc, time::Duration};
 
 use futures::{FutureExt, future::BoxFuture};
-use tokio::sync::mpsc;
+use tokio::sync::{Semaphore, mpsc};
 use xdc_grid::{
     inference::{
         AdmissionError, Benchmark, ChatMessage, FinishReason, GenerateEvent, GenerateRequest, ModelInfo, PromptError,
@@ -18,8 +18,18 @@ use xdc_grid::{
 pub struct Parrots {
     /// Pause before each token.
     pub pace: Duration,
+    /// Each token takes a permit from here.
+    pub brake: Option<&'static Semaphore>,
     /// Every token is one more than it should be; its own replay does not agree.
     pub inexact: bool,
+}
+
+impl Parrots {
+    /// Parrots that say a token for each permit. The brake is leaked: an engine outlives its test.
+    pub fn braked() -> (Self, &'static Semaphore) {
+        let brake: &'static Semaphore = Box::leak(Box::new(Semaphore::new(0)));
+        (Parrots { brake: Some(brake), ..Parrots::default() }, brake)
+    }
 }
 
 impl EngineProvider for Parrots {
@@ -81,7 +91,7 @@ impl AnswerEngine for Parrot {
         &self,
         request: GenerateRequest,
     ) -> BoxFuture<'_, Result<mpsc::Receiver<GenerateEvent>, AdmissionError>> {
-        let Parrots { pace, inexact } = self.how;
+        let Parrots { pace, brake, inexact } = self.how;
         let (sender, receiver) = mpsc::channel(4);
         tokio::spawn(async move {
             let mut output_ids = Parrot::repeat(&request.prompt, request.max_tokens as usize);
@@ -90,6 +100,12 @@ impl AnswerEngine for Parrot {
             for (index, id) in made {
                 if !pace.is_zero() {
                     tokio::time::sleep(pace).await;
+                }
+                if let Some(brake) = brake {
+                    tokio::select! {
+                        permit = brake.acquire() => permit.unwrap().forget(),
+                        () = sender.closed() => return,
+                    }
                 }
                 let text = char::from(id as u8).to_string();
                 let logprobs = request.top_logprobs.map(|top| Box::new(Parrot::logprobs(id, top)));

@@ -1,7 +1,8 @@
 //! Offers, leases, streams, receipts.
 
-use std::{sync::Arc, time::Duration};
+use std::sync::Arc;
 
+use tokio::sync::Semaphore;
 use xdc_grid::protocol::{
     internal::NodeRole,
     wire::{Cancel, Refused, Start, infer_command, infer_event},
@@ -11,6 +12,7 @@ use super::{
     gateway::{Blob, TestGateway, TestWorker, advert, finish, parrots, send, start},
     parrot::{Parrot, Parrots},
 };
+use crate::grid::node::{PATIENCE, eventually};
 
 async fn serving(how: Parrots) -> (TestGateway, TestWorker, Blob) {
     let blob = Blob::of(vec![7; 1000]);
@@ -20,8 +22,14 @@ async fn serving(how: Parrots) -> (TestGateway, TestWorker, Blob) {
     (gateway, worker, blob)
 }
 
-fn slow() -> Parrots {
-    Parrots { pace: Duration::from_millis(200), ..Parrots::default() }
+/// A worker whose engine says a token for each permit; it has none left when it begins to serve.
+async fn braked() -> (TestGateway, TestWorker, Blob, &'static Semaphore) {
+    let (how, brake) = Parrots::braked();
+    // For its test of itself.
+    brake.add_permits(1_000);
+    let (gateway, worker, blob) = serving(how).await;
+    brake.forget_permits(1_000);
+    (gateway, worker, blob, brake)
 }
 
 /// The error that ends a stream.
@@ -58,27 +66,35 @@ async fn a_redispatched_request_goes_on_after_the_tokens_the_client_has() {
 
 #[tokio::test]
 async fn a_slow_engine_is_heard_by_its_heartbeats() {
-    let (gateway, worker, blob) = serving(Parrots { pace: Duration::from_millis(1300), ..Parrots::default() }).await;
-    let answer = gateway.infer(&worker, &start(&blob, 1, "x", 2)).await;
-    assert_eq!(answer.heartbeats, 2);
+    let (gateway, worker, blob, brake) = braked().await;
+    let mut stream = gateway.start(&worker.peer(), &start(&blob, 1, "x", 2)).await;
+    for _ in 0..2 {
+        let kind = stream.next().await.unwrap().expect("the stream ended").kind;
+        assert!(matches!(&kind, Some(infer_event::Kind::Heartbeat(heartbeat)) if heartbeat.tokens == 0), "{kind:?}");
+    }
+    brake.add_permits(2);
+    assert_eq!(finish(&mut stream).await.tokens.len(), 2);
 }
 
 #[tokio::test]
 async fn a_full_worker_is_busy_until_a_slot_comes_free() {
-    let (gateway, worker, blob) = serving(slow()).await;
+    let (gateway, worker, blob, brake) = braked().await;
     let peer = worker.peer();
     let mut first = gateway.start(&peer, &start(&blob, 1, "one", 5)).await;
-    gateway.offer(&peer, &start(&blob, 2, "two", 5)).await.unwrap();
+    let _second = gateway.start(&peer, &start(&blob, 2, "two", 500)).await;
+    gateway.info_with(&peer, |info| info.running == 2).await;
     let refused = gateway.offer(&peer, &start(&blob, 3, "three", 5)).await.unwrap_err();
     assert_eq!(refused.reason, "Busy");
     assert!(refused.retry_after_ms > 0);
+    // Enough for the first, whatever the second takes of them.
+    brake.add_permits(400);
     finish(&mut first).await;
-    gateway.offer(&peer, &start(&blob, 3, "three", 5)).await.unwrap();
+    eventually("a slot is free", async || gateway.offer(&peer, &start(&blob, 3, "three", 5)).await.is_ok()).await;
 }
 
 #[tokio::test]
 async fn a_cancelled_request_stops_says_so_and_frees_its_slot() {
-    let (gateway, worker, blob) = serving(slow()).await;
+    let (gateway, worker, blob, _brake) = braked().await;
     let peer = worker.peer();
     let mut stream = gateway.start(&peer, &start(&blob, 1, "long", 500)).await;
     assert!(stream.next().await.unwrap().is_some());
@@ -89,7 +105,7 @@ async fn a_cancelled_request_stops_says_so_and_frees_its_slot() {
 
 #[tokio::test]
 async fn a_request_whose_gateway_goes_away_frees_its_slot() {
-    let (gateway, worker, blob) = serving(slow()).await;
+    let (gateway, worker, blob, _brake) = braked().await;
     let peer = worker.peer();
     let mut stream = gateway.start(&peer, &start(&blob, 1, "long", 500)).await;
     assert!(stream.next().await.unwrap().is_some());
@@ -102,9 +118,11 @@ async fn a_stream_without_a_fitting_lease_is_refused() {
     let (gateway, worker, blob) = serving(Parrots::default()).await;
     let peer = worker.peer();
     let accept = gateway.offer(&peer, &start(&blob, 1, "x", 5)).await.unwrap();
-    let cases = [(vec![9; 16], 1, "NoLease"), (accept.lease_id, 2, "LeaseMismatch"), (vec![1], 1, "MalformedRequest")];
+    // The lease that there is first: it is not held for long.
+    let cases = [(accept.lease_id, 2, "LeaseMismatch"), (vec![9; 16], 1, "NoLease"), (vec![1], 1, "MalformedRequest")];
     for (lease_id, number, reason) in cases {
         let mut stream = gateway.node.grid.handle.open_infer(&peer).await.unwrap();
+        stream.receiver.set_idle(PATIENCE);
         let start = Start { lease_id, ..start(&blob, number, "x", 5) };
         send(&mut stream, infer_command::Kind::Start(start)).await;
         assert_eq!(error(&mut stream).await.reason, reason);
@@ -134,13 +152,14 @@ async fn a_node_serves_only_in_its_roles() {
 
 #[tokio::test]
 async fn a_draining_worker_finishes_what_runs_and_takes_nothing_new() {
-    let (mut gateway, worker, blob) = serving(slow()).await;
+    let (mut gateway, worker, blob, brake) = braked().await;
     let peer = worker.peer();
     let mut stream = gateway.start(&peer, &start(&blob, 1, "hello", 10)).await;
     assert!(stream.next().await.unwrap().is_some());
     let draining = tokio::spawn(worker.worker.drain());
     advert(&mut gateway, |info| info.draining).await;
     assert_eq!(gateway.offer(&peer, &start(&blob, 2, "x", 5)).await.unwrap_err().reason, "Draining");
+    brake.add_permits(10);
     let mut finished = false;
     while let Some(event) = stream.next().await.unwrap() {
         finished |= matches!(event.kind, Some(infer_event::Kind::Finished(_)));

@@ -69,7 +69,7 @@ func (c *Cluster) ensureVolumes() error {
 				}
 				return nil
 			}
-			if err := until(30*time.Second, "deleting volume "+name, gone); err != nil {
+			if err := until(120*time.Second, "deleting volume "+name, gone); err != nil {
 				return err
 			}
 			if err := os.RemoveAll(dir); err != nil {
@@ -112,10 +112,10 @@ func (c *Cluster) makeVolume(name, dir, path string) error {
 
 // waitReady waits until all nodes and the name server are ready.
 func (c *Cluster) waitReady() error {
-	if err := until(90*time.Second, "nodes ready", c.nodesReady); err != nil {
+	if err := until(240*time.Second, "nodes ready", c.nodesReady); err != nil {
 		return err
 	}
-	return until(90*time.Second, "cluster DNS", func() error {
+	return until(240*time.Second, "cluster DNS", func() error {
 		var d struct {
 			Metadata struct{ Generation int }
 			Status   struct{ ObservedGeneration, UpdatedReplicas, AvailableReplicas int }

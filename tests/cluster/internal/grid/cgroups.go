@@ -158,7 +158,7 @@ func removeCgroup(n node) error {
 	for _, root := range roots {
 		dir := filepath.Join(root, n.cgroup())
 		// The kernel frees a group a moment after its last process ended.
-		if err := until(10*time.Second, "removing the control group "+dir, func() error { return removeTree(dir) }); err != nil {
+		if err := until(60*time.Second, "removing the control group "+dir, func() error { return removeTree(dir) }); err != nil {
 			return err
 		}
 	}

@@ -253,7 +253,7 @@ func (c *Cluster) ensureControlPlane() error {
 	if err := c.connect(); err != nil {
 		return err
 	}
-	return until(90*time.Second, "API server ready", func() error {
+	return until(240*time.Second, "API server ready", func() error {
 		for _, name := range []string{"etcd", "kube-apiserver"} {
 			if c.procs.PID(name) == 0 {
 				return permanent{errors.New(name + " ended" + c.procs.Tail(name))}

@@ -209,7 +209,7 @@ func (c *Cluster) waitDevices(n node) error {
 	}
 	want := wantedGPUs(c.Devices[n.name()], lost)
 	// A kubelet writes its node's status every ten seconds.
-	return until(60*time.Second, n.name()+" shows its devices", func() error {
+	return until(180*time.Second, n.name()+" shows its devices", func() error {
 		if c.Devices[n.name()] > 0 && c.procs.PID(n.devices()) == 0 {
 			return permanent{errors.New(n.devices() + " ended" + c.procs.Tail(n.devices()))}
 		}

@@ -170,7 +170,7 @@ func (c *Cluster) forget() error {
 	for _, name := range []string{"etcd", "pki", "images", "volumes", "kubeconfig", "resolv.conf", c.ID + ".json"} {
 		// The kernel lets go of a container's files a moment after its last process ended.
 		path := c.path(name)
-		errs = append(errs, until(10*time.Second, "removing "+path, func() error { return os.RemoveAll(path) }))
+		errs = append(errs, until(60*time.Second, "removing "+path, func() error { return os.RemoveAll(path) }))
 	}
 	if err := errors.Join(errs...); err != nil {
 		return err

@@ -93,7 +93,7 @@ func (c *Cluster) startHolder(n node) error {
 	if err := c.start(proc.Spec{Name: n.holder(), Part: n.name(), Argv: argv}); err != nil {
 		return err
 	}
-	return until(10*time.Second, n.name()+": namespaces", func() error {
+	return until(60*time.Second, n.name()+": namespaces", func() error {
 		pid := c.procs.PID(n.holder())
 		if pid == 0 {
 			return permanent{errors.New(n.name() + ": its namespaces could not be made" + c.procs.Tail(n.holder()))}
@@ -168,7 +168,7 @@ disabled_plugins = ["io.containerd.internal.v1.opt", "io.containerd.nri.v1.nri"]
 	if err := c.start(proc.Spec{Name: name, Part: n.name(), Argv: argv, Env: env}, config); err != nil {
 		return err
 	}
-	return until(30*time.Second, name+" answers", func() error {
+	return until(120*time.Second, name+" answers", func() error {
 		if c.procs.PID(name) == 0 {
 			return permanent{errors.New(name + " ended" + c.procs.Tail(name))}
 		}

@@ -195,10 +195,10 @@ func end(pids []int, alive func() bool) error {
 	for _, pid := range pids {
 		_ = syscall.Kill(pid, syscall.SIGKILL)
 	}
-	deadline := time.Now().Add(20 * time.Second)
+	deadline := time.Now().Add(60 * time.Second)
 	for alive() {
 		if time.Now().After(deadline) {
-			return fmt.Errorf("processes %v did not end within 20 s of SIGKILL", pids)
+			return fmt.Errorf("processes %v did not end within 60 s of SIGKILL", pids)
 		}
 		time.Sleep(5 * time.Millisecond) // a poll: ends as soon as the condition holds
 	}
