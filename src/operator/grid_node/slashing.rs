@@ -138,9 +138,11 @@ pub fn next(node: &GridNode, refs: &Refs, network: &GridNetwork) -> Step {
         (Some(status), record) if status.state == TransactionState::Finalized => {
             return record.and_then(|record| evidence_of(&record.intent)).map_or(Step::Nothing, Step::Watch);
         }
-        (Some(status), record) if status.state == TransactionState::Failed && is_unchanged(node) => {
-            let taken = record.filter(was_taken).and_then(|record| evidence_of(&record.intent));
-            return taken.map_or_else(|| Step::Blocked(status.message.clone().unwrap_or_default()), Step::Show);
+        (_, Some(record)) if was_taken(&record) => {
+            return evidence_of(&record.intent).map_or(Step::Nothing, Step::Show);
+        }
+        (Some(status), _) if status.state == TransactionState::Failed && is_unchanged(node) => {
+            return Step::Blocked(status.message.clone().unwrap_or_default());
         }
         _ => {}
     }
@@ -213,6 +215,7 @@ fn stands(facts: &CaseFacts) -> Option<Finding> {
 #[cfg(test)]
 mod tests {
     use alloy::sol_types::SolCall;
+    use k8s_openapi::apimachinery::pkg::apis::meta::v1::ObjectMeta;
 
     use super::*;
     use crate::{
@@ -281,10 +284,18 @@ mod tests {
 
     #[test]
     fn a_proposal_that_came_second_shows_the_case_of_the_first() {
-        let failed = |name| accused(OutboxState::Failed { inclusion: inclusion(), refusal: Refusal::new(name, "no") });
+        let failed = |name| {
+            let mut node = accused(OutboxState::Failed { inclusion: inclusion(), refusal: Refusal::new(name, "no") });
+            node.status.get_or_insert_default().observed_generation = node.metadata.generation;
+            node
+        };
         let more = found(Some(B256::repeat_byte(9)), true);
         assert_eq!(next(&failed("EvidenceUsed"), &more, &network()), Step::Show(PROOF));
         assert!(matches!(next(&failed("MissingRole"), &more, &network()), Step::Blocked(_)));
+        let changed =
+            |name| GridNode { metadata: ObjectMeta { generation: Some(9), ..managed().metadata }, ..failed(name) };
+        assert_eq!(next(&changed("EvidenceUsed"), &more, &network()), Step::Show(PROOF), "it is no use to try again");
+        assert!(matches!(next(&changed("MissingRole"), &more, &network()), Step::Propose(_)));
     }
 
     #[test]
