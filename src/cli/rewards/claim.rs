@@ -32,8 +32,6 @@ use crate::{
   # A node of another cluster, by its address
   kubectl grid rewards claim 0xADDRESS --network main --key-file wallet.key
 
-Whoever signs pays the gas; the money goes to the node's payout address.
-
 Exit codes: 0 paid, 1 error or nothing to claim, 2 reported, but its window is not over.")]
 pub struct ClaimArgs {
     /// GridNode, or the chain address of one.
