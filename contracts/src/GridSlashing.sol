@@ -41,6 +41,8 @@ contract GridSlashing is IGridSlashing, Vault, GridMember {
     uint48 private _caseCount;
 
     mapping(uint256 caseId => Record) private _cases;
+    /// @inheritdoc IGridSlashing
+    mapping(address node => mapping(bytes32 evidenceHash => uint256 caseId)) public caseOf;
 
     /// @param rewards_ the GridComputingRewards whose stakes and roles count; its admin binds this contract there
     /// @param appealTime_ seconds, 1 to 21 days
@@ -58,9 +60,12 @@ contract GridSlashing is IGridSlashing, Vault, GridMember {
     /// @inheritdoc IGridSlashing
     function proposeSlash(address node, uint96 amount, bytes32 evidenceHash) external returns (uint256 caseId) {
         _requireRole(SLASHER_ROLE);
+        if (evidenceHash == 0) revert NoEvidence(node);
+        if (caseOf[node][evidenceHash] != 0) revert EvidenceUsed(caseOf[node][evidenceHash]);
         uint40 appealUntil = uint40(block.timestamp) + appealTime;
         uint40 rulingUntil = appealUntil + rulingTime;
         caseId = ++_caseCount;
+        caseOf[node][evidenceHash] = caseId;
         uint32 index = _grid.freezeStake(node, amount, rulingUntil);
         _cases[caseId] = Record({
             node: node,

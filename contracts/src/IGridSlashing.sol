@@ -5,7 +5,8 @@ import {ICredits} from "./ICredits.sol";
 import {IGridMember} from "./IGridMember.sol";
 
 /// @title How a stake is slashed: the functions, types, events and errors of GridSlashing.
-/// @notice A slasher proposes a case, which freezes the amount in GridComputingRewards at once. The owner may appeal until
+/// @notice A slasher proposes a case, which freezes the amount in GridComputingRewards at once. The same evidence opens no second
+/// case against a node, whatever became of the first and whoever stakes for the node later. The owner may appeal until
 /// appealUntil with a bond. Unappealed: anyone executes the case after that. Appealed: an arbiter rules until rulingUntil; no
 /// ruling by then means that anyone can cancel the case. Slashed stake goes to the treasury, never to the slasher. Caps
 /// and the end of every hold are GridComputingRewards' own. Amounts are wei, times unix seconds.
@@ -47,6 +48,9 @@ interface IGridSlashing is ICredits, IGridMember {
     event SlashCancelled(uint256 indexed caseId, address indexed node, address by);
 
     error ParameterOutOfBounds(string name, uint256 value, uint256 min, uint256 max);
+    error NoEvidence(address node);
+    /// @notice That case was opened against the node on this evidence; it may be decided, or dropped.
+    error EvidenceUsed(uint256 caseId);
     error UnknownCase(uint256 caseId);
     error CaseClosed(uint256 caseId, CaseState state);
     error NotOwner(address node, address caller, address owner);
@@ -59,7 +63,7 @@ interface IGridSlashing is ICredits, IGridMember {
     error WrongBond(uint256 sent, uint256 required);
 
     /// @notice Slasher only. Freezes `amount` of the node's stake.
-    /// @param evidenceHash of what is published as evidence
+    /// @param evidenceHash of what is published as evidence; not zero, and never used against this node before
     function proposeSlash(address node, uint96 amount, bytes32 evidenceHash) external returns (uint256 caseId);
 
     /// @notice The node's owner, before appealUntil; the value is the bond, exactly. The bond comes back as a credit unless an
@@ -74,6 +78,8 @@ interface IGridSlashing is ICredits, IGridMember {
     function cancelSlash(uint256 caseId) external;
 
     function slashCases(uint256 caseId) external view returns (SlashCase memory);
+    /// @notice The case that was opened against the node on this evidence; zero while there was none.
+    function caseOf(address node, bytes32 evidenceHash) external view returns (uint256 caseId);
     /// @notice How many cases there were; ids count from 1.
     function caseCount() external view returns (uint256);
     /// @notice Wei of appeals' bonds that are not decided.

@@ -29,6 +29,11 @@ contract Actors is CommonBase, StdCheats, StdUtils {
         address settler;
     }
 
+    struct Accusation {
+        address node;
+        bytes32 evidence;
+    }
+
     uint96 private constant APPEAL_BOND = 2 ether;
 
     IGridComputingRewards private immutable rewards;
@@ -40,6 +45,8 @@ contract Actors is CommonBase, StdCheats, StdUtils {
     mapping(address node => uint256) private earned;
     mapping(address node => uint256) private earnedLive;
     mapping(address node => uint256) private highestClaimed;
+    /// @notice What each case is about: case 1 is the first.
+    Accusation[] public accusations;
     bytes32[] private jobIds;
     uint256 private salt;
 
@@ -298,10 +305,18 @@ contract Actors is CommonBase, StdCheats, StdUtils {
         IGridComputingRewards.Node memory record = rewards.nodes(node);
         if (record.status == IGridComputingRewards.NodeStatus.None) return;
         amount = uint96(bound(amount, 1, record.stake / 4 + 1));
+        // Few, so that histories come back to evidence that was used.
+        bytes32 evidence = bytes32(1 + seed / actors.length % 8);
+        uint256 earlier = slashing.caseOf(node, evidence);
         vm.prank(roles.slasher);
-        try slashing.proposeSlash(node, amount, bytes32(seed)) {
+        try slashing.proposeSlash(node, amount, evidence) returns (uint256 id) {
             check(record.exitAt == 0 || block.timestamp < record.exitAt, "I7: a case after the exit was due");
-        } catch {}
+            check(earlier == 0, "I16: a second case on the same evidence");
+            check(slashing.caseOf(node, evidence) == id, "I16: evidence that does not lead to its case");
+            accusations.push(Accusation(node, evidence));
+        } catch {
+            check(slashing.caseOf(node, evidence) == earlier, "I16: a refused proposal used evidence up");
+        }
     }
 
     function appeal(uint256 seed) external {

@@ -5,7 +5,7 @@ import {IGridComputingRewards} from "../src/IGridComputingRewards.sol";
 import {Actors} from "./Actors.sol";
 import {Fixture} from "./Fixture.sol";
 
-/// @notice I1 to I15 of the design. I12 (no loop over nodes) is a gas test (Gas.t.sol); I3 across chains and contracts is in
+/// @notice I1 to I16 of the design. I12 (no loop over nodes) is a gas test (Gas.t.sol); I3 across chains and contracts is in
 /// Claims.t.sol. What has to hold for a single call is noted by the driver (`wrong`).
 contract InvariantsTest is Fixture {
     Actors private actors;
@@ -42,6 +42,8 @@ contract InvariantsTest is Fixture {
         actors.decide(0, true);
         actors.waitLong(1 hours);
         actors.proposeSlash(0, 2 ether);
+        assertEq(slashing.caseCount(), 1, "I16: the same evidence once more");
+        actors.proposeSlash(actors.count(), 2 ether);
         actors.waitLong(4 days);
         actors.decide(1, true);
         actors.exit(0);
@@ -69,6 +71,7 @@ contract InvariantsTest is Fixture {
         assertEq(fees, 0.1 ether + 1 ether);
         invariant_I1_the_balances_cover_what_is_owed();
         invariant_I6_stakes_are_kept_apart();
+        invariant_I16_evidence_leads_to_its_only_case();
         invariant_nothing_went_wrong();
     }
 
@@ -120,7 +123,17 @@ contract InvariantsTest is Fixture {
         assertEq(state().liveTotal, actors.earnedLiveTotal());
     }
 
-    /// @dev I3, I5, I7, I8, I10, I11, I13, I15.
+    /// @dev Two cases on the same evidence would need two answers.
+    function invariant_I16_evidence_leads_to_its_only_case() public view {
+        uint256 cases = slashing.caseCount();
+        for (uint256 id = 1; id <= cases; id++) {
+            (address node, bytes32 evidence) = actors.accusations(id - 1);
+            assertEq(slashing.slashCases(id).node, node);
+            assertEq(slashing.caseOf(node, evidence), id);
+        }
+    }
+
+    /// @dev I3, I5, I7, I8, I10, I11, I13, I15, I16.
     function invariant_nothing_went_wrong() public view {
         assertEq(actors.wrong(), "");
     }

@@ -8,7 +8,9 @@ import {Fixture} from "./Fixture.sol";
 
 contract SlashingTest is Fixture {
     bytes32 private constant EVIDENCE = keccak256("answers that no replay gives");
+    bytes32 private constant MORE = keccak256("another answer that no replay gives");
     address private other = makeAddr("other node");
+    uint256 private accusations;
 
     /// @dev The owner's stake of 10 XDC and 90 XDC of others, so that the epoch's cap (a quarter) is not what binds.
     function setUp() public override {
@@ -19,9 +21,14 @@ contract SlashingTest is Fixture {
         rewards.registerNode{value: 90 ether}(1, 1);
     }
 
+    /// @dev On evidence of its own.
     function propose(uint96 amount) private returns (uint256) {
+        return propose(amount, keccak256(abi.encode(++accusations)));
+    }
+
+    function propose(uint96 amount, bytes32 evidence) private returns (uint256) {
         vm.prank(slasher);
-        return slashing.proposeSlash(owner, amount, EVIDENCE);
+        return slashing.proposeSlash(owner, amount, evidence);
     }
 
     function appeal(uint256 id) private {
@@ -31,6 +38,10 @@ contract SlashingTest is Fixture {
 
     function frozen() private view returns (uint96) {
         return rewards.nodes(owner).frozen;
+    }
+
+    function expectUsed(uint256 id) private {
+        vm.expectRevert(abi.encodeWithSelector(IGridSlashing.EvidenceUsed.selector, id));
     }
 
     function expectClosed(uint256 id, IGridSlashing.CaseState closed) private {
@@ -51,7 +62,7 @@ contract SlashingTest is Fixture {
             block.timestamp + APPEAL_TIME,
             block.timestamp + APPEAL_TIME + RULING_TIME
         );
-        uint256 id = propose(3 ether);
+        uint256 id = propose(3 ether, EVIDENCE);
         assertEq(frozen(), 3 ether);
         assertEq(rewards.nodes(owner).heldUntil, block.timestamp + APPEAL_TIME + RULING_TIME);
         IGridSlashing.SlashCase memory slashCase = slashing.slashCases(id);
@@ -186,12 +197,12 @@ contract SlashingTest is Fixture {
         vm.expectRevert(
             abi.encodeWithSelector(IGridComputingRewards.EpochFreezeTooLarge.selector, 5 ether + 1, 5 ether)
         );
-        slashing.proposeSlash(other, 5 ether + 1, EVIDENCE);
+        slashing.proposeSlash(other, 5 ether + 1, MORE);
         slashing.proposeSlash(owner, 5 ether, EVIDENCE);
         vm.expectRevert(abi.encodeWithSelector(IGridComputingRewards.EpochFreezeTooLarge.selector, 1, 0));
-        slashing.proposeSlash(owner, 1, EVIDENCE);
+        slashing.proposeSlash(owner, 1, MORE);
         vm.warp(block.timestamp + EPOCH);
-        slashing.proposeSlash(owner, 1, EVIDENCE);
+        slashing.proposeSlash(owner, 1, MORE);
         vm.stopPrank();
     }
 
@@ -221,6 +232,77 @@ contract SlashingTest is Fixture {
         rewards.freezeStake(owner, 1 ether, uint40(block.timestamp));
         vm.stopPrank();
         assertEq(rewards.nodes(owner).heldUntil, max, "a later freeze never shortens a hold");
+    }
+
+    // ---------------------------------------------------------------- evidence
+
+    function test_the_same_evidence_opens_no_second_case_whatever_becomes_of_the_first() public {
+        assertEq(slashing.caseOf(owner, EVIDENCE), 0);
+        uint256 id = propose(1 ether, EVIDENCE);
+        assertEq(slashing.caseOf(owner, EVIDENCE), id);
+        expectUsed(id);
+        propose(1 ether, EVIDENCE);
+        appeal(id);
+        expectUsed(id);
+        propose(1 ether, EVIDENCE);
+        vm.prank(arbiter);
+        slashing.cancelSlash(id);
+        expectUsed(id);
+        propose(1 ether, EVIDENCE);
+        uint256 next = propose(1 ether, MORE);
+        vm.warp(block.timestamp + APPEAL_TIME);
+        slashing.executeSlash(next);
+        expectUsed(next);
+        propose(1 ether, MORE);
+        assertEq(slashing.caseCount(), 2);
+        assertEq(rewards.nodes(owner).stake, 9 ether);
+    }
+
+    function test_evidence_is_used_up_for_its_node_alone_and_also_when_another_stake_is_put_down() public {
+        uint256 id = propose(1 ether, EVIDENCE);
+        vm.prank(slasher);
+        uint256 others = slashing.proposeSlash(other, 1 ether, EVIDENCE);
+        assertEq(slashing.caseOf(other, EVIDENCE), others);
+        vm.prank(arbiter);
+        slashing.cancelSlash(id);
+        leave(owner);
+        vm.warp(rewards.nodes(owner).exitAt);
+        leave(owner);
+        registerOwner(10 ether);
+        expectUsed(id);
+        propose(1 ether, EVIDENCE);
+        assertEq(frozen(), 0);
+    }
+
+    function test_a_proposal_that_is_refused_uses_no_evidence_up() public {
+        vm.expectRevert(abi.encodeWithSelector(IGridComputingRewards.FreezeTooLarge.selector, 5 ether + 1, 5 ether));
+        propose(5 ether + 1, EVIDENCE);
+        assertEq(slashing.caseOf(owner, EVIDENCE), 0);
+        propose(5 ether, EVIDENCE);
+    }
+
+    function test_a_case_needs_evidence() public {
+        vm.expectRevert(abi.encodeWithSelector(IGridSlashing.NoEvidence.selector, owner));
+        propose(1 ether, bytes32(0));
+    }
+
+    /// @dev Of a few proposals with any evidence, each kind opens one case, the first.
+    function testFuzz_each_evidence_opens_one_case(uint8[12] memory kinds) public {
+        uint256[4] memory first;
+        uint256 cases;
+        for (uint256 i = 0; i < kinds.length; i++) {
+            uint256 kind = kinds[i] % 4;
+            bytes32 evidence = keccak256(abi.encode(EVIDENCE, kind));
+            if (first[kind] != 0) {
+                expectUsed(first[kind]);
+                propose(1 ether, evidence);
+            } else {
+                first[kind] = propose(1 ether, evidence);
+                assertEq(first[kind], ++cases);
+            }
+            assertEq(slashing.caseOf(owner, evidence), first[kind]);
+        }
+        assertEq(slashing.caseCount(), cases);
     }
 
     // ---------------------------------------------------------------- exits

@@ -393,7 +393,7 @@ reasons! {
     WindowOpen,
     /// The root is live and nodes can claim.
     RewardsActive,
-    /// spec.rewards.dryRun keeps the report from the chain.
+    /// spec.rewards.dryRun keeps the report from the chain; also a settlement, a slash case or the execution of one.
     DryRun,
     /// The contract has another root for this epoch; somebody else reported it. Nothing more is reported until a person looked.
     RootMismatch,

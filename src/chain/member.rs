@@ -7,7 +7,7 @@ use super::{
     client::ChainClient,
     error::ChainError,
     outbox::{Intent, IntentKind},
-    rpc::{At, ChainRpc},
+    rpc::At,
 };
 use crate::api::ids::{NodeAddress, Wei};
 
@@ -25,10 +25,6 @@ impl Member {
             return Ok(member);
         }
         Err(ChainError::OfAnotherGrid { contract: address, grid: belongs_to })
-    }
-
-    pub(super) fn rpc(&self) -> &dyn ChainRpc {
-        self.0.rpc()
     }
 
     pub(super) fn address(&self) -> NodeAddress {

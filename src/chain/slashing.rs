@@ -3,7 +3,7 @@
 
 use alloy::{
     primitives::{B256, U256},
-    sol_types::SolEvent,
+    sol_types::SolCall,
 };
 use serde::{Deserialize, Serialize};
 
@@ -12,8 +12,8 @@ use super::{
     client::ChainClient,
     error::ChainError,
     member::Member,
-    outbox::{Inclusion, Intent, IntentKind},
-    rpc::{At, LogFilter},
+    outbox::{Intent, IntentKind},
+    rpc::At,
 };
 use crate::api::ids::{NodeAddress, Wei};
 
@@ -87,21 +87,19 @@ impl Slashing {
         }))
     }
 
-    /// The case that a proposal opened; `None` when no final block shows it.
-    pub async fn case_opened_by(&self, proposal: &Inclusion) -> Result<Option<u64>, ChainError> {
-        let (block, topic) = (proposal.block_number, contract::SlashProposed::SIGNATURE_HASH);
-        let filter = LogFilter { address: self.address(), topic, from_block: block, to_block: block };
-        let entries = self.0.rpc().agreed().logs(&filter).await?;
-        let opened = entries.iter().find(|entry| entry.transaction == proposal.hash);
-        Ok(opened.and_then(|entry| entry.topics.get(1)).map(|id| U256::from_be_bytes(id.0).saturating_to()))
+    /// The case that was opened against a node on this evidence, whatever became of it. There is never a second one.
+    pub async fn case_of(&self, node: NodeAddress, evidence: B256, at: At) -> Result<Option<u64>, ChainError> {
+        let call = contract::caseOfCall { node: node.into(), evidenceHash: evidence };
+        let id: u64 = self.0.view(call, at).await?.saturating_to();
+        Ok((id != 0).then_some(id))
     }
 
     pub async fn appeal_bond(&self) -> Result<Wei, ChainError> {
         Ok(Wei(self.0.view(contract::appealBondCall {}, At::Latest).await?.to()))
     }
 
-    /// Signed by a slasher. The evidence names the case: for the same evidence no second one is proposed. `None` for an amount
-    /// that no stake can have.
+    /// Signed by a slasher. The evidence, which must not be zero, names the case: the contract opens no second one on it. `None` for an
+    /// amount that no stake can have.
     pub fn propose_intent(&self, node: NodeAddress, amount: Wei, evidence: B256) -> Option<Intent> {
         let key = format!("slash/{}/{node}/{evidence}", self.address());
         let amount = amount.0.try_into().ok()?;
@@ -126,4 +124,9 @@ impl Slashing {
         let key = format!("unslashed/{}/{case}", self.address());
         self.0.intent(IntentKind::CancelSlash, key, Wei(0), contract::cancelSlashCall { caseId: U256::from(case) })
     }
+}
+
+/// The evidence in a proposal; `None` for any other intent.
+pub fn evidence_of(intent: &Intent) -> Option<B256> {
+    contract::proposeSlashCall::abi_decode(&intent.call.data).ok().map(|call| call.evidenceHash)
 }

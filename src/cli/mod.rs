@@ -28,8 +28,6 @@ pub mod rewards;
 pub mod selftest;
 #[cfg(feature = "cli")]
 pub mod session;
-#[cfg(feature = "operator")]
-pub mod signer;
 #[cfg(feature = "cli")]
 pub mod submit;
 #[cfg(feature = "cli")]

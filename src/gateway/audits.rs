@@ -246,6 +246,9 @@ fn weigh(before: &EvidenceRecord, verdict: &Verdict, now_ms: u64) -> EvidenceRec
     if after.quarantined_ms == 0 && evidence.standing() >= Standing::Quarantined {
         after.quarantined_ms = now_ms.max(1);
     }
+    if after.convicted_ms == 0 && evidence.standing() == Standing::Slashable {
+        after.convicted_ms = now_ms.max(1);
+    }
     after
 }
 
@@ -263,6 +266,22 @@ mod tests {
         assert_eq!((unknown.log_e, unknown.inconclusive), (once.log_e, 1));
         let twice = weigh(&unknown, &wrong, 7);
         assert_eq!((twice.failed, twice.quarantined_ms, twice.message.as_str()), (2, 7, "token 3"));
+    }
+
+    #[test]
+    fn a_third_wrong_answer_convicts_and_later_audits_change_nothing_about_it() {
+        let wrong = Verdict::Mismatch("token 3".into());
+        let [_, twice, convicted] = [5, 6, 7].map({
+            let mut evidence = EvidenceRecord::default();
+            move |now_ms| {
+                evidence = weigh(&evidence, &wrong, now_ms);
+                evidence.clone()
+            }
+        });
+        assert_eq!((twice.convicted_ms, convicted.convicted_ms), (0, 7));
+        let later = weigh(&convicted, &Verdict::Pass, 8);
+        assert_eq!(later.convicted_ms, 7, "a right answer takes no conviction back");
+        assert_eq!(weigh(&later, &Verdict::Mismatch("token 4".into()), 9).convicted_ms, 7);
     }
 
     #[test]

@@ -10,7 +10,6 @@ use crate::{
         wire::NodeInfo,
     },
     store::MemberRecord,
-    verify::evidence::Standing,
 };
 
 impl Gateway {
@@ -87,13 +86,13 @@ impl Gateway {
         })
     }
 
-    /// What convicts a node, once it is enough for its stake.
+    /// What convicted a node, if the evidence was ever enough for its stake.
     async fn proof(&self, record: &MemberRecord, standing: &NodeStanding) -> Result<Option<String>, GatewayError> {
-        if standing.evidence().standing() != Standing::Slashable {
+        if standing.evidence.convicted_ms == 0 {
             return Ok(None);
         }
-        let failed = self.ledger.failed_audits(&record.address).await?;
-        Ok(Some(keccak256(failed.concat()).to_string()))
+        let convicted = self.ledger.conviction(&record.address).await?;
+        Ok(Some(keccak256(convicted.concat()).to_string()))
     }
 }
 

@@ -193,6 +193,13 @@ impl Chains {
         Ok(pool)
     }
 
+    /// Gives the nonce back that may be set aside for a record of which nothing was signed, and that is written down no more.
+    pub async fn forget(&self, unsigned: &OutboxRecord) {
+        if let Some(pool) = self.pools.lock().await.get(&unsigned.from) {
+            pool.release(&unsigned.intent.key);
+        }
+    }
+
     fn clients(&self) -> std::sync::MutexGuard<'_, HashMap<String, (ChainClient, Instant)>> {
         self.clients.lock().unwrap_or_else(PoisonError::into_inner)
     }
@@ -316,6 +323,20 @@ mod tests {
         assert_eq!((status.nonce, status.state), (Some(7), TransactionState::Signed));
         let size = serde_json::to_string(&status.record).unwrap().len();
         assert!(size < 400_000, "{size}");
+    }
+
+    #[tokio::test]
+    async fn a_plan_that_is_given_up_gives_its_nonce_back() {
+        let (chains, account) = (Chains::default(), NodeAddress([2; 20]));
+        let pool = Arc::new(NoncePool::new(account));
+        chains.pools.lock().await.insert(account, pool.clone());
+        let call = TxCall { to: Some(NodeAddress([1; 20])), value: Wei(0), data: Bytes::new() };
+        let intent = Intent { kind: IntentKind::ProposeSlash, key: "slash".into(), call };
+        let planned = OutboxRecord::plan(intent, account, 51);
+        assert_eq!(pool.reserve("slash", 5), Ok(5));
+        assert_eq!(pool.reserve("other", 5), Ok(6));
+        chains.forget(&planned).await;
+        assert_eq!(pool.reserve("third", 5), Ok(5), "the gap is filled");
     }
 
     #[test]

@@ -234,8 +234,8 @@ pub struct EvidenceReport {
     /// What convicted it, for people.
     #[serde(default)]
     pub message: String,
-    /// From an e-value of 10⁶ on: keccak256 over the content hashes of its receipts whose audits failed, ascending, `0x` and 64 hexadecimal
-    /// digits. Inconclusive audits are no part of it.
+    /// Once the e-value was 10⁶: keccak256 over the content hashes of its receipts whose audits had failed by then, ascending, `0x` and 64
+    /// hexadecimal digits. Inconclusive audits are no part of it, and what fails later does not change it.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub proof: Option<String>,
 }

@@ -129,7 +129,8 @@ impl Ledger {
 
     /// Decides an owed audit. `judge` gives the node's evidence after this decision; it runs inside the transaction, so that
     /// two decisions about one node never overwrite each other. A failed audit rejects the receipt and sends its request back
-    /// to the queue; a node that `judge` quarantines loses its unaudited work too. Returns the evidence as it stands now.
+    /// to the queue; a node that `judge` quarantines loses its unaudited work too, and of one that it convicts the reasons are kept.
+    /// Returns the evidence as it stands now.
     pub async fn decide_audit(
         &self,
         decision: &AuditDecision,
@@ -156,6 +157,9 @@ impl Ledger {
         evidence::put(&mut write, &address, &after).await?;
         if decision.state == AuditState::Failed {
             reject(&mut write, &decision.receipt, "AuditFailed", &decision.message, decision.now_ms).await?;
+        }
+        if before.convicted_ms == 0 && after.convicted_ms != 0 {
+            evidence::convict(&mut write, &address).await?;
         }
         if before.quarantined_ms == 0 && after.quarantined_ms != 0 {
             void_unaudited(&mut write, &address, &after.message, decision.now_ms).await?;
@@ -217,15 +221,6 @@ impl Ledger {
         .fetch_one(self.readers())
         .await?;
         row.count("n")
-    }
-
-    /// Content hashes of a node's receipts whose audits failed, ascending. What could not be decided is not among them.
-    pub async fn failed_audits(&self, address: &NodeAddress) -> Result<Vec<[u8; 32]>, LedgerError> {
-        let rows = sqlx::query("SELECT receipt FROM audits WHERE address = ? AND state = 'Failed' ORDER BY receipt")
-            .bind(address.to_string())
-            .fetch_all(self.readers())
-            .await?;
-        rows.iter().map(|row| row.fixed("receipt")).collect()
     }
 }
 

@@ -19,6 +19,8 @@ pub struct EvidenceRecord {
     pub inconclusive: u64,
     /// Unix milliseconds; 0 = not quarantined.
     pub quarantined_ms: u64,
+    /// Unix milliseconds at which the evidence became enough for its stake; 0 = never.
+    pub convicted_ms: u64,
     /// What convicted it, for people.
     pub message: String,
 }
@@ -38,6 +40,25 @@ impl Ledger {
         let rows = sqlx::query("SELECT * FROM evidence ORDER BY address").fetch_all(self.readers()).await?;
         rows.iter().map(|row| Ok((row.parsed("address")?, record(row)?))).collect()
     }
+
+    /// Content hashes of the receipts whose failed audits convicted a node, ascending: what failed before it was convicted, and nothing
+    /// that failed later. What could not be decided is not among them.
+    pub async fn conviction(&self, address: &NodeAddress) -> Result<Vec<[u8; 32]>, LedgerError> {
+        let rows = sqlx::query("SELECT receipt FROM convictions WHERE address = ? ORDER BY receipt")
+            .bind(address.to_string())
+            .fetch_all(self.readers())
+            .await?;
+        rows.iter().map(|row| row.fixed("receipt")).collect()
+    }
+}
+
+/// Keeps what convicts a node, once.
+pub(super) async fn convict(write: &mut Write, address: &NodeAddress) -> Result<(), LedgerError> {
+    sqlx::query("INSERT INTO convictions SELECT address, receipt FROM audits WHERE address = ? AND state = 'Failed'")
+        .bind(address.to_string())
+        .execute(write.on())
+        .await?;
+    Ok(())
 }
 
 pub(super) async fn read(write: &mut Write, address: &NodeAddress) -> Result<EvidenceRecord, LedgerError> {
@@ -54,8 +75,9 @@ pub(super) async fn put(
     evidence: &EvidenceRecord,
 ) -> Result<(), LedgerError> {
     sqlx::query(
-        "INSERT OR REPLACE INTO evidence (address, log_e, passed, failed, inconclusive, quarantined_ms, message)
-         VALUES (?, ?, ?, ?, ?, ?, ?)",
+        "INSERT OR REPLACE INTO evidence
+             (address, log_e, passed, failed, inconclusive, quarantined_ms, convicted_ms, message)
+         VALUES (?, ?, ?, ?, ?, ?, ?, ?)",
     )
     .bind(address.to_string())
     .bind(evidence.log_e)
@@ -63,6 +85,7 @@ pub(super) async fn put(
     .bind(int(evidence.failed))
     .bind(int(evidence.inconclusive))
     .bind(int(evidence.quarantined_ms))
+    .bind(int(evidence.convicted_ms))
     .bind(&evidence.message)
     .execute(write.on())
     .await?;
@@ -76,6 +99,7 @@ fn record(row: &SqliteRow) -> Result<EvidenceRecord, LedgerError> {
         failed: row.count("failed")?,
         inconclusive: row.count("inconclusive")?,
         quarantined_ms: row.count("quarantined_ms")?,
+        convicted_ms: row.count("convicted_ms")?,
         message: row.text("message")?,
     })
 }

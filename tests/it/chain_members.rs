@@ -6,7 +6,7 @@ use xdc_grid::{
     chain::{
         At, ChainError, ChainKey, FeePolicy, Inclusion, Intent, NoncePool, Outbox, OutboxRecord,
         escrow::{JobEscrow, JobState, Settlement},
-        slashing::{CaseState, Slashing},
+        slashing::{CaseState, Slashing, evidence_of},
     },
 };
 
@@ -120,7 +120,13 @@ async fn a_slash_is_proposed_once_and_takes_what_it_froze_when_nobody_appeals() 
     assert_eq!(slashing.case(1, At::Latest).await.unwrap().unwrap().state, CaseState::Executed);
     // What may be frozen is counted by epoch, and its share of a smaller stake is less.
     grid.anvil.mine_at(grid.anvil.time().await + 40 * 86_400).await;
-    let again = slashing.propose_intent(node, Wei(Wei::XDC.0 / 2), B256::repeat_byte(2)).unwrap();
-    let proposal = grid.anvil.execute(&grid.slasher, again).await.unwrap();
-    assert_eq!(slashing.case_opened_by(&proposal).await.unwrap(), Some(2), "which case a proposal opened");
+    let again = |evidence| slashing.propose_intent(node, Wei(Wei::XDC.0 / 2), B256::repeat_byte(evidence)).unwrap();
+    assert_eq!(refused(grid.anvil.execute(&grid.slasher, again(1)).await), "EvidenceUsed");
+    assert_eq!(refused(grid.anvil.execute(&grid.slasher, again(0)).await), "NoEvidence");
+    assert_eq!(evidence_of(&again(2)), Some(B256::repeat_byte(2)));
+    grid.anvil.execute(&grid.slasher, again(2)).await.unwrap();
+    for (evidence, case) in [(1, Some(1)), (2, Some(2)), (3, None)] {
+        let found = slashing.case_of(node, B256::repeat_byte(evidence), At::Finalized).await.unwrap();
+        assert_eq!(found, case, "the case on evidence {evidence}");
+    }
 }

@@ -14,7 +14,10 @@ use xdc_grid::{
     reward::{LeafChange, PackedChanges, Recipe, RewardLeaf, RewardSplit, RewardTree, pack_changes},
 };
 
-use crate::chain_anvil::{CHAIN_ID, EPOCH_SECONDS, Grid, WINDOW_SECONDS};
+use crate::{
+    chain_anvil::{CHAIN_ID, EPOCH_SECONDS, Grid, WINDOW_SECONDS},
+    support::signer::SigningServer,
+};
 
 struct Ran {
     code: i32,
@@ -59,10 +62,15 @@ impl Desk {
     }
 
     async fn worker(&self, words: &[&str]) -> Ran {
-        let (chain_id, contract) = (CHAIN_ID.to_string(), self.grid.client.contract().to_string());
         let owner = self.key(OWNER);
+        self.worker_of_nobody(&[words, &["--owner-key-file", &owner]].concat()).await
+    }
+
+    /// Without an owner's key.
+    async fn worker_of_nobody(&self, words: &[&str]) -> Ran {
+        let (chain_id, contract) = (CHAIN_ID.to_string(), self.grid.client.contract().to_string());
         let chain = ["--rpc-url", &self.grid.anvil.url, "--chain-id", &chain_id, "--contract", &contract];
-        self.run(env!("CARGO_BIN_EXE_grid-worker"), &[words, &chain, &["--owner-key-file", &owner]].concat()).await
+        self.run(env!("CARGO_BIN_EXE_grid-worker"), &[words, &chain].concat()).await
     }
 
     async fn operator(&self, words: &[&str]) -> Ran {
@@ -163,6 +171,32 @@ async fn what_a_compact_report_gave_is_claimed_from_the_machine_itself() {
     assert!(again.code == 1 && again.err.contains("has nothing to claim"), "{}", again.err);
     let stranger = desk.worker(&["claim", "--node", &NodeAddress([9; 20]).to_string()]).await;
     assert!(stranger.code == 1 && stranger.err.contains("has nothing to claim"), "{}", stranger.err);
+}
+
+#[tokio::test]
+async fn an_owner_and_an_admin_whose_keys_are_with_a_remote_signer_need_no_key_file() {
+    let desk = Desk::new().await;
+    let (owner, admin) = (desk.grid.owner.address(), desk.grid.admin.address().to_string());
+    let (server, url) = SigningServer::start(&[&desk.grid.owner, &desk.grid.admin]).await;
+    let (key, payout, address) = (desk.key(NODE), desk.grid.payout.to_string(), owner.to_string());
+    let register = ["register", "--key-file", &key, "--payout", &payout, "--stake-xdc", "2", "--power", "5"];
+    let remote = ["--remote-signer-url", &url, "--remote-signer-address", &address];
+    let both = desk.worker(&[&register[..], &remote].concat()).await;
+    assert!(both.code == 2 && both.err.contains("cannot be used with"), "{}", both.err);
+    let neither = desk.worker_of_nobody(&register).await;
+    assert!(neither.code == 2 && neither.err.contains("--owner-key-file"), "{}", neither.err);
+    assert_eq!(server.signed(), 0);
+
+    let registered = desk.worker_of_nobody(&[&register[..], &remote].concat()).await;
+    assert_eq!(registered.code, 0, "{} {}", registered.out, registered.err);
+    let found = desk.grid.client.node(desk.grid.node.address(), At::Latest).await.unwrap().unwrap();
+    assert_eq!((found.owner, found.stake, server.signed()), (owner, Wei(2 * Wei::XDC.0), 1));
+
+    let remote = ["--remote-signer-url", &url, "--remote-signer-address", &admin];
+    let deploy = desk.operator(&[&["deploy", "--dry-run"][..], &remote].concat()).await;
+    assert_dry(&deploy, "deploy");
+    assert!(deploy.err.contains(&format!("deploying from {admin}")), "{}", deploy.err);
+    assert_eq!(server.signed(), 1, "a dry run asks for no signature");
 }
 
 #[tokio::test]

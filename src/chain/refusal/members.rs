@@ -56,6 +56,14 @@ fn of_escrow(error: &Escrow) -> Refusal {
 fn of_slashing(error: &Slashing) -> Refusal {
     match error {
         Slashing::NotAllowed(e) => missing_role(e.caller, e.neededRole),
+        Slashing::EvidenceUsed(e) => Refusal::new(
+            "EvidenceUsed",
+            format!("slash case {} was opened on the same evidence; there is no second one", e.caseId),
+        ),
+        Slashing::NoEvidence(e) => Refusal::new(
+            "NoEvidence",
+            format!("a slash case against node {} needs evidence, and a hash of zero is none", address(e.node)),
+        ),
         Slashing::UnknownCase(e) => Refusal::new("UnknownCase", format!("there is no slash case {}", e.caseId)),
         Slashing::CaseClosed(e) => Refusal::new("CaseClosed", format!("slash case {} is decided", e.caseId)),
         Slashing::NotOwner(e) => Refusal::new(

@@ -3,6 +3,7 @@
 
 pub mod digest;
 pub mod local;
+pub mod named;
 pub mod remote;
 
 use std::fmt;
@@ -15,6 +16,7 @@ use crate::api::ids::NodeAddress;
 
 pub use digest::{DigestSigner, KmsSigner, RawSignature};
 pub use local::{ChainKey, KeyError};
+pub use named::{NamedSigner, RemoteSignerArgs, SignerArgs};
 pub use remote::{Pem, RemoteSigner, RemoteSignerOptions, SignerTls};
 
 pub type SignFuture<'a> = BoxFuture<'a, Result<Signature, ChainError>>;

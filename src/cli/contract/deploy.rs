@@ -12,9 +12,10 @@ use crate::cli::{
 use crate::{
     api::ids::{NodeAddress, Wei},
     chain::{
-        ChainKey, ChainRpc, ContractParameters,
+        ChainRpc, ContractParameters,
         deploy::{DeployParameters, Deployment, MemberParameters, Roles, deploy, quote_deployment},
         outbox::Pace,
+        signer::{NamedSigner, RemoteSignerArgs},
     },
 };
 
@@ -22,6 +23,10 @@ use crate::{
 #[command(after_help = "Examples:
   # On XDC's test network, with 10 TXDC in the reward pool
   kubectl grid contract deploy --rpc-url https://erpc.apothem.network --chain-id 51 --admin-key-file admin.key --fund-xdc 10
+  # With an admin's key that is in no file: a Web3Signer over mutual TLS
+  kubectl grid contract deploy --rpc-url https://erpc.apothem.network --chain-id 51 \\
+    --remote-signer-url https://signer.example:9000 --remote-signer-address 0xADMIN \\
+    --remote-signer-ca ca.pem --remote-signer-cert client.pem --remote-signer-key client.key
   # What it would cost
   kubectl grid contract deploy --rpc-url https://erpc.apothem.network --chain-id 51 --admin-key-file admin.key --dry-run
 
@@ -29,9 +34,16 @@ Exit codes: 0 done, 1 error.")]
 pub struct DeployArgs {
     #[command(flatten)]
     pub chain: ChainArgs,
-    /// File with the admin's key, 64 hexadecimal digits.
-    #[arg(long, value_name = "FILE")]
-    pub admin_key_file: PathBuf,
+    /// File with the admin's key: 64 hexadecimal digits, or an encrypted keystore (JSON) with its password in FILE.password.
+    #[arg(
+        long,
+        value_name = "FILE",
+        required_unless_present = "remote_signer_url",
+        conflicts_with = "remote_signer_url"
+    )]
+    pub admin_key_file: Option<PathBuf>,
+    #[command(flatten)]
+    pub remote: RemoteSignerArgs,
     /// Length of an epoch.
     #[arg(long, default_value_t = 3600, value_parser = clap::value_parser!(u64).range(1..))]
     pub epoch_seconds: u64,
@@ -92,7 +104,7 @@ pub struct DeployArgs {
 const UNBONDING: u64 = 7 * 24 * 3600;
 
 pub async fn run(args: DeployArgs, out: &mut dyn Write) -> Result<Exit, CliError> {
-    let key = ChainKey::from_file(&args.admin_key_file).map_err(chain)?;
+    let key = NamedSigner::open(args.admin_key_file.as_deref(), &args.remote).await.map_err(chain)?;
     let rpc: Arc<dyn ChainRpc> = Arc::new(args.chain.endpoints()?);
     let parameters = parameters(&args, key.address())?;
     let quote = quote_deployment(rpc.as_ref(), key.address(), &parameters).await.map_err(chain)?;
@@ -104,7 +116,7 @@ pub async fn run(args: DeployArgs, out: &mut dyn Write) -> Result<Exit, CliError
     }
     note(format_args!("what a step needs is final before it is taken"));
     let pace = Pace { timeout: Duration::from_secs(args.timeout_seconds), ..Pace::default() };
-    let deployment = deploy(rpc, args.chain.chain_id, &key, parameters, pace).await.map_err(chain)?;
+    let deployment = deploy(rpc, args.chain.chain_id, key.signer(), parameters, pace).await.map_err(chain)?;
     // Read back, not echoed: what the contract says counts.
     let kept = deployment.client.parameters().await.map_err(chain)?;
     print(&args, &deployment, &parameters, &kept, out)?;
@@ -270,6 +282,22 @@ mod tests {
         for bad in ["", ".5", "1.", "-1", "1e3", "1.0000000000000000001", "999999999999999999999", "1,5"] {
             assert!(parse_xdc(bad).is_err(), "{bad}");
         }
+    }
+
+    #[test]
+    fn the_admins_key_is_in_a_file_or_at_a_remote_signer_and_never_in_both() {
+        let parsed = |words: &[&str]| {
+            let base = ["kubectl-grid", "contract", "deploy", "--rpc-url", "http://x", "--chain-id", "51"];
+            Cli::try_parse_from(base.iter().chain(words))
+        };
+        let remote = [
+            "--remote-signer-url",
+            "https://x",
+            "--remote-signer-address",
+            "xdc0202020202020202020202020202020202020202",
+        ];
+        assert!(parsed(&remote).is_ok() && parsed(&["--admin-key-file", "k"]).is_ok());
+        assert!(parsed(&[]).is_err() && parsed(&[&remote[..], &["--admin-key-file", "k"]].concat()).is_err());
     }
 
     #[test]

@@ -1,6 +1,6 @@
 //! `kubectl grid rewards claim NODE`.
 
-use std::{io::Write, path::PathBuf, time::Duration};
+use std::{io::Write, time::Duration};
 
 use serde::Serialize;
 
@@ -8,10 +8,11 @@ use super::{SourceOptions, chain_error, ledger::NetworkLedger, show};
 use crate::{
     api::ids::{NodeAddress, Wei},
     chain::{
-        ChainKey,
+        Signer,
         deploy::execute,
         outbox::{Inclusion, Pace},
         quote::Quote,
+        signer::SignerArgs,
     },
     cli::{
         CliError, Exit,
@@ -25,6 +26,9 @@ use crate::{
   kubectl grid rewards claim cpu-1 --key-file wallet.key
   # What it would cost
   kubectl grid rewards claim cpu-1 --key-file wallet.key --dry-run
+  # With a key that is in no file: a Web3Signer over mutual TLS
+  kubectl grid rewards claim cpu-1 --remote-signer-url https://signer.example:9000 --remote-signer-address 0xWALLET \\
+    --remote-signer-ca ca.pem --remote-signer-cert client.pem --remote-signer-key client.key
   # A node of another cluster, by its address
   kubectl grid rewards claim 0xADDRESS --network main --key-file wallet.key
 
@@ -32,10 +36,8 @@ Exit codes: 0 paid, 1 error or nothing to claim, 2 reported, but its window is n
 pub struct ClaimArgs {
     /// GridNode, or the chain address of one.
     pub node: String,
-    /// File with the key of the account that sends the claim and pays its gas, 64 hexadecimal digits. The money goes to the
-    /// node's payout address, whoever sends.
-    #[arg(long, value_name = "FILE")]
-    pub key_file: PathBuf,
+    #[command(flatten)]
+    pub signer: SignerArgs,
     #[command(flatten)]
     pub source: SourceOptions,
     /// Says what it would cost, and sends nothing.
@@ -67,7 +69,8 @@ pub struct ClaimResult {
 }
 
 pub async fn run(session: &Session, args: &ClaimArgs, out: &mut dyn Write) -> Result<Exit, CliError> {
-    let key = ChainKey::from_file(&args.key_file).map_err(chain_error)?;
+    let signer = args.signer.open().await.map_err(chain_error)?;
+    let key = signer.signer();
     let (ledger, name, address) = one(session, args).await?;
     let entitlement = ledger.entitlement(address).await?;
     if entitlement.claimable() == Wei(0) {
@@ -75,13 +78,13 @@ pub async fn run(session: &Session, args: &ClaimArgs, out: &mut dyn Write) -> Re
         // In its window: it is a question of time.
         return Ok(if entitlement.pending > Wei(0) { Exit::NotYet } else { Exit::Failed });
     }
-    let quote = quote(&ledger, &name, address, &key).await?;
+    let quote = quote(&ledger, &name, address, key.address()).await?;
     note(format_args!("claiming {} XDC for {name}, from {}: {quote}", entitlement.claimable().to_xdc(), key.address()));
     if args.dry_run {
         note(format_args!("nothing was sent (--dry-run)"));
         return Ok(Exit::Done);
     }
-    let result = claim(&ledger, name, address, &key, args).await?;
+    let result = claim(&ledger, name, address, key, args).await?;
     output::print(out, args.output, &result, || vec![result.transaction.clone()], |out| print(&result, out))?;
     Ok(Exit::Done)
 }
@@ -106,17 +109,22 @@ fn why_nothing(found: &super::entitlement::Entitlement) -> String {
     }
 }
 
-async fn quote(ledger: &NetworkLedger, node: &str, address: NodeAddress, key: &ChainKey) -> Result<Quote, CliError> {
+async fn quote(
+    ledger: &NetworkLedger,
+    node: &str,
+    address: NodeAddress,
+    sender: NodeAddress,
+) -> Result<Quote, CliError> {
     let proof = ledger.proof(address).ok_or_else(|| CliError::Other(format!("{node} has no leaf in the live tree")))?;
     let intent = ledger.chain.claim_intent(&proof);
-    Quote::of(ledger.chain.rpc(), key.address(), &intent).await.map_err(chain_error)
+    Quote::of(ledger.chain.rpc(), sender, &intent).await.map_err(chain_error)
 }
 
 async fn claim(
     ledger: &NetworkLedger,
     node: String,
     address: NodeAddress,
-    key: &ChainKey,
+    key: &dyn Signer,
     args: &ClaimArgs,
 ) -> Result<ClaimResult, CliError> {
     let chain = &ledger.chain;

@@ -19,11 +19,15 @@ use super::{
     CliError,
     audit_epoch::{AuditFormat, Seen, Sources, Ticker, chain_error, parse_split},
     output::note,
-    signer::{NamedSigner, SignerArgs},
 };
 use crate::{
     api::ids::{EpochNumber, Wei},
-    chain::{At, ChainClient, ContractParameters, reports::ContractHistory, votes::Ballot},
+    chain::{
+        At, ChainClient, ContractParameters,
+        reports::ContractHistory,
+        signer::{NamedSigner, SignerArgs},
+        votes::Ballot,
+    },
     reward::RewardSplit,
 };
 use proposed::Proposed;
@@ -105,7 +109,7 @@ pub async fn run(args: &VoteArgs, out: &mut dyn Write) -> Result<VoteExit, CliEr
     if args.sources.gateway_url.is_none() && args.sources.receipts.is_none() {
         return Err(CliError::Other("name where the statements are: --gateway-url or --receipts".into()));
     }
-    let signer = NamedSigner::open(&args.signer).await?;
+    let signer = args.signer.open().await.map_err(chain_error)?;
     let chain = args.sources.connect().await?;
     let me = signer.address();
     if !chain.is_reporter(me).await.map_err(chain_error)? {
@@ -183,7 +187,7 @@ impl Voter<'_> {
 
     /// A look of a program that has run for long.
     async fn look_anew(&mut self, out: &mut dyn Write) -> Result<Look, CliError> {
-        self.signer.renew().await?;
+        self.signer.renew().await.map_err(chain_error)?;
         self.look(None, out).await
     }
 

@@ -1,5 +1,5 @@
-//! How a node leaves: no new work, running work finished, its last contribution reported, out of the contract, no member any
-//! more. All of it before a deadline, after which the node goes anyway and an Event says what was left undone.
+//! How a node leaves: no new work, accused if it is convicted, running work finished, its last contribution reported, out of the contract,
+//! no member any more. All of it before a deadline, after which the node goes anyway and an Event says what was left undone.
 
 use std::time::Duration;
 
@@ -11,6 +11,7 @@ use super::{
     build::{Intake, build},
     dereference::{self, Refs},
     registration::{self, Moved},
+    slashing::leaving,
     status,
     validate::{ValidatedNode, validate},
 };
@@ -50,12 +51,13 @@ pub enum Written {
     Registration(TransactionStatus),
     Exit(TransactionStatus),
     Payout(TransactionStatus),
-    Slash(TransactionStatus),
+    /// `None` drops a proposal of which nothing was signed.
+    Slash(Option<TransactionStatus>),
     SlashExecution(TransactionStatus),
 }
 
 pub async fn drain(node: &GridNode, context: &Context) -> Result<Action, Error> {
-    let late = deadline_passed(node, (context.clock)(), deadline(node));
+    let late = is_late(node, context);
     let refs = dereference::dereference(node, context).await?;
     let mut validated = match validate(node, &refs) {
         Ok(validated) => validated,
@@ -88,6 +90,11 @@ pub async fn drain(node: &GridNode, context: &Context) -> Result<Action, Error> 
     forget(node, Some(&validated.identity.peer_id), late, context).await
 }
 
+/// Whether the node had its time, and goes now whatever is left to do.
+pub fn is_late(node: &GridNode, context: &Context) -> bool {
+    deadline_passed(node, (context.clock)(), deadline(node))
+}
+
 fn deadline(node: &GridNode) -> Duration {
     Duration::from_secs(node.spec.drain.deadline_seconds.unsigned_abs())
 }
@@ -103,6 +110,10 @@ async fn leave(node: &GridNode, validated: &ValidatedNode, refs: &Refs, context:
     {
         return Ok(Left::Wait(error.to_string(), None));
     }
+    // First: no wait for anything else may use up the time for it.
+    if let Some(open) = leaving::settle(node, validated.identity.address, refs, context).await? {
+        return Ok(Left::Wait(open.message, open.written));
+    }
     match &refs.report {
         Err(error) => return Ok(Left::Wait(error.to_string(), None)),
         Ok(Some(report)) if !report.is_emptied() => {
@@ -115,35 +126,10 @@ async fn leave(node: &GridNode, validated: &ValidatedNode, refs: &Refs, context:
     {
         return Ok(Left::Wait(format!("epoch {epoch} with the node's last work is not reported yet"), None));
     }
-    if let Some(left) = accused(node, refs, context).await? {
-        return Ok(left);
-    }
     match &refs.network {
         Some(network) if validated.worker.is_some() => exit(node, validated, network, context).await,
         _ => Ok(Left::Nothing),
     }
-}
-
-/// A slash proposal or an execution that is signed is followed to its end, or its nonce blocks the slasher's account.
-async fn accused(node: &GridNode, refs: &Refs, context: &Context) -> Result<Option<Left>, Error> {
-    let signed = |written: Option<&TransactionStatus>| {
-        written.and_then(unfinished).filter(|record| !record.attempts().is_empty())
-    };
-    let status = node.status.as_ref();
-    let proposal = signed(status.and_then(|status| status.slash.as_ref()));
-    let execution = || signed(status.and_then(|status| status.slash_execution.as_ref()));
-    let found = proposal.map(|record| (record, Written::Slash as Place));
-    let found = found.or_else(|| execution().map(|record| (record, Written::SlashExecution as Place)));
-    let (Some((record, place)), Some(network)) = (found, &refs.network) else { return Ok(None) };
-    let wait = |message, written| Ok(Some(Left::Wait(message, written)));
-    let session = match context.chains.slasher_session(network, &context.client, &context.config.namespace).await {
-        Ok(session) => session,
-        Err(problem) => return wait(problem.finding.message, None),
-    };
-    let Moved { transaction, problem, .. } = registration::follow(&record, &session, context).await?;
-    let message = problem
-        .map_or_else(|| "a slash case against it is being opened or executed".to_owned(), |finding| finding.message);
-    wait(message, transaction.map(place))
 }
 
 /// The newest epoch in which the node worked and that is not reported yet.

@@ -1,16 +1,15 @@
 //! A slash case against a node, once its failed audits prove enough: proposed to GridSlashing by an account of its own, once, and then
 //! shown as it goes on. What it takes is decided by the contract's rules: the owner can appeal, an arbiter rules. Audits that were
-//! inconclusive are no part of the proof. The decision is pure; the transaction is written to the status step by step. `execution` ends a
-//! case that nobody appealed against.
+//! inconclusive are no part of the proof. The decision is pure; the transaction is written to the status step by step. `proposal` opens a
+//! case, `execution` ends one that nobody appealed against, `leaving` is for a node that is deleted.
 
 mod execution;
+pub mod leaving;
+mod proposal;
 
 use alloy::primitives::B256;
 
-use super::{
-    dereference::Refs,
-    registration::{self, Moved},
-};
+use super::{dereference::Refs, registration::Moved};
 use crate::{
     api::{
         conditions::Finding,
@@ -21,18 +20,19 @@ use crate::{
         refs::TransactionState,
     },
     chain::{
-        ChainError, Inclusion, OutboxRecord,
+        OutboxRecord, OutboxState,
         registration::NodeRegistration,
-        slashing::{CaseState, Slashing},
+        slashing::{CaseState, evidence_of},
     },
     operator::{
-        chains::{self, Session, record_of, status_of},
+        chains::{ChainProblem, record_of},
         context::Context,
         contribution_report::status::time,
         error::Error,
     },
 };
 use execution::CaseFacts;
+use proposal::Proposed;
 
 /// What there is to do.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -40,14 +40,25 @@ pub enum Step {
     Nothing,
     /// The proposal is on its way.
     Follow(Box<OutboxRecord>),
-    Propose {
-        evidence: B256,
-        amount: Wei,
-    },
-    /// It was proposed.
-    Watch(Inclusion),
+    /// It was never signed, and a dry run keeps it from the chain.
+    Drop(Box<OutboxRecord>),
+    Propose(Accusation),
+    /// A case was proposed on this evidence.
+    Watch(B256),
+    /// Somebody else was faster with the same evidence.
+    Show(B256),
     /// The proposal was reverted, and nobody changed the node since.
     Blocked(String),
+    /// The node is convicted, and what it has at stake cannot be read.
+    Unread(Finding),
+}
+
+/// What a case is to be opened for.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Accusation {
+    pub evidence: B256,
+    /// To be frozen.
+    pub amount: Wei,
 }
 
 /// What came of it.
@@ -65,6 +76,10 @@ impl SlashSeen {
     fn told(finding: Finding) -> Self {
         SlashSeen { finding: Some(finding), ..SlashSeen::default() }
     }
+
+    fn shown(case: &CaseFacts) -> Self {
+        SlashSeen { finding: stands(case), ..SlashSeen::default() }
+    }
 }
 
 /// One step of the case against a node, if there is one.
@@ -72,49 +87,74 @@ pub async fn pursue(node: &GridNode, address: NodeAddress, refs: &Refs, context:
     let Some(network) = refs.network.as_ref().filter(|network| network.spec.chain.slasher_secret_ref.is_some()) else {
         return Ok(SlashSeen::default());
     };
-    let step = next(node, refs, network);
-    match &step {
+    match next(node, refs, network) {
         Step::Nothing => Ok(SlashSeen::default()),
-        Step::Blocked(why) => Ok(SlashSeen::told(Finding::yes(Reason::TransactionReverted, why.clone()))),
-        Step::Watch(proposal) => execution::pursue(node, network, proposal, context).await,
-        Step::Follow(_) | Step::Propose { .. } => {
-            let session = context.chains.slasher_session(network, &context.client, &context.config.namespace).await;
-            let session = match session {
-                Ok(session) => session,
-                Err(problem) => return Ok(SlashSeen::told(problem.finding)),
-            };
-            let moved = carry_out(&step, address, &session, context).await?;
+        Step::Blocked(why) => Ok(SlashSeen::told(Finding::yes(Reason::TransactionReverted, why))),
+        Step::Unread(problem) => Ok(SlashSeen::told(unread(&problem))),
+        Step::Watch(evidence) => execution::pursue(node, network, (address, evidence), context).await,
+        Step::Show(evidence) => Ok(execution::show(network, (address, evidence), context).await),
+        Step::Drop(record) => {
+            context.chains.forget(&record).await;
+            let moved = Moved { dropped: true, ..Moved::default() };
+            Ok(SlashSeen { moved, ..SlashSeen::told(proposal::kept_back()) })
+        }
+        Step::Follow(record) => Ok(seen(Proposed::UnderWay(proposal::follow(&record, network, context).await?))),
+        Step::Propose(accusation) => Ok(seen(proposal::propose(address, accusation, network, context).await?)),
+    }
+}
+
+fn seen(proposed: Proposed) -> SlashSeen {
+    match proposed {
+        Proposed::Before(case) => SlashSeen::shown(&case),
+        Proposed::KeptBack(finding) => SlashSeen::told(finding),
+        Proposed::UnderWay(moved) => {
             let pending = || {
                 Finding::yes(Reason::SlashPending, "failed audits prove that the node cheats; a case is being opened")
             };
             let finding = Some(moved.problem.clone().unwrap_or_else(pending));
-            Ok(SlashSeen { moved, finding, ..SlashSeen::default() })
+            SlashSeen { moved, finding, ..SlashSeen::default() }
         }
     }
+}
+
+fn unread(problem: &Finding) -> Finding {
+    let message = format!(
+        "failed audits prove that the node cheats; a case is opened once its stake can be read: {}",
+        problem.message
+    );
+    Finding::yes(Reason::SlashPending, message)
 }
 
 /// Decides. A node is accused once: not again for more of the same.
 pub fn next(node: &GridNode, refs: &Refs, network: &GridNetwork) -> Step {
     let earlier = node.status.as_ref().and_then(|status| status.slash.as_ref());
     let record = earlier.and_then(record_of);
-    if let Some(record) = record.as_ref().filter(|record| !record.is_finished()) {
-        return Step::Follow(Box::new(record.clone()));
-    }
-    match earlier {
-        Some(status) if status.state == TransactionState::Failed && is_unchanged(node) => {
-            return Step::Blocked(status.message.clone().unwrap_or_default());
+    match (earlier, record) {
+        (_, Some(record)) if record.is_under_way() => return Step::Follow(Box::new(record)),
+        (_, Some(record)) if !record.is_finished() => {
+            let record = Box::new(record);
+            return if network.spec.rewards.dry_run { Step::Drop(record) } else { Step::Follow(record) };
         }
-        Some(status) if status.state == TransactionState::Finalized => {
-            let inclusion = record.as_ref().and_then(OutboxRecord::inclusion).cloned();
-            return inclusion.map_or(Step::Nothing, Step::Watch);
+        (Some(status), record) if status.state == TransactionState::Finalized => {
+            return record.and_then(|record| evidence_of(&record.intent)).map_or(Step::Nothing, Step::Watch);
+        }
+        (_, Some(record)) if was_taken(&record) => {
+            return evidence_of(&record.intent).map_or(Step::Nothing, Step::Show);
+        }
+        (Some(status), _) if status.state == TransactionState::Failed && is_unchanged(node) => {
+            return Step::Blocked(status.message.clone().unwrap_or_default());
         }
         _ => {}
     }
-    let registration = refs.chain.as_ref().ok().and_then(|facts| facts.registration);
-    match (proof(refs), registration) {
-        (Some(evidence), Some(registration)) => accusation(evidence, &registration, network),
-        _ => Step::Nothing,
+    match proof(refs) {
+        Some(evidence) => accusation(evidence, refs, network),
+        None => Step::Nothing,
     }
+}
+
+/// Another case on the same evidence was in a block before ours.
+fn was_taken(record: &OutboxRecord) -> bool {
+    matches!(&record.state, OutboxState::Failed { refusal, .. } if refusal.name == "EvidenceUsed")
 }
 
 /// The digest of what convicts the node, as the gateway's ledger has it.
@@ -123,40 +163,22 @@ fn proof(refs: &Refs) -> Option<B256> {
     evidence.proof.as_ref().filter(|_| evidence.quarantined)?.parse().ok()
 }
 
-fn accusation(evidence: B256, registration: &NodeRegistration, network: &GridNetwork) -> Step {
+fn accusation(evidence: B256, refs: &Refs, network: &GridNetwork) -> Step {
+    let registration = match &refs.chain {
+        Ok(facts) => facts.registration,
+        Err(ChainProblem { finding }) => return Step::Unread(finding.clone()),
+    };
+    let amount = registration.map_or(Wei(0), |registration| at_stake(&registration, network));
+    if amount.0 == 0 { Step::Nothing } else { Step::Propose(Accusation { evidence, amount }) }
+}
+
+fn at_stake(registration: &NodeRegistration, network: &GridNetwork) -> Wei {
     let percent = u128::from(network.spec.verification.slash_percent.unsigned_abs());
-    let amount = Wei(registration.stake.0 / 100 * percent);
-    if amount.0 == 0 { Step::Nothing } else { Step::Propose { evidence, amount } }
+    Wei(registration.stake.0 / 100 * percent)
 }
 
 fn is_unchanged(node: &GridNode) -> bool {
     node.status.as_ref().and_then(|status| status.observed_generation) == node.metadata.generation
-}
-
-async fn carry_out(step: &Step, node: NodeAddress, session: &Session, context: &Context) -> Result<Moved, Error> {
-    match step {
-        Step::Follow(record) => registration::follow(record, session, context).await,
-        Step::Propose { evidence, amount } => match plan(node, *evidence, *amount, session).await {
-            Ok(Some(record)) => Ok(Moved { transaction: Some(status_of(&record)?), ..Moved::default() }),
-            Ok(None) => {
-                let message = "the contract has no GridSlashing bound to it: nobody can be slashed";
-                Ok(Moved { problem: Some(Finding::yes(Reason::SlashPending, message)), ..Moved::default() })
-            }
-            Err(error) => Ok(Moved { problem: Some(chains::finding(&error)), ..Moved::default() }),
-        },
-        Step::Nothing | Step::Watch(_) | Step::Blocked(_) => Ok(Moved::default()),
-    }
-}
-
-async fn plan(
-    node: NodeAddress,
-    evidence: B256,
-    amount: Wei,
-    session: &Session,
-) -> Result<Option<OutboxRecord>, ChainError> {
-    let Some(slashing) = Slashing::of(&session.chain).await? else { return Ok(None) };
-    let intent = slashing.propose_intent(node, amount, evidence);
-    Ok(intent.map(|intent| OutboxRecord::plan(intent, session.key.address(), session.chain.chain_id())))
 }
 
 /// How a case stands; `None` for one that was dropped.
@@ -192,13 +214,22 @@ fn stands(facts: &CaseFacts) -> Option<Finding> {
 
 #[cfg(test)]
 mod tests {
+    use alloy::sol_types::SolCall;
+    use k8s_openapi::apimachinery::pkg::apis::meta::v1::ObjectMeta;
+
     use super::*;
     use crate::{
-        chain::{Intent, IntentKind, OutboxState, TxCall, slashing::SlashCase},
-        operator::grid_node::{
-            dereference::ChainFacts,
-            registration::tests::{registration, report},
-            validate::tests::{managed, refs},
+        chain::{
+            Inclusion, Intent, IntentKind, Refusal, TxCall, bindings::GridSlashing::proposeSlashCall,
+            slashing::SlashCase,
+        },
+        operator::{
+            chains::status_of,
+            grid_node::{
+                dereference::ChainFacts,
+                registration::tests::{registration, report},
+                validate::tests::{managed, refs},
+            },
         },
         protocol::internal::EvidenceReport,
     };
@@ -221,7 +252,8 @@ mod tests {
     }
 
     fn accused(state: OutboxState) -> GridNode {
-        let call = TxCall { to: None, value: Wei(0), data: Default::default() };
+        let proposal = proposeSlashCall { node: Default::default(), amount: Default::default(), evidenceHash: PROOF };
+        let call = TxCall { to: None, value: Wei(0), data: proposal.abi_encode().into() };
         let intent = Intent { kind: IntentKind::ProposeSlash, key: "k".into(), call };
         let record = OutboxRecord { state, ..OutboxRecord::plan(intent, NodeAddress([5; 20]), 51) };
         let mut node = managed();
@@ -243,11 +275,47 @@ mod tests {
 
     #[test]
     fn a_proof_opens_one_case_for_the_share_that_the_network_says() {
-        let propose = Step::Propose { evidence: PROOF, amount: Wei::XDC };
+        let propose = Step::Propose(Accusation { evidence: PROOF, amount: Wei::XDC });
         assert_eq!(next(&managed(), &found(Some(PROOF), true), &network()), propose);
         let node = accused(OutboxState::Finalized { inclusion: inclusion() });
         let more = found(Some(B256::repeat_byte(9)), true);
-        assert_eq!(next(&node, &more, &network()), Step::Watch(inclusion()), "not again for more of the same");
+        assert_eq!(next(&node, &more, &network()), Step::Watch(PROOF), "not again for more of the same");
+    }
+
+    #[test]
+    fn a_proposal_that_came_second_shows_the_case_of_the_first() {
+        let failed = |name| {
+            let mut node = accused(OutboxState::Failed { inclusion: inclusion(), refusal: Refusal::new(name, "no") });
+            node.status.get_or_insert_default().observed_generation = node.metadata.generation;
+            node
+        };
+        let more = found(Some(B256::repeat_byte(9)), true);
+        assert_eq!(next(&failed("EvidenceUsed"), &more, &network()), Step::Show(PROOF));
+        assert!(matches!(next(&failed("MissingRole"), &more, &network()), Step::Blocked(_)));
+        let changed =
+            |name| GridNode { metadata: ObjectMeta { generation: Some(9), ..managed().metadata }, ..failed(name) };
+        assert_eq!(next(&changed("EvidenceUsed"), &more, &network()), Step::Show(PROOF), "it is no use to try again");
+        assert!(matches!(next(&changed("MissingRole"), &more, &network()), Step::Propose(_)));
+    }
+
+    #[test]
+    fn a_dry_run_gives_up_what_is_planned_and_follows_what_is_signed() {
+        let mut network = network();
+        let convicted = found(Some(PROOF), true);
+        assert!(matches!(next(&accused(OutboxState::Planned), &convicted, &network), Step::Follow(_)));
+        network.spec.rewards.dry_run = true;
+        assert!(matches!(next(&accused(OutboxState::Planned), &convicted, &network), Step::Drop(_)));
+        let signed = accused(OutboxState::Signed { attempts: Vec::new() });
+        assert!(matches!(next(&signed, &convicted, &network), Step::Follow(_)));
+    }
+
+    #[test]
+    fn a_convicted_node_is_told_when_its_stake_cannot_be_read() {
+        let finding = Finding::unknown(Reason::RpcUnreachable, "nobody answers");
+        let away = |proof| Refs { chain: Err(ChainProblem { finding: finding.clone() }), ..found(proof, true) };
+        assert_eq!(next(&managed(), &away(Some(PROOF)), &network()), Step::Unread(finding.clone()));
+        assert_eq!(unread(&finding).reason, "SlashPending");
+        assert_eq!(next(&managed(), &away(None), &network()), Step::Nothing, "nothing is proven against it");
     }
 
     #[test]

@@ -11,11 +11,12 @@ use std::{io::Write, path::PathBuf};
 use crate::{
     api::ids::{NodeAddress, Wei},
     chain::{
-        At, ChainClient, ChainError, ChainKey, Inclusion, Intent, KeyError as ChainKeyError,
+        At, ChainClient, ChainError, Inclusion, Intent, KeyError as ChainKeyError,
         deploy::execute,
         outbox::Pace,
         quote::Quote,
         registration::{NodeRegistration, RegistrationStatus},
+        signer::{NamedSigner, RemoteSignerArgs},
     },
     protocol::identity::{KeyError, NodeKey},
 };
@@ -38,8 +39,15 @@ pub struct OwnerOptions {
     pub contract: NodeAddress,
     /// File with the owner's private key, or with an encrypted keystore whose password is in the file of the same name with
     /// `.password` at its end. It pays the fee, and at registration the stake, which it gets back.
-    #[arg(long, env = "GRID_OWNER_KEY_FILE")]
-    pub owner_key_file: PathBuf,
+    #[arg(
+        long,
+        env = "GRID_OWNER_KEY_FILE",
+        required_unless_present = "remote_signer_url",
+        conflicts_with = "remote_signer_url"
+    )]
+    pub owner_key_file: Option<PathBuf>,
+    #[command(flatten)]
+    pub remote: RemoteSignerArgs,
     /// Says what it would cost, and sends nothing.
     #[arg(long)]
     pub dry_run: bool,
@@ -91,14 +99,14 @@ pub enum OwnerError {
 
 /// The owner at the contract, for one command.
 struct Owner {
-    key: ChainKey,
+    key: NamedSigner,
     client: ChainClient,
     dry_run: bool,
 }
 
 impl Owner {
     async fn open(options: &OwnerOptions) -> Result<Self, OwnerError> {
-        let key = ChainKey::from_file(&options.owner_key_file)?;
+        let key = NamedSigner::open(options.owner_key_file.as_deref(), &options.remote).await?;
         let client = ChainClient::connect(&options.rpc_urls, options.chain_id, options.contract).await?;
         Ok(Owner { key, client, dry_run: options.dry_run })
     }
@@ -111,7 +119,7 @@ impl Owner {
             return Ok(None);
         }
         let rpc = self.client.rpc();
-        Ok(Some(execute(rpc, self.client.chain_id(), &self.key, intent, Pace::default()).await?))
+        Ok(Some(execute(rpc, self.client.chain_id(), self.key.signer(), intent, Pace::default()).await?))
     }
 
     /// A registration that is this owner's.

@@ -16,6 +16,7 @@ use super::{
     anvil::{ADMIN_KEY, ANYONE_KEY, Anvil, CHAIN_ID},
     fake::FakeApi,
 };
+use crate::support::signer::SigningServer;
 
 const EPOCH_SECONDS: u64 = 8;
 const WINDOW_SECONDS: u64 = 6;
@@ -176,8 +177,12 @@ async fn earnings_are_shown_claimed_once_and_paid_to_the_payout_address() {
     wait_until_final(&chain, tree.root()).await;
     let (exit, rows) = grid(&bare, &["show", "cpu-1"]).await;
     assert_eq!((exit.unwrap(), &rows[0]["claimableWei"]), (Exit::Done, &json!(earned)));
-    let (exit, result) = grid(&bare, &["claim", "cpu-1", "--key-file", &sender, "--rpc-url", &anvil.url]).await;
-    assert_eq!(exit.unwrap(), Exit::Done);
+    // A key that is in no file signs as well.
+    let (signer, signer_url) = SigningServer::start(&[&ChainKey::from_file(sender.as_ref()).unwrap()]).await;
+    let (url, address) = (["--remote-signer-url", &signer_url], account.to_string());
+    let words = ["claim", "cpu-1", "--rpc-url", &anvil.url, "--remote-signer-address", &address];
+    let (exit, result) = grid(&bare, &[&words[..], &url].concat()).await;
+    assert_eq!((exit.unwrap(), signer.signed()), (Exit::Done, 1));
     assert_eq!(result["amountWei"], json!(earned));
     let payout: NodeAddress = result["payout"].as_str().unwrap().parse().unwrap();
     assert_eq!(chain.rpc().balance(payout).await.unwrap(), earned);

@@ -22,12 +22,12 @@ use xdc_grid::{
     protocol::identity::NodeKey,
 };
 
-use super::stage::{Life, NETWORK, Stage};
+use super::stage::{Life, NETWORK, Stage, jump};
 use crate::{
     chain_anvil::key,
     support::{
         faults::{Fault, Faults},
-        world::{SYSTEM, create, create_in},
+        world::{SYSTEM, create, create_in, event_reasons},
     },
 };
 
@@ -35,6 +35,12 @@ const LOOKS: usize = 60;
 const NAME: &str = "cheat";
 /// One of the staked nodes of the stage.
 const SEED: u8 = 21;
+/// What convicts it.
+const PROOF: B256 = B256::repeat_byte(7);
+
+fn peer() -> String {
+    NodeKey::from_bytes(&[SEED; 32]).unwrap().peer_id().to_string()
+}
 
 struct Court {
     stage: Stage,
@@ -58,14 +64,28 @@ impl Court {
     /// The same with a node that audits convicted.
     async fn sit() -> Self {
         let court = Court::open().await;
-        let peer = NodeKey::from_bytes(&[SEED; 32]).unwrap().peer_id().to_string();
-        let spec = json!({
-            "networkRef": {"name": NETWORK}, "mode": "External", "peerID": peer, "approved": true,
-            "drain": {"deadlineSeconds": 0},
-        });
-        create::<GridNode>(&court.stage.island.admin, json!({"metadata": {"name": NAME}, "spec": spec})).await;
-        court.stage.gateway.convict(&peer, &format!("0x{}", "07".repeat(32)));
+        court.admit(0).await;
+        court.convict();
         court
+    }
+
+    /// Makes the node's GridNode, which has that many seconds to leave.
+    async fn admit(&self, deadline: u32) {
+        let spec = json!({
+            "networkRef": {"name": NETWORK}, "mode": "External", "peerID": peer(), "approved": true,
+            "drain": {"deadlineSeconds": deadline},
+        });
+        create::<GridNode>(&self.stage.island.admin, json!({"metadata": {"name": NAME}, "spec": spec})).await;
+    }
+
+    fn convict(&self) {
+        self.stage.gateway.convict(&peer(), &PROOF.to_string());
+    }
+
+    async fn set_dry_run(&self, dry_run: bool) {
+        let networks: Api<GridNetwork> = Api::all(self.stage.island.admin.clone());
+        let patch = json!({"spec": {"rewards": {"dryRun": dry_run}}});
+        networks.patch(NETWORK, &PatchParams::default(), &Patch::Merge(&patch)).await.unwrap();
     }
 
     async fn node(&self) -> GridNode {
@@ -127,16 +147,27 @@ impl Court {
         panic!("case {id} is not executed: {:#?}", self.network_status().await);
     }
 
-    async fn remove_node(&self) {
+    async fn delete_node(&self) {
         let nodes: Api<GridNode> = Api::all(self.stage.island.admin.clone());
         nodes.delete(NAME, &DeleteParams::default()).await.unwrap();
+    }
+
+    /// Looks until the deleted node is gone, a block each.
+    async fn gone(&self) {
+        let nodes: Api<GridNode> = Api::all(self.stage.island.admin.clone());
         for _ in 0..LOOKS {
             if nodes.get_opt(NAME).await.unwrap().is_none() {
                 return;
             }
             self.stage.life().look_at_node(NAME).await;
+            self.stage.grid.anvil.mine(1).await;
         }
         panic!("the node does not go: {:#?}", self.node().await.status);
+    }
+
+    async fn remove_node(&self) {
+        self.delete_node().await;
+        self.gone().await;
     }
 
     async fn pass_the_appeal(&self) {
@@ -233,6 +264,122 @@ async fn a_case_is_left_to_its_grid_node_while_that_is_there_and_executed_withou
     let said = court.network_status().await.conditions;
     let said = find(&said, SLASH_CASES_CURRENT).unwrap();
     assert_eq!((said.status, said.reason.as_str()), (Truth::True, "SlashCasesCurrent"));
+}
+
+#[tokio::test]
+async fn a_grid_node_that_is_made_anew_opens_no_second_case_and_shows_the_first_to_its_end() {
+    let court = Court::sit().await;
+    court.until("SlashProposed").await;
+    court.remove_node().await;
+    court.admit(0).await;
+    let shown = court.until("SlashProposed").await;
+    assert!(shown.message.starts_with("case 1 of"), "{}", shown.message);
+    for _ in 0..3 {
+        court.stage.life().look_at_node(NAME).await;
+        court.stage.grid.anvil.mine(1).await;
+    }
+    assert!(court.node().await.status.unwrap().slash.is_none(), "it proposed nothing");
+
+    court.pass_the_appeal().await;
+    assert!(court.executed_by(&court.stage.life(), 1).await, "the network executes what no GridNode proposed");
+    court.until("SlashExecuted").await;
+    assert_eq!(court.sent().await, 2, "one proposal, one execution");
+    assert_eq!(court.slashing.case_count(At::Latest).await.unwrap(), 1);
+}
+
+#[tokio::test]
+async fn a_convicted_node_that_is_deleted_is_accused_before_it_goes() {
+    let court = Court::open().await;
+    court.admit(600).await;
+    let life = court.stage.life();
+    life.look_at_node(NAME).await;
+    court.convict();
+    court.delete_node().await;
+    life.chain.set_away(true);
+    for _ in 0..3 {
+        life.look_at_node(NAME).await;
+    }
+    let waits = court.node().await.status.unwrap();
+    let draining = find(&waits.conditions, condition::DRAINING).unwrap();
+    assert!(draining.message.contains("once its stake can be read"), "{}", draining.message);
+    assert_eq!(court.sent().await, 0);
+
+    court.gone().await;
+    assert_eq!(court.sent().await, 1, "one proposal");
+    let case = court.case().await;
+    assert_eq!((case.node, case.state), (key(SEED).address(), CaseState::Proposed));
+    assert_eq!(court.slashing.case_of(case.node, PROOF, At::Latest).await.unwrap(), Some(1));
+    court.pass_the_appeal().await;
+    assert!(court.executed_by(&court.stage.life(), 1).await, "it needs its GridNode no more");
+}
+
+#[tokio::test]
+async fn a_convicted_node_is_held_up_no_longer_than_its_deadline_and_an_event_says_what_was_left_undone() {
+    let court = Court::open().await;
+    court.admit(600).await;
+    let life = court.stage.life();
+    life.look_at_node(NAME).await;
+    court.convict();
+    court.delete_node().await;
+    life.chain.set_away(true);
+    life.look_at_node(NAME).await;
+    assert!(court.node().await.metadata.deletion_timestamp.is_some(), "it waits");
+    jump(601);
+    life.look_at_node(NAME).await;
+    let nodes: Api<GridNode> = Api::all(court.stage.island.admin.clone());
+    assert!(nodes.get_opt(NAME).await.unwrap().is_none(), "it is gone");
+    let reasons = event_reasons(&court.stage.island.admin, "default", NAME).await;
+    assert!(reasons.contains(&"DrainDeadlineExceeded".to_owned()), "{reasons:?}");
+    assert_eq!(court.sent().await, 0);
+}
+
+#[tokio::test]
+async fn a_dry_run_keeps_proposals_and_executions_of_a_grid_node_from_the_chain() {
+    let court = Court::sit().await;
+    let life = court.stage.life();
+    // The finalizer, and the plan.
+    for _ in 0..2 {
+        life.look_at_node(NAME).await;
+    }
+    assert_eq!(court.node().await.status.unwrap().slash.unwrap().state, TransactionState::Planned);
+    court.set_dry_run(true).await;
+    court.until("DryRun").await;
+    assert!(court.node().await.status.unwrap().slash.is_none(), "what was planned is given up");
+    court.set_dry_run(false).await;
+    court.until("SlashProposed").await;
+
+    court.pass_the_appeal().await;
+    court.set_dry_run(true).await;
+    court.until("DryRun").await;
+    for _ in 0..3 {
+        court.stage.life().look_at_node(NAME).await;
+        court.stage.grid.anvil.mine(1).await;
+    }
+    assert_eq!((court.sent().await, court.case().await.state), (1, CaseState::Proposed));
+    assert!(court.node().await.status.unwrap().slash_execution.is_none());
+    court.set_dry_run(false).await;
+    court.until("SlashExecuted").await;
+    assert_eq!(court.sent().await, 2, "one proposal, one execution");
+}
+
+#[tokio::test]
+async fn an_execution_that_could_not_be_sent_is_dropped_when_somebody_else_executed_the_case() {
+    let court = Court::sit().await;
+    court.until("SlashProposed").await;
+    court.pass_the_appeal().await;
+    let (anvil, slasher) = (&court.stage.grid.anvil, court.stage.grid.slasher.address());
+    anvil.give(slasher, Wei(0)).await;
+    for _ in 0..3 {
+        court.stage.life().look_at_node(NAME).await;
+    }
+    let planned = court.node().await.status.unwrap().slash_execution.unwrap();
+    assert_eq!(planned.state, TransactionState::Planned, "it has no money to go on");
+
+    let executed = anvil.execute(&court.stage.grid.owner, court.slashing.execute_intent(1)).await;
+    executed.unwrap();
+    court.until("SlashExecuted").await;
+    assert!(court.node().await.status.unwrap().slash_execution.is_none(), "nothing waits to be sent any more");
+    assert_eq!(court.sent().await, 1, "the proposal");
 }
 
 #[tokio::test]

@@ -118,6 +118,18 @@ impl Two {
         }
     }
 
+    /// Closes an epoch and lets it end, and looks until it is live by the vote of another process.
+    async fn epoch_with_a_follower(&self, publisher: &Publisher, life: &Life, epoch: u64) {
+        self.close(publisher, epoch);
+        self.stage.end_epoch(epoch).await;
+        eventually(&format!("epoch {epoch} is live"), async || {
+            let _ = life.look().await;
+            self.stage.step().await;
+            self.stage.is_live(epoch).await.then_some(())
+        })
+        .await;
+    }
+
     async fn sent_by_second(&self) -> u64 {
         self.stage.grid.client.rpc().nonce(self.second.address(), At::Latest).await.unwrap()
     }
@@ -360,16 +372,9 @@ async fn a_second_reporter_works_the_epoch_out_and_votes_only_when_all_of_it_is_
     assert_eq!(stage.sent().await, 2, "vote and activation");
 
     // Following, it needs nobody.
-    two.close(&publisher, 1);
-    stage.end_epoch(1).await;
     let mut following = two.command(&publisher, SECOND, &["--follow", "--poll-seconds", "1"]);
     let mut following = following.stdout(Stdio::null()).stderr(Stdio::null()).spawn().unwrap();
-    eventually("epoch 1 is live", async || {
-        let _ = life.look().await;
-        stage.step().await;
-        stage.is_live(1).await.then_some(())
-    })
-    .await;
+    two.epoch_with_a_follower(&publisher, &life, 1).await;
     following.kill().await.unwrap();
     assert_eq!((stage.submitted().await, two.sent_by_second().await), (vec![0, 1], 2));
 
@@ -477,14 +482,7 @@ async fn a_second_reporter_whose_key_is_with_a_remote_signer_votes_over_mutual_t
     another.write_client(folder.path());
     says("remote signer").await;
     authority.write_client(folder.path());
-    two.close(&publisher, 1);
-    stage.end_epoch(1).await;
-    eventually("epoch 1 is live", async || {
-        let _ = life.look().await;
-        stage.step().await;
-        stage.is_live(1).await.then_some(())
-    })
-    .await;
+    two.epoch_with_a_follower(&publisher, &life, 1).await;
     following.kill().await.unwrap();
     assert_eq!((stage.submitted().await, two.sent_by_second().await, server.signed()), (vec![0, 1], 2, 2));
 }

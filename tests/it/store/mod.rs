@@ -352,6 +352,33 @@ async fn a_conviction_voids_unaudited_work_and_keeps_what_passed() {
 }
 
 #[tokio::test]
+async fn what_convicts_a_node_is_what_failed_until_then_and_nothing_that_failed_later() {
+    let f = Fixture::new(4).await;
+    for index in 0..4 {
+        f.ledger.lease(&id(index), 1, &f.node.peer_id(), 10).await.unwrap();
+        f.ledger.log_receipt(&f.receipt(&f.node, index, 1, &[index])).await.unwrap();
+    }
+    let hash = |index: u32| f.receipt(&f.node, index, 1, &[index]).hash;
+    let suspect = EvidenceRecord { quarantined_ms: 60, ..EvidenceRecord::default() };
+    let convicted = EvidenceRecord { convicted_ms: 61, ..suspect.clone() };
+    for (index, state, evidence) in [
+        (0, AuditState::Failed, &suspect),
+        (1, AuditState::Passed, &suspect),
+        (2, AuditState::Failed, &convicted),
+        (3, AuditState::Failed, &convicted),
+    ] {
+        let before = f.ledger.conviction(&f.node.address()).await.unwrap();
+        assert_eq!(before.is_empty(), index < 3, "before audit {index}");
+        decide(&f.ledger, hash(index), state, evidence.clone()).await.unwrap();
+    }
+    let mut expected = [hash(0), hash(2)];
+    expected.sort_unstable();
+    assert_eq!(f.ledger.conviction(&f.node.address()).await.unwrap(), expected);
+    assert_eq!(f.ledger.evidence(&f.node.address()).await.unwrap().convicted_ms, 61);
+    assert_eq!(f.whole().await, Vec::<String>::new());
+}
+
+#[tokio::test]
 async fn an_epoch_is_written_once_and_counts_a_receipt_once() {
     let f = Fixture::new(2).await;
     for index in 0..2 {

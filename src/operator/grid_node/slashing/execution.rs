@@ -2,6 +2,8 @@
 //! that was appealed is the arbiter's. Decided at one final block: later ones can take no appeal any more. What nobody has a GridNode
 //! for, `operator::slash_cases` executes.
 
+use alloy::primitives::B256;
+
 use super::{SlashSeen, is_unchanged, stands};
 use crate::{
     api::{
@@ -13,7 +15,7 @@ use crate::{
         refs::{TransactionState, TransactionStatus},
     },
     chain::{
-        At, ChainClient, ChainError, Inclusion, OutboxRecord, OutboxState,
+        At, ChainClient, ChainError, OutboxRecord, OutboxState,
         slashing::{SlashCase, Slashing},
     },
     operator::{
@@ -48,16 +50,30 @@ pub enum Step {
     Nothing,
     /// The execution is on its way.
     Follow(Box<OutboxRecord>),
+    /// It was planned and never signed, and is not wanted: the case is decided, or a dry run keeps it from the chain.
+    Drop(Box<OutboxRecord>),
     Execute,
     /// It was reverted, and nobody changed the node since.
     Blocked(String),
+}
+
+impl Step {
+    /// What is left of it while nothing new may go to the chain.
+    fn in_a_dry_run(self) -> Self {
+        match self {
+            Step::Execute => Step::Nothing,
+            Step::Follow(record) if !record.is_under_way() => Step::Drop(record),
+            other => other,
+        }
+    }
 }
 
 /// Decides. `earlier`: the execution that was written down.
 pub fn next(facts: &CaseFacts, earlier: Option<&TransactionStatus>, unchanged: bool) -> Step {
     let record = earlier.and_then(record_of);
     if let Some(record) = record.as_ref().filter(|record| !record.is_finished()) {
-        return Step::Follow(Box::new(record.clone()));
+        let record = Box::new(record.clone());
+        return if record.is_under_way() || facts.is_due() { Step::Follow(record) } else { Step::Drop(record) };
     }
     if !facts.is_due() {
         return Step::Nothing;
@@ -74,28 +90,29 @@ pub fn next(facts: &CaseFacts, earlier: Option<&TransactionStatus>, unchanged: b
     }
 }
 
-/// Shows the case that `proposal` opened, and executes it when it is due.
+/// Shows the case that was proposed for this node on this evidence, and executes it when it is due.
 pub async fn pursue(
     node: &GridNode,
     network: &GridNetwork,
-    proposal: &Inclusion,
+    about: (NodeAddress, B256),
     context: &Context,
 ) -> Result<SlashSeen, Error> {
-    let chain = match context.chains.client(network).await {
-        Ok(chain) => chain,
-        Err(problem) => return Ok(SlashSeen::told(problem.finding)),
-    };
-    let facts = match facts(&chain, proposal).await {
+    let facts = match find(network, about, context).await {
         Ok(Some(facts)) => facts,
         Ok(None) => return Ok(SlashSeen::default()),
-        Err(error) => return Ok(SlashSeen::told(chains::finding(&error))),
+        Err(finding) => return Ok(SlashSeen::told(finding)),
     };
     let earlier = node.status.as_ref().and_then(|status| status.slash_execution.as_ref());
     let step = next(&facts, earlier, is_unchanged(node));
+    let step = if network.spec.rewards.dry_run { step.in_a_dry_run() } else { step };
     let execution = match &step {
         Step::Nothing => Moved::default(),
         Step::Blocked(why) => {
             return Ok(SlashSeen::told(Finding::yes(Reason::TransactionReverted, why.clone())));
+        }
+        Step::Drop(record) => {
+            context.chains.forget(record).await;
+            Moved { dropped: true, ..Moved::default() }
         }
         Step::Follow(_) | Step::Execute => {
             let session = context.chains.slasher_session(network, &context.client, &context.config.namespace).await;
@@ -107,17 +124,46 @@ pub async fn pursue(
     };
     // Refused before anything was signed: somebody else was faster, and the next final block shows it.
     let problem = execution.problem.clone().filter(|_| !execution.dropped);
-    let finding = problem.or_else(|| stands(&facts));
+    let finding = problem.or_else(|| told(&facts, &step, network));
     Ok(SlashSeen { execution, finding, ..SlashSeen::default() })
 }
 
-/// All in one final block. `None` while none has the case.
-async fn facts(chain: &ChainClient, proposal: &Inclusion) -> Result<Option<CaseFacts>, ChainError> {
+/// Shows a case that this GridNode did not propose.
+pub async fn show(network: &GridNetwork, about: (NodeAddress, B256), context: &Context) -> SlashSeen {
+    match find(network, about, context).await {
+        Ok(Some(facts)) => SlashSeen::shown(&facts),
+        Ok(None) => SlashSeen::default(),
+        Err(finding) => SlashSeen::told(finding),
+    }
+}
+
+/// The case against that node on that evidence. `None` while no final block has it.
+pub async fn find(
+    network: &GridNetwork,
+    (node, evidence): (NodeAddress, B256),
+    context: &Context,
+) -> Result<Option<CaseFacts>, Finding> {
+    let chain = context.chains.client(network).await.map_err(|problem| problem.finding)?;
+    facts(&chain, node, evidence).await.map_err(|error| chains::finding(&error))
+}
+
+/// All in one final block.
+async fn facts(chain: &ChainClient, node: NodeAddress, evidence: B256) -> Result<Option<CaseFacts>, ChainError> {
     let Some(slashing) = Slashing::of(chain).await? else { return Ok(None) };
-    let Some(id) = slashing.case_opened_by(proposal).await? else { return Ok(None) };
     let last = chain.rpc().agreed().block(At::Finalized).await?;
-    let case = slashing.case(id, At::Hash(last.hash)).await?;
+    let at = At::Hash(last.hash);
+    let Some(id) = slashing.case_of(node, evidence, at).await? else { return Ok(None) };
+    let case = slashing.case(id, at).await?;
     Ok(case.map(|case| CaseFacts { id, case, contract: slashing.address(), time: last.timestamp }))
+}
+
+fn told(facts: &CaseFacts, step: &Step, network: &GridNetwork) -> Option<Finding> {
+    if !network.spec.rewards.dry_run || !facts.is_due() || matches!(step, Step::Follow(_)) {
+        return stands(facts);
+    }
+    let message =
+        format!("case {}: nobody appealed in time; spec.rewards.dryRun keeps its execution from the chain", facts.id);
+    Some(Finding::yes(Reason::DryRun, message))
 }
 
 async fn carry_out(step: &Step, facts: &CaseFacts, session: &Session, context: &Context) -> Result<Moved, Error> {
@@ -137,12 +183,11 @@ async fn carry_out(step: &Step, facts: &CaseFacts, session: &Session, context: &
 
 #[cfg(test)]
 mod tests {
-    use alloy::primitives::B256;
-
     use super::*;
     use crate::{
         api::ids::Wei,
-        chain::{Intent, IntentKind, Refusal, TxCall, slashing::CaseState},
+        chain::{Inclusion, Intent, IntentKind, Refusal, TxCall, slashing::CaseState},
+        operator::grid_network::validate::tests::network,
     };
 
     fn facts(state: CaseState, time: u64) -> CaseFacts {
@@ -183,7 +228,34 @@ mod tests {
         assert_eq!(next(&due, Some(&reverted), false), Step::Execute, "somebody changed the node");
         let passes = Refusal { passes_with_time: true, ..Refusal::new("OutOfGas", "no") };
         assert_eq!(next(&due, Some(&failed(passes)), true), Step::Execute);
-        let ruled = facts(CaseState::Executed, 300);
-        assert!(matches!(next(&ruled, Some(&written(OutboxState::Planned)), true), Step::Follow(_)));
+    }
+
+    fn signed() -> TransactionStatus {
+        written(OutboxState::Signed { attempts: Vec::new() })
+    }
+
+    #[test]
+    fn an_execution_that_was_never_signed_is_dropped_when_the_case_is_decided() {
+        for state in [CaseState::Executed, CaseState::Cancelled] {
+            let decided = facts(state, 300);
+            assert!(matches!(next(&decided, Some(&written(OutboxState::Planned)), true), Step::Drop(_)), "{state:?}");
+            assert!(matches!(next(&decided, Some(&signed()), true), Step::Follow(_)), "its nonce is used: {state:?}");
+        }
+    }
+
+    #[test]
+    fn a_dry_run_sends_no_execution_and_follows_what_is_signed() {
+        let due = facts(CaseState::Proposed, 100);
+        let mut network = network();
+        network.spec.rewards.dry_run = true;
+        let next = |earlier: Option<&TransactionStatus>| next(&due, earlier, true).in_a_dry_run();
+        assert_eq!(next(None), Step::Nothing);
+        assert!(matches!(next(Some(&written(OutboxState::Planned))), Step::Drop(_)));
+        assert!(matches!(next(Some(&signed())), Step::Follow(_)));
+        let reason = |step: &Step| told(&due, step, &network).unwrap().reason;
+        assert_eq!(reason(&Step::Nothing), "DryRun");
+        assert_eq!(reason(&next(Some(&signed()))), "SlashProposed");
+        let young = facts(CaseState::Proposed, 99);
+        assert_eq!(told(&young, &Step::Nothing, &network).unwrap().reason, "SlashProposed", "nothing is kept back yet");
     }
 }

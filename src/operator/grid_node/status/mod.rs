@@ -135,7 +135,7 @@ pub fn draining(node: &GridNode, message: &str, written: Option<&Written>, now: 
     match written {
         Some(Written::Exit(transaction)) => draft.status.exit = Some(transaction.clone()),
         Some(Written::Registration(transaction)) => draft.status.registration = Some(transaction.clone()),
-        Some(Written::Slash(transaction)) => draft.status.slash = Some(transaction.clone()),
+        Some(Written::Slash(transaction)) => draft.status.slash = transaction.clone(),
         Some(Written::SlashExecution(transaction)) => draft.status.slash_execution = Some(transaction.clone()),
         Some(Written::Payout(transaction)) => draft.status.payout = Some(transaction.clone()),
         None => {}

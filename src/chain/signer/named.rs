@@ -1,28 +1,42 @@
-//! Who signs, as options name it: a key file of the person, or a remote signer. The same two sources as an operator's, opened by the
-//! same code of `chain::signer`.
+//! Who signs, as the options of a command name it: a key file of the person, or a remote signer. The same two sources as an operator's.
 
-use std::{path::PathBuf, sync::Arc};
-
-use super::CliError;
-use crate::{
-    api::ids::NodeAddress,
-    chain::{
-        ChainKey, Signer,
-        signer::{Pem, RemoteSigner, RemoteSignerOptions, SignerTls},
-    },
+use std::{
+    path::{Path, PathBuf},
+    sync::Arc,
 };
+
+use super::{ChainKey, Pem, RemoteSigner, RemoteSignerOptions, Signer, SignerTls};
+use crate::{api::ids::NodeAddress, chain::error::ChainError};
 
 /// Longer than any chain of certificates.
 const MAX_PEM_BYTES: u64 = 1 << 20;
 
-/// Where the key is.
+/// Where the key of a command is that signs with one.
 #[derive(Debug, Clone, clap::Args)]
 pub struct SignerArgs {
     /// File with the key: 64 hexadecimal digits, or an encrypted keystore (JSON) with its password in FILE.password.
-    #[arg(long, value_name = "FILE", required_unless_present = "remote_signer_url")]
+    #[arg(
+        long,
+        value_name = "FILE",
+        required_unless_present = "remote_signer_url",
+        conflicts_with = "remote_signer_url"
+    )]
     pub key_file: Option<PathBuf>,
+    #[command(flatten)]
+    pub remote: RemoteSignerArgs,
+}
+
+impl SignerArgs {
+    pub async fn open(&self) -> Result<NamedSigner, ChainError> {
+        NamedSigner::open(self.key_file.as_deref(), &self.remote).await
+    }
+}
+
+/// A signer that holds the key instead of a file. Whoever flattens this has an option for the file, which excludes `remote_signer_url`.
+#[derive(Debug, Clone, Default, clap::Args)]
+pub struct RemoteSignerArgs {
     /// Signer that holds the key instead: a Web3Signer in eth1 mode. https://, or http:// on this machine.
-    #[arg(long, value_name = "URL", conflicts_with = "key_file", requires = "remote_signer_address")]
+    #[arg(long, value_name = "URL", requires = "remote_signer_address")]
     pub remote_signer_url: Option<String>,
     /// Account whose key the remote signer holds, 0x or xdc.
     #[arg(long, value_name = "ADDRESS", requires = "remote_signer_url")]
@@ -38,11 +52,10 @@ pub struct SignerArgs {
     pub remote_signer_key: Option<PathBuf>,
 }
 
-impl SignerArgs {
-    fn remote(&self) -> Result<Option<RemoteSignerOptions>, CliError> {
+impl RemoteSignerArgs {
+    fn options(&self) -> Result<Option<RemoteSignerOptions>, ChainError> {
         let Some(url) = self.remote_signer_url.clone() else { return Ok(None) };
-        let address = self.remote_signer_address;
-        let address = address.ok_or_else(|| CliError::Other("--remote-signer-address is missing".into()))?;
+        let address = self.remote_signer_address.ok_or_else(|| invalid("--remote-signer-address is missing"))?;
         let tls = SignerTls {
             certificate: pem("--remote-signer-cert", self.remote_signer_cert.as_ref())?,
             key: pem("--remote-signer-key", self.remote_signer_key.as_ref())?,
@@ -52,12 +65,16 @@ impl SignerArgs {
     }
 }
 
-fn pem(option: &str, path: Option<&PathBuf>) -> Result<Option<Pem>, CliError> {
+fn invalid(detail: impl Into<String>) -> ChainError {
+    ChainError::InvalidSigner { detail: detail.into() }
+}
+
+fn pem(option: &str, path: Option<&PathBuf>) -> Result<Option<Pem>, ChainError> {
     let Some(path) = path else { return Ok(None) };
     let named = format!("{option} {}", path.display());
-    let unreadable = |error: std::io::Error| CliError::Other(format!("{named} cannot be read: {error}"));
+    let unreadable = |error: std::io::Error| invalid(format!("{named} cannot be read: {error}"));
     if std::fs::metadata(path).map_err(unreadable)?.len() > MAX_PEM_BYTES {
-        return Err(CliError::Other(format!("{named} is no PEM file: it has more than {MAX_PEM_BYTES} bytes")));
+        return Err(invalid(format!("{named} is no PEM file: it has more than {MAX_PEM_BYTES} bytes")));
     }
     let content = std::fs::read(path).map_err(unreadable)?;
     Ok(Some(Pem { named, content }))
@@ -65,7 +82,7 @@ fn pem(option: &str, path: Option<&PathBuf>) -> Result<Option<Pem>, CliError> {
 
 /// The signer that options name.
 pub struct NamedSigner {
-    args: SignerArgs,
+    remote: RemoteSignerArgs,
     signer: Arc<dyn Signer>,
     /// Of the files that TLS with a remote signer was made of.
     made_of: Option<blake3::Hash>,
@@ -73,14 +90,13 @@ pub struct NamedSigner {
 
 impl NamedSigner {
     /// Reads the key, or connects to the remote signer and finds the key there.
-    pub async fn open(args: &SignerArgs) -> Result<Self, CliError> {
-        let (args, remote) = (args.clone(), args.remote()?);
-        if let Some(options) = remote {
-            return Ok(NamedSigner { signer: connect(&options).await?, made_of: Some(options.tls.digest()), args });
+    pub async fn open(key_file: Option<&Path>, remote: &RemoteSignerArgs) -> Result<Self, ChainError> {
+        let (remote, options) = (remote.clone(), remote.options()?);
+        if let Some(options) = options {
+            return Ok(NamedSigner { signer: connect(&options).await?, made_of: Some(options.tls.digest()), remote });
         }
-        let path = args.key_file.as_ref().ok_or_else(|| CliError::Other("--key-file is missing".into()))?;
-        let key = ChainKey::from_file(path).map_err(|error| CliError::Chain(error.to_string()))?;
-        Ok(NamedSigner { signer: Arc::new(key), made_of: None, args })
+        let path = key_file.ok_or_else(|| invalid("neither a key file nor --remote-signer-url was named"))?;
+        Ok(NamedSigner { signer: Arc::new(ChainKey::from_file(path)?), made_of: None, remote })
     }
 
     pub fn signer(&self) -> &dyn Signer {
@@ -92,8 +108,8 @@ impl NamedSigner {
     }
 
     /// For a program that goes on for long: takes up certificates that were replaced, as they are before they expire.
-    pub async fn renew(&mut self) -> Result<(), CliError> {
-        let Some(options) = self.args.remote()? else { return Ok(()) };
+    pub async fn renew(&mut self) -> Result<(), ChainError> {
+        let Some(options) = self.remote.options()? else { return Ok(()) };
         let digest = options.tls.digest();
         if self.made_of != Some(digest) {
             self.signer = connect(&options).await?;
@@ -103,9 +119,8 @@ impl NamedSigner {
     }
 }
 
-async fn connect(options: &RemoteSignerOptions) -> Result<Arc<dyn Signer>, CliError> {
-    let signer = RemoteSigner::connect(options).await.map_err(|error| CliError::Chain(error.to_string()))?;
-    Ok(Arc::new(signer))
+async fn connect(options: &RemoteSignerOptions) -> Result<Arc<dyn Signer>, ChainError> {
+    Ok(Arc::new(RemoteSigner::connect(options).await?))
 }
 
 #[cfg(test)]
@@ -152,7 +167,8 @@ mod tests {
         let name = path.display().to_string();
         let remote =
             ["--remote-signer-url", "https://x", "--remote-signer-address", ADDRESS, "--remote-signer-ca", &name];
-        let said = async || NamedSigner::open(&parsed(&remote).unwrap()).await.err().unwrap().to_string();
+        let args = parsed(&remote).unwrap();
+        let said = async || args.open().await.err().unwrap().to_string();
         let missing = said().await;
         assert!(missing.contains("--remote-signer-ca") && missing.contains("cannot be read"), "{missing}");
         std::fs::write(&path, "nonsense").unwrap();
