@@ -147,11 +147,14 @@ fn digest(family: &str, threads: usize, simd: Simd) -> String {
     blake3::Hash::from_bytes(self_test(&model).unwrap()).to_hex()[..16].to_owned()
 }
 
+/// Worked out on x86 with plain Rust.
+const DIGESTS: [(&str, &str); 2] = [("llama", "b314961a6335df7d"), ("gemma3", "c83e54acf876edd4")];
+
 #[test]
 fn the_self_test_of_small_models_finds_the_committed_bits_on_every_processor() {
-    for (family, expected) in [("llama", ""), ("gemma3", "")] {
-        for (simd, threads) in Simd::available().into_iter().zip([1, 2, 3]) {
-            assert_eq!(digest(family, threads, simd), expected, "{family} with {simd:?} on {threads} threads");
-        }
+    for (simd, threads) in Simd::available().into_iter().zip([1, 2, 3]) {
+        let found = DIGESTS.map(|(family, _)| (family, digest(family, threads, simd)));
+        let found = found.each_ref().map(|(family, digest)| (*family, digest.as_str()));
+        assert_eq!(found, DIGESTS, "{simd:?} on {threads} threads");
     }
 }
