@@ -70,11 +70,11 @@ pub(super) fn add_product(y: float32x4_t, sum: int32x4_t, scale: float32x4_t, st
 
 #[inline]
 #[target_feature(enable = "neon")]
-pub(super) fn store<const N: usize>(y: &[[float32x4_t; QUARTERS]; N], out: &mut [[f32; COLUMNS]; ROWS]) {
-    for (y, out) in y.iter().zip(out) {
-        for (y, out) in y.iter().zip(out.chunks_exact_mut(4)) {
+pub(super) fn store<const N: usize>(y: &[[float32x4_t; N]; QUARTERS], out: &mut [[f32; COLUMNS]; ROWS]) {
+    for (quarter, y) in y.iter().enumerate() {
+        for (y, out) in y.iter().zip(out.iter_mut()) {
             // SAFETY: exactly the four floats.
-            unsafe { vst1q_f32(out.as_mut_ptr(), *y) };
+            unsafe { vst1q_f32(out[4 * quarter..][..4].as_mut_ptr(), *y) };
         }
     }
 }
@@ -125,14 +125,14 @@ fn q4_sums<const N: usize>(tile: &Q4Tile, quarter: usize, q: &[&[[i32; 2]; 4]; N
 pub(super) fn q8_rows<const N: usize>(tiles: &[Q8Tile], a: &Activations, row: usize, out: &mut [[f32; COLUMNS]; ROWS]) {
     let q: [&[[i32; 8]]; N] = row_blocks(a, &a.q, row);
     let scales: [&[f32]; N] = row_blocks(a, &a.scale, row);
-    let mut y = [[vdupq_n_f32(0.0); QUARTERS]; N];
+    let mut y = [[vdupq_n_f32(0.0); N]; QUARTERS];
     for (b, tile) in tiles.iter().enumerate() {
         let q: [&[[i32; 2]; 4]; N] = std::array::from_fn(|i| pairs_of(&q[i][b]));
-        for quarter in 0..QUARTERS {
+        for (quarter, y) in y.iter_mut().enumerate() {
             let sums = q8_sums(tile, quarter, &q);
             let scale = halves(&tile.scale, quarter);
             for i in 0..N {
-                y[i][quarter] = add_product(y[i][quarter], sums[i], scale, scales[i][b]);
+                y[i] = add_product(y[i], sums[i], scale, scales[i][b]);
             }
         }
     }
@@ -144,16 +144,16 @@ pub(super) fn q4_rows<const N: usize>(tiles: &[Q4Tile], a: &Activations, row: us
     let q: [&[[i32; 8]]; N] = row_blocks(a, &a.q, row);
     let scales: [&[f32]; N] = row_blocks(a, &a.scale, row);
     let totals: [&[i32]; N] = row_blocks(a, &a.total, row);
-    let mut y = [[vdupq_n_f32(0.0); QUARTERS]; N];
+    let mut y = [[vdupq_n_f32(0.0); N]; QUARTERS];
     for (b, tile) in tiles.iter().enumerate() {
         let q: [&[[i32; 2]; 4]; N] = std::array::from_fn(|i| pairs_of(&q[i][b]));
-        for quarter in 0..QUARTERS {
+        for (quarter, y) in y.iter_mut().enumerate() {
             let sums = q4_sums(tile, quarter, &q);
             let (scale, offset) = (halves(&tile.scale, quarter), halves(&tile.offset, quarter));
             for i in 0..N {
-                let product = add_product(y[i][quarter], sums[i], scale, scales[i][b]);
+                let product = add_product(y[i], sums[i], scale, scales[i][b]);
                 let shift = vmulq_n_f32(offset, scales[i][b] * totals[i][b] as f32);
-                y[i][quarter] = vaddq_f32(product, shift);
+                y[i] = vaddq_f32(product, shift);
             }
         }
     }

@@ -77,17 +77,17 @@ fn q4_sums<const N: usize>(tile: &Q4Tile, quarter: usize, q: &[[int8x16_t; 2]; N
 pub(super) fn q8_rows<const N: usize>(tiles: &[Q8Tile], a: &Activations, row: usize, out: &mut [[f32; COLUMNS]; ROWS]) {
     let blocks: [&[[i32; 8]]; N] = row_blocks(a, &a.q, row);
     let scales: [&[f32]; N] = row_blocks(a, &a.scale, row);
-    let mut y = [[vdupq_n_f32(0.0); QUARTERS]; N];
+    let mut y = [[vdupq_n_f32(0.0); N]; QUARTERS];
     for (b, tile) in tiles.iter().enumerate() {
         let mut q = [[vdupq_n_s8(0); 2]; N];
         for i in 0..N {
             q[i] = inputs(&blocks[i][b]);
         }
-        for quarter in 0..QUARTERS {
+        for (quarter, y) in y.iter_mut().enumerate() {
             let sums = q8_sums(tile, quarter, &q);
             let scale = halves(&tile.scale, quarter);
             for i in 0..N {
-                y[i][quarter] = add_product(y[i][quarter], sums[i], scale, scales[i][b]);
+                y[i] = add_product(y[i], sums[i], scale, scales[i][b]);
             }
         }
     }
@@ -99,19 +99,19 @@ pub(super) fn q4_rows<const N: usize>(tiles: &[Q4Tile], a: &Activations, row: us
     let blocks: [&[[i32; 8]]; N] = row_blocks(a, &a.q, row);
     let scales: [&[f32]; N] = row_blocks(a, &a.scale, row);
     let totals: [&[i32]; N] = row_blocks(a, &a.total, row);
-    let mut y = [[vdupq_n_f32(0.0); QUARTERS]; N];
+    let mut y = [[vdupq_n_f32(0.0); N]; QUARTERS];
     for (b, tile) in tiles.iter().enumerate() {
         let mut q = [[vdupq_n_s8(0); 2]; N];
         for i in 0..N {
             q[i] = inputs(&blocks[i][b]);
         }
-        for quarter in 0..QUARTERS {
+        for (quarter, y) in y.iter_mut().enumerate() {
             let sums = q4_sums(tile, quarter, &q);
             let (scale, offset) = (halves(&tile.scale, quarter), halves(&tile.offset, quarter));
             for i in 0..N {
-                let product = add_product(y[i][quarter], sums[i], scale, scales[i][b]);
+                let product = add_product(y[i], sums[i], scale, scales[i][b]);
                 let shift = vmulq_n_f32(offset, scales[i][b] * totals[i][b] as f32);
-                y[i][quarter] = vaddq_f32(product, shift);
+                y[i] = vaddq_f32(product, shift);
             }
         }
     }
