@@ -13,7 +13,7 @@ INSTALL := tests/tools/install
 THEIRS := $(filter-out $(CURDIR)/.cluster/%,$(subst :, ,$(KUBECONFIG)))
 TOOLS := $(if $(THEIRS),client-tools,grid-tools)
 
-.PHONY: help demo test up down bench nightly fmt lint crds images tools abi check-cuda image-cuda
+.PHONY: help demo test up down bench nightly fmt lint crds images tools abi check-cuda check-arm image-cuda
 
 help: ## this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-10s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -57,6 +57,9 @@ images: tools build ## the image with the three server binaries, as an OCI archi
 
 check-cuda: ## compile for GPUs without having one, and start the program; not part of `make test`
 	@tests/cuda/check
+
+check-arm: ## run the engine's tests as 64-bit ARM, under an emulator; not part of `make test`
+	@tests/arm/check
 
 image-cuda: ## the image for GPUs, by Docker or Podman (Dockerfile.cuda)
 	@tests/cuda/image

@@ -379,3 +379,5 @@ fn dtype(type_id: u32) -> Option<GgmlDType> {
 
 #[cfg(test)]
 mod tests;
+#[cfg(test)]
+pub(crate) mod writer;

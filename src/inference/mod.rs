@@ -21,6 +21,8 @@ mod layers;
 mod memory;
 pub mod metrics;
 pub mod model;
+#[cfg(test)]
+mod noise;
 pub mod pool;
 mod strings;
 pub mod text;

@@ -6,6 +6,9 @@ use crate::kv::{KvBudget, KvCache};
 use crate::model::{Decoder, Segment};
 use crate::{ForwardError, LoadError};
 
+#[cfg(test)]
+mod small_models;
+
 /// More rows than the eight up to which candle's CUDA kernels multiply row by row, so that both ways of multiplying are compared.
 const TOKENS: usize = 12;
 

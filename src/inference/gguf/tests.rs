@@ -1,45 +1,12 @@
 use proptest::prelude::*;
 
+use super::writer::Writer;
 use super::*;
 use crate::allocation::peak;
 use crate::architecture::Architecture;
 use crate::config::ModelConfig;
 use crate::memory;
 use crate::text::Tokenizer;
-
-/// Writes the parts of a GGUF file.
-#[derive(Default)]
-struct Writer(Vec<u8>);
-
-impl Writer {
-    fn u32(&mut self, value: u32) -> &mut Self {
-        self.0.extend(value.to_le_bytes());
-        self
-    }
-
-    fn u64(&mut self, value: u64) -> &mut Self {
-        self.0.extend(value.to_le_bytes());
-        self
-    }
-
-    fn text(&mut self, text: &str) -> &mut Self {
-        self.u64(text.len() as u64);
-        self.0.extend(text.as_bytes());
-        self
-    }
-
-    fn size(&mut self, key: &str, value: u32) {
-        self.text(key).u32(4).u32(value);
-    }
-
-    fn name(&mut self, key: &str, value: &str) {
-        self.text(key).u32(8).text(value);
-    }
-
-    fn list(&mut self, key: &str, kind: u32, count: usize) -> &mut Self {
-        self.text(key).u32(9).u32(kind).u64(count as u64)
-    }
-}
 
 const SIZES: [(&str, u32); 9] = [
     ("gemma3.embedding_length", 64),
@@ -58,7 +25,7 @@ const TOKENS: [&str; 6] = ["<unk>", "<bos>", "<0x0A>", "▁", "a", "▁a"];
 /// A small file with every kind of metadata and a tensor of each of several types. `model` is the tokenizer's type.
 fn file(model: &str) -> Vec<u8> {
     let mut file = Writer(b"GGUF".to_vec());
-    let tensors: [(&str, u32, &[u64], u64); 4] = [
+    let tensors: [(&str, u32, &[usize], usize); 4] = [
         ("token_embd.weight", 8, &[64, 6], 0),
         ("output_norm.weight", 0, &[64], 416),
         ("blk.0.attn_q.weight", 6, &[64, 64], 672),
@@ -69,7 +36,7 @@ fn file(model: &str) -> Vec<u8> {
     for (key, value) in SIZES {
         file.size(key, value);
     }
-    file.text("gemma3.attention.layer_norm_rms_epsilon").u32(6).u32(1e-6f32.to_bits());
+    file.float("gemma3.attention.layer_norm_rms_epsilon", 1e-6);
     file.text("gemma3.rope.freq_base").u32(12).u64(1e6f64.to_bits());
     file.text("tokenizer.ggml.add_bos_token").u32(7).0.push(1);
     file.text("tokenizer.ggml.bos_token_id").u32(10).u64(1);
@@ -90,11 +57,7 @@ fn file(model: &str) -> Vec<u8> {
     file.list("tokenizer.ggml.merges", 8, 1).text("▁ a");
     file.list("general.flags", 7, 3).0.extend([0, 1, 0]);
     for (name, kind, dims, offset) in tensors {
-        file.text(name).u32(dims.len() as u32);
-        for dim in dims {
-            file.u64(*dim);
-        }
-        file.u32(kind).u64(offset);
+        file.tensor(name, kind, dims, offset);
     }
     let header = file.0.len().next_multiple_of(32);
     file.0.resize(header + 3488 + 2 * 64 * 64, 7);

@@ -1,4 +1,10 @@
-//! Eight floats at a time: an array, or an AVX2 register. Both do the same IEEE-754 operations in the same order.
+//! Eight floats at a time: an array, an AVX2 register, or two NEON registers. All do the same IEEE-754 operations in the same
+//! order.
+
+#[cfg(target_arch = "aarch64")]
+mod neon;
+#[cfg(target_arch = "aarch64")]
+pub use neon::NeonPair;
 
 use super::f16_to_f32;
 

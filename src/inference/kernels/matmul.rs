@@ -8,6 +8,10 @@
 mod avx2;
 #[cfg(target_arch = "x86_64")]
 mod avx512;
+#[cfg(target_arch = "aarch64")]
+mod neon;
+#[cfg(target_arch = "aarch64")]
+mod neon_dot;
 
 use super::Simd;
 use super::quant::{BLOCK, COLUMNS, Q4Tile, Q8Tile, Tiles, f16_to_f32};
@@ -59,9 +63,11 @@ impl Activations {
 /// with a number that is not finite gets a scale that is not a number, so that the damage shows in the logits.
 fn quantize_blocks(simd: Simd, x: &[f32], blocks: Blocks) {
     match simd {
-        // SAFETY: `Simd::available` has seen that the CPU has AVX2.
+        // SAFETY, here and in the next: `Simd::available` has seen that the CPU has the features.
         #[cfg(target_arch = "x86_64")]
         Simd::Avx2 | Simd::Avx512 => unsafe { avx2::quantize_blocks(x, blocks) },
+        #[cfg(target_arch = "aarch64")]
+        Simd::Neon | Simd::NeonDot => unsafe { neon::quantize_blocks(x, blocks) },
         Simd::Portable => {
             let Blocks { q, scale, total } = blocks;
             for (((x, q), scale), total) in x.chunks_exact(BLOCK).zip(q).zip(scale).zip(total) {
@@ -156,6 +162,10 @@ impl Tile for Q8Tile {
             Simd::Avx512 => unsafe { avx512::q8_rows::<N>(tiles, a, row, out) },
             #[cfg(target_arch = "x86_64")]
             Simd::Avx2 => unsafe { avx2::q8_rows::<N>(tiles, a, row, out) },
+            #[cfg(target_arch = "aarch64")]
+            Simd::NeonDot => unsafe { neon_dot::q8_rows::<N>(tiles, a, row, out) },
+            #[cfg(target_arch = "aarch64")]
+            Simd::Neon => unsafe { neon::q8_rows::<N>(tiles, a, row, out) },
             Simd::Portable => portable_rows::<N, Self>(tiles, a, row, out),
         }
         N
@@ -176,6 +186,10 @@ impl Tile for Q4Tile {
             Simd::Avx512 => unsafe { avx512::q4_rows::<N>(tiles, a, row, out) },
             #[cfg(target_arch = "x86_64")]
             Simd::Avx2 => unsafe { avx2::q4_rows::<N>(tiles, a, row, out) },
+            #[cfg(target_arch = "aarch64")]
+            Simd::NeonDot => unsafe { neon_dot::q4_rows::<N>(tiles, a, row, out) },
+            #[cfg(target_arch = "aarch64")]
+            Simd::Neon => unsafe { neon::q4_rows::<N>(tiles, a, row, out) },
             Simd::Portable => portable_rows::<N, Self>(tiles, a, row, out),
         }
         N

@@ -4,11 +4,15 @@
 //! reassociation, no library `exp`) or by exact integer sums, one output element at a time. What a row yields therefore
 //! depends neither on the rows beside it, nor on the number of threads, nor on the instruction set: a verifier can replay
 //! an answer on another machine and compare bits. Each algorithm is written once over [`Lanes`], eight floats that are
-//! either an array or an AVX2 register, and the instances are compared in the tests. Integer sums, which have no order, use
-//! whatever is fastest.
+//! an array, an AVX2 register or two NEON registers, and the instances are compared in the tests, on x86 and, by
+//! `make check-arm`, on ARM. Integer sums, which have no order, use whatever is fastest.
+//!
+//! The bits of a NaN are not part of the definition: processors differ in them. That a result is NaN is.
 
 mod attention;
 mod dense;
+#[cfg(test)]
+mod instances;
 mod lanes;
 mod matmul;
 mod quant;
@@ -16,6 +20,8 @@ mod rows;
 
 pub use attention::{AttentionShape, Blocks, Stored, attend};
 pub use dense::DenseMatrix;
+#[cfg(target_arch = "aarch64")]
+pub use lanes::NeonPair;
 pub use lanes::{Lanes, Portable};
 pub use matmul::{Activations, matmul_column};
 pub use quant::{BLOCK, COLUMNS, F16_MAX, Q4Tile, Q8Tile, Tiles, f16_to_f32, f32_to_f16, f32_to_finite_f16};
@@ -40,6 +46,11 @@ pub enum Simd {
     /// AVX2, and AVX-512 with VNNI for the products of integers.
     #[cfg(target_arch = "x86_64")]
     Avx512,
+    #[cfg(target_arch = "aarch64")]
+    Neon,
+    /// NEON with the instruction for the products of 8-bit integers.
+    #[cfg(target_arch = "aarch64")]
+    NeonDot,
 }
 
 impl Simd {
@@ -61,6 +72,13 @@ impl Simd {
                 all.push(Self::Avx512);
             }
         }
+        #[cfg(target_arch = "aarch64")]
+        if std::arch::is_aarch64_feature_detected!("neon") {
+            all.push(Self::Neon);
+            if std::arch::is_aarch64_feature_detected!("dotprod") {
+                all.push(Self::NeonDot);
+            }
+        }
         all
     }
 
@@ -69,6 +87,8 @@ impl Simd {
         match self {
             #[cfg(target_arch = "x86_64")]
             Self::Avx512 => true,
+            #[cfg(target_arch = "aarch64")]
+            Self::Neon | Self::NeonDot => true,
             _ => false,
         }
     }
@@ -84,11 +104,21 @@ macro_rules! dispatch {
         fn with_avx2($($arg: $ty),*) $(-> $ret)? {
             $generic::<core::arch::x86_64::__m256>($($arg),*)
         }
+        #[cfg(target_arch = "aarch64")]
+        #[target_feature(enable = "neon")]
+        #[allow(clippy::too_many_arguments)]
+        fn with_neon($($arg: $ty),*) $(-> $ret)? {
+            $generic::<$crate::kernels::NeonPair>($($arg),*)
+        }
         match $simd {
-            // SAFETY: `Simd::available` has seen that the CPU has these features.
+            // SAFETY, here and in the next: `Simd::available` has seen that the CPU has these features.
             #[cfg(target_arch = "x86_64")]
             $crate::kernels::Simd::Avx2 | $crate::kernels::Simd::Avx512 => unsafe {
                 with_avx2($($arg),*)
+            },
+            #[cfg(target_arch = "aarch64")]
+            $crate::kernels::Simd::Neon | $crate::kernels::Simd::NeonDot => unsafe {
+                with_neon($($arg),*)
             },
             $crate::kernels::Simd::Portable => {
                 $generic::<$crate::kernels::Portable>($($arg),*)
