@@ -109,11 +109,6 @@ impl ModelConfig {
     pub fn kv_dim(&self) -> usize {
         self.n_kv_heads * self.head_dim
     }
-
-    /// Bytes of keys and values that one token needs over `layers` layers.
-    pub fn kv_bytes_per_token(&self, layers: usize) -> u64 {
-        (2 * self.kv_dim() * layers * size_of::<f32>()) as u64
-    }
 }
 
 /// The metadata keys of one family: all begin with its name.

@@ -34,6 +34,7 @@ pub use encoder::{Encoder, MAX_TEXTS, Vectors};
 pub use engine::*;
 pub(crate) use engine::{LoadCounters, Ticket};
 pub use form::FormError;
+pub use kv::KvType;
 pub use layers::Compute;
 pub use model::ForwardError;
 pub use text::{ChatMessage, PromptError};

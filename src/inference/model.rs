@@ -16,8 +16,8 @@ use super::LoadError;
 use super::architecture::Architecture;
 use super::config::ModelConfig;
 use super::gguf::GgufFile;
-use super::kernels::KERNEL_PROFILE;
-use super::kv::KvCache;
+use super::kernels::{HALF_KV_PROFILE, KERNEL_PROFILE};
+use super::kv::{KvCache, KvShape, KvType};
 use super::layers::{Compute, Gated, Linear, RmsNorm, Sum};
 use super::memory;
 use attention::{Attention, Rotations};
@@ -47,6 +47,8 @@ pub trait Decoder: Send {
     fn config(&self) -> &ModelConfig;
     /// The number of layers that are computed.
     fn n_layers(&self) -> usize;
+    /// What the keys and values of its sequences look like.
+    fn kv_shape(&self) -> KvShape;
     /// Threads and instruction set of the CPU, which samples whatever device the model is on.
     fn compute(&self) -> &Compute;
     /// Names the arithmetic; whether it is exact: [`xdc_grid_exact::profile`].
@@ -69,6 +71,7 @@ pub trait Decoder: Send {
 
 /// A piece of one sequence to compute.
 pub struct Segment<'a> {
+    /// Of the model's [`kv_shape`](Decoder::kv_shape).
     pub kv: &'a mut KvCache,
     /// The position of the first token: the number of tokens in `kv`.
     pub start: usize,
@@ -117,6 +120,7 @@ pub struct Model {
     local: Option<Rope>,
     embedding_scale: f32,
     attention_scale: f32,
+    kv_type: KvType,
     compute: Compute,
 }
 
@@ -149,9 +153,19 @@ impl Model {
         Ok((model, file))
     }
 
+    /// The same model, with keys and values stored in another way than in single precision.
+    pub fn with_kv_type(self, kv_type: KvType) -> Self {
+        Self { kv_type, ..self }
+    }
+
     /// The number of layers that are computed.
     pub fn n_layers(&self) -> usize {
         self.layers.len()
+    }
+
+    /// What the keys and values of its sequences look like.
+    pub fn kv_shape(&self) -> KvShape {
+        KvShape::of(&self.config, self.n_layers(), self.kv_type)
     }
 
     /// The threads and instruction set that it computes with.
@@ -226,12 +240,19 @@ impl Decoder for Model {
         Self::n_layers(self)
     }
 
+    fn kv_shape(&self) -> KvShape {
+        Self::kv_shape(self)
+    }
+
     fn compute(&self) -> &Compute {
         Self::compute(self)
     }
 
     fn kernel_profile(&self) -> &'static str {
-        KERNEL_PROFILE
+        match self.kv_type {
+            KvType::F32 => KERNEL_PROFILE,
+            KvType::F16 => HALF_KV_PROFILE,
+        }
     }
 
     fn states(&self, batch: &mut [Segment]) -> Result<Vec<f32>, ForwardError> {

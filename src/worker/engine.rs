@@ -10,8 +10,8 @@ use super::leases::rejected;
 use crate::{
     inference::{
         AdmissionError, Benchmark, ChatMessage, Encoder, Engine, EngineConfig, EngineLoad, EngineTotals, FormError,
-        GenerateEvent, GenerateRequest, LoadedModel, ModelInfo, Processor, PromptError, ReplayOutcome, ReplayRequest,
-        Vectors,
+        GenerateEvent, GenerateRequest, KvType, LoadedModel, ModelInfo, Processor, PromptError, ReplayOutcome,
+        ReplayRequest, Vectors,
     },
     openai::{Message, ToolCall},
     protocol::wire::Refused,
@@ -74,6 +74,7 @@ pub struct EngineSettings {
     /// Tokens; `None` = what the file says.
     pub context_length: Option<u32>,
     pub kv_budget_bytes: u64,
+    pub kv_type: KvType,
     pub max_sequences: usize,
     /// Requests that wait for a turn before more are refused.
     pub max_queue: usize,
@@ -95,6 +96,7 @@ impl EngineProvider for LocalEngines {
             threads: settings.threads,
             context_length: settings.context_length,
             kv_budget_bytes: settings.kv_budget_bytes,
+            kv_type: settings.kv_type,
             max_sequences: settings.max_sequences,
             max_queue: settings.max_queue,
             ..EngineConfig::default()

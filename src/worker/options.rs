@@ -6,6 +6,7 @@ use super::device::DeviceChoice;
 use crate::{
     api::ids::NodeAddress,
     grid::Multiaddr,
+    inference::KvType,
     protocol::{internal::NodeRole, names::NetworkId},
 };
 
@@ -45,6 +46,9 @@ pub struct WorkerOptions {
     /// Memory for the KV cache of each model, in bytes or as 512Mi, 2Gi.
     #[arg(long, env = "GRID_KV_BUDGET", default_value = "512Mi")]
     pub kv_budget: Quantity,
+    /// How the KV cache stores numbers: f32, or f16 in half the memory. Answers differ, so in a grid only nodes of the same type audit one another.
+    #[arg(long, env = "GRID_KV_TYPE", default_value = "f32")]
+    pub kv_type: KvType,
     /// Where this machine is, for placement: eu-west, say.
     #[arg(long, env = "GRID_REGION", default_value = "")]
     pub region: String,

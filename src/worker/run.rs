@@ -182,6 +182,7 @@ fn engine_settings(options: &WorkerOptions) -> Result<EngineSettings, DeviceErro
         threads: options.threads.map_or_else(threads_from_cgroup, usize::from),
         context_length: None,
         kv_budget_bytes: options.kv_budget.0,
+        kv_type: options.kv_type,
         max_sequences: usize::from(options.max_sequences),
         // The slots bound what runs; audits come on top of them.
         max_queue: usize::from(options.max_sequences),

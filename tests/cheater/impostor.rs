@@ -59,6 +59,7 @@ impl EngineProvider for Impostor {
             threads: settings.threads,
             context_length: settings.context_length,
             kv_budget_bytes: settings.kv_budget_bytes,
+            kv_type: settings.kv_type,
             max_sequences: settings.max_sequences,
             layers: Some(self.layers),
             ..EngineConfig::default()

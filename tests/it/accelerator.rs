@@ -13,7 +13,7 @@ use xdc_grid::inference::model::{Decoder, Model, Segment};
 use xdc_grid::inference::pool::ThreadPool;
 use xdc_grid::inference::text::Tokenizer;
 use xdc_grid::inference::{
-    Compute, Engine, EngineConfig, GenerateEvent, GenerateRequest, Processor, ReplayRequest, Tenant,
+    Compute, Engine, EngineConfig, GenerateEvent, GenerateRequest, KvType, Processor, ReplayRequest, Tenant,
 };
 use xdc_grid::verify::profile::is_exact;
 
@@ -48,7 +48,7 @@ fn on_candle(path: &Path) -> DeviceModel {
 }
 
 fn cache(model: &dyn Decoder, tokens: usize) -> KvCache {
-    KvCache::reserve(model.config(), model.n_layers(), tokens, &KvBudget::new(1 << 30)).unwrap()
+    KvCache::reserve(model.kv_shape(), tokens, &KvBudget::new(1 << 30)).unwrap()
 }
 
 /// The logits of every token, computed in chunks.
@@ -125,10 +125,14 @@ fn all_families_agree_however_their_tokens_are_cut() {
     for (family, dtype, changes) in models {
         let file = tempfile::NamedTempFile::new().unwrap();
         std::fs::write(file.path(), tiny_model_of(family, dtype, &changes)).unwrap();
-        let exact = logits(&Model::load(file.path(), compute(), None).unwrap().0, &tokens, tokens.len());
-        let candle = on_candle(file.path());
-        for chunk in [1, 7, 40] {
-            compare(&format!("{family} in chunks of {chunk}"), &TINY, &exact, &logits(&candle, &tokens, chunk));
+        for kv_type in KvType::ALL {
+            let exact = Model::load(file.path(), compute(), None).unwrap().0.with_kv_type(kv_type);
+            let exact = logits(&exact, &tokens, tokens.len());
+            let candle = on_candle(file.path()).with_kv_type(kv_type);
+            for chunk in [1, 7, 40] {
+                let what = format!("{family} in chunks of {chunk}, {kv_type}");
+                compare(&what, &TINY, &exact, &logits(&candle, &tokens, chunk));
+            }
         }
     }
 }
@@ -178,13 +182,19 @@ async fn answer(engine: &Engine, request: GenerateRequest) -> Vec<u32> {
 async fn the_engine_answers_and_replays_on_a_device() {
     let file = tempfile::NamedTempFile::new().unwrap();
     std::fs::write(file.path(), tiny_model_of("llama", GgmlDType::Q8_0, &[])).unwrap();
-    let config =
-        |processor| EngineConfig { processor, threads: 1, kv_budget_bytes: 16 << 20, ..EngineConfig::default() };
-    let engine = Engine::load(file.path(), config(Processor::Candle(Device::Cpu))).unwrap();
+    for kv_type in KvType::ALL {
+        answer_and_replay(file.path(), kv_type).await;
+    }
+}
+
+async fn answer_and_replay(file: &Path, kv_type: KvType) {
+    let budget = EngineConfig { threads: 1, kv_budget_bytes: 16 << 20, ..EngineConfig::default() };
+    let config = |processor| EngineConfig { processor, kv_type, ..budget.clone() };
+    let engine = Engine::load(file, config(Processor::Candle(Device::Cpu))).unwrap();
     let arithmetic = engine.info().kernel_profile.split('+').next().unwrap();
-    assert_eq!(arithmetic, profile(&Device::Cpu));
+    assert_eq!(arithmetic, profile(&Device::Cpu, kv_type));
     assert!(!engine.info().is_exact() && !is_exact(&engine.info().kernel_profile));
-    let exact = Engine::load(file.path(), config(Processor::Cpu)).unwrap();
+    let exact = Engine::load(file, config(Processor::Cpu)).unwrap();
     assert!(exact.info().is_exact());
 
     // Longer than a block of keys and values, and of one tenant: nothing is shared on a device, whatever the engine would share.

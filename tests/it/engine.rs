@@ -6,9 +6,11 @@ use std::time::Duration;
 
 use tokio::sync::mpsc::Receiver;
 use xdc_grid::inference::{
-    AdmissionError, ChatMessage, Engine, EngineConfig, FinishReason, GenerateEvent, GenerateRequest, PromptError,
-    ReplayRequest, Tenant,
+    AdmissionError, ChatMessage, Engine, EngineConfig, FinishReason, GenerateEvent, GenerateRequest, KvType,
+    PromptError, ReplayRequest, Tenant,
 };
+use xdc_grid::protocol::fields::RequestFields;
+use xdc_grid::verify::audit::{decidable, relevant};
 use xdc_grid::verify::sampler::{LogitBias, SamplerParams};
 
 /// The test model: SmolLM2-135M-Instruct, Q4_1.
@@ -36,6 +38,16 @@ fn config() -> EngineConfig {
 pub fn engine() -> &'static Engine {
     static ENGINE: OnceLock<Engine> = OnceLock::new();
     ENGINE.get_or_init(|| load(EngineConfig { max_sequences: 4, max_queue: 64, ..config() }))
+}
+
+/// As [`engine`], with keys and values in half precision.
+fn half() -> &'static Engine {
+    static ENGINE: OnceLock<Engine> = OnceLock::new();
+    ENGINE.get_or_init(|| load(EngineConfig { max_sequences: 4, max_queue: 64, kv_type: KvType::F16, ..config() }))
+}
+
+fn engines() -> [(KvType, &'static Engine); 2] {
+    [(KvType::F32, engine()), (KvType::F16, half())]
 }
 
 fn messages(conversation: &[(&str, &str)]) -> Vec<ChatMessage> {
@@ -125,18 +137,38 @@ async fn the_model_is_described() {
 
 #[tokio::test]
 async fn a_replay_has_the_same_trace_and_no_mismatch() {
-    for sampling in [SamplerParams::GREEDY, WARM] {
-        let prompt = user("Tell me a story about a lighthouse.");
-        let answer = generate(engine(), request(prompt.clone(), 90, sampling.clone())).await;
-        let replay = ReplayRequest { top_logprobs: None, prompt, output: answer.ids.clone(), sampling, seed: [7; 32] };
-        let outcome = engine().replay(replay.clone()).await.unwrap();
-        assert_eq!(outcome.trace_root, answer.root);
-        assert_eq!((outcome.first_mismatch, outcome.max_margin, outcome.mean_margin), (None, 0.0, 0.0));
+    for (kv_type, engine) in engines() {
         // One thread instead of two, another engine: the same bits.
-        let other = load(EngineConfig { threads: 1, ..config() });
-        assert_eq!(other.replay(replay).await.unwrap(), outcome);
-        assert_eq!(other.info(), engine().info());
+        let other = load(EngineConfig { threads: 1, kv_type, ..config() });
+        assert_eq!(other.info(), engine.info());
+        for sampling in [SamplerParams::GREEDY, WARM] {
+            let prompt = user("Tell me a story about a lighthouse.");
+            let answer = generate(engine, request(prompt.clone(), 90, sampling.clone())).await;
+            let output = answer.ids.clone();
+            let replay = ReplayRequest { top_logprobs: None, prompt, output, sampling, seed: [7; 32] };
+            let outcome = engine.replay(replay.clone()).await.unwrap();
+            assert_eq!(outcome.trace_root, answer.root);
+            assert_eq!((outcome.first_mismatch, outcome.max_margin, outcome.mean_margin), (None, 0.0, 0.0));
+            assert_eq!(other.replay(replay).await.unwrap(), outcome);
+        }
     }
+}
+
+#[tokio::test]
+async fn engines_with_other_keys_and_values_cannot_judge_one_another() {
+    let [single, half] = [engine(), half()].map(|engine| engine.info());
+    assert!(single.is_exact() && half.is_exact());
+    assert_ne!(single.self_test, half.self_test);
+    for fields in [RequestFields::NONE, RequestFields::all()] {
+        let [single, half] = [single, half].map(|info| relevant(&info.kernel_profile, fields));
+        assert!(decidable(single, single) && decidable(half, half));
+        assert!(!decidable(single, half) && !decidable(half, single), "{single} and {half}");
+    }
+    // That is for a reason.
+    let prompt = user("Tell me a story about a lighthouse.");
+    let answer = generate(engine(), request(prompt.clone(), 40, WARM)).await;
+    let replay = ReplayRequest { top_logprobs: None, prompt, output: answer.ids, sampling: WARM, seed: [7; 32] };
+    assert_ne!(self::half().replay(replay).await.unwrap().trace_root, answer.root);
 }
 
 #[tokio::test]
@@ -176,12 +208,13 @@ async fn a_replay_of_more_tokens_than_are_answered_at_once_is_the_same() {
     let endless = SamplerParams { logit_bias: vec![never(0), never(2)], ..WARM };
     let remembers = SamplerParams { repetition_penalty: 1.1, ..endless.clone() };
     let prompt = user("Tell me everything about whales.");
-    for sampling in [endless, remembers] {
-        let answer = generate(engine(), request(prompt.clone(), 230, sampling.clone())).await;
+    let both = engines().map(|(_, engine)| engine);
+    for (sampling, engine) in [(endless, both[0]), (remembers.clone(), both[0]), (remembers, both[1])] {
+        let answer = generate(engine, request(prompt.clone(), 230, sampling.clone())).await;
         assert_eq!(answer.ids.len(), 230, "32 MiB hold the logits of 170");
         let prompt = prompt.clone();
         let replay = ReplayRequest { top_logprobs: None, prompt, output: answer.ids, sampling, seed: [7; 32] };
-        let outcome = engine().replay(replay).await.unwrap();
+        let outcome = engine.replay(replay).await.unwrap();
         assert_eq!((outcome.first_mismatch, outcome.trace_root), (None, answer.root));
     }
 }
@@ -219,13 +252,15 @@ async fn a_worker_that_skips_layers_is_caught() {
 #[tokio::test]
 async fn a_continuation_on_another_worker_is_as_if_nothing_had_happened() {
     let prompt = user("Write a haiku about rain and one about snow 🌨.");
-    let whole = generate(engine(), request(prompt.clone(), 60, WARM)).await;
-    for cut in [1, 17, whole.ids.len() - 1, whole.ids.len()] {
-        let prefix = whole.ids[..cut].to_vec();
-        let rest = generate(engine(), GenerateRequest { prefix, ..request(prompt.clone(), 60, WARM) }).await;
-        assert_eq!((&rest.ids, &rest.text, rest.root), (&whole.ids, &whole.text, whole.root));
-        assert_eq!(rest.told, whole.told[cut..]);
-        assert!(whole.text.ends_with(&rest.told_text));
+    for (_, engine) in engines() {
+        let whole = generate(engine, request(prompt.clone(), 60, WARM)).await;
+        for cut in [1, 17, whole.ids.len() - 1, whole.ids.len()] {
+            let prefix = whole.ids[..cut].to_vec();
+            let rest = generate(engine, GenerateRequest { prefix, ..request(prompt.clone(), 60, WARM) }).await;
+            assert_eq!((&rest.ids, &rest.text, rest.root), (&whole.ids, &whole.text, whole.root));
+            assert_eq!(rest.told, whole.told[cut..]);
+            assert!(whole.text.ends_with(&rest.told_text));
+        }
     }
 }
 
@@ -252,16 +287,18 @@ async fn a_long_request_does_not_block_a_short_one() {
 #[tokio::test]
 async fn answers_do_not_depend_on_what_is_computed_beside_them() {
     let prompts = ["Count to ten.", "What is a fjord?", "Tell me a joke about cats and dogs and birds.", "Hi"];
-    let mut alone = Vec::new();
-    for prompt in prompts {
-        alone.push(generate(engine(), request(user(prompt), 24, WARM)).await);
+    for (_, engine) in engines() {
+        let mut alone = Vec::new();
+        for prompt in prompts {
+            alone.push(generate(engine, request(user(prompt), 24, WARM)).await);
+        }
+        let mut receivers = Vec::new();
+        for prompt in prompts {
+            receivers.push(engine.generate(request(user(prompt), 24, WARM)).await.unwrap());
+        }
+        let together = futures::future::join_all(receivers.into_iter().map(collect)).await;
+        assert_eq!(alone, together);
     }
-    let mut receivers = Vec::new();
-    for prompt in prompts {
-        receivers.push(engine().generate(request(user(prompt), 24, WARM)).await.unwrap());
-    }
-    let together = futures::future::join_all(receivers.into_iter().map(collect)).await;
-    assert_eq!(alone, together);
 }
 
 #[tokio::test]

@@ -7,12 +7,14 @@ use std::time::{Duration, Instant};
 use candle_core::quantized::GgmlDType;
 use proptest::prelude::*;
 use tokio::sync::mpsc::Receiver;
-use xdc_grid::inference::{Engine, EngineConfig, GenerateEvent, GenerateRequest, ReplayRequest, Tenant, TokenLogprobs};
+use xdc_grid::inference::{
+    AdmissionError, Engine, EngineConfig, GenerateEvent, GenerateRequest, KvType, ReplayRequest, Tenant, TokenLogprobs,
+};
 use xdc_grid::verify::sampler::{LogitBias, SamplerParams};
 
 use crate::{engine_files::tiny_model, support::eventually};
 
-/// Bytes of keys and values of a block of the tiny model: 64 tokens, two layers, four heads of 32.
+/// Bytes of keys and values of a block of the tiny model in single precision: 64 tokens, two layers, four heads of 32.
 const BLOCK: u64 = 64 * 2 * 2 * 128 * 4;
 
 fn load(config: EngineConfig) -> Engine {
@@ -23,6 +25,18 @@ fn load(config: EngineConfig) -> Engine {
 
 fn config(threads: usize, blocks: u64) -> EngineConfig {
     EngineConfig { threads, kv_budget_bytes: blocks * BLOCK, max_queue: 64, ..EngineConfig::default() }
+}
+
+/// As [`config`], with as many blocks of either type.
+fn config_of(kv_type: KvType, threads: usize, blocks: u64) -> EngineConfig {
+    EngineConfig { kv_type, kv_budget_bytes: blocks * block(kv_type), ..config(threads, blocks) }
+}
+
+fn block(kv_type: KvType) -> u64 {
+    match kv_type {
+        KvType::F32 => BLOCK,
+        KvType::F16 => BLOCK / 2,
+    }
 }
 
 /// Requests of all kinds, of which many begin alike.
@@ -105,14 +119,14 @@ fn runtime() -> tokio::runtime::Runtime {
 }
 
 /// Each request's answer, alone on an engine of its own on one thread.
-fn alone() -> &'static [Answer] {
-    static ALONE: OnceLock<Vec<Answer>> = OnceLock::new();
-    let all = || {
-        let answer = |request| runtime().block_on(generate(&load(config(1, 8)), request));
+fn alone(kv_type: KvType) -> &'static [Answer] {
+    static ALONE: [OnceLock<Vec<Answer>>; 2] = [const { OnceLock::new() }; 2];
+    let all = move || {
+        let answer = |request| runtime().block_on(generate(&load(config_of(kv_type, 1, 8)), request));
         requests().into_iter().map(answer).collect()
     };
     // Whoever asks first may be inside a runtime of its own.
-    ALONE.get_or_init(|| std::thread::spawn(all).join().unwrap())
+    ALONE[kv_type as usize].get_or_init(|| std::thread::spawn(all).join().unwrap())
 }
 
 #[derive(Debug, Clone)]
@@ -134,8 +148,8 @@ fn arrivals() -> impl Strategy<Value = Vec<Arrival>> {
 }
 
 /// Sends all arrivals, reads them together and compares those whose readers stayed.
-async fn run(engine: &Engine, arrivals: &[Arrival]) -> Result<(), TestCaseError> {
-    let (requests, alone) = (requests(), alone());
+async fn run(engine: &Engine, alone: &[Answer], arrivals: &[Arrival]) -> Result<(), TestCaseError> {
+    let requests = requests();
     let mut readers = Vec::new();
     for arrival in arrivals {
         let ids = &alone[arrival.request].ids;
@@ -176,12 +190,13 @@ proptest! {
         max_sequences in 1usize..6,
         step_tokens in prop::sample::select(vec![1, 5, 64, 100, 256]),
         blocks in 2u64..9,
+        kv_type in prop::sample::select(KvType::ALL.to_vec()),
     ) {
         // Schedules one after the other on one engine: later ones find what earlier ones have left.
-        let engine = load(EngineConfig { max_sequences, step_tokens, ..config(threads, blocks) });
+        let engine = load(EngineConfig { max_sequences, step_tokens, ..config_of(kv_type, threads, blocks) });
         for schedule in schedules {
-            runtime().block_on(run(&engine, &schedule))?;
-            prop_assert!(engine.load_now().kv_used_bytes <= blocks * BLOCK);
+            runtime().block_on(run(&engine, alone(kv_type), &schedule))?;
+            prop_assert!(engine.load_now().kv_used_bytes <= blocks * block(kv_type));
         }
     }
 }
@@ -193,7 +208,13 @@ fn of(tenant: &str, prompt: Vec<u32>, max_tokens: u32) -> GenerateRequest {
 
 #[tokio::test]
 async fn a_tenants_prompt_is_computed_once_and_nobody_elses_is_any_faster() {
-    let engine = load(config(1, 16));
+    for kv_type in KvType::ALL {
+        ask_for_one_prompt(kv_type).await;
+    }
+}
+
+async fn ask_for_one_prompt(kv_type: KvType) {
+    let engine = load(config_of(kv_type, 1, 16));
     let prompt: Vec<u32> = (0..100).collect();
     let cold = generate(&engine, of("a", prompt.clone(), 4)).await;
     let warm = generate(&engine, of("a", prompt.clone(), 4)).await;
@@ -210,7 +231,7 @@ async fn a_tenants_prompt_is_computed_once_and_nobody_elses_is_any_faster() {
     assert_eq!((totals.prefix_tokens, totals.prefix_hit_tokens), (99 * 3 + 63 + 64, 128));
     until("a block is kept for each of the two tenants", || {
         let load = engine.load_now();
-        (load.kv_used_bytes, load.kv_reusable_bytes) == (2 * BLOCK, 2 * BLOCK)
+        (load.kv_used_bytes, load.kv_reusable_bytes) == (2 * block(kv_type), 2 * block(kv_type))
     })
     .await;
 }
@@ -245,6 +266,20 @@ async fn a_request_waits_until_its_keys_and_values_fit() {
     until("all steps are counted", || engine.totals().decoded_tokens == 3 * 39).await;
     let totals = engine.totals();
     assert_eq!(totals.steps, totals.step_sequences, "two of them do not fit at once");
+}
+
+#[tokio::test]
+async fn the_same_memory_holds_twice_the_tokens_in_half_precision() {
+    for (kv_type, most) in [(KvType::F32, 64), (KvType::F16, 128)] {
+        let engine = load(EngineConfig { kv_type, ..config(1, 1) });
+        let request = |tokens: u32| of("a", (0..tokens - 4).collect(), 4);
+        assert_eq!(generate(&engine, request(most)).await.ids.len(), 4);
+        assert_eq!(engine.load_now().kv_budget_bytes, BLOCK);
+        if most < 128 {
+            let refused = engine.generate(request(most + 1)).await.unwrap_err();
+            assert_eq!(refused, AdmissionError::Memory { needed: 2 * BLOCK, budget: BLOCK });
+        }
+    }
 }
 
 #[tokio::test]

@@ -164,7 +164,7 @@ impl DeviceModel {
 
     /// A sequence's keys and values; its first forward makes them.
     fn kv<'a>(&self, kv: &'a mut KvCache) -> std::result::Result<&'a DeviceKv, ForwardError> {
-        kv.on_device(|layers, shape| DeviceKv::new(&self.device, layers, shape))
+        kv.on_device(|shape, room| DeviceKv::new(&self.device, shape, room))
     }
 }
 

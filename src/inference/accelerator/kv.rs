@@ -2,34 +2,52 @@
 
 use candle_core::{DType, Device, Result, Tensor};
 
+use crate::kernels::F16_MAX;
+use crate::kv::{KvShape, KvType};
+
 /// Keys and values of all layers, with room for every token that the sequence may have: what its charge on the budget is for.
 pub(crate) struct DeviceKv {
     /// Of each layer keys and values: `kv heads × room × head_dim`.
     layers: Vec<(Tensor, Tensor)>,
+    kv_type: KvType,
 }
 
 impl DeviceKv {
-    /// Takes the memory at once, so that a sequence that has begun never runs out of it.
-    pub(crate) fn new(device: &Device, layers: usize, (heads, room, head_dim): (usize, usize, usize)) -> Result<Self> {
-        let zeros = || Tensor::zeros((heads, room, head_dim), DType::F32, device);
+    /// Takes the memory for `room` tokens at once, so that a sequence that has begun never runs out of it.
+    pub(crate) fn new(device: &Device, shape: KvShape, room: usize) -> Result<Self> {
+        let KvShape { layers, heads, head_dim, kv_type } = shape;
+        let dtype = match kv_type {
+            KvType::F32 => DType::F32,
+            KvType::F16 => DType::F16,
+        };
+        let zeros = || Tensor::zeros((heads, room, head_dim), dtype, device);
         let layers = (0..layers).map(|_| Ok((zeros()?, zeros()?))).collect::<Result<_>>()?;
-        Ok(Self { layers })
+        Ok(Self { layers, kv_type })
     }
 
     /// Stores `kv heads × count × head_dim` from position `start` on.
     pub(super) fn store(&self, layer: usize, start: usize, keys: &Tensor, values: &Tensor) -> Result<()> {
         let (all_keys, all_values) = self.layer(layer)?;
-        all_keys.slice_set(keys, 1, start)?;
-        all_values.slice_set(values, 1, start)
+        all_keys.slice_set(&self.narrowed(keys)?, 1, start)?;
+        all_values.slice_set(&self.narrowed(values)?, 1, start)
     }
 
-    /// The keys and values of `count` positions from `first` on; views, nothing is copied.
+    /// The keys and values of `count` positions from `first` on, in single precision. Views, where they are stored so.
     pub(super) fn read(&self, layer: usize, first: usize, count: usize) -> Result<(Tensor, Tensor)> {
         let (keys, values) = self.layer(layer)?;
-        Ok((keys.narrow(1, first, count)?, values.narrow(1, first, count)?))
+        let part = |all: &Tensor| all.narrow(1, first, count)?.to_dtype(DType::F32);
+        Ok((part(keys)?, part(values)?))
     }
 
     fn layer(&self, layer: usize) -> Result<&(Tensor, Tensor)> {
         self.layers.get(layer).ok_or_else(|| candle_core::Error::Msg(format!("there are no keys of layer {layer}")))
+    }
+
+    /// As [`KvType`] says.
+    fn narrowed(&self, x: &Tensor) -> Result<Tensor> {
+        match self.kv_type {
+            KvType::F32 => Ok(x.clone()),
+            KvType::F16 => x.clamp(-F16_MAX, F16_MAX)?.to_dtype(DType::F16),
+        }
     }
 }

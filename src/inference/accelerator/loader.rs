@@ -11,6 +11,7 @@ use crate::LoadError;
 use crate::architecture::Architecture;
 use crate::config::ModelConfig;
 use crate::gguf::{GgufFile, TensorInfo};
+use crate::kv::KvType;
 use crate::layers::Compute;
 use crate::model::{Rope, global_rope, refuse_others};
 use crate::weights::{AlignedBytes, dequantize, load_vector, matrix_info};
@@ -38,6 +39,7 @@ impl Loader<'_> {
             global: global_rope(file, config, architecture)?,
             local: Rope::local(config, architecture),
             attention_scale: f64::from(architecture.attention_scale),
+            kv_type: KvType::default(),
             compute,
             device: device.clone(),
             config: config.clone(),

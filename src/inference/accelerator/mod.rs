@@ -20,6 +20,7 @@ use crate::LoadError;
 use crate::architecture::{Architecture, Gate};
 use crate::config::ModelConfig;
 use crate::gguf::GgufFile;
+use crate::kv::{KvShape, KvType};
 use crate::layers::Compute;
 use crate::model::{Decoder, ForwardError, Rope, Segment, check_batch, wanted_rows};
 use attention::Views;
@@ -29,11 +30,14 @@ use loader::Loader;
 pub use processor::{NoDevice, Processor};
 
 /// The name of this arithmetic on a device. Never exact in the sense of [`xdc_grid_exact::profile`].
-pub fn profile(device: &Device) -> &'static str {
-    match device {
-        Device::Cuda(_) => "candle-cuda/qmatmul1",
-        Device::Metal(_) => "candle-metal/qmatmul1",
-        Device::Cpu => "candle-cpu/qmatmul1",
+pub fn profile(device: &Device, kv_type: KvType) -> &'static str {
+    match (device, kv_type) {
+        (Device::Cuda(_), KvType::F32) => "candle-cuda/qmatmul1",
+        (Device::Cuda(_), KvType::F16) => "candle-cuda/qmatmul1-kvf16",
+        (Device::Metal(_), KvType::F32) => "candle-metal/qmatmul1",
+        (Device::Metal(_), KvType::F16) => "candle-metal/qmatmul1-kvf16",
+        (Device::Cpu, KvType::F32) => "candle-cpu/qmatmul1",
+        (Device::Cpu, KvType::F16) => "candle-cpu/qmatmul1-kvf16",
     }
 }
 
@@ -50,6 +54,7 @@ pub struct DeviceModel {
     global: Rope,
     local: Option<Rope>,
     attention_scale: f64,
+    kv_type: KvType,
     /// For the CPU's part: sampling.
     compute: Compute,
 }
@@ -92,6 +97,11 @@ impl DeviceModel {
         Ok((model, file))
     }
 
+    /// The same model, with keys and values stored in another way than in single precision.
+    pub fn with_kv_type(self, kv_type: KvType) -> Self {
+        Self { kv_type, ..self }
+    }
+
     fn embed(&self, batch: &[Segment]) -> Result<Tensor, ForwardError> {
         let tokens = batch.iter().flat_map(|segment| segment.tokens.iter().copied());
         Ok(self.embedding.look_up(tokens, &self.device)?)
@@ -132,12 +142,16 @@ impl Decoder for DeviceModel {
         self.layers.len()
     }
 
+    fn kv_shape(&self) -> KvShape {
+        KvShape::of(&self.config, self.layers.len(), self.kv_type)
+    }
+
     fn compute(&self) -> &Compute {
         &self.compute
     }
 
     fn kernel_profile(&self) -> &'static str {
-        profile(&self.device)
+        profile(&self.device, self.kv_type)
     }
 
     fn states(&self, batch: &mut [Segment]) -> Result<Vec<f32>, ForwardError> {

@@ -8,7 +8,7 @@ use candle_core::{DType, Device, Tensor};
 
 use super::config::EncoderConfig;
 use super::layers::{Dense, Gelu, LayerNorm};
-use crate::kernels::{AttentionShape, Blocks, DenseMatrix, attend};
+use crate::kernels::{AttentionShape, Blocks, DenseMatrix, Stored, attend};
 use crate::layers::{Compute, Sum};
 use crate::pool::Disjoint;
 use crate::{ForwardError, LoadError};
@@ -171,11 +171,11 @@ struct OneText {
 }
 
 impl Blocks for OneText {
-    fn keys(&self, _: usize) -> &[f32] {
-        &self.keys
+    fn keys(&self, _: usize) -> Stored<'_> {
+        Stored::F32(&self.keys)
     }
-    fn values(&self, _: usize) -> &[f32] {
-        &self.values
+    fn values(&self, _: usize) -> Stored<'_> {
+        Stored::F32(&self.values)
     }
 }
 

@@ -17,7 +17,7 @@ const PART: Duration = Duration::from_millis(800);
 /// Measures prefill in chunks of 64 and then decoding, for at most 0.8 s (and one forward) each.
 pub(super) fn run(model: &dyn Decoder, budget: &Arc<KvBudget>, context_length: u32) -> Result<Benchmark, String> {
     let tokens = TOKENS.min(context_length as usize);
-    let kv = KvCache::reserve(model.config(), model.n_layers(), tokens, budget);
+    let kv = KvCache::reserve(model.kv_shape(), tokens, budget);
     let mut kv = kv.ok_or("there is no free key-value memory for a benchmark now")?;
     // The first forward pays for memory that is touched for the first time.
     rate(model, &mut kv, 1, 1).map_err(|error| error.to_string())?;

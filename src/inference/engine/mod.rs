@@ -30,7 +30,7 @@ use super::LoadError;
 use super::accelerator::{DeviceModel, Processor};
 use super::form::{FORM_PROFILE, Forms};
 use super::kernels::Simd;
-use super::kv::KvBudget;
+use super::kv::{KvBudget, KvShape};
 use super::layers::Compute;
 use super::model::{Decoder, Model};
 use super::pool::ThreadPool;
@@ -63,8 +63,7 @@ pub(crate) struct Shared {
     forms: Forms,
     budget: Arc<KvBudget>,
     load: Arc<LoadCounters>,
-    /// Bytes of keys and values that a token needs.
-    kv_bytes_per_token: u64,
+    kv_shape: KvShape,
     max_sequences: usize,
     max_queue: usize,
     step_tokens: usize,
@@ -76,10 +75,13 @@ impl Engine {
         let compute = Compute { pool: Arc::new(ThreadPool::new(config.threads)?), simd: Simd::detect() };
         let (model, file): (Box<dyn Decoder>, _) = match config.processor {
             Processor::Cpu => {
-                Model::load(path, compute, config.layers).map(|(model, file)| (Box::new(model) as _, file))?
+                let (model, file) = Model::load(path, compute, config.layers)?;
+                (Box::new(model.with_kv_type(config.kv_type)), file)
             }
-            Processor::Candle(device) => DeviceModel::load(path, device, compute, config.layers)
-                .map(|(model, file)| (Box::new(model) as _, file))?,
+            Processor::Candle(device) => {
+                let (model, file) = DeviceModel::load(path, device, compute, config.layers)?;
+                (Box::new(model.with_kv_type(config.kv_type)), file)
+            }
         };
         let shape = model.config();
         let trained = shape.context_length as u32;
@@ -104,7 +106,7 @@ impl Engine {
             template,
             budget: KvBudget::new(config.kv_budget_bytes),
             load: Arc::default(),
-            kv_bytes_per_token: shape.kv_bytes_per_token(model.n_layers()),
+            kv_shape: model.kv_shape(),
             max_sequences: config.max_sequences.max(1),
             max_queue: config.max_queue,
             step_tokens: config.step_tokens.max(1),
@@ -202,13 +204,13 @@ impl Engine {
     }
 
     fn admit(&self, prompt: usize, output: usize) -> Result<Ticket, AdmissionError> {
-        let Shared { load, budget, kv_bytes_per_token, max_sequences, max_queue, .. } = &*self.shared;
+        let Shared { load, budget, kv_shape, max_sequences, max_queue, .. } = &*self.shared;
         let context = self.info().context_length;
         let tokens = prompt.saturating_add(output);
         if tokens > context as usize {
             return Err(AdmissionError::Context { prompt, output, context });
         }
-        let needed = tokens.next_multiple_of(super::kv::BLOCK_TOKENS) as u64 * kv_bytes_per_token;
+        let needed = kv_shape.bytes(tokens);
         if needed > budget.total() {
             return Err(AdmissionError::Memory { needed, budget: budget.total() });
         }

@@ -131,7 +131,7 @@ impl Scheduler {
     fn benchmark(&mut self) -> Result<Benchmark, String> {
         let context = self.shared.info.context_length;
         let tokens = benchmark::TOKENS.min(context as usize);
-        self.make_room(KvCache::bytes_for(self.model.config(), self.model.n_layers(), tokens));
+        self.make_room(self.model.kv_shape().bytes(tokens));
         benchmark::run(self.model.as_ref(), &self.shared.budget, context)
     }
 
@@ -189,11 +189,11 @@ impl Scheduler {
             let keys = sequence.reusable();
             let prefix = self.prefixes.find(keys, keys.len());
             let rest = most.saturating_sub(prefix.len() * BLOCK_TOKENS);
-            if !self.make_room(KvCache::bytes_for(self.model.config(), self.model.n_layers(), rest)) {
+            let shape = self.model.kv_shape();
+            if !self.make_room(shape.bytes(rest)) {
                 return;
             }
-            let layers = self.model.n_layers();
-            let kv = KvCache::reserve_after(prefix, self.model.config(), layers, most, &self.shared.budget);
+            let kv = KvCache::reserve_after(prefix, shape, most, &self.shared.budget);
             let (Some(kv), Some(mut sequence)) = (kv, self.waiting.take()) else { return };
             let totals = &self.shared.load.totals;
             totals.looked_up.fetch_add(sequence.shareable_tokens(), Relaxed);

@@ -44,7 +44,7 @@ fn prompt(vocab_size: usize, count: usize) -> Vec<u32> {
 
 fn logits(model: &dyn Decoder, tokens: &[u32], chunk: usize) -> Result<Vec<f32>, ForwardError> {
     let budget = KvBudget::new(u64::MAX);
-    let kv = KvCache::reserve(model.config(), model.n_layers(), tokens.len(), &budget);
+    let kv = KvCache::reserve(model.kv_shape(), tokens.len(), &budget);
     let Some(mut kv) = kv else { return Err(ForwardError::Room { tokens: tokens.len(), room: 0 }) };
     let mut logits = Vec::new();
     for (index, tokens) in tokens.chunks(chunk).enumerate() {

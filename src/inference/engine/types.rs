@@ -5,6 +5,7 @@ use std::time::{Duration, Instant};
 use serde::{Deserialize, Serialize};
 
 use crate::FormError;
+use crate::KvType;
 use crate::accelerator::Processor;
 use xdc_grid_exact::profile::is_exact;
 use xdc_grid_exact::sampler::SamplerParams;
@@ -20,6 +21,8 @@ pub struct EngineConfig {
     pub context_length: Option<u32>,
     /// Memory for keys and values of all sequences.
     pub kv_budget_bytes: u64,
+    /// How they are stored.
+    pub kv_type: KvType,
     /// Sequences that are computed at the same time, in turns.
     pub max_sequences: usize,
     /// Requests that wait for a turn before more are refused.
@@ -37,6 +40,7 @@ impl Default for EngineConfig {
             threads: crate::threads_from_cgroup(),
             context_length: None,
             kv_budget_bytes: 1 << 30,
+            kv_type: KvType::default(),
             max_sequences: 4,
             max_queue: 16,
             step_tokens: 256,

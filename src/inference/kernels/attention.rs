@@ -1,5 +1,7 @@
 //! Causal attention of one row over one group of heads, in an order that depends on nothing but the row's position.
 
+use std::ops::Range;
+
 use super::lanes::Lanes;
 use super::{Simd, dispatch};
 
@@ -22,8 +24,44 @@ pub struct AttentionShape {
 
 /// The keys and values of one head of one sequence, in blocks of `block_len × head_dim`.
 pub trait Blocks {
-    fn keys(&self, block: usize) -> &[f32];
-    fn values(&self, block: usize) -> &[f32];
+    fn keys(&self, block: usize) -> Stored<'_>;
+    fn values(&self, block: usize) -> Stored<'_>;
+}
+
+/// Keys or values as they are stored.
+#[derive(Debug, Clone, Copy, PartialEq)]
+pub enum Stored<'a> {
+    F32(&'a [f32]),
+    /// Half precision bits.
+    F16(&'a [u16]),
+}
+
+impl<'a> Stored<'a> {
+    /// The numbers in `range`.
+    pub fn slice(self, range: Range<usize>) -> Self {
+        match self {
+            Self::F32(floats) => Self::F32(&floats[range]),
+            Self::F16(halves) => Self::F16(&halves[range]),
+        }
+    }
+
+    /// Single precision numbers, a multiple of 8: those that are stored, or in `wide` what they are exactly.
+    #[inline(always)]
+    fn widened<'b, V: Lanes>(self, wide: &'b mut Vec<f32>) -> &'b [f32]
+    where
+        'a: 'b,
+    {
+        match self {
+            Self::F32(floats) => floats,
+            Self::F16(halves) => {
+                wide.resize(halves.len(), 0.0);
+                for (halves, wide) in halves.chunks_exact(8).zip(wide.chunks_exact_mut(8)) {
+                    V::load_half(halves).store(wide);
+                }
+                wide
+            }
+        }
+    }
 }
 
 /// Attends from `group` query heads to the keys and values of one key-value head at the positions from `first` up to
@@ -37,20 +75,32 @@ pub fn attend(simd: Simd, shape: AttentionShape, q: &[f32], kv: &dyn Blocks, out
 fn attend_generic<V: Lanes>(shape: AttentionShape, q: &[f32], kv: &dyn Blocks, out: &mut [f32]) {
     let AttentionShape { head_dim, group, block_len, first, positions, scale } = shape;
     let total = positions - first;
+    let blocks = first / block_len..positions.div_ceil(block_len);
     // Rows of scores are padded to whole lanes; the padding is -infinity and never read by the weighted sum.
     let stride = total.next_multiple_of(8);
     let mut scores = vec![f32::NEG_INFINITY; group * stride];
-    for block in first / block_len..positions.div_ceil(block_len) {
-        let within = shape.within(block);
-        let start = block * block_len + within.start - first;
-        let keys = &kv.keys(block)[within.start * head_dim..within.end * head_dim];
+    // Blocks are the outer loop, so that what has to be widened is widened once for all heads.
+    let mut wide = Vec::new();
+    for block in blocks.clone() {
+        let (stored, at) = shape.within(block);
+        let keys = kv.keys(block).slice(stored).widened::<V>(&mut wide);
         for (q, scores) in q.chunks_exact(head_dim).zip(scores.chunks_exact_mut(stride)) {
-            score_block::<V>(q, keys, scale, &mut scores[start..start + within.len()]);
+            score_block::<V>(q, keys, scale, &mut scores[at.clone()]);
         }
     }
-    for (scores, out) in scores.chunks_exact_mut(stride).zip(out.chunks_exact_mut(head_dim)) {
-        let sum = exponentials::<V>(scores, total);
-        weighted_sum::<V>(shape, kv, scores, out);
+    let mut sums = vec![0.0; group];
+    for (sum, scores) in sums.iter_mut().zip(scores.chunks_exact_mut(stride)) {
+        *sum = exponentials::<V>(scores, total);
+    }
+    out.fill(0.0);
+    for block in blocks {
+        let (stored, at) = shape.within(block);
+        let values = kv.values(block).slice(stored).widened::<V>(&mut wide);
+        for (weights, out) in scores.chunks_exact(stride).zip(out.chunks_exact_mut(head_dim)) {
+            add_block::<V>(values, &weights[at.clone()], out);
+        }
+    }
+    for (sum, out) in sums.into_iter().zip(out.chunks_exact_mut(head_dim)) {
         let factor = V::splat(1.0 / sum);
         for out in out.chunks_exact_mut(8) {
             V::load(out).mul(factor).store(out);
@@ -59,10 +109,11 @@ fn attend_generic<V: Lanes>(shape: AttentionShape, q: &[f32], kv: &dyn Blocks, o
 }
 
 impl AttentionShape {
-    /// The positions of a block that are attended to, counted from its start.
-    fn within(&self, block: usize) -> std::ops::Range<usize> {
+    /// What is attended to in a block: its numbers, counted from the block's start, and its positions, counted from the first one of all.
+    fn within(&self, block: usize) -> (Range<usize>, Range<usize>) {
         let start = block * self.block_len;
-        self.first.saturating_sub(start)..(self.positions - start).min(self.block_len)
+        let (from, to) = (start.max(self.first), self.positions.min(start + self.block_len));
+        ((from - start) * self.head_dim..(to - start) * self.head_dim, from - self.first..to - self.first)
     }
 }
 
@@ -109,25 +160,17 @@ fn exponentials<V: Lanes>(scores: &mut [f32], positions: usize) -> f32 {
     scores.chunks_exact(8).fold(V::zero(), |sum, x| sum.add(V::load(x))).sum()
 }
 
-/// Σ weight · value over the positions in order, 32 elements of the head at a time.
+/// Adds Σ weight · value over the positions of a block in order, 32 elements of the head at a time.
 #[inline(always)]
-fn weighted_sum<V: Lanes>(shape: AttentionShape, kv: &dyn Blocks, weights: &[f32], out: &mut [f32]) {
-    let AttentionShape { head_dim, block_len, first, positions, .. } = shape;
-    out.fill(0.0);
-    let mut weights = &weights[..positions - first];
-    for block in first / block_len..positions.div_ceil(block_len) {
-        let within = shape.within(block);
-        let values = &kv.values(block)[within.start * head_dim..within.end * head_dim];
-        let (here, rest) = weights.split_at(within.len());
-        weights = rest;
-        for (part, out) in out.chunks_mut(32).enumerate() {
-            let rows = values.chunks_exact(head_dim).zip(here).map(|(row, weight)| (&row[part * 32..], *weight));
-            if out.len() == 32 {
-                accumulate::<V, 4>(rows, out);
-            } else {
-                for (lane, out) in out.chunks_exact_mut(8).enumerate() {
-                    accumulate::<V, 1>(rows.clone().map(|(row, weight)| (&row[lane * 8..], weight)), out);
-                }
+fn add_block<V: Lanes>(values: &[f32], weights: &[f32], out: &mut [f32]) {
+    let head_dim = out.len();
+    for (part, out) in out.chunks_mut(32).enumerate() {
+        let rows = values.chunks_exact(head_dim).zip(weights).map(|(row, weight)| (&row[part * 32..], *weight));
+        if out.len() == 32 {
+            accumulate::<V, 4>(rows, out);
+        } else {
+            for (lane, out) in out.chunks_exact_mut(8).enumerate() {
+                accumulate::<V, 1>(rows.clone().map(|(row, weight)| (&row[lane * 8..], weight)), out);
             }
         }
     }
@@ -152,20 +195,21 @@ fn accumulate<'a, V: Lanes, const N: usize>(rows: impl Iterator<Item = (&'a [f32
 
 #[cfg(test)]
 mod tests {
+    use super::super::{f16_to_f32, f32_to_f16};
     use super::*;
 
     struct Flat<'a> {
-        k: &'a [f32],
-        v: &'a [f32],
+        k: Stored<'a>,
+        v: Stored<'a>,
         block: usize,
     }
 
     impl Blocks for Flat<'_> {
-        fn keys(&self, block: usize) -> &[f32] {
-            &self.k[block * self.block..][..self.block]
+        fn keys(&self, block: usize) -> Stored<'_> {
+            self.k.slice(block * self.block..(block + 1) * self.block)
         }
-        fn values(&self, block: usize) -> &[f32] {
-            &self.v[block * self.block..][..self.block]
+        fn values(&self, block: usize) -> Stored<'_> {
+            self.v.slice(block * self.block..(block + 1) * self.block)
         }
     }
 
@@ -174,24 +218,36 @@ mod tests {
     }
 
     #[test]
-    fn instances_agree_to_the_bit_and_are_close_to_the_exact_result() {
+    fn instances_and_ways_of_storing_agree_to_the_bit_and_are_close_to_the_exact_result() {
         let block_len = 64;
         for (head_dim, group) in [(64, 3), (40, 1), (128, 4)] {
             let blocks = 3;
             let q = wave(group * head_dim, 13);
-            let (k, v) = (wave(blocks * block_len * head_dim, 29), wave(blocks * block_len * head_dim, 31));
+            // Numbers that half precision holds, so that both ways store the same.
+            let halves =
+                [29, 31].map(|step| wave(blocks * block_len * head_dim, step).into_iter().map(f32_to_f16).collect());
+            let [k16, v16]: [Vec<u16>; 2] = halves;
+            let [k, v] = [&k16, &v16].map(|halves| halves.iter().map(|half| f16_to_f32(*half)).collect::<Vec<f32>>());
+            let kinds = [(Stored::F32(&k), Stored::F32(&v)), (Stored::F16(&k16), Stored::F16(&v16))];
             let seen =
                 [0..1, 0..2, 0..7, 0..8, 0..9, 0..64, 0..65, 0..130, 1..2, 5..64, 63..65, 64..130, 90..130, 3..192];
-            for std::ops::Range { start: first, end: positions } in seen {
+            for Range { start: first, end: positions } in seen {
                 let scale = 1.0 / (head_dim as f32).sqrt();
                 let shape = AttentionShape { head_dim, group, block_len, first, positions, scale };
-                let [portable, fast] = [Simd::Portable, Simd::detect()].map(|simd| {
+                let attended = |simd, (k, v)| {
                     let mut out = vec![0.0; group * head_dim];
-                    attend(simd, shape, &q, &Flat { k: &k, v: &v, block: block_len * head_dim }, &mut out);
+                    attend(simd, shape, &q, &Flat { k, v, block: block_len * head_dim }, &mut out);
                     out
-                });
-                assert!(portable.iter().zip(&fast).all(|(a, b)| a.to_bits() == b.to_bits()), "{shape:?}");
-                for (head, out) in fast.chunks_exact(head_dim).enumerate() {
+                };
+                let reference = attended(Simd::Portable, kinds[0]);
+                for simd in Simd::available() {
+                    for kind in kinds {
+                        let out = attended(simd, kind);
+                        let same = reference.iter().zip(&out).all(|(a, b)| a.to_bits() == b.to_bits());
+                        assert!(same, "{shape:?}, {simd:?}, half precision: {}", matches!(kind.0, Stored::F16(_)));
+                    }
+                }
+                for (head, out) in reference.chunks_exact(head_dim).enumerate() {
                     let exact = exact(&q[head * head_dim..][..head_dim], &k, &v, first..positions);
                     assert!(out.iter().zip(exact).all(|(a, b)| (f64::from(*a) - b).abs() < 1e-5), "{shape:?}");
                 }
@@ -199,7 +255,7 @@ mod tests {
         }
     }
 
-    fn exact(q: &[f32], k: &[f32], v: &[f32], seen: std::ops::Range<usize>) -> Vec<f64> {
+    fn exact(q: &[f32], k: &[f32], v: &[f32], seen: Range<usize>) -> Vec<f64> {
         let d = q.len();
         let dot = |p: usize| q.iter().zip(&k[p * d..]).map(|(a, b)| f64::from(*a) * f64::from(*b)).sum::<f64>();
         let weights: Vec<f64> = seen.clone().map(|p| (dot(p) / (d as f64).sqrt()).exp()).collect();

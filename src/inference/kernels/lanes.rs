@@ -6,6 +6,8 @@ mod neon;
 #[cfg(target_arch = "aarch64")]
 pub use neon::NeonPair;
 
+use super::f16_to_f32;
+
 /// Eight single precision lanes. All operations are lane by lane and correctly rounded.
 pub trait Lanes: Copy {
     fn splat(x: f32) -> Self;
@@ -26,6 +28,12 @@ pub trait Lanes: Copy {
 
     fn zero() -> Self {
         Self::splat(0.0)
+    }
+
+    /// Reads the first eight half precision numbers, exactly; the caller guarantees that there are as many.
+    #[inline(always)]
+    fn load_half(from: &[u16]) -> Self {
+        Self::load(&std::array::from_fn::<f32, 8, _>(|i| f16_to_f32(from[i])))
     }
 
     /// The sum of the lanes in one fixed order: halves, then quarters, then eighths.
@@ -126,7 +134,7 @@ mod avx2 {
     use super::Lanes;
     use core::arch::x86_64::*;
 
-    // SAFETY, for every block below: this type is only used inside functions with `target_feature(enable = "avx2")`,
+    // SAFETY, for every block below: this type is only used inside functions with `target_feature(enable = "avx2,f16c")`,
     // reached through `dispatch!` after the CPU was asked. Loads and stores are unaligned and bounds are asserted.
     impl Lanes for __m256 {
         #[inline(always)]
@@ -137,6 +145,11 @@ mod avx2 {
         fn load(from: &[f32]) -> Self {
             assert!(from.len() >= 8);
             unsafe { _mm256_loadu_ps(from.as_ptr()) }
+        }
+        #[inline(always)]
+        fn load_half(from: &[u16]) -> Self {
+            assert!(from.len() >= 8);
+            unsafe { _mm256_cvtph_ps(_mm_loadu_si128(from.as_ptr().cast())) }
         }
         #[inline(always)]
         fn store(self, to: &mut [f32]) {
@@ -179,7 +192,35 @@ mod avx2 {
 
 #[cfg(test)]
 mod tests {
+    use super::super::{Simd, dispatch};
     use super::*;
+
+    #[inline(always)]
+    fn widen_generic<V: Lanes>(halves: &[u16], out: &mut [f32]) {
+        for (halves, out) in halves.chunks_exact(8).zip(out.chunks_exact_mut(8)) {
+            V::load_half(halves).store(out);
+        }
+    }
+
+    fn widen(simd: Simd, halves: &[u16], out: &mut [f32]) {
+        dispatch!(simd, widen_generic(halves: &[u16], out: &mut [f32]))
+    }
+
+    #[test]
+    fn every_half_precision_number_is_widened_exactly_by_all_instances() {
+        let halves: Vec<u16> = (0..=u16::MAX).collect();
+        for simd in Simd::available() {
+            let mut wide = vec![0.0; halves.len()];
+            widen(simd, &halves, &mut wide);
+            for (half, wide) in halves.iter().zip(wide) {
+                let expected = f16_to_f32(*half);
+                assert!(
+                    wide.to_bits() == expected.to_bits() || wide.is_nan() && expected.is_nan(),
+                    "{simd:?} {half:#x}"
+                );
+            }
+        }
+    }
 
     #[test]
     fn exp_is_close_to_the_real_one() {

@@ -18,17 +18,21 @@ mod matmul;
 mod quant;
 mod rows;
 
-pub use attention::{AttentionShape, Blocks, attend};
+pub use attention::{AttentionShape, Blocks, Stored, attend};
 pub use dense::DenseMatrix;
 #[cfg(target_arch = "aarch64")]
 pub use lanes::NeonPair;
 pub use lanes::{Lanes, Portable};
 pub use matmul::{Activations, matmul_column};
-pub use quant::{BLOCK, COLUMNS, Q4Tile, Q8Tile, Tiles, f16_to_f32, f32_to_f16};
+pub use quant::{BLOCK, COLUMNS, F16_MAX, Q4Tile, Q8Tile, Tiles, f16_to_f32, f32_to_f16, f32_to_finite_f16};
 pub use rows::{geglu, gelu, layer_norm, log_sum_exp, rms_norm, rotate_halves, rotate_pairs, swiglu};
 
 /// The name of this arithmetic. It changes whenever any result may change by a bit.
 pub const KERNEL_PROFILE: &str = "cpu-q8_0-exact2";
+
+/// As [`KERNEL_PROFILE`], with keys and values that are rounded to half precision. The difference stands in the name of the arithmetic and not
+/// behind a plus sign, because every answer depends on it.
+pub const HALF_KV_PROFILE: &str = "cpu-q8_0-kvf16-exact2";
 
 /// As [`KERNEL_PROFILE`], of models that are computed in single precision throughout.
 pub const DENSE_PROFILE: &str = "cpu-f32-exact1";

@@ -56,7 +56,7 @@ impl Q8Tile {
     /// the weights are the nearest multiples of the scale that is really used.
     pub fn quantize(&mut self, output: usize, weights: &[f32; BLOCK]) {
         let largest = weights.iter().fold(0f32, |most, w| most.max(w.abs()));
-        let scale = f32_to_f16((largest / 127.0).min(65_504.0));
+        let scale = f32_to_f16((largest / 127.0).min(F16_MAX));
         let step = f16_to_f32(scale);
         let q = weights.map(|w| if step > 0.0 { (w / step).round().clamp(-127.0, 127.0) as i8 } else { 0 });
         self.set(output, scale, &q);
@@ -112,6 +112,14 @@ pub fn f16_to_f32(bits: u16) -> f32 {
     f32::from_bits(sign | magnitude)
 }
 
+/// The largest finite half precision number.
+pub const F16_MAX: f32 = 65_504.0;
+
+/// As [`f32_to_f16`], but what is beyond the largest finite number, infinities among it, becomes that number.
+pub fn f32_to_finite_f16(x: f32) -> u16 {
+    f32_to_f16(x.clamp(-F16_MAX, F16_MAX))
+}
+
 /// The nearest half precision number, ties to even.
 pub fn f32_to_f16(x: f32) -> u16 {
     let sign = (x.to_bits() >> 16 & 0x8000) as u16;
@@ -159,6 +167,17 @@ mod tests {
         }
         assert_eq!(f32_to_f16(1e9), 0x7c00);
         assert_eq!(f32_to_f16(1e-12), 0);
+    }
+
+    #[test]
+    fn what_half_precision_cannot_hold_becomes_its_largest_number() {
+        for (x, kept) in
+            [(65_504.0, 65_504.0), (65_520.0, 65_504.0), (1e9, 65_504.0), (f32::INFINITY, 65_504.0), (0.5, 0.5)]
+        {
+            assert_eq!(f16_to_f32(f32_to_finite_f16(x)), kept, "{x}");
+            assert_eq!(f16_to_f32(f32_to_finite_f16(-x)), -kept, "-{x}");
+        }
+        assert!(f16_to_f32(f32_to_finite_f16(f32::NAN)).is_nan());
     }
 
     #[test]

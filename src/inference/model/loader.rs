@@ -6,6 +6,7 @@ use crate::LoadError;
 use crate::architecture::{Architecture, Scaling};
 use crate::config::{ConfigError, ModelConfig};
 use crate::gguf::GgufFile;
+use crate::kv::KvType;
 use crate::layers::{Compute, Gated, Linear, RmsNorm};
 use crate::weights::{Matrix, load_vector};
 
@@ -30,6 +31,7 @@ impl Loader<'_> {
             local: Rope::local(config, architecture),
             embedding_scale: architecture.embedding_scale,
             attention_scale: architecture.attention_scale,
+            kv_type: KvType::default(),
             compute: compute.clone(),
             config: config.clone(),
         })

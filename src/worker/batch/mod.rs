@@ -238,6 +238,7 @@ async fn load(
         threads: options.threads.map_or_else(threads_from_cgroup, usize::from),
         context_length: options.context_length,
         kv_budget_bytes: options.kv_budget.0,
+        kv_type: options.kv_type,
         max_sequences: usize::from(options.max_sequences),
         max_queue: usize::from(options.max_sequences),
     };

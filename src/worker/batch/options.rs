@@ -4,6 +4,7 @@ use std::path::PathBuf;
 
 use crate::{
     api::ids::ModelDigest,
+    inference::KvType,
     protocol::shard::CARRIED_INPUT,
     worker::{device::DeviceChoice, options::Quantity},
 };
@@ -70,6 +71,9 @@ pub struct BatchOptions {
     /// Memory for the KV cache, in bytes or as 512Mi, 2Gi.
     #[arg(long, env = "GRID_KV_BUDGET", default_value = "512Mi")]
     pub kv_budget: Quantity,
+    /// How the KV cache stores numbers: f32, or f16 in half the memory. Answers differ.
+    #[arg(long, env = "GRID_KV_TYPE", default_value = "f32")]
+    pub kv_type: KvType,
     /// Largest model file that is taken, in bytes or as 8Gi.
     #[arg(long, env = "GRID_MAX_MODEL_SIZE", default_value = "64Gi")]
     pub max_model_size: Quantity,

@@ -80,6 +80,7 @@ pub async fn run(
         threads,
         context_length: None,
         kv_budget_bytes: options.kv_budget.0,
+        kv_type: options.kv_type,
         max_sequences: shape.sequences as usize,
         // A place is free a moment after its answer has ended.
         max_queue: shape.sequences as usize,

@@ -1,7 +1,10 @@
 //! Command-line options of `grid-worker bench`.
 
 use super::measure::Shape;
-use crate::worker::{device::DeviceChoice, options::Quantity, source::ModelOptions};
+use crate::{
+    inference::KvType,
+    worker::{device::DeviceChoice, options::Quantity, source::ModelOptions},
+};
 
 /// How the result is written.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, clap::ValueEnum)]
@@ -27,6 +30,9 @@ pub struct BenchOptions {
     /// Memory for the KV cache, in bytes or as 512Mi, 2Gi.
     #[arg(long, env = "GRID_KV_BUDGET", default_value = "1Gi")]
     pub kv_budget: Quantity,
+    /// How the KV cache stores numbers: f32, or f16 in half the memory. Answers differ.
+    #[arg(long, env = "GRID_KV_TYPE", default_value = "f32")]
+    pub kv_type: KvType,
     /// Answers at a time, beside one.
     #[arg(long, default_value_t = 8, value_parser = clap::value_parser!(u32).range(1..=256))]
     pub sequences: u32,

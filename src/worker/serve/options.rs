@@ -2,7 +2,10 @@
 
 use std::{net::SocketAddr, path::PathBuf, time::Duration};
 
-use crate::worker::{device::DeviceChoice, options::Quantity, source::ModelOptions};
+use crate::{
+    inference::KvType,
+    worker::{device::DeviceChoice, options::Quantity, source::ModelOptions},
+};
 
 /// `grid-worker serve`: an OpenAI server for one model, on its own.
 #[derive(Debug, Clone, clap::Args)]
@@ -39,6 +42,9 @@ pub struct ServeOptions {
     /// Memory for the KV cache, in bytes or as 512Mi, 2Gi.
     #[arg(long, env = "GRID_KV_BUDGET", default_value = "512Mi")]
     pub kv_budget: Quantity,
+    /// How the KV cache stores numbers: f32, or f16 in half the memory. Answers differ.
+    #[arg(long, env = "GRID_KV_TYPE", default_value = "f32")]
+    pub kv_type: KvType,
     /// Largest answer, in tokens. Default: the context.
     #[arg(long, env = "GRID_MAX_TOKENS", value_parser = clap::value_parser!(u32).range(1..))]
     pub max_tokens: Option<u32>,

@@ -8,13 +8,13 @@ use std::process::{Command, Stdio};
 use std::sync::{Arc, OnceLock};
 
 use candle_core::quantized::gguf_file;
-use xdc_grid::inference::Compute;
 use xdc_grid::inference::gguf::{GgufFile, Header};
 use xdc_grid::inference::kernels::{Simd, log_sum_exp};
 use xdc_grid::inference::kv::{KvBudget, KvCache};
 use xdc_grid::inference::model::{Model, Segment};
 use xdc_grid::inference::pool::ThreadPool;
 use xdc_grid::inference::text::Tokenizer;
+use xdc_grid::inference::{Compute, KvType};
 
 use crate::engine::model_path;
 use texts::{CODE, ENGLISH, PROMPTS, strings};
@@ -93,7 +93,7 @@ impl Subject {
     /// Calls `each` with every position and its logits.
     fn logits(&self, tokens: &[u32], mut each: impl FnMut(usize, &[f32])) {
         let budget = KvBudget::new(1 << 30);
-        let mut kv = KvCache::reserve(&self.model.config, self.model.n_layers(), tokens.len(), &budget).unwrap();
+        let mut kv = KvCache::reserve(self.model.kv_shape(), tokens.len(), &budget).unwrap();
         // In parts, because the logits of all tokens would take a megabyte each.
         for tokens in tokens.chunks(64) {
             let start = kv.len();
@@ -101,6 +101,18 @@ impl Subject {
             let output = self.model.forward(&mut [segment]).unwrap();
             (0..tokens.len()).for_each(|row| each(start + row, output.logits(row)));
         }
+    }
+
+    /// How well it foretells a text, and its best token at every position.
+    fn read(&self, tokens: &[u32]) -> (f64, Vec<usize>) {
+        let (mut logprobs, mut tops) = (0.0, Vec::new());
+        self.logits(tokens, |row, logits| {
+            tops.push(best(logits));
+            if let Some(next) = tokens.get(row + 1) {
+                logprobs += f64::from(logits[*next as usize]) - log_sum_exp(Simd::detect(), logits);
+            }
+        });
+        ((-logprobs / (tokens.len() - 1) as f64).exp(), tops)
     }
 }
 
@@ -118,16 +130,10 @@ fn assert_same_distribution(subject: &Subject, name: &str, text: &str) {
         .map(|line| line.split_once(' ').unwrap())
         .map(|(best, logprob)| (best.parse().unwrap(), logprob.parse().unwrap()))
         .collect();
-    let (mut ours, mut agreed) = (0.0, 0);
-    subject.logits(&tokens, |row, logits| {
-        agreed += usize::from(theirs[row].0 == best(logits));
-        if let Some(next) = tokens.get(row + 1) {
-            ours += f64::from(logits[*next as usize]) - log_sum_exp(Simd::detect(), logits);
-        }
-    });
-    let count = (tokens.len() - 1) as f64;
-    let perplexity = |sum: f64| (-sum / count).exp();
-    let (ours, theirs) = (perplexity(ours), perplexity(theirs.iter().map(|(_, logprob)| logprob).sum()));
+    let (ours, tops) = subject.read(&tokens);
+    let agreed = theirs.iter().zip(tops).filter(|((top, _), ours)| top == ours).count();
+    let theirs = theirs.iter().map(|(_, logprob)| logprob).sum::<f64>();
+    let theirs = (-theirs / (tokens.len() - 1) as f64).exp();
     let agreement = agreed as f64 / tokens.len() as f64;
     let difference = 100.0 * (ours / theirs - 1.0);
     eprintln!(
@@ -145,6 +151,29 @@ fn perplexity_and_top_tokens_are_those_of_llama_cpp() {
         let subject = Subject::load(path);
         for (kind, text) in [("English", ENGLISH), ("code", CODE)] {
             assert_same_distribution(&subject, &format!("{name}, {kind}"), text);
+        }
+    }
+}
+
+#[test]
+fn keys_and_values_in_half_precision_foretell_texts_as_well_as_in_single_precision() {
+    for (name, path) in [("SmolLM2", model_path()), ("Gemma", gemma_path())] {
+        let mut subject = Subject::load(path);
+        for (kind, text) in [("English", ENGLISH), ("code", CODE)] {
+            let tokens = subject.tokenizer.encode(text).unwrap();
+            let mut read = Vec::new();
+            for kv_type in KvType::ALL {
+                subject.model = subject.model.with_kv_type(kv_type);
+                read.push(subject.read(&tokens));
+            }
+            let ((single, tops), (half, half_tops)) = (&read[0], &read[1]);
+            let difference = 100.0 * (half / single - 1.0);
+            let agreed = tops.iter().zip(half_tops).filter(|(a, b)| a == b).count();
+            eprintln!(
+                "{name}, {kind}: perplexity {single:.4} with f32, {half:.4} with f16 ({difference:+.3} %), top token equal for {agreed} of {}",
+                tokens.len()
+            );
+            assert!(difference.abs() < 1.0 && agreed * 100 >= tokens.len() * 95, "{name}, {kind}");
         }
     }
 }

@@ -11,6 +11,7 @@ use tokio::{
 use xdc_grid::{
     api::ids::{GridPeerId, ModelDigest},
     grid::{BlobServer, GridEvent, GridLimits, InferClient},
+    inference::KvType,
     protocol::{
         identity::NodeKey,
         receipt::{self, Acceptance, Receipt},
@@ -93,6 +94,7 @@ impl TestGateway {
             threads: Some(2),
             max_sequences: 2,
             kv_budget: Quantity(256 << 20),
+            kv_type: KvType::F32,
             region: "test".into(),
             accelerators: vec![],
             roles: vec![

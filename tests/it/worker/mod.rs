@@ -6,6 +6,7 @@ mod cheat;
 mod embeddings;
 mod forms;
 mod gateway;
+mod kv_type;
 mod models;
 pub mod parrot;
 mod real;

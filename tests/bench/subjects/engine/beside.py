@@ -29,12 +29,19 @@ def replay():
 
 
 def depth():
-    """Decode behind 1,024 tokens and behind 32, and beside llama.cpp there; 2 threads."""
+    """Decode behind 1,024 tokens and behind 32, beside keys and values in f16 and beside llama.cpp there; 2 threads."""
     for model in MODELS:
         table(f"{model.name} behind {DEEP} tokens, 2 threads (goals: decode ≥ 0.8 × of behind {SHALLOW}, ≥ 1.0 × llama.cpp)")
-        measures = [lambda at=at, of=of: of(model, 2, prompt=at, output=32) for of, at in ((ours, SHALLOW), (ours, DEEP), (llama, DEEP))]
-        shallow, deep, they = in_turns(*measures)
+        shape = {"model": model, "threads": 2, "output": 32}
+        shallow, deep, half, they = in_turns(
+            lambda: ours(prompt=SHALLOW, **shape),
+            lambda: ours(prompt=DEEP, **shape),
+            lambda: ours(prompt=DEEP, kv_type="f16", **shape),
+            lambda: llama(prompt=DEEP, **shape),
+        )
         _beside(f"decode behind {DEEP}", [speed.decode for speed in deep], f"behind {SHALLOW}", [speed.decode for speed in shallow])
+        _beside(f"decode behind {DEEP} with f16 KV", [speed.decode for speed in half], "f32", [speed.decode for speed in deep])
+        _beside(f"prefill of {DEEP} with f16 KV", [speed.prefill for speed in half], "f32", [speed.prefill for speed in deep])
         _beside("decode", [speed.decode for speed in deep], "llama.cpp", [speed.decode for speed in they])
         _beside(f"prefill of {DEEP}", [speed.prefill for speed in deep], "llama.cpp", [speed.prefill for speed in they])
 

@@ -46,8 +46,8 @@ def in_turns(*measures, pairs=PAIRS):
     return [list(values) for values in zip(*rounds)]
 
 
-def ours(model, threads, prompt, output, sequences=1):
-    shape = ["--prompt-tokens", prompt, "--output-tokens", output, "--sequences", sequences]
+def ours(model, threads, prompt, output, sequences=1, kv_type="f32"):
+    shape = ["--prompt-tokens", prompt, "--output-tokens", output, "--sequences", sequences, "--kv-type", kv_type]
     report = json.loads(run(binary("grid-worker"), "bench", model.file, "--threads", threads, "--runs", 1, "-o", "json", *shape))
     return Speed(*[report[part]["median"] for part in ("prefill", "decode", "decodeTogether", "replay")])
 
