@@ -163,3 +163,14 @@ fn the_self_test_of_small_models_finds_the_committed_bits_on_every_processor() {
         assert_eq!(found, DIGESTS, "{simd:?} on {threads} threads");
     }
 }
+
+/// SmolLM2-135M-Instruct in Q4_1, which `tests/tools/install model` fetches; `make check-arm` runs this.
+#[test]
+#[ignore = "needs the file in MODEL"]
+fn the_self_test_of_a_published_model_finds_the_committed_bits_on_every_processor() {
+    let path = std::path::PathBuf::from(std::env::var_os("MODEL").expect("a GGUF file in MODEL"));
+    let compute = Compute { pool: Arc::new(ThreadPool::new(2).unwrap()), simd: Simd::detect() };
+    let (model, _) = Model::load(&path, compute, None).unwrap();
+    let digest = blake3::Hash::from_bytes(self_test(&model).unwrap()).to_hex();
+    assert_eq!(digest[..16], *"66bbfc572746b767", "with {:?}", Simd::detect());
+}
