@@ -149,30 +149,36 @@ fn dense_products(simd: Simd) -> String {
 }
 
 /// Keys and values in one piece of memory.
-struct Flat {
-    keys: Vec<f32>,
-    values: Vec<f32>,
+struct Flat<'a> {
+    keys: Stored<'a>,
+    values: Stored<'a>,
     /// Elements of a block.
     length: usize,
 }
 
-impl Blocks for Flat {
-    fn keys(&self, block: usize) -> &[f32] {
-        &self.keys[block * self.length..][..self.length]
+impl Blocks for Flat<'_> {
+    fn keys(&self, block: usize) -> Stored<'_> {
+        self.keys.slice(block * self.length..(block + 1) * self.length)
     }
 
-    fn values(&self, block: usize) -> &[f32] {
-        &self.values[block * self.length..][..self.length]
+    fn values(&self, block: usize) -> Stored<'_> {
+        self.values.slice(block * self.length..(block + 1) * self.length)
     }
 }
 
-fn attention(simd: Simd) -> String {
+/// How numbers are stored; halves go where the second argument says.
+type Storing = for<'a> fn(&'a [f32], &'a mut Vec<u16>) -> Stored<'a>;
+
+fn attention(simd: Simd, stored: Storing) -> String {
     let mut noise = Noise::new(11);
     let (group, block_len) = (3, 8);
     let mut all = Vec::new();
     for (head_dim, first, positions) in [(64, 0, 1), (64, 0, 45), (40, 5, 21), (8, 17, 48)] {
         let size = 6 * block_len * head_dim;
-        let kv = Flat { keys: noise.floats(size, 1.0), values: noise.floats(size, 2.0), length: block_len * head_dim };
+        let (keys, values) = (noise.floats(size, 1.0), noise.floats(size, 2.0));
+        let (mut key_halves, mut value_halves) = (Vec::new(), Vec::new());
+        let (keys, values) = (stored(&keys, &mut key_halves), stored(&values, &mut value_halves));
+        let kv = Flat { keys, values, length: block_len * head_dim };
         let q = noise.floats(group * head_dim, 3.0);
         let scale = 1.0 / (head_dim as f32).sqrt();
         let mut out = vec![0.0; group * head_dim];
@@ -182,8 +188,17 @@ fn attention(simd: Simd) -> String {
     digest_of(&all)
 }
 
+fn in_single_precision<'a>(numbers: &'a [f32], _: &'a mut Vec<u16>) -> Stored<'a> {
+    Stored::F32(numbers)
+}
+
+fn in_half_precision<'a>(numbers: &'a [f32], halves: &'a mut Vec<u16>) -> Stored<'a> {
+    halves.extend(numbers.iter().map(|x| f32_to_f16(*x)));
+    Stored::F16(halves)
+}
+
 /// The digests on every machine; worked out on x86 with plain Rust.
-const DIGESTS: [(&str, &str); 10] = [
+const DIGESTS: [(&str, &str); 11] = [
     ("exp", "b952fda67b98664f"),
     ("norms", "ffc346a840a46513"),
     ("activations", "c453cca25c87811c"),
@@ -194,6 +209,7 @@ const DIGESTS: [(&str, &str); 10] = [
     ("q4 products", "b0526b0dda262c15"),
     ("dense products", "24f0796aca39c8e0"),
     ("attention", "fbdde2c2ff10da87"),
+    ("attention to halves", "79c7a0f111c102db"),
 ];
 
 #[test]
@@ -209,7 +225,8 @@ fn every_instance_on_every_processor_gives_the_committed_bits() {
             ("q8 products", q8_products(simd)),
             ("q4 products", q4_products(simd)),
             ("dense products", dense_products(simd)),
-            ("attention", attention(simd)),
+            ("attention", attention(simd, in_single_precision)),
+            ("attention to halves", attention(simd, in_half_precision)),
         ];
         assert_eq!(found.each_ref().map(|(name, digest)| (*name, digest.as_str())), DIGESTS, "{simd:?}");
     }

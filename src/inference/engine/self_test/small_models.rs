@@ -4,12 +4,12 @@
 use std::sync::Arc;
 
 use super::self_test;
-use crate::Compute;
 use crate::gguf::writer::Writer;
 use crate::kernels::{Simd, f32_to_f16};
 use crate::model::Model;
 use crate::noise::Noise;
 use crate::pool::ThreadPool;
+use crate::{Compute, KvType};
 
 const WIDTH: usize = 256;
 const HEAD: usize = 64;
@@ -138,23 +138,28 @@ fn file(family: &str) -> Vec<u8> {
     file.0
 }
 
-fn digest(family: &str, threads: usize, simd: Simd) -> String {
+fn digest(family: &str, kv_type: KvType, threads: usize, simd: Simd) -> String {
     let folder = tempfile::tempdir().unwrap();
     let path = folder.path().join("small.gguf");
     std::fs::write(&path, file(family)).unwrap();
     let compute = Compute { pool: Arc::new(ThreadPool::new(threads).unwrap()), simd };
-    let (model, _) = Model::load(&path, compute, None).unwrap();
+    let model = Model::load(&path, compute, None).unwrap().0.with_kv_type(kv_type);
     blake3::Hash::from_bytes(self_test(&model).unwrap()).to_hex()[..16].to_owned()
 }
 
 /// Worked out on x86 with plain Rust.
-const DIGESTS: [(&str, &str); 2] = [("llama", "b314961a6335df7d"), ("gemma3", "c83e54acf876edd4")];
+const DIGESTS: [(&str, KvType, &str); 4] = [
+    ("llama", KvType::F32, "b314961a6335df7d"),
+    ("llama", KvType::F16, "661f54abbc00e734"),
+    ("gemma3", KvType::F32, "c83e54acf876edd4"),
+    ("gemma3", KvType::F16, "9c6acd0284a9b601"),
+];
 
 #[test]
 fn the_self_test_of_small_models_finds_the_committed_bits_on_every_processor() {
     for (simd, threads) in Simd::available().into_iter().zip([1, 2, 3]) {
-        let found = DIGESTS.map(|(family, _)| (family, digest(family, threads, simd)));
-        let found = found.each_ref().map(|(family, digest)| (*family, digest.as_str()));
+        let found = DIGESTS.map(|(family, kv_type, _)| (family, kv_type, digest(family, kv_type, threads, simd)));
+        let found = found.each_ref().map(|(family, kv_type, digest)| (*family, *kv_type, digest.as_str()));
         assert_eq!(found, DIGESTS, "{simd:?} on {threads} threads");
     }
 }

@@ -29,6 +29,12 @@ impl Lanes for NeonPair {
         unsafe { Self(vld1q_f32(from.as_ptr()), vld1q_f32(from.as_ptr().add(4))) }
     }
     #[inline(always)]
+    fn load_half(from: &[u16]) -> Self {
+        assert!(from.len() >= 8);
+        let wide = |at: usize| unsafe { vcvt_f32_f16(vreinterpret_f16_u16(vld1_u16(from.as_ptr().add(at)))) };
+        Self(wide(0), wide(4))
+    }
+    #[inline(always)]
     fn store(self, to: &mut [f32]) {
         assert!(to.len() >= 8);
         unsafe {
