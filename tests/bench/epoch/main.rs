@@ -1,6 +1,6 @@
 //! How long it takes to settle an epoch on one core, and what the bytes of its report cost. `tests/bench/run.py epoch` builds and runs it.
 
-use std::time::Instant;
+use std::{error::Error, fs::read_to_string, time::Instant};
 
 use xdc_grid::{
     api::ids::{NodeAddress, Wei},
@@ -17,7 +17,7 @@ fn nodes(count: u32) -> Vec<NodeContribution> {
         .map(|at| {
             let hash = blake3::hash(&at.to_be_bytes());
             NodeContribution {
-                node: NodeAddress(hash.as_bytes()[..20].try_into().unwrap()),
+                node: NodeAddress(*hash.as_bytes().first_chunk().unwrap_or(&[0; 20])),
                 work: ComputeUnits(u128::from(at) * 7_919 + 1),
                 capacity: u128::from(at % 97) + 1,
                 storage: u128::from(at % 31) << 30,
@@ -33,33 +33,36 @@ fn spread(mut values: Vec<f64>) -> String {
 }
 
 /// By the clock on the wall, and by what this thread had of a core: on a busy machine only the latter says what the work costs.
-fn times<T>(runs: usize, work: impl Fn() -> T) -> (String, T) {
+fn times<T, E: Into<Box<dyn Error>>>(
+    runs: usize,
+    work: impl Fn() -> Result<T, E>,
+) -> Result<(String, T), Box<dyn Error>> {
     let mut last = None;
     let (mut taken, mut worked) = (Vec::new(), Vec::new());
     for _ in 0..runs {
         drop(last.take());
-        let (begun, had) = (Instant::now(), core_ms());
-        let made = work();
+        let (begun, had) = (Instant::now(), core_ms()?);
+        let made = work().map_err(Into::into)?;
         taken.push(begun.elapsed().as_secs_f64() * 1_000.0);
-        worked.push(core_ms() - had);
+        worked.push(core_ms()? - had);
         last = Some(made);
     }
-    (format!("{} | {}", spread(taken), spread(worked)), last.unwrap())
+    Ok((format!("{} | {}", spread(taken), spread(worked)), last.ok_or("nothing was run")?))
 }
 
 /// Milliseconds that this thread ran so far.
-fn core_ms() -> f64 {
-    let text = std::fs::read_to_string("/proc/thread-self/schedstat").unwrap();
-    text.split_whitespace().next().unwrap().parse::<f64>().unwrap() / 1e6
+fn core_ms() -> Result<f64, Box<dyn Error>> {
+    let text = read_to_string("/proc/thread-self/schedstat")?;
+    Ok(text.split_whitespace().next().ok_or("schedstat is empty")?.parse::<f64>()? / 1e6)
 }
 
-fn peak_mib() -> u64 {
-    let status = std::fs::read_to_string("/proc/self/status").unwrap();
-    let line = status.lines().find(|line| line.starts_with("VmHWM")).unwrap();
-    line.split_whitespace().nth(1).unwrap().parse::<u64>().unwrap() / 1024
+fn peak_mib() -> Result<u64, Box<dyn Error>> {
+    let status = read_to_string("/proc/self/status")?;
+    let line = status.lines().find(|line| line.starts_with("VmHWM")).ok_or("there is no VmHWM")?;
+    Ok(line.split_whitespace().nth(1).ok_or("VmHWM is empty")?.parse::<u64>()? / 1024)
 }
 
-fn main() {
+fn main() -> Result<(), Box<dyn Error>> {
     let domain = TreeDomain { chain_id: 50, contract: NodeAddress([9; 20]) };
     println!(
         "| leaves | n | tree, ms | of a core | whole epoch, ms | of a core | a proof, µs | peak resident, MiB |\n|---|---|---|---|---|---|---|---|"
@@ -68,9 +71,10 @@ fn main() {
         let nodes = nodes(count);
         let previous: Vec<_> =
             nodes.iter().map(|node| RewardLeaf { node: node.node, cumulative: Wei(Wei::XDC.0 + 1) }).collect();
-        let (tree_time, tree) = times(runs, || RewardTree::build(domain, previous.iter().copied()).unwrap());
+        let (tree_time, tree) = times(runs, || RewardTree::build(domain, previous.iter().copied()))?;
+        let first = nodes.first().ok_or("no nodes")?.node;
         let begun = Instant::now();
-        let proof = tree.proof(previous[0].node).unwrap();
+        let proof = tree.proof(first).ok_or("a node of the tree has no proof")?;
         let proof_time = begun.elapsed().as_secs_f64() * 1e6;
         assert!(verify_proof(domain, tree.root(), &proof));
         drop(tree);
@@ -82,15 +86,15 @@ fn main() {
             budget: Wei(u128::from(count) * Wei::XDC.0 / 100),
             split: RewardSplit::default(),
         };
-        let (epoch_time, settled) = times(runs, || settle(inputs).unwrap());
+        let (epoch_time, settled) = times(runs, || settle(inputs))?;
         assert_eq!(settled.increase, inputs.budget);
-        println!("| {count} | {runs} | {tree_time} | {epoch_time} | {proof_time:.1} | {} |", peak_mib());
+        println!("| {count} | {runs} | {tree_time} | {epoch_time} | {proof_time:.1} | {} |", peak_mib()?);
     }
-    packed_gas();
+    packed_gas()
 }
 
 /// Gas of the compact form on XDC's schedule, by size of an epoch's budget.
-fn packed_gas() {
+fn packed_gas() -> Result<(), Box<dyn Error>> {
     println!("\n| raised leaves | wei of a raise, about | bytes | gas of the bytes a leaf |\n|---|---|---|---|");
     for (count, each) in [(100u32, 16), (1_000, 16), (1_000, 19), (5_000, 16)] {
         let change =
@@ -101,8 +105,9 @@ fn packed_gas() {
             split: RewardSplit::default(),
             budget: Wei(10 * Wei::XDC.0),
         };
-        let packed = pack_changes(&PackedChanges { recipe, changes: (0..count).map(change).collect() }).unwrap();
+        let packed = pack_changes(&PackedChanges { recipe, changes: (0..count).map(change).collect() })?;
         let gas: u64 = packed.iter().map(|byte| if *byte == 0 { 4 } else { 68 }).sum();
         println!("| {count} | 10^{each} | {} | {} |", packed.len(), gas / u64::from(count));
     }
+    Ok(())
 }
