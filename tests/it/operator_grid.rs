@@ -1,5 +1,7 @@
 //! Networks, models, nodes and epochs: real API server, real controllers, scripted gateway, simulated chain.
 
+use std::time::Duration;
+
 use k8s_openapi::{
     api::{
         apps::v1::StatefulSet,
@@ -26,7 +28,7 @@ use xdc_grid::{
 };
 
 use crate::support::{
-    client, eventually,
+    client, eventually, eventually_within,
     world::{MODEL, NETWORK, SYSTEM, create, event_reasons, install_crds, model, network, world},
 };
 
@@ -211,7 +213,8 @@ async fn epochs_are_written_down_reported_once_each_and_become_active() {
     world.gateway.prove(&peer);
     until(&client, &nodes(), "earner", grid_node::condition::REGISTERED, |found| found.status == Truth::True).await;
     let reports: Api<ContributionReport> = Api::all(client.clone());
-    let paid = eventually("a paid and active report", async || {
+    // Epochs end every three seconds and are reported in order, also where reporting one takes longer than that.
+    let paid = eventually_within(Duration::from_secs(600), "a paid and active report", async || {
         let list = reports.list(&ListParams::default()).await.unwrap().items;
         list.into_iter().find(|report| {
             let active = report.status.as_ref().is_some_and(|status| status.state == ReportState::Active);
@@ -225,7 +228,7 @@ async fn epochs_are_written_down_reported_once_each_and_become_active() {
     let submitted = world.chain.submitted();
     let expected: Vec<u64> = (0..submitted.len() as u64).collect();
     assert_eq!(submitted, expected, "each epoch once, none left out");
-    eventually("the node's earnings", async || {
+    eventually_within(Duration::from_secs(600), "the node's earnings", async || {
         api.get("earner").await.unwrap().status?.earned_wei.filter(|wei| wei != "0")
     })
     .await;
