@@ -135,11 +135,12 @@ mod tests {
         for command in commands {
             let help = command.get_after_help().map(ToString::to_string).unwrap_or_default();
             assert!(help.starts_with("Examples:\n") && help.contains("Exit codes: 0"), "{}", command.get_name());
-            let shown = help.lines().filter_map(|line| line.trim().split_once("kubectl grid ").map(|(_, rest)| rest));
+            let joined = help.replace("\\\n", " ");
+            let shown = joined.lines().filter_map(|line| line.trim().split_once("kubectl grid ").map(|(_, rest)| rest));
             for example in shown {
                 let words = example.split_whitespace().take_while(|word| *word != "|");
                 let words = words.map(|word| match word {
-                    "0xADDRESS" => "0x00000000000000000000000000000000000000aa",
+                    "0xADDRESS" | "0xADMIN" | "0xWALLET" => "0x00000000000000000000000000000000000000aa",
                     word => word,
                 });
                 let parsed = Cli::try_parse_from(std::iter::once("kubectl-grid").chain(words));

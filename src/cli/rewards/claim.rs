@@ -26,8 +26,9 @@ use crate::{
   kubectl grid rewards claim cpu-1 --key-file wallet.key
   # What it would cost
   kubectl grid rewards claim cpu-1 --key-file wallet.key --dry-run
-  # With a key that is in no file: a Web3Signer (-ca, -cert and -key of the same name: over mutual TLS)
-  kubectl grid rewards claim cpu-1 --remote-signer-url https://signer.example:9000 --remote-signer-address 0xWALLET
+  # With a key that is in no file: a Web3Signer over mutual TLS
+  kubectl grid rewards claim cpu-1 --remote-signer-url https://signer.example:9000 --remote-signer-address 0xWALLET \\
+    --remote-signer-ca ca.pem --remote-signer-cert client.pem --remote-signer-key client.key
   # A node of another cluster, by its address
   kubectl grid rewards claim 0xADDRESS --network main --key-file wallet.key
 
