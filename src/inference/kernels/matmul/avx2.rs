@@ -66,6 +66,9 @@ pub(super) fn q8_rows<const N: usize>(tiles: &[Q8Tile], a: &Activations, row: us
     let q: [&[[i32; 8]]; N] = row_blocks(a, &a.q, row);
     let scales: [&[f32]; N] = row_blocks(a, &a.scale, row);
     for (b, tile) in tiles.iter().enumerate() {
+        if N == 1 {
+            ask_ahead(tiles, b);
+        }
         let q: [&[i32; 8]; N] = std::array::from_fn(|i| &q[i][b]);
         let mut sum = [[_mm256_setzero_si256(); 2]; N];
         for (group, w) in tile.q.iter().enumerate() {
@@ -101,6 +104,9 @@ pub(super) fn q4_rows<const N: usize>(tiles: &[Q4Tile], a: &Activations, row: us
     let scales: [&[f32]; N] = row_blocks(a, &a.scale, row);
     let totals: [&[i32]; N] = row_blocks(a, &a.total, row);
     for (b, tile) in tiles.iter().enumerate() {
+        if N == 1 {
+            ask_ahead(tiles, b);
+        }
         let q: [&[[i32; 2]; 4]; N] = std::array::from_fn(|i| pairs_of(&q[i][b]));
         // 16-bit sums of 8 pairs: at most 8·2·15·127, which fits.
         let mut sum = [[_mm256_setzero_si256(); 2]; N];

@@ -39,6 +39,9 @@ pub(super) fn q8_rows<const N: usize>(tiles: &[Q8Tile], a: &Activations, row: us
     let totals: [&[i32]; N] = row_blocks(a, &a.total, row);
     let mut y = [_mm512_setzero_ps(); N];
     for (b, tile) in tiles.iter().enumerate() {
+        if N == 1 {
+            ask_ahead(tiles, b);
+        }
         let mut sum = [_mm512_setzero_si512(); N];
         for i in 0..N {
             sum[i] = _mm512_set1_epi32(-128 * totals[i][b]);
@@ -66,6 +69,9 @@ pub(super) fn q4_rows<const N: usize>(tiles: &[Q4Tile], a: &Activations, row: us
     let totals: [&[i32]; N] = row_blocks(a, &a.total, row);
     let mut y = [_mm512_setzero_ps(); N];
     for (b, tile) in tiles.iter().enumerate() {
+        if N == 1 {
+            ask_ahead(tiles, b);
+        }
         let mut sum = [_mm512_setzero_si512(); N];
         for (group, w) in tile.q.iter().enumerate() {
             let both = load(w);
