@@ -143,11 +143,7 @@ mod avx2 {
     impl Lanes for __m256 {
         #[inline(always)]
         fn prefetch<T>(memory: &[T]) {
-            const LINE: usize = 64;
-            let start = memory.as_ptr().cast::<i8>();
-            for line in 0..size_of_val(memory).div_ceil(LINE) {
-                unsafe { _mm_prefetch::<_MM_HINT_T0>(start.add(line * LINE)) };
-            }
+            crate::kernels::prefetch(memory.as_ptr().cast(), size_of_val(memory));
         }
         #[inline(always)]
         fn splat(x: f32) -> Self {

@@ -47,14 +47,8 @@ const AHEAD: usize = 12;
 #[cfg(target_arch = "x86_64")]
 #[inline(always)]
 fn ask_ahead<T>(tiles: &[T], b: usize) {
-    use core::arch::x86_64::{_MM_HINT_T0, _mm_prefetch};
-    const LINE: usize = 64;
     // The next column follows in memory, so the end of this one is no reason to stop.
-    let start = tiles.as_ptr().wrapping_add(b + AHEAD).cast::<i8>();
-    for line in 0..size_of::<T>().div_ceil(LINE) {
-        // SAFETY: a prefetch is a hint and never faults, whatever the address.
-        unsafe { _mm_prefetch::<_MM_HINT_T0>(start.wrapping_add(line * LINE)) };
-    }
+    super::prefetch(tiles.as_ptr().wrapping_add(b + AHEAD).cast(), size_of::<T>());
 }
 
 impl Activations {

@@ -94,6 +94,18 @@ impl Simd {
     }
 }
 
+/// Asks for `bytes` from `start` on ahead of their use. Changes no result, and any address may be asked for.
+#[cfg(target_arch = "x86_64")]
+#[inline(always)]
+fn prefetch(start: *const i8, bytes: usize) {
+    use core::arch::x86_64::{_MM_HINT_T0, _mm_prefetch};
+    const LINE: usize = 64;
+    for line in 0..bytes.div_ceil(LINE) {
+        // SAFETY: a prefetch is a hint and never faults, whatever the address.
+        unsafe { _mm_prefetch::<_MM_HINT_T0>(start.wrapping_add(line * LINE)) };
+    }
+}
+
 /// Calls a generic kernel with the lanes of the instruction set, inside a function that has its features enabled so that
 /// the intrinsics are inlined.
 macro_rules! dispatch {
