@@ -6,6 +6,7 @@
 
 mod attention;
 mod loader;
+pub(crate) mod probe;
 mod rope;
 
 use std::path::Path;
@@ -52,7 +53,7 @@ pub trait Decoder: Send {
     /// Threads and instruction set of the CPU, which samples whatever device the model is on.
     fn compute(&self) -> &Compute;
     /// Names the arithmetic; whether it is exact: [`xdc_grid_exact::profile`].
-    fn kernel_profile(&self) -> &'static str;
+    fn kernel_profile(&self) -> String;
     /// Computes all segments at once and stores their keys and values. The states of the rows that were asked for, in the order of segments
     /// and tokens: `rows × n_embd`.
     fn states(&self, batch: &mut [Segment]) -> Result<Vec<f32>, ForwardError>;
@@ -248,10 +249,10 @@ impl Decoder for Model {
         Self::compute(self)
     }
 
-    fn kernel_profile(&self) -> &'static str {
+    fn kernel_profile(&self) -> String {
         match self.kv_type {
-            KvType::F32 => KERNEL_PROFILE,
-            KvType::F16 => HALF_KV_PROFILE,
+            KvType::F32 => KERNEL_PROFILE.to_owned(),
+            KvType::F16 => HALF_KV_PROFILE.to_owned(),
         }
     }
 

@@ -22,14 +22,14 @@ use crate::engine_files::tiny_model_of;
 use crate::engine_oracle::gemma_path;
 
 /// How far apart rows of logits may be. Both engines round what is multiplied to eight bits, in different ways.
-struct Bounds {
+pub struct Bounds {
     /// Of any row, root of the mean square difference, as a part of the spread of its logits; where they have nothing to do with one another
     /// that is 1.4.
-    row: f64,
+    pub row: f64,
     /// As `row`, on average.
-    mean: f64,
+    pub mean: f64,
     /// How far, in logits, the best token of one may be behind the best by the other.
-    tie: f32,
+    pub tie: f32,
 }
 
 // Seen with AVX-512: 0.09, 0.03 and 0.02 of the small ones, 0.22, 0.07 and 0.01 of the real ones. candle's kernels depend on the CPU.
@@ -39,7 +39,7 @@ const REAL: Bounds = Bounds { row: 0.35, mean: 0.15, tie: 0.5 };
 const TEXT: &str =
     "The quick brown fox jumps over the lazy dog. In 1969 two people walked on the Moon, and a third one waited above.";
 
-fn compute() -> Compute {
+pub fn compute() -> Compute {
     Compute { pool: Arc::new(ThreadPool::new(2).unwrap()), simd: Simd::detect() }
 }
 
@@ -47,12 +47,12 @@ fn on_candle(path: &Path) -> DeviceModel {
     DeviceModel::load(path, Device::Cpu, compute(), None).unwrap().0
 }
 
-fn cache(model: &dyn Decoder, tokens: usize) -> KvCache {
+pub fn cache(model: &dyn Decoder, tokens: usize) -> KvCache {
     KvCache::reserve(model.kv_shape(), tokens, &KvBudget::new(1 << 30)).unwrap()
 }
 
 /// The logits of every token, computed in chunks.
-fn logits(model: &dyn Decoder, tokens: &[u32], chunk: usize) -> Vec<Vec<f32>> {
+pub fn logits(model: &dyn Decoder, tokens: &[u32], chunk: usize) -> Vec<Vec<f32>> {
     let mut kv = cache(model, tokens.len());
     let mut rows = Vec::new();
     for tokens in tokens.chunks(chunk) {
@@ -76,7 +76,7 @@ fn best(logits: &[f32]) -> usize {
 }
 
 /// Compares row by row; returns how many best tokens are the same.
-fn compare(what: &str, bounds: &Bounds, exact: &[Vec<f32>], candle: &[Vec<f32>]) -> usize {
+pub fn compare(what: &str, bounds: &Bounds, exact: &[Vec<f32>], candle: &[Vec<f32>]) -> usize {
     assert_eq!(exact.len(), candle.len());
     let rows = || exact.iter().zip(candle);
     let largest = rows().map(|(exact, candle)| apart(exact, candle)).fold(0.0, f64::max);
@@ -192,7 +192,7 @@ async fn answer_and_replay(file: &Path, kv_type: KvType) {
     let config = |processor| EngineConfig { processor, kv_type, ..budget.clone() };
     let engine = Engine::load(file, config(Processor::Candle(Device::Cpu))).unwrap();
     let arithmetic = engine.info().kernel_profile.split('+').next().unwrap();
-    assert_eq!(arithmetic, profile(&Device::Cpu, kv_type));
+    assert_eq!(arithmetic, profile(&Device::Cpu, false, kv_type));
     assert!(!engine.info().is_exact() && !is_exact(&engine.info().kernel_profile));
     let exact = Engine::load(file, config(Processor::Cpu)).unwrap();
     assert!(exact.info().is_exact());

@@ -5,6 +5,7 @@
 
 #[cfg(feature = "inference")]
 mod accelerator;
+mod accelerator_kernels;
 #[cfg(feature = "operator")]
 mod audit_epoch;
 #[cfg(feature = "operator")]

@@ -2,13 +2,15 @@
 
 use candle_core::{DType, Device, Result, Tensor};
 
+use super::address::address;
 use crate::kernels::F16_MAX;
 use crate::kv::{KvShape, KvType};
 
 /// Keys and values of all layers, with room for every token that the sequence may have: what its charge on the budget is for.
 pub(crate) struct DeviceKv {
-    /// Of each layer keys and values: `kv heads × room × head_dim`.
-    layers: Vec<(Tensor, Tensor)>,
+    /// `layers × 2 × kv heads × room × head_dim`: of each layer keys and values.
+    all: Tensor,
+    room: usize,
     kv_type: KvType,
 }
 
@@ -20,9 +22,7 @@ impl DeviceKv {
             KvType::F32 => DType::F32,
             KvType::F16 => DType::F16,
         };
-        let zeros = || Tensor::zeros((heads, room, head_dim), dtype, device);
-        let layers = (0..layers).map(|_| Ok((zeros()?, zeros()?))).collect::<Result<_>>()?;
-        Ok(Self { layers, kv_type })
+        Ok(Self { all: Tensor::zeros((layers, 2, heads, room, head_dim), dtype, device)?, room, kv_type })
     }
 
     /// Stores `kv heads × count × head_dim` from position `start` on.
@@ -36,11 +36,23 @@ impl DeviceKv {
     pub(super) fn read(&self, layer: usize, first: usize, count: usize) -> Result<(Tensor, Tensor)> {
         let (keys, values) = self.layer(layer)?;
         let part = |all: &Tensor| all.narrow(1, first, count)?.to_dtype(DType::F32);
-        Ok((part(keys)?, part(values)?))
+        Ok((part(&keys)?, part(&values)?))
     }
 
-    fn layer(&self, layer: usize) -> Result<&(Tensor, Tensor)> {
-        self.layers.get(layer).ok_or_else(|| candle_core::Error::Msg(format!("there are no keys of layer {layer}")))
+    /// Tokens that there is room for.
+    pub(super) fn room(&self) -> usize {
+        self.room
+    }
+
+    /// Where they begin in the device's memory.
+    pub(super) fn address(&self) -> Result<u64> {
+        address(&self.all)
+    }
+
+    /// Views of a layer's keys and values: `kv heads × room × head_dim`.
+    fn layer(&self, layer: usize) -> Result<(Tensor, Tensor)> {
+        let layer = self.all.get(layer)?;
+        Ok((layer.get(0)?, layer.get(1)?))
     }
 
     /// As [`KvType`] says.

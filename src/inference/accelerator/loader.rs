@@ -40,6 +40,7 @@ impl Loader<'_> {
             local: Rope::local(config, architecture),
             attention_scale: f64::from(architecture.attention_scale),
             kv_type: KvType::default(),
+            fused: None,
             compute,
             device: device.clone(),
             config: config.clone(),

@@ -2,10 +2,11 @@
 //! claims to be exact. How candle multiplies depends on the device and on how many rows there are, so the same answer computed twice may
 //! differ in the last bits, and its profile says so ([`profile`]).
 //!
-//! Weights stay as the file has them and are multiplied by candle's kernels for GGML types; everything between is single precision. The
-//! same code runs on the CPU, which is how it is tested where there is no GPU. The exact kernels of [`kernels`](crate::kernels) are
-//! for the CPU alone.
+//! Weights stay as the file has them and are multiplied by candle's kernels for GGML types; everything between is single precision. Attention
+//! has CUDA kernels of our own. The same code runs on the CPU, which is how it is tested where there is no GPU. The exact kernels of
+//! [`kernels`](crate::kernels) are for the CPU alone.
 
+mod address;
 mod attention;
 mod kv;
 mod layers;
@@ -13,6 +14,7 @@ mod loader;
 mod processor;
 
 use std::path::Path;
+use std::sync::Arc;
 
 use candle_core::{Device, DeviceLocation, Tensor};
 
@@ -22,24 +24,33 @@ use crate::config::ModelConfig;
 use crate::gguf::GgufFile;
 use crate::kv::{KvShape, KvType};
 use crate::layers::Compute;
+use crate::model::probe::{apart, is_near, logits, prompt};
 use crate::model::{Decoder, ForwardError, Rope, Segment, check_batch, wanted_rows};
-use attention::Views;
+pub use attention::{Arguments, Launch, Launcher};
+use attention::{Fused, Views};
 pub(crate) use kv::DeviceKv;
 use layers::{Embedding, Linear, RmsNorm};
 use loader::Loader;
 pub use processor::{NoDevice, Processor};
 
-/// The name of this arithmetic on a device. Never exact in the sense of [`xdc_grid_exact::profile`].
-pub fn profile(device: &Device, kv_type: KvType) -> &'static str {
-    match (device, kv_type) {
-        (Device::Cuda(_), KvType::F32) => "candle-cuda/qmatmul1",
-        (Device::Cuda(_), KvType::F16) => "candle-cuda/qmatmul1-kvf16",
-        (Device::Metal(_), KvType::F32) => "candle-metal/qmatmul1",
-        (Device::Metal(_), KvType::F16) => "candle-metal/qmatmul1-kvf16",
-        (Device::Cpu, KvType::F32) => "candle-cpu/qmatmul1",
-        (Device::Cpu, KvType::F16) => "candle-cpu/qmatmul1-kvf16",
-    }
+/// The name of this arithmetic on a device, with or without our own kernels for attention. Never exact in the sense of
+/// [`xdc_grid_exact::profile`].
+pub fn profile(device: &Device, fused: bool, kv_type: KvType) -> String {
+    let place = match device {
+        Device::Cuda(_) => "cuda",
+        Device::Metal(_) => "metal",
+        Device::Cpu => "cpu",
+    };
+    let attention = if fused { "-attend1" } else { "" };
+    let kept = match kv_type {
+        KvType::F32 => "",
+        KvType::F16 => "-kvf16",
+    };
+    format!("candle-{place}/qmatmul1{attention}{kept}")
 }
+
+/// Tokens of the prompt by which fused attention is compared: so many that the last one's look is split between blocks.
+const COMPARED: usize = 300;
 
 /// A decoder on a device.
 pub struct DeviceModel {
@@ -55,6 +66,8 @@ pub struct DeviceModel {
     local: Option<Rope>,
     attention_scale: f64,
     kv_type: KvType,
+    /// Attention by our own kernels; else by candle's operations.
+    fused: Option<Fused>,
     /// For the CPU's part: sampling.
     compute: Compute,
 }
@@ -100,6 +113,47 @@ impl DeviceModel {
     /// The same model, with keys and values stored in another way than in single precision.
     pub fn with_kv_type(self, kv_type: KvType) -> Self {
         Self { kv_type, ..self }
+    }
+
+    /// The same model with attention by our own kernels, where the device has them and they prove themselves.
+    pub fn with_kernels(self) -> Self {
+        #[cfg(feature = "cuda")]
+        if let Device::Cuda(device) = &self.device {
+            let launcher = Arc::new(attention::Cuda(device.clone()));
+            return self.with_fused_attention(launcher);
+        }
+        self
+    }
+
+    /// The same model with attention by the kernels that `launcher` starts, if they find for a prompt what candle's operations find for it. If
+    /// not, the model as it was, and the log says why.
+    pub fn with_fused_attention(self, launcher: Arc<dyn Launcher>) -> Self {
+        let composed = Self { fused: None, ..self };
+        let Some(fused) = Fused::new(launcher, &composed.config) else {
+            let head_dim = composed.config.head_dim;
+            tracing::info!(
+                head_dim,
+                "there is no attention kernel for heads of this size: candle's operations are used"
+            );
+            return composed;
+        };
+        let expected = composed.sample();
+        let fused = Self { fused: Some(fused), ..composed };
+        let why = match (expected, fused.sample()) {
+            (Ok(expected), Ok(found)) => match apart(&expected, &found) {
+                apart if is_near(apart) => return fused,
+                apart => format!("logits differ from those of candle's operations by {apart:.2} of their spread"),
+            },
+            (Err(error), _) | (_, Err(error)) => error.to_string(),
+        };
+        tracing::warn!(why, "attention kernels not used: candle's operations are, which are slower");
+        Self { fused: None, ..fused }
+    }
+
+    /// Logits of a prefill's last token and of a token after it.
+    fn sample(&self) -> Result<Vec<f32>, ForwardError> {
+        let count = COMPARED.min(self.config.context_length);
+        logits(self, &prompt(self.config.vocab_size, count), count.max(2) - 1, 1)
     }
 
     fn embed(&self, batch: &[Segment]) -> Result<Tensor, ForwardError> {
@@ -150,8 +204,8 @@ impl Decoder for DeviceModel {
         &self.compute
     }
 
-    fn kernel_profile(&self) -> &'static str {
-        profile(&self.device, self.kv_type)
+    fn kernel_profile(&self) -> String {
+        profile(&self.device, self.fused.is_some(), self.kv_type)
     }
 
     fn states(&self, batch: &mut [Segment]) -> Result<Vec<f32>, ForwardError> {
@@ -165,7 +219,12 @@ impl Decoder for DeviceModel {
             x = self.layer(index, x, &views, batch)?;
         }
         batch.iter_mut().for_each(|segment| segment.kv.advance(segment.tokens.len()));
-        self.wanted(&x, batch)
+        let states = self.wanted(&x, batch)?;
+        if self.fused.is_some() && states.is_empty() {
+            // Our kernels know keys and values by their addresses: they must be done before anybody may free them.
+            self.device.synchronize()?;
+        }
+        Ok(states)
     }
 
     fn logits(&self, states: &[f32], out: &mut [f32]) -> Result<(), ForwardError> {

@@ -80,7 +80,7 @@ impl Engine {
             }
             Processor::Candle(device) => {
                 let (model, file) = DeviceModel::load(path, device, compute, config.layers)?;
-                (Box::new(model.with_kv_type(config.kv_type)), file)
+                (Box::new(model.with_kv_type(config.kv_type).with_kernels()), file)
             }
         };
         let shape = model.config();

@@ -2,63 +2,21 @@
 
 use candle_core::{D, Device, Result, Tensor};
 
-use super::layers::RmsNorm;
-use super::{DeviceKv, DeviceModel, Layer};
+use super::super::DeviceModel;
+use super::Turns;
 use crate::architecture::Pairing;
-use crate::kv::KvCache;
-use crate::model::{ForwardError, Rope, Segment};
-
-/// What layers with and without a window see in one forward.
-pub(super) struct Views {
-    global: View,
-    /// For layers with a window, where the model has any.
-    windowed: Option<View>,
-}
-
-/// Rotations of all rows, and what the rows of each segment see.
-struct View {
-    rotation: Turns,
-    spans: Vec<Span>,
-}
+use crate::model::{ForwardError, Segment};
 
 /// The positions that any row of a segment sees.
-struct Span {
+pub(super) struct Span {
     first: usize,
     count: usize,
     /// `rows × count`: 0 where a row sees a position, −∞ elsewhere. `None` where there is one row, which sees all of the span.
     mask: Option<Tensor>,
 }
 
-/// Cosines and sines in the shape of a head's pairs.
-struct Turns {
-    cos: Tensor,
-    sin: Tensor,
-    pairing: Pairing,
-}
-
-impl Views {
-    /// Of a batch whose keys are not stored yet.
-    pub(super) fn of(model: &DeviceModel, batch: &[Segment]) -> Result<Self> {
-        let window = model.layers.iter().find_map(|layer| layer.window);
-        let local = model.local.as_ref().unwrap_or(&model.global);
-        let view = |rope: &Rope, window: Option<usize>| -> Result<View> {
-            let spans = batch.iter().map(|segment| Span::of(segment, window, &model.device)).collect::<Result<_>>()?;
-            Ok(View { rotation: Turns::of(rope, batch, &model.device)?, spans })
-        };
-        let windowed = window.map(|window| view(local, Some(window))).transpose()?;
-        Ok(Self { global: view(&model.global, None)?, windowed })
-    }
-
-    fn for_layer(&self, layer: &Layer) -> &View {
-        match (&self.windowed, layer.window) {
-            (Some(windowed), Some(_)) => windowed,
-            _ => &self.global,
-        }
-    }
-}
-
 impl Span {
-    fn of(segment: &Segment, window: Option<usize>, device: &Device) -> Result<Self> {
+    pub(super) fn of(segment: &Segment, window: Option<usize>, device: &Device) -> Result<Self> {
         let (start, rows) = (segment.start, segment.tokens.len());
         let first_seen = |position: usize| window.map_or(0, |window| (position + 1).saturating_sub(window));
         let first = first_seen(start);
@@ -77,19 +35,6 @@ impl Span {
 }
 
 impl Turns {
-    fn of(rope: &Rope, batch: &[Segment], device: &Device) -> Result<Self> {
-        let positions = batch.iter().flat_map(|segment| (0..segment.tokens.len()).map(|i| segment.start + i));
-        let turn = rope.at(positions);
-        let rows = turn.cos.len() / turn.pairs.max(1);
-        // A head is `pairs × 2` of neighbours, or `2 × pairs` of halves.
-        let shape = match turn.pairing {
-            Pairing::Neighbours => (rows, 1, turn.pairs, 1),
-            Pairing::Halves => (rows, 1, 1, turn.pairs),
-        };
-        let tensor = |values| Tensor::from_vec(values, shape, device);
-        Ok(Self { cos: tensor(turn.cos)?, sin: tensor(turn.sin)?, pairing: turn.pairing })
-    }
-
     /// Rotates `rows × heads × head_dim`.
     fn apply(&self, x: &Tensor) -> Result<Tensor> {
         let (rows, heads, width) = x.dims3()?;
@@ -105,20 +50,16 @@ impl Turns {
 }
 
 impl DeviceModel {
-    /// Stores the rows' keys and values, then attends: `rows × heads · head_dim`.
-    pub(super) fn attend(
+    /// Queries, keys and values of all rows, `rows × heads × head_dim`, to `rows × heads · head_dim`.
+    pub(super) fn attend_composed(
         &self,
-        index: usize,
-        layer: &Layer,
-        x: &Tensor,
-        views: &Views,
+        layer: usize,
+        turns: &Turns,
+        spans: &[Span],
+        [queries, keys, values]: [Tensor; 3],
         batch: &mut [Segment],
     ) -> std::result::Result<Tensor, ForwardError> {
-        let View { rotation, spans } = views.for_layer(layer);
-        let (heads, kv_heads) = (self.config.n_heads, self.config.n_kv_heads);
-        let queries = rotation.apply(&self.heads(&layer.query.forward(x)?, heads, layer.query_norm.as_ref())?)?;
-        let keys = rotation.apply(&self.heads(&layer.key.forward(x)?, kv_heads, layer.key_norm.as_ref())?)?;
-        let values = self.heads(&layer.value.forward(x)?, kv_heads, None)?;
+        let (queries, keys) = (turns.apply(&queries)?, turns.apply(&keys)?);
         let mut attended = Vec::with_capacity(batch.len());
         let mut row = 0;
         for (segment, span) in batch.iter_mut().zip(spans) {
@@ -128,8 +69,8 @@ impl DeviceModel {
             }
             let by_head = |rows: &Tensor| rows.narrow(0, row, count)?.transpose(0, 1)?.contiguous();
             let kv = self.kv(segment.kv)?;
-            kv.store(index, segment.start, &by_head(&keys)?, &by_head(&values)?)?;
-            let (seen_keys, seen_values) = kv.read(index, span.first, span.count)?;
+            kv.store(layer, segment.start, &by_head(&keys)?, &by_head(&values)?)?;
+            let (seen_keys, seen_values) = kv.read(layer, span.first, span.count)?;
             let rows = by_head(&queries)?;
             attended.push(self.one(&rows, &seen_keys, &seen_values, span.mask.as_ref())?);
             row += count;
@@ -151,20 +92,6 @@ impl DeviceModel {
         let weights = softmax(&scores)?.reshape((kv_heads, shared, ()))?;
         let out = weights.matmul(values)?.reshape((heads, rows, head_dim))?;
         out.transpose(0, 1)?.contiguous()?.reshape((rows, heads * head_dim))
-    }
-
-    /// `rows × heads · head_dim` as `rows × heads × head_dim`, normalized where the model does that.
-    fn heads(&self, x: &Tensor, heads: usize, norm: Option<&RmsNorm>) -> Result<Tensor> {
-        let x = x.reshape(((), heads, self.config.head_dim))?;
-        match norm {
-            Some(norm) => norm.forward(&x),
-            None => Ok(x),
-        }
-    }
-
-    /// A sequence's keys and values; its first forward makes them.
-    fn kv<'a>(&self, kv: &'a mut KvCache) -> std::result::Result<&'a DeviceKv, ForwardError> {
-        kv.on_device(|shape, room| DeviceKv::new(&self.device, shape, room))
     }
 }
 
