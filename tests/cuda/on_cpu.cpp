@@ -4,11 +4,13 @@
 // anew for every round, so that a kernel that forgets to wait reads what is not there yet. Shared memory is NaN at first, exactly as large as
 // was asked for, and what stands behind it cannot be touched.
 
+#include <setjmp.h>
 #include <ucontext.h>
 
 #include <sys/mman.h>
 #include <unistd.h>
 
+#include <algorithm>
 #include <cmath>
 #include <cstdint>
 #include <cstring>
@@ -33,6 +35,8 @@ struct float4 {
     float x, y, z, w;
 };
 static float4 make_float4(float x, float y, float z, float w) { return {x, y, z, w}; }
+using std::max;
+using std::min;
 using __half = _Float16;
 struct __half2 {
     __half x, y;
@@ -50,8 +54,11 @@ constexpr size_t STACK = 64 << 10;
 
 enum class Wait { No, Block, Warp, Done };
 
+// A thread begins by a context, which costs calls to the kernel, and changes over by jumps, which cost none.
 struct Thread {
-    ucontext_t context;
+    ucontext_t begin;
+    jmp_buf place;
+    bool begun;
     std::unique_ptr<char[]> stack;
     Wait wait;
 };
@@ -59,7 +66,8 @@ struct Thread {
 struct Block {
     std::vector<Thread> threads;
     std::vector<float> exchanged;
-    ucontext_t scheduler;
+    ucontext_t idle;
+    jmp_buf scheduler;
     unsigned running = 0;
     void (*kernel)(const void *) = nullptr;
     const void *arguments = nullptr;
@@ -71,7 +79,18 @@ Block block;
 __attribute__((noinline)) void wait(Wait what) {
     Thread &thread = block.threads[block.running];
     thread.wait = what;
-    swapcontext(&thread.context, &block.scheduler);
+    if (_setjmp(thread.place) == 0) _longjmp(block.scheduler, 1);
+}
+
+// Lets a thread run until it waits.
+__attribute__((noinline)) void resume(unsigned which) {
+    Thread &thread = block.threads[which];
+    block.running = which;
+    threadIdx = {which, 0, 0};
+    if (_setjmp(block.scheduler) != 0) return;
+    if (thread.begun) _longjmp(thread.place, 1);
+    thread.begun = true;
+    swapcontext(&block.idle, &thread.begin);
 }
 
 void body() {
@@ -93,11 +112,12 @@ void release(unsigned first, unsigned count) {
 // Runs one block. False: some threads wait for others that never come.
 bool run(unsigned count, std::mt19937_64 &random) {
     for (Thread &thread : block.threads) {
-        getcontext(&thread.context);
-        thread.context.uc_stack.ss_sp = thread.stack.get();
-        thread.context.uc_stack.ss_size = STACK;
-        thread.context.uc_link = nullptr;
-        makecontext(&thread.context, body, 0);
+        getcontext(&thread.begin);
+        thread.begin.uc_stack.ss_sp = thread.stack.get();
+        thread.begin.uc_stack.ss_size = STACK;
+        thread.begin.uc_link = nullptr;
+        makecontext(&thread.begin, body, 0);
+        thread.begun = false;
         thread.wait = Wait::No;
     }
     std::vector<unsigned> order(count);
@@ -108,9 +128,7 @@ bool run(unsigned count, std::mt19937_64 &random) {
         for (unsigned t : order) {
             if (block.threads[t].wait != Wait::No) continue;
             any = true;
-            block.running = t;
-            threadIdx = {t, 0, 0};
-            swapcontext(&block.scheduler, &block.threads[t].context);
+            resume(t);
         }
         if (all_wait(0, count, Wait::Block)) release(0, count), any = true;
         for (unsigned first = 0; first < count; first += LANES) {
@@ -179,7 +197,7 @@ extern "C" int launch(const char *name, unsigned grid_x, unsigned grid_y, unsign
     blockDim = {threads, 1, 1};
     block.arguments = arguments;
     block.exchanged.assign(threads, 0.0f);
-    while (block.threads.size() < threads) block.threads.push_back({{}, std::make_unique<char[]>(on_cpu::STACK), on_cpu::Wait::No});
+    while (block.threads.size() < threads) block.threads.push_back({{}, {}, false, std::make_unique<char[]>(on_cpu::STACK), on_cpu::Wait::No});
     block.threads.resize(threads);
     for (unsigned y = 0; y < grid_y; y++) {
         for (unsigned x = 0; x < grid_x; x++) {

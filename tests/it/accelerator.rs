@@ -84,7 +84,7 @@ pub fn compare(what: &str, bounds: &Bounds, exact: &[Vec<f32>], candle: &[Vec<f3
     let behind = rows().map(|(exact, candle)| exact[best(exact)] - exact[best(candle)]).fold(0.0, f32::max);
     let same = rows().filter(|(exact, candle)| best(exact) == best(candle)).count();
     let found = format!(
-        "{what}: {largest:.3} of the spread apart at most, {mean:.3} on average; {same} of {} best tokens the same, {behind:.3} behind at most",
+        "{what}: {largest:.5} of the spread apart at most, {mean:.5} on average; {same} of {} best tokens the same, {behind:.3} behind at most",
         exact.len()
     );
     println!("{found}");

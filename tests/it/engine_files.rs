@@ -17,6 +17,11 @@ pub fn tiny_model(dtype: GgmlDType, changes: &[(&str, gguf_file::Value)]) -> Vec
 
 /// A model of a family, with the tensors that this family has.
 pub fn tiny_model_of(family: &str, dtype: GgmlDType, changes: &[(&str, gguf_file::Value)]) -> Vec<u8> {
+    choosy_model_of(family, dtype, changes, 1.0)
+}
+
+/// The same with queries and keys that are so many times as large: attention differs more from token to token.
+pub fn choosy_model_of(family: &str, dtype: GgmlDType, changes: &[(&str, gguf_file::Value)], choosy: f32) -> Vec<u8> {
     use gguf_file::Value::{Array, F32, I32, String, U32};
     let (width, heads, ff, vocab) = (256, 8, 512, 256);
     let mut metadata = std::collections::BTreeMap::new();
@@ -42,18 +47,21 @@ pub fn tiny_model_of(family: &str, dtype: GgmlDType, changes: &[(&str, gguf_file
     for (key, value) in changes {
         set(key, value.clone());
     }
-    let wave = |rows: u32, columns: u32, seed: usize| {
-        let values: Vec<f32> =
-            (0..(rows * columns) as usize).map(|i| ((i * 31 + seed * 17) % 199) as f32 / 1990.0 - 0.05).collect();
+    let wave = |rows: u32, columns: u32, seed: usize, size: f32| {
+        let value = |i| size * (((i * 31 + seed * 17) % 199) as f32 / 1990.0 - 0.05);
+        let values: Vec<f32> = (0..(rows * columns) as usize).map(value).collect();
         Tensor::from_vec(values, (rows as usize, columns as usize), &Device::Cpu).unwrap()
     };
-    let linear = |rows, columns, seed| QTensor::quantize(&wave(rows, columns, seed), dtype).unwrap();
-    let ones = |n: u32| {
-        QTensor::quantize(&Tensor::ones(n as usize, candle_core::DType::F32, &Device::Cpu).unwrap(), GgmlDType::F32)
-            .unwrap()
+    let linear = |rows, columns, seed, size| QTensor::quantize(&wave(rows, columns, seed, size), dtype).unwrap();
+    let all = |n: u32, value: f32| {
+        QTensor::quantize(&Tensor::full(value, n as usize, &Device::Cpu).unwrap(), GgmlDType::F32).unwrap()
     };
-    let mut tensors =
-        vec![("token_embd.weight".to_owned(), linear(vocab, width, 1)), ("output_norm.weight".to_owned(), ones(width))];
+    let is_chooser = |name: &str| name.starts_with("attn_q") || name.starts_with("attn_k");
+    let size_of = |name: &str| if is_chooser(name) { choosy } else { 1.0 };
+    let mut tensors = vec![
+        ("token_embd.weight".to_owned(), linear(vocab, width, 1, 1.0)),
+        ("output_norm.weight".to_owned(), all(width, 1.0)),
+    ];
     for layer in 0..2 {
         let shapes = [
             ("attn_q", width, width),
@@ -65,7 +73,8 @@ pub fn tiny_model_of(family: &str, dtype: GgmlDType, changes: &[(&str, gguf_file
             ("ffn_down", width, ff),
         ];
         for (seed, (name, rows, columns)) in shapes.into_iter().enumerate() {
-            tensors.push((format!("blk.{layer}.{name}.weight"), linear(rows, columns, seed + 10 * layer)));
+            let matrix = linear(rows, columns, seed + 10 * layer, size_of(name));
+            tensors.push((format!("blk.{layer}.{name}.weight"), matrix));
         }
         let mut vectors = vec![("attn_norm.weight", width), ("ffn_norm.weight", width)];
         match family {
@@ -79,7 +88,7 @@ pub fn tiny_model_of(family: &str, dtype: GgmlDType, changes: &[(&str, gguf_file
             ]),
             _ => {}
         }
-        tensors.extend(vectors.into_iter().map(|(name, n)| (format!("blk.{layer}.{name}"), ones(n))));
+        tensors.extend(vectors.into_iter().map(|(name, n)| (format!("blk.{layer}.{name}"), all(n, size_of(name)))));
     }
     let metadata: Vec<(&str, &gguf_file::Value)> = metadata.iter().map(|(key, value)| (key.as_str(), value)).collect();
     let tensors: Vec<(&str, &QTensor)> = tensors.iter().map(|(name, tensor)| (name.as_str(), tensor)).collect();

@@ -16,7 +16,11 @@ pub(super) struct Span {
 }
 
 impl Span {
-    pub(super) fn of(segment: &Segment, window: Option<usize>, device: &Device) -> Result<Self> {
+    pub(super) fn all(batch: &[Segment], window: Option<usize>, device: &Device) -> Result<Vec<Self>> {
+        batch.iter().map(|segment| Self::of(segment, window, device)).collect()
+    }
+
+    fn of(segment: &Segment, window: Option<usize>, device: &Device) -> Result<Self> {
         let (start, rows) = (segment.start, segment.tokens.len());
         let first_seen = |position: usize| window.map_or(0, |window| (position + 1).saturating_sub(window));
         let first = first_seen(start);

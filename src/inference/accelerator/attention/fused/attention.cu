@@ -106,6 +106,12 @@ __device__ Stored *head_of(const Arguments &a, const Row &row, int which, int he
     return reinterpret_cast<Stored *>(row.kv) + index * row.room * a.head_dim;
 }
 
+// Where a query's numbers begin in `turned` and `out`: of all rows from `row` on, the heads that share the keys of `kv_head`, counted through.
+__device__ long long head_at(const Arguments &a, int row, int kv_head, int query) {
+    const int group = a.heads / a.kv_heads;
+    return ((long long)(row + query / group) * a.heads + kv_head * group + query % group) * a.head_dim;
+}
+
 // Grid: rows × (heads + 2 kv heads).
 template <typename Stored>
 __device__ void place(const Arguments &a) {
@@ -139,12 +145,12 @@ __device__ void place(const Arguments &a) {
 
 // Fills a tile of POSITIONS × `WIDTH + 4` with the positions from `begin` to before `end`, zeros behind them and behind head_dim.
 template <typename Stored, int WIDTH>
-__device__ void fill(float *tile, const Stored *stored, long long begin, long long end, int head_dim) {
+__device__ void fill(float *tile, const Stored *stored, int begin, int end, int head_dim) {
     constexpr int FOURS = WIDTH / 4;
     for (int i = threadIdx.x; i < POSITIONS * FOURS; i += WARPS * LANES) {
         const int position = i / FOURS, d = i % FOURS * 4;
         float4 four = make_float4(0.0f, 0.0f, 0.0f, 0.0f);
-        if (begin + position < end && d < head_dim) four = load4(stored + (begin + position) * head_dim + d);
+        if (begin + position < end && d < head_dim) four = load4(stored + (long long)(begin + position) * head_dim + d);
         float *to = tile + position * (WIDTH + 4) + d;
         to[0] = four.x;
         to[1] = four.y;
@@ -160,37 +166,34 @@ __device__ void attend(const Arguments &a) {
     constexpr int EACH = QUERIES / WARPS, COLUMNS = WIDTH / LANES, STRIDE = WIDTH + 4;
     SHARED(float, shared);
     float *tile = shared, *queries = tile + POSITIONS * STRIDE, *weights = queries + QUERIES * WIDTH;
-    const Item item = a.items[blockIdx.x];
+    const Item &item = a.items[blockIdx.x];
+    const int row = (int)item.row, first = (int)item.first, count = (int)item.count, end = (int)item.end, window = (int)item.window;
     const int kv_head = blockIdx.y, group = a.heads / a.kv_heads, head_dim = a.head_dim;
     const int warp = threadIdx.x / LANES, lane = threadIdx.x % LANES;
-    const Row sequence = a.rows[item.row];
-    const Stored *keys = head_of<Stored>(a, sequence, 0, kv_head), *values = head_of<Stored>(a, sequence, 1, kv_head);
+    const Stored *keys = head_of<Stored>(a, a.rows[row], 0, kv_head), *values = head_of<Stored>(a, a.rows[row], 1, kv_head);
 
     for (int i = threadIdx.x; i < QUERIES * WIDTH; i += WARPS * LANES) {
         const int query = i / WIDTH, d = i % WIDTH;
-        const long long row = item.row + (item.first + query) / group;
-        const long long head = kv_head * group + (item.first + query) % group;
-        queries[i] = query < item.count && d < head_dim ? a.turned[(row * a.heads + head) * head_dim + d] : 0.0f;
+        queries[i] = query < count && d < head_dim ? a.turned[head_at(a, row, kv_head, first + query) + d] : 0.0f;
     }
 
     // What each query sees: from `from[e]` to before `to[e]`; nothing where there is no such query.
-    long long from[EACH], to[EACH];
+    int from[EACH], to[EACH];
     float largest[EACH], sum[EACH], out[EACH][COLUMNS];
 #pragma unroll
     for (int e = 0; e < EACH; e++) {
-        const int query = warp + e * WARPS;
-        const long long position = sequence.position + (item.first + query) / group;
-        to[e] = query < item.count ? position + 1 : 0;
-        from[e] = item.window > 0 && position + 1 > item.window ? position + 1 - item.window : 0;
+        const int query = warp + e * WARPS, after = (int)a.rows[row].position + (first + query) / group + 1;
+        to[e] = query < count ? min(after, end) : 0;
+        from[e] = window > 0 ? max(after - window, 0) : 0;
         largest[e] = -INFINITY;
         sum[e] = 0.0f;
 #pragma unroll
         for (int c = 0; c < COLUMNS; c++) out[e][c] = 0.0f;
     }
 
-    for (long long begin = item.begin; begin < item.end; begin += POSITIONS) {
+    for (int begin = (int)item.begin; begin < end; begin += POSITIONS) {
         __syncthreads();
-        fill<Stored, WIDTH>(tile, keys, begin, item.end, head_dim);
+        fill<Stored, WIDTH>(tile, keys, begin, end, head_dim);
         __syncthreads();
         float score[EACH];
 #pragma unroll
@@ -203,10 +206,10 @@ __device__ void attend(const Arguments &a) {
                 score[e] += query.x * key.x + query.y * key.y + query.z * key.z + query.w * key.w;
             }
         }
-        const long long position = begin + lane;
+        const int position = begin + lane;
 #pragma unroll
         for (int e = 0; e < EACH; e++) {
-            const bool seen = position >= from[e] && position < to[e] && position < item.end;
+            const bool seen = position >= from[e] && position < to[e];
             const float before = largest[e];
             largest[e] = fmaxf(before, warp_max(seen ? score[e] : -INFINITY));
             const float weight = seen ? expf(score[e] - largest[e]) : 0.0f;
@@ -218,8 +221,9 @@ __device__ void attend(const Arguments &a) {
             for (int c = 0; c < COLUMNS; c++) out[e][c] *= correction;
         }
         __syncthreads();
-        fill<Stored, WIDTH>(tile, values, begin, item.end, head_dim);
+        fill<Stored, WIDTH>(tile, values, begin, end, head_dim);
         __syncthreads();
+#pragma unroll 4
         for (int p = 0; p < POSITIONS; p++) {
 #pragma unroll
             for (int c = 0; c < COLUMNS; c++) {
@@ -233,10 +237,8 @@ __device__ void attend(const Arguments &a) {
 #pragma unroll
     for (int e = 0; e < EACH; e++) {
         const int query = warp + e * WARPS;
-        if (query >= item.count) continue;
-        const long long row = item.row + (item.first + query) / group;
-        const long long head = kv_head * group + (item.first + query) % group;
-        float *place = a.out + (row * a.heads + head) * head_dim;
+        if (query >= count) continue;
+        float *place = a.out + head_at(a, row, kv_head, first + query);
         float divisor = sum[e];
         if (item.part >= 0) {
             place = a.parts + ((item.part * a.kv_heads + kv_head) * QUERIES + query) * (head_dim + 2);
@@ -257,21 +259,20 @@ __device__ void attend(const Arguments &a) {
 template <int QUERIES>
 __device__ void merge(const Arguments &a) {
     const Merge item = a.merges[blockIdx.x];
-    const int kv_head = blockIdx.y, group = a.heads / a.kv_heads, head_dim = a.head_dim;
+    const int kv_head = blockIdx.y, head_dim = a.head_dim;
     const long long next = (long long)a.kv_heads * QUERIES * (head_dim + 2);
     for (int query = 0; query < item.count; query++) {
         const float *first = a.parts + ((item.part * a.kv_heads + kv_head) * QUERIES + query) * (head_dim + 2);
-        const long long row = item.row + (item.first + query) / group;
-        const long long head = kv_head * group + (item.first + query) % group;
+        float *out = a.out + head_at(a, (int)item.row, kv_head, (int)item.first + query);
         float largest = -INFINITY, sum = 0.0f;
         for (long long p = 0; p < item.parts; p++) largest = fmaxf(largest, first[p * next + head_dim]);
         for (long long p = 0; p < item.parts; p++) {
             sum += first[p * next + head_dim + 1] * expf(first[p * next + head_dim] - largest);
         }
         for (int d = threadIdx.x; d < head_dim; d += blockDim.x) {
-            float out = 0.0f;
-            for (long long p = 0; p < item.parts; p++) out += first[p * next + d] * expf(first[p * next + head_dim] - largest);
-            a.out[(row * a.heads + head) * head_dim + d] = out / sum;
+            float x = 0.0f;
+            for (long long p = 0; p < item.parts; p++) x += first[p * next + d] * expf(first[p * next + head_dim] - largest);
+            out[d] = x / sum;
         }
     }
 }

@@ -67,6 +67,7 @@ impl Tile {
 
 /// The plan of a forward, on the device.
 pub(super) struct Table {
+    fused: Fused,
     /// Rows, items and merges, one after the other.
     tensor: Tensor,
     kv_type: KvType,
@@ -96,54 +97,49 @@ impl Fused {
         let numbers: Vec<i64> = [rows.as_flattened(), items.as_flattened(), merges.as_flattened()].concat();
         let count = numbers.len();
         let tensor = Tensor::from_vec(numbers, count, device)?;
-        Ok(Table { tensor, kv_type, rows: rows.len(), items: items.len(), merges: merges.len(), parts: *parts })
+        let (rows, items, merges, parts) = (rows.len(), items.len(), merges.len(), *parts);
+        Ok(Table { fused: self.clone(), tensor, kv_type, rows, items, merges, parts })
     }
+}
 
+impl Table {
     /// Stores the keys and values of all rows and attends: `rows × heads × head_dim` (keys and values: `kv heads`) to
     /// `rows × heads · head_dim`.
-    pub(super) fn attend(
-        &self,
-        table: &Table,
-        layer: usize,
-        turns: &Turns,
-        scale: f64,
-        [queries, keys, values]: [&Tensor; 3],
-    ) -> Result<Tensor> {
-        let expected = |heads| (table.rows, heads, self.head_dim);
-        if queries.dims3()? != expected(self.heads)
-            || keys.dims3()? != expected(self.kv_heads)
-            || values.dims3()? != expected(self.kv_heads)
-        {
-            bail!("these are not the heads of {} rows: {queries:?}, {keys:?}, {values:?}", table.rows);
+    pub(super) fn attend(&self, layer: usize, turns: &Turns, scale: f64, of: [&Tensor; 3]) -> Result<Tensor> {
+        let [queries, keys, values] = of;
+        let Fused { heads, kv_heads, head_dim, .. } = self.fused;
+        for (tensor, heads) in [(queries, heads), (keys, kv_heads), (values, kv_heads)] {
+            if tensor.dims3()? != (self.rows, heads, head_dim) {
+                bail!("{:?} are not {heads} heads of {} rows", tensor.shape(), self.rows);
+            }
         }
-        let table_at = address(&table.tensor)?;
-        let after = |numbers: usize| table_at + (numbers * size_of::<i64>()) as u64;
+        let rows = address(&self.tensor)?;
+        let after = |numbers: usize| rows + (numbers * size_of::<i64>()) as u64;
         let arguments = Arguments {
             queries: 0,
             keys: 0,
             values: 0,
             cosines: address(&turns.cos)?,
             sines: address(&turns.sin)?,
-            rows: table_at,
-            items: after(3 * table.rows),
-            merges: after(3 * table.rows + 7 * table.items),
+            rows,
+            items: after(3 * self.rows),
+            merges: after(3 * self.rows + 7 * self.items),
             turned: 0,
             parts: 0,
             out: 0,
-            heads: self.heads as i32,
-            kv_heads: self.kv_heads as i32,
-            head_dim: self.head_dim as i32,
+            heads: heads as i32,
+            kv_heads: kv_heads as i32,
+            head_dim: head_dim as i32,
             layer: layer as i32,
             neighbours: i32::from(turns.pairing == Pairing::Neighbours),
             scale: scale as f32,
         };
-        queries.apply_op3_no_bwd(keys, values, &Attend { fused: self, table, arguments })
+        queries.apply_op3_no_bwd(keys, values, &Attend { table: self, arguments })
     }
 }
 
 /// The operation as candle calls it: with the storage of queries, keys and values.
 struct Attend<'a> {
-    fused: &'a Fused,
     table: &'a Table,
     /// All but the addresses that are known when it is called.
     arguments: Arguments,
@@ -152,25 +148,25 @@ struct Attend<'a> {
 impl Attend<'_> {
     /// The output's numbers; `turned` has as many.
     fn outputs(&self) -> usize {
-        self.table.rows * self.fused.heads * self.fused.head_dim
+        self.table.rows * self.table.fused.heads * self.table.fused.head_dim
     }
 
     /// The numbers of all parts.
     fn parts(&self) -> usize {
-        self.table.parts * self.fused.kv_heads * self.fused.tile.queries * (self.fused.head_dim + 2)
+        self.table.parts * self.table.fused.kv_heads * self.table.fused.tile.queries * (self.table.fused.head_dim + 2)
     }
 
     fn shape(&self) -> Shape {
-        (self.table.rows, self.fused.heads * self.fused.head_dim).into()
+        (self.table.rows, self.table.fused.heads * self.table.fused.head_dim).into()
     }
 
     /// Starts the kernels.
     ///
     /// # Safety
-    /// All addresses are of the device's memory: inputs of the shapes that [`Fused::attend`] checks, `turned` and `out` of [`outputs`](Self::outputs)
+    /// All addresses are of the device's memory: inputs of the shapes that [`Table::attend`] checks, `turned` and `out` of [`outputs`](Self::outputs)
     /// numbers, `parts` of [`parts`](Self::parts).
     unsafe fn run(&self, arguments: Arguments) -> Result<()> {
-        let Fused { launcher, heads, kv_heads, tile, .. } = self.fused;
+        let Fused { launcher, heads, kv_heads, tile, .. } = &self.table.fused;
         let stored = match self.table.kv_type {
             KvType::F32 => "f32",
             KvType::F16 => "f16",
