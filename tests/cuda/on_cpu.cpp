@@ -1,8 +1,8 @@
 // The CUDA kernels of src/inference/accelerator on the CPU, for tests: a shared library with one function, `launch`.
 //
-// Blocks run one after the other; a block's threads are coroutines that change over where they wait for each other, in an order that is drawn
-// anew for every round, so that a kernel that forgets to wait reads what is not there yet. Shared memory is NaN at first, exactly as large as
-// was asked for, and what stands behind it cannot be touched.
+// Blocks run one after the other; a block's threads are coroutines that change over where they wait for each other. Between two places where all
+// wait, one warp runs to its end before the next begins, in an order that is drawn anew each time, so that a kernel that forgets to wait reads
+// what is not there yet, or no more. Shared memory is NaN at first, exactly as large as was asked for, and what stands behind it cannot be touched.
 
 #include <setjmp.h>
 #include <ucontext.h>
@@ -105,8 +105,27 @@ bool all_wait(unsigned first, unsigned count, Wait what) {
     return true;
 }
 
-void release(unsigned first, unsigned count) {
-    for (unsigned t = first; t < first + count; t++) block.threads[t].wait = Wait::No;
+void release(unsigned first, unsigned count, Wait from) {
+    for (unsigned t = first; t < first + count; t++) {
+        if (block.threads[t].wait == from) block.threads[t].wait = Wait::No;
+    }
+}
+
+// Runs a warp until all of it waits for the block, is done, or waits for lanes that never come.
+void run_warp(unsigned first) {
+    for (;;) {
+        bool any = false;
+        for (unsigned t = first; t < first + LANES; t++) {
+            if (block.threads[t].wait != Wait::No) continue;
+            any = true;
+            resume(t);
+        }
+        if (all_wait(first, LANES, Wait::Warp)) {
+            release(first, LANES, Wait::Warp);
+        } else if (!any) {
+            return;
+        }
+    }
 }
 
 // Runs one block. False: some threads wait for others that never come.
@@ -123,18 +142,11 @@ bool run(unsigned count, std::mt19937_64 &random) {
     std::vector<unsigned> order(count);
     for (unsigned t = 0; t < count; t++) order[t] = t;
     while (!all_wait(0, count, Wait::Done)) {
+        // One warp runs as far as it can before the next begins, in an order that is drawn anew whenever all have met.
         for (unsigned t = count - 1; t > 0; t--) std::swap(order[t], order[random() % (t + 1)]);
-        bool any = false;
-        for (unsigned t : order) {
-            if (block.threads[t].wait != Wait::No) continue;
-            any = true;
-            resume(t);
-        }
-        if (all_wait(0, count, Wait::Block)) release(0, count), any = true;
-        for (unsigned first = 0; first < count; first += LANES) {
-            if (all_wait(first, LANES, Wait::Warp)) release(first, LANES), any = true;
-        }
-        if (!any) return false;
+        for (unsigned t : order) run_warp(t / LANES * LANES);
+        if (!all_wait(0, count, Wait::Block) && !all_wait(0, count, Wait::Done)) return false;
+        release(0, count, Wait::Block);
     }
     return true;
 }

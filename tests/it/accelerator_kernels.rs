@@ -153,6 +153,17 @@ fn step(model: &DeviceModel, kv: &mut KvCache, tokens: &[u32]) -> Vec<f32> {
     model.forward(&mut [Segment { kv, start, tokens, wanted: 1 }]).unwrap().logits(0).to_vec()
 }
 
+/// Keys a hundred thousand times as large are beyond half precision.
+#[test]
+fn what_half_precision_cannot_hold_does_not_become_infinite() {
+    let file = tempfile::NamedTempFile::new().unwrap();
+    std::fs::write(file.path(), choosy_model_of("llama", GgmlDType::F32, &[], 1e6)).unwrap();
+    let tokens: Vec<u32> = (1..60).collect();
+    for row in logits(&fused(file.path(), None, KvType::F16), &tokens, 30) {
+        assert!(row.iter().all(|logit| logit.is_finite()), "{row:?}");
+    }
+}
+
 /// A row's attention is summed in the same order whatever else is in the batch; weights in single precision are multiplied by candle, row by row.
 #[test]
 fn rows_of_a_ragged_batch_are_the_same_as_alone() {
