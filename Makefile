@@ -34,7 +34,9 @@ bench: CARGO_FLAGS := --config profile.dev.package.xdc-grid.opt-level=3
 bench: tools build ## measured figures, beside the named rivals, as tables; `tests/bench/run.py NAME…` measures only some
 	@python3 tests/bench/run.py
 
-nightly: tools ## random tests with far more cases: 10 million damaged model files, 1,000 histories of faults, the contracts' (about an hour)
+nightly: tools ## what takes too long for `make test`: a larger model, 10 million damaged model files, 1,000 histories of faults, the contracts' random tests (over an hour)
+	$(INSTALL) qwen
+	CANDLE_DEQUANTIZE_ALL=1 cargo test --locked --test it -- --ignored engine_oracle --nocapture --test-threads=1
 	GRID_FUZZ_CASES=10000000 cargo test --locked -p xdc-grid-inference --lib -- a_damaged_file
 	GRID_FAULT_RUNS=1000 GRID_FAULT_SEED=$$RANDOM tests/cluster/with-control-plane cargo test --locked --test it -- faults::random --nocapture
 	npm run --silent --prefix contracts nightly

@@ -13,8 +13,8 @@ pub(super) const CONTROL: i32 = 3;
 pub(super) const USER_DEFINED: i32 = 4;
 pub(super) const BYTE: i32 = 6;
 
-/// Tokens that end an answer or a turn wherever they occur. Some files list them as text (Gemma's `</s>`); nobody may write one by
-/// writing its name, and llama.cpp overrides such types as well.
+/// Tokens that end an answer or a turn wherever they occur. Some files list them as text (Gemma's `</s>`) though nothing makes them of text; nobody
+/// may write one by writing its name, and llama.cpp overrides such types as well.
 const ENDS: [&str; 8] =
     ["</s>", "<|eot_id|>", "<|eom_id|>", "<|im_end|>", "<|end|>", "<|endoftext|>", "<end_of_turn>", "<EOT>"];
 
@@ -38,8 +38,9 @@ impl<'a> Vocabulary<'a> {
             Some(types) => types.to_vec(),
             None => vec![NORMAL; tokens.len()],
         };
+        let merges = header.strings("tokenizer.ggml.merges")?;
         for (name, kind) in tokens.iter().zip(&mut types) {
-            if ENDS.contains(&name) {
+            if ENDS.contains(&name) && !(*kind == NORMAL && is_word(name, merges)) {
                 *kind = CONTROL;
             }
         }
@@ -56,6 +57,13 @@ impl<'a> Vocabulary<'a> {
         let found = self.iter().filter(|(_, name, kind)| *kind == wanted && !name.is_empty());
         found.map(|(id, name, _)| (name.to_owned(), id)).collect()
     }
+}
+
+/// Whether merges of byte-level BPE make a token, which is then a piece of text like any other: Qwen's vocabularies have `</s>` among their words, as HTML
+/// has it.
+fn is_word(name: &str, merges: Option<&Strings>) -> bool {
+    let makes = |merge: &str| merge.split_once(' ').is_some_and(|(a, b)| name.strip_prefix(a) == Some(b));
+    merges.is_some_and(|merges| merges.iter().any(makes))
 }
 
 /// The byte that a token like `<0x0A>` names.
@@ -133,6 +141,13 @@ fn byte_of_character() -> HashMap<char, u8> {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn what_merges_make_is_text_even_by_the_name_of_an_end() {
+        let merges: Strings = ["< /", "</ s>", "s >"].into_iter().collect();
+        assert!(is_word("</s>", Some(&merges)) && is_word("s>", Some(&merges)));
+        assert!(!is_word("<|im_end|>", Some(&merges)) && !is_word("</s>", None));
+    }
 
     #[test]
     fn pieces_are_spelled_by_type() {
