@@ -24,6 +24,7 @@ from subjects.table import processor
 # In the order in which they run. Those of the operator share one API server of their own; the last four need `up` before them.
 SUBJECTS = {
     "engine": engine.engine,
+    "larger": engine.larger,
     "replay": engine.replay,
     "depth": engine.depth,
     "together": engine.together,

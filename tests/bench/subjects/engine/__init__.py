@@ -4,6 +4,6 @@ A process a measurement, ours and the rival's in turns, because a shared machine
 the two of a pair. `grid-worker bench` measures ours, with sampling and scheduler; the rivals only compute.
 """
 
-from .beside import depth, engine, mistral, replay, together
+from .beside import depth, engine, larger, mistral, replay, together
 from .masks import masks
 from .serving import overhead, serve, throttled

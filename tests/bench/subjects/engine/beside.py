@@ -1,7 +1,7 @@
 """Speed: beside llama.cpp and mistral.rs, deep in a context, many answers at once, and an answer that is checked."""
 
 from ..table import note, ratio, row, table
-from .rivals import MODELS, Mistral, in_turns, llama, ours
+from .rivals import MODELS, QWEN, Mistral, in_turns, install, llama, ours
 
 DEEP, SHALLOW = 1024, 32
 AT_ONCE = 16
@@ -16,6 +16,21 @@ def engine():
             we, they = in_turns(lambda: ours(**shape), lambda: llama(**shape))
             _beside("prefill of 128", [speed.prefill for speed in we], "llama.cpp", [speed.prefill for speed in they])
             _beside("decode", [speed.decode for speed in we], "llama.cpp", [speed.decode for speed in they])
+
+
+def larger():
+    """A model ten times as large beside llama.cpp: prefill of 128 tokens, decode of 32 from near the start and behind 1,024; 2 threads."""
+    install("qwen")
+    table(f"{QWEN.name}, 2 threads, beside llama.cpp (goals ≥ 1.0 ×; decode behind {DEEP} ≥ 0.8 × of near the start)")
+    shape = {"model": QWEN, "threads": 2, "output": 32}
+    we, they, deep, their_deep = in_turns(
+        lambda: ours(prompt=128, **shape), lambda: llama(prompt=128, **shape), lambda: ours(prompt=DEEP, **shape), lambda: llama(prompt=DEEP, **shape)
+    )
+    _beside("prefill of 128", [speed.prefill for speed in we], "llama.cpp", [speed.prefill for speed in they])
+    _beside("decode", [speed.decode for speed in we], "llama.cpp", [speed.decode for speed in they])
+    _beside(f"decode behind {DEEP}", [speed.decode for speed in deep], "llama.cpp", [speed.decode for speed in their_deep])
+    _beside(f"decode behind {DEEP}", [speed.decode for speed in deep], "near the start", [speed.decode for speed in we])
+    _beside("replay", [speed.replay for speed in we], "generation", [speed.decode for speed in we])
 
 
 def replay():

@@ -28,6 +28,8 @@ class Model:
 SMOLLM = Model("SmolLM2-135M Q4_1", MODEL_FILE)
 GEMMA = Model("Gemma 3 270M Q4_K_M", CACHE / "models" / "gemma-3-270m-q4_k_m.gguf")
 MODELS = (SMOLLM, GEMMA)
+# 1.1 GB: fetched by the subject that asks for it.
+QWEN = Model("Qwen2.5-Coder 1.5B Q4_K_M", CACHE / "models" / "qwen2.5-coder-1.5b-instruct-q4_k_m.gguf")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -38,6 +40,10 @@ class Speed:
     decode: float
     together: float = 0.0
     replay: float = 0.0
+
+
+def install(name):
+    run(ROOT / "tests" / "tools" / "install", name)
 
 
 def in_turns(*measures, pairs=PAIRS):
@@ -71,7 +77,7 @@ class Mistral:
     """mistral.rs with a model, as a process that answers a line with a line: it takes seconds to load."""
 
     def __init__(self, model, threads):
-        run(ROOT / "tests" / "tools" / "install", "mistralrs")
+        install("mistralrs")
         command = [CACHE / "mistralrs" / "bin" / "python", ROOT / "tests" / "interop" / "mistralrs" / "rival.py", model.file]
         environment = os.environ | {"RAYON_NUM_THREADS": str(threads), "HF_HUB_OFFLINE": "1"}
         self.log = tempfile.TemporaryFile("w+")
