@@ -18,6 +18,7 @@ use xdc_grid::inference::{
 use xdc_grid::verify::profile::is_exact;
 
 use crate::engine::model_path;
+use crate::engine_exact::go_on_together;
 use crate::engine_files::tiny_model_of;
 use crate::engine_oracle::gemma_path;
 
@@ -145,22 +146,10 @@ fn rows_of_a_ragged_batch_are_nearly_the_same_as_alone() {
     let sequences: [Vec<u32>; 3] = [(1..30).collect(), vec![7, 8], (100..180).collect()];
     let alone: Vec<_> = sequences.iter().map(|tokens| logits(&model, tokens, tokens.len())).collect();
     let mut caches: Vec<KvCache> = sequences.iter().map(|tokens| cache(&model, tokens.len())).collect();
-    for ((tokens, kv), done) in sequences.iter().zip(&mut caches).zip([28, 0, 50]) {
-        model.forward(&mut [Segment { kv, start: 0, tokens: &tokens[..done], wanted: 0 }]).unwrap();
-    }
-    let mut segments: Vec<Segment> = sequences
-        .iter()
-        .zip(&mut caches)
-        .map(|(tokens, kv)| {
-            let start = kv.len();
-            Segment { start, tokens: &tokens[start..], wanted: 3, kv }
-        })
-        .collect();
-    let output = model.forward(&mut segments).unwrap();
+    let output = go_on_together(&model, &mut caches, &sequences, [28, 0, 50]);
     let expected: Vec<Vec<f32>> = alone[0][28..].iter().chain(&alone[1]).chain(&alone[2][77..]).cloned().collect();
     let found: Vec<Vec<f32>> = (0..output.rows()).map(|row| output.logits(row).to_vec()).collect();
     compare("a ragged batch", &TINY, &expected, &found);
-    drop(segments);
     let stale = Segment { kv: &mut caches[0], start: 3, tokens: &[1], wanted: 1 };
     assert!(model.forward(&mut [stale]).err().unwrap().to_string().contains("cannot go on at position 3"));
 }

@@ -6,7 +6,7 @@ use std::sync::Arc;
 
 use xdc_grid::inference::kernels::Simd;
 use xdc_grid::inference::kv::{KvBudget, KvCache};
-use xdc_grid::inference::model::{Model, Segment};
+use xdc_grid::inference::model::{Decoder, Model, Output, Segment};
 use xdc_grid::inference::pool::ThreadPool;
 use xdc_grid::inference::{Compute, KvType};
 
@@ -70,6 +70,28 @@ fn prefill_chunks_single_steps_and_threads_give_the_same_bits() {
     assert!(references[0] != references[1], "half precision changes results");
 }
 
+/// The last three rows of each sequence, all in one batch: the first `done` tokens of each are computed before, so that they go on at different
+/// positions.
+pub fn go_on_together<const N: usize>(
+    model: &dyn Decoder,
+    caches: &mut [KvCache],
+    sequences: &[Vec<u32>; N],
+    done: [usize; N],
+) -> Output {
+    for ((tokens, kv), done) in sequences.iter().zip(&mut *caches).zip(done) {
+        model.forward(&mut [Segment { kv, start: 0, tokens: &tokens[..done], wanted: 0 }]).unwrap();
+    }
+    let mut segments: Vec<Segment> = sequences
+        .iter()
+        .zip(caches)
+        .map(|(tokens, kv)| {
+            let start = kv.len();
+            Segment { start, tokens: &tokens[start..], wanted: 3, kv }
+        })
+        .collect();
+    model.forward(&mut segments).unwrap()
+}
+
 #[test]
 fn rows_of_a_ragged_batch_are_the_same_as_alone() {
     for kv_type in KvType::ALL {
@@ -77,19 +99,7 @@ fn rows_of_a_ragged_batch_are_the_same_as_alone() {
         let sequences = [tokens(1, 40), tokens(2, 3), tokens(5, 90)];
         let alone: Vec<_> = sequences.iter().map(|tokens| bits(&model, tokens, tokens.len())).collect();
         let mut caches: Vec<KvCache> = sequences.iter().map(|_| cache(&model)).collect();
-        // First part of each alone, so that the batch continues at different positions; then all together.
-        for ((tokens, kv), done) in sequences.iter().zip(&mut caches).zip([39, 0, 50]) {
-            model.forward(&mut [Segment { kv, start: 0, tokens: &tokens[..done], wanted: 0 }]).unwrap();
-        }
-        let mut segments: Vec<Segment> = sequences
-            .iter()
-            .zip(&mut caches)
-            .map(|(tokens, kv)| {
-                let start = kv.len();
-                Segment { start, tokens: &tokens[start..], wanted: 3, kv }
-            })
-            .collect();
-        let output = model.forward(&mut segments).unwrap();
+        let output = go_on_together(&model, &mut caches, &sequences, [39, 0, 50]);
         let expected: Vec<&Vec<u32>> = alone[0][39..].iter().chain(&alone[1]).chain(&alone[2][87..]).collect();
         assert_eq!(output.rows(), expected.len());
         for (row, expected) in expected.into_iter().enumerate() {

@@ -6,6 +6,7 @@ use candle_core::quantized::{GgmlDType, QTensor, gguf_file};
 use candle_core::{Device, Tensor};
 use proptest::prelude::*;
 use xdc_grid::inference::gguf::Header;
+use xdc_grid::inference::text::Tokenizer;
 use xdc_grid::inference::{Engine, EngineConfig, GenerateEvent, GenerateRequest, LoadError, ReplayRequest};
 
 use crate::engine::model_path;
@@ -195,6 +196,23 @@ fn models_that_would_be_computed_wrongly_are_refused_by_name() {
     assert!(load(&renamed).err().unwrap().to_string().contains("post_ffw_gnome"));
     assert!(load(b"PK\x03\x04 not a model").err().unwrap().to_string().contains("GGUF"));
     assert!(load(b"").err().is_some());
+}
+
+/// Qwen's files have `</s>` among the words that merges make; it is a text there, and as a control token in the files of others.
+#[test]
+fn the_name_of_an_end_is_a_word_where_merges_make_it() {
+    use gguf_file::Value::{Array, String};
+    let words = ["</s>", "</", "s>", "<|im_end|>"];
+    let name =
+        |i: u32| words.get(i as usize).map_or_else(|| char::from_u32(33 + i).unwrap().to_string(), |w| (*w).into());
+    let tokens = ("tokenizer.ggml.tokens", Array((0..256).map(|i| String(name(i))).collect()));
+    let merges = Array(["< /", "s >", "</ s>"].map(|merge| String(merge.into())).to_vec());
+    let bytes = tiny_model_of("qwen2", GgmlDType::Q8_0, &[tokens, ("tokenizer.ggml.merges", merges)]);
+    let tokenizer = Tokenizer::from_header(&Header::parse(bytes.as_slice(), bytes.len() as u64).unwrap(), 64).unwrap();
+    assert_eq!(tokenizer.encode("</s>").unwrap(), [0]);
+    assert_eq!(tokenizer.bytes(0), b"</s>");
+    assert!(!tokenizer.is_end(0) && tokenizer.is_end(3));
+    assert!(!tokenizer.encode("<|im_end|>").unwrap().contains(&3));
 }
 
 fn replace(bytes: &[u8], from: &[u8], to: &[u8]) -> Vec<u8> {

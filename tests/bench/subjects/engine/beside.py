@@ -30,7 +30,6 @@ def larger():
     _beside("decode", [speed.decode for speed in we], "llama.cpp", [speed.decode for speed in they])
     _beside(f"decode behind {DEEP}", [speed.decode for speed in deep], "llama.cpp", [speed.decode for speed in their_deep])
     _beside(f"decode behind {DEEP}", [speed.decode for speed in deep], "near the start", [speed.decode for speed in we])
-    _beside("replay", [speed.replay for speed in we], "generation", [speed.decode for speed in we])
 
 
 def replay():
