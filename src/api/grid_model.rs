@@ -46,8 +46,9 @@ pub struct GridModelSpec {
     /// sha256 of the file, 64 lower-case hexadecimal digits.
     #[schemars(length(max = 64), regex(pattern = "^[0-9a-f]{64}$"))]
     pub sha256: String,
-    /// Format of the file, and with it what the model serves: `GGUF` (a decoder; chat and completions) or `Safetensors` (a BERT
-    /// encoder as a tar of config.json, tokenizer.json and model.safetensors; embeddings).
+    /// Format of the file, and with it what the model serves: `GGUF` (a decoder; chat and completions), `Safetensors` (a BERT
+    /// encoder as a tar of config.json, tokenizer.json and model.safetensors; embeddings) or `SafetensorsDecoder` (a decoder as
+    /// such a tar; chat and completions).
     #[serde(default)]
     pub format: ModelFormat,
     /// Tokens of context to serve; absent means what the file says.
@@ -55,7 +56,8 @@ pub struct GridModelSpec {
     #[schemars(range(min = 1, max = 1_048_576))]
     pub context_length: Option<i32>,
     /// Reward units per token; absent means one per started megabyte of a GGUF file, because decoding reads every weight
-    /// once per token, and one per started four megabytes of a Safetensors model, whose weights have four bytes.
+    /// once per token, one per started four megabytes of a Safetensors encoder, whose weights have four bytes, and one per started two
+    /// of a Safetensors decoder, whose weights have two.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     #[schemars(range(min = 1, max = 1_000_000_000))]
     pub cost_per_token: Option<i64>,
@@ -104,6 +106,9 @@ pub enum ModelFormat {
     Gguf,
     /// A BERT encoder: a tar with config.json, tokenizer.json and model.safetensors at its top. Serves /v1/embeddings.
     Safetensors,
+    /// A decoder of the llama family as it was published: a tar with config.json, tokenizer.json, tokenizer_config.json and model.safetensors
+    /// (or its parts) at its top. Serves /v1/chat/completions and /v1/completions.
+    SafetensorsDecoder,
 }
 
 /// What the gateway reports.

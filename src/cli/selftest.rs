@@ -79,12 +79,13 @@ async fn first_ready_model(client: &Client) -> Result<String, CliError> {
     // An encoder answers nobody.
     let ready = |model: &&GridModel| {
         let status = model.status.as_ref();
-        model.spec.format == ModelFormat::Gguf
+        model.spec.format != ModelFormat::Safetensors
             && status.is_some_and(|status| conditions::is_true(&status.conditions, grid_model::condition::READY))
     };
     models.items.iter().find(ready).map(|model| model.name_any()).ok_or_else(|| {
         CliError::Other(
-            "no GridModel of format GGUF is Ready, so there is nothing to ask: kubectl get gridmodels,gridnodes".into(),
+            "no GridModel that writes text is Ready, so there is nothing to ask: kubectl get gridmodels,gridnodes"
+                .into(),
         )
     })
 }

@@ -17,6 +17,8 @@ const BYTES_PER_COST: u64 = 1_000_000;
 /// As above for encoders, whose weights have four bytes where a decoder's have about one: a unit is the work of about a million
 /// weights in either (`docs/adr/0008-…`).
 const ENCODER_BYTES_PER_COST: u64 = 4 * BYTES_PER_COST;
+/// As above for decoders as they are published, whose weights have two bytes; workers round them to one.
+const HALF_PRECISION_BYTES_PER_COST: u64 = 2 * BYTES_PER_COST;
 
 /// Fetches that are under way.
 #[derive(Debug, Default)]
@@ -169,6 +171,7 @@ fn cost_per_token(source: &ModelSource, bytes: u64) -> u64 {
     let bytes_per_cost = match source.format {
         ModelFormat::Gguf => BYTES_PER_COST,
         ModelFormat::Safetensors => ENCODER_BYTES_PER_COST,
+        ModelFormat::SafetensorsDecoder => HALF_PRECISION_BYTES_PER_COST,
     };
     if source.cost_per_token > 0 { source.cost_per_token } else { bytes.div_ceil(bytes_per_cost).max(1) }
 }

@@ -70,7 +70,7 @@ fn canary(peer: &GridPeerId, model: ModelDigest, format: ModelFormat, prompt: &s
             let inputs = vec![prompt.to_owned()];
             (Endpoint::Embeddings, InputLine::embedding(0, "canary".into(), inputs, Encoding::Float))
         }
-        ModelFormat::Gguf => (Endpoint::ChatCompletions, chat(prompt)),
+        ModelFormat::Gguf | ModelFormat::SafetensorsDecoder => (Endpoint::ChatCompletions, chat(prompt)),
     };
     NewRequest {
         id: RequestId(rand::random()),

@@ -2,7 +2,7 @@
 //! that another does not, read from GGUF metadata.
 
 use super::config::{ConfigError, Keys, ModelConfig};
-use super::gguf::Header;
+use super::gguf::{HeadOrder, Header};
 
 /// A family of decoders, by the name that GGUF has for it. Mistral's models go by "llama".
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -69,7 +69,7 @@ pub struct Sliding {
 pub enum Scaling {
     /// Nothing, or the linear scale of [`ModelConfig`].
     Plain,
-    /// A factor for each pair, in the tensor `rope_freqs.weight`.
+    /// A factor for each pair: [`ROPE_FACTORS`].
     Factors,
     Yarn(Yarn),
 }
@@ -105,6 +105,9 @@ pub struct Architecture {
     pub post_norms: bool,
 }
 
+/// The tensor, or the metadata of a file that has no such tensor, with a factor for each pair of a head.
+pub(super) const ROPE_FACTORS: &str = "rope_freqs.weight";
+
 /// Metadata that changes what a model computes in ways that no family here has.
 const REFUSED: [(&str, &str); 7] = [
     ("expert_count", "a mixture of experts"),
@@ -125,7 +128,7 @@ impl Architecture {
                 return Err(ConfigError::Unsupported(what.into()));
             }
         }
-        let factors = header.tensors.contains_key("rope_freqs.weight");
+        let factors = header.tensors.contains_key(ROPE_FACTORS) || header.floats(ROPE_FACTORS)?.is_some();
         let family = keys.family;
         let gemma = family == Family::Gemma3;
         let sliding = sliding(&keys, config)?;
@@ -133,8 +136,10 @@ impl Architecture {
         Ok(Self {
             family,
             gate: if gemma { Gate::Gelu } else { Gate::Silu },
-            // The files of the llama family have their heads' elements sorted for neighbours.
-            pairing: if family == Family::Llama { Pairing::Neighbours } else { Pairing::Halves },
+            pairing: match (family, header.heads) {
+                (Family::Llama, HeadOrder::Sorted) => Pairing::Neighbours,
+                _ => Pairing::Halves,
+            },
             scaling: scaling(&keys, config, factors)?,
             sliding,
             local_rope_base: Some(local).filter(|base| gemma && *base >= 1.0 && base.is_finite()),
@@ -234,7 +239,7 @@ mod tests {
         for (key, value) in more {
             metadata.insert(format!("{family}.{key}"), value.clone());
         }
-        Header { metadata, tensors: BTreeMap::new() }
+        Header { metadata, ..Header::default() }
     }
 
     fn read(family: &str, more: &[(&str, Value)]) -> Result<Architecture, ConfigError> {

@@ -15,8 +15,10 @@ pub enum ConfigError {
     Gguf(#[from] GgufError),
     #[error("the model architecture \"{0}\" is not supported; this engine runs {known}", known = architecture::known())]
     Architecture(String),
-    #[error("the model type \"{0}\" is not supported; this engine runs \"bert\" encoders from Safetensors")]
-    Encoder(String),
+    #[error(
+        "the model type \"{0}\" is not supported; from Safetensors this engine runs \"bert\" encoders and \"llama\", \"mistral\", \"qwen2\" and \"qwen3\" decoders"
+    )]
+    ModelType(String),
     #[error("{name} of the model cannot be read: {source}")]
     Json { name: &'static str, source: serde_json::Error },
     #[error("the model uses {0}, which this engine does not support")]
@@ -109,6 +111,11 @@ impl ModelConfig {
     pub fn kv_dim(&self) -> usize {
         self.n_kv_heads * self.head_dim
     }
+}
+
+/// A JSON file of a model.
+pub(super) fn json<'a, T: serde::Deserialize<'a>>(name: &'static str, bytes: &'a [u8]) -> Result<T, ConfigError> {
+    serde_json::from_slice(bytes).map_err(|source| ConfigError::Json { name, source })
 }
 
 /// The metadata keys of one family: all begin with its name.

@@ -79,17 +79,28 @@ impl TensorInfo {
     }
 }
 
-/// The parsed header of a GGUF file.
-#[derive(Debug)]
+/// The parsed header of a GGUF file, or what it would be for another file ([`safetensors`](super::safetensors)).
+#[derive(Debug, Default)]
 pub struct Header {
     pub metadata: BTreeMap<String, Value>,
     pub tensors: BTreeMap<String, TensorInfo>,
+    pub heads: HeadOrder,
 }
 
-/// An open GGUF file: its header and the means to read tensor bytes.
+/// In which order the elements of a head stand in the rows of queries and keys of the llama family.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub enum HeadOrder {
+    /// What is rotated together stands together: converters to GGUF sort them so.
+    #[default]
+    Sorted,
+    /// As they were published.
+    Published,
+}
+
+/// An open file with a header, and the means to read tensor bytes.
 #[derive(Debug)]
 pub struct GgufFile {
-    file: File,
+    pub(super) file: File,
     pub header: Header,
     pub bytes: u64,
 }
@@ -143,7 +154,7 @@ impl Header {
                 return Err(GgufError::Damaged(format!("tensor \"{name}\" appears twice")));
             }
         }
-        Ok(Self { metadata, tensors })
+        Ok(Self { metadata, tensors, heads: HeadOrder::Sorted })
     }
 
     /// An unsigned integer.

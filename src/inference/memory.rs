@@ -65,8 +65,7 @@ mod tests {
     #[test]
     fn a_model_that_cannot_fit_is_refused_with_the_numbers() {
         let info = TensorInfo { dtype: GgmlDType::F16, dims: vec![4096, 4096], offset: 0, bytes: 32 << 20 };
-        let header =
-            Header { metadata: BTreeMap::new(), tensors: BTreeMap::from([("token_embd.weight".into(), info)]) };
+        let header = Header { tensors: BTreeMap::from([("token_embd.weight".into(), info)]), ..Header::default() };
         let error = check(&header, 0, Some(16 << 20)).unwrap_err().to_string();
         assert!(error.contains("weights need 17 MiB") && error.contains("use 16 MiB"), "{error}");
         assert!(check(&header, 0, Some(17 << 20)).is_ok() && check(&header, usize::MAX, None).is_ok());
@@ -74,7 +73,7 @@ mod tests {
 
     #[test]
     fn the_words_of_the_vocabulary_count_too() {
-        let header = Header { metadata: BTreeMap::new(), tensors: BTreeMap::new() };
+        let header = Header::default();
         let error = check(&header, 262_144, Some(149 << 20)).unwrap_err().to_string();
         assert!(error.contains("vocabulary 150 MiB") && error.contains("use 149 MiB"), "{error}");
         assert!(check(&header, 262_144, Some(150 << 20)).is_ok());

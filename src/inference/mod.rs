@@ -24,6 +24,7 @@ pub mod model;
 #[cfg(test)]
 mod noise;
 pub mod pool;
+mod safetensors;
 mod strings;
 pub mod text;
 mod threads;
@@ -48,23 +49,17 @@ pub enum LoadedModel {
     Encoder(Encoder),
 }
 
-/// Loads a model file by what it is: GGUF begins with its name, everything else must be a bundle of Safetensors.
+/// Loads a model file by what it is: a GGUF file, or a bundle of Safetensors with an encoder or a decoder.
 pub fn load(path: &std::path::Path, config: EngineConfig) -> Result<LoadedModel, LoadError> {
-    let mut magic = [0; 4];
-    let begins = std::fs::File::open(path).and_then(|mut file| std::io::Read::read_exact(&mut file, &mut magic));
-    match begins {
-        Ok(()) if magic == *b"GGUF" => Engine::load(path, config).map(LoadedModel::Engine),
-        Ok(()) if is_archive(path) => Encoder::load(path, config).map(LoadedModel::Encoder),
-        // Its errors name what a model file should be.
-        _ => Engine::load(path, config).map(LoadedModel::Engine),
+    if safetensors::is_archive(path) && safetensors::kind(path)? == safetensors::Kind::Encoder {
+        return Encoder::load(path, config).map(LoadedModel::Encoder);
     }
+    Engine::load(path, config).map(LoadedModel::Engine)
 }
 
-/// Whether a file has the mark of a tar archive.
-fn is_archive(path: &std::path::Path) -> bool {
-    let mut block = [0; 512];
-    let read = std::fs::File::open(path).and_then(|mut file| std::io::Read::read_exact(&mut file, &mut block));
-    read.is_ok() && block.get(257..262) == Some(b"ustar")
+/// Opens a decoder's file. What is no bundle should be a GGUF file, and the error says so.
+pub fn open(path: &std::path::Path) -> Result<gguf::GgufFile, LoadError> {
+    if safetensors::is_archive(path) { safetensors::open(path) } else { Ok(gguf::GgufFile::open(path)?) }
 }
 
 /// Why a model could not be loaded.
@@ -73,7 +68,9 @@ pub enum LoadError {
     #[error(transparent)]
     Config(#[from] config::ConfigError),
     #[error(transparent)]
-    Bundle(#[from] encoder::BundleError),
+    Bundle(#[from] safetensors::BundleError),
+    #[error(transparent)]
+    Weights(#[from] safetensors::WeightsError),
     #[error("tensor \"{name}\" has the shape {found:?} but the metadata asks for {expected:?}")]
     Shape { name: String, found: Vec<usize>, expected: Vec<usize> },
     #[error("tensor \"{name}\" has {inputs} inputs; a multiple of 32 is needed")]

@@ -13,7 +13,6 @@ use std::path::Path;
 
 use candle_core::{Device, Tensor};
 
-use super::LoadError;
 use super::architecture::Architecture;
 use super::config::ModelConfig;
 use super::gguf::GgufFile;
@@ -21,6 +20,7 @@ use super::kernels::{HALF_KV_PROFILE, KERNEL_PROFILE};
 use super::kv::{KvCache, KvShape, KvType};
 use super::layers::{Compute, Gated, Linear, RmsNorm, Sum};
 use super::memory;
+use super::{LoadError, open};
 use attention::{Attention, Rotations};
 use loader::Loader;
 pub(crate) use loader::{global_rope, refuse_others};
@@ -143,9 +143,9 @@ struct Layer {
 }
 
 impl Model {
-    /// Loads the first `layers` layers of a GGUF file (all of them when `None`).
+    /// Loads the first `layers` layers of a GGUF file or a bundle of Safetensors (all of them when `None`).
     pub fn load(path: &Path, compute: Compute, layers: Option<usize>) -> Result<(Self, GgufFile), LoadError> {
-        let file = GgufFile::open(path)?;
+        let file = open(path)?;
         let config = ModelConfig::from_header(&file.header)?;
         let architecture = Architecture::from_header(&file.header, &config)?;
         memory::check(&file.header, config.vocab_size, memory::limit())?;

@@ -313,6 +313,8 @@ pub enum ModelFormat {
     Gguf,
     /// An encoder as a tar of Safetensors, configuration and tokenizer: makes embeddings.
     Safetensors,
+    /// A decoder as such a tar.
+    SafetensorsDecoder,
 }
 
 impl ModelFormat {

@@ -45,6 +45,7 @@ mod engine_files;
 mod engine_forms;
 #[cfg(feature = "inference")]
 mod engine_oracle;
+mod engine_safetensors;
 #[cfg(feature = "inference")]
 mod engine_schedule;
 #[cfg(feature = "inference")]

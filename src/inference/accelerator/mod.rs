@@ -18,13 +18,13 @@ use std::sync::Arc;
 
 use candle_core::{Device, DeviceLocation, Tensor};
 
-use crate::LoadError;
 use crate::architecture::{Architecture, Gate};
 use crate::config::ModelConfig;
 use crate::gguf::GgufFile;
 use crate::kv::{KvShape, KvType};
 use crate::layers::Compute;
 use crate::model::{Decoder, ForwardError, Rope, Segment, check_batch, wanted_rows};
+use crate::{LoadError, open};
 pub use attention::{Arguments, Launch, Launcher};
 use attention::{Fused, Views};
 pub(crate) use kv::DeviceKv;
@@ -92,14 +92,14 @@ struct Layer {
 }
 
 impl DeviceModel {
-    /// Loads the first `layers` layers of a GGUF file (all of them when `None`) onto a device.
+    /// Loads the first `layers` layers of a GGUF file or a bundle of Safetensors (all of them when `None`) onto a device.
     pub fn load(
         path: &Path,
         device: Device,
         compute: Compute,
         layers: Option<usize>,
     ) -> Result<(Self, GgufFile), LoadError> {
-        let file = GgufFile::open(path)?;
+        let file = open(path)?;
         let config = ModelConfig::from_header(&file.header)?;
         let architecture = Architecture::from_header(&file.header, &config)?;
         let device = own(device)?;

@@ -2,8 +2,9 @@
 
 use serde::Deserialize;
 
-use super::bundle::Bundle;
-use crate::config::ConfigError;
+use crate::LoadError;
+use crate::config::{ConfigError, json};
+use crate::safetensors::{Bundle, CONFIG, LIMITS, POOLING};
 
 /// Bounds on what a hostile file can make us allocate.
 const MAX_WIDTH: usize = 1 << 14;
@@ -49,19 +50,23 @@ struct Limits {
 type Modes = serde_json::Map<String, serde_json::Value>;
 
 impl EncoderConfig {
-    pub fn from_bundle(bundle: &Bundle) -> Result<Self, ConfigError> {
-        let published: Published = json("config.json", &bundle.config)?;
-        if let Some(modes) = &bundle.pooling {
-            check_pooling(&json("1_Pooling/config.json", modes)?)?;
+    pub fn from_bundle(bundle: &Bundle) -> Result<Self, LoadError> {
+        Ok(Self::from_texts(bundle.text(CONFIG)?, bundle.optional(POOLING), bundle.optional(LIMITS))?)
+    }
+
+    fn from_texts(config: &[u8], pooling: Option<&[u8]>, limits: Option<&[u8]>) -> Result<Self, ConfigError> {
+        let published: Published = json(CONFIG, config)?;
+        if let Some(modes) = pooling {
+            check_pooling(&json(POOLING, modes)?)?;
         }
-        let limits = bundle.limits.as_deref().map(|limits| json::<Limits>("sentence_bert_config.json", limits));
+        let limits = limits.map(|limits| json::<Limits>(LIMITS, limits));
         let trained = limits.transpose()?.and_then(|limits| limits.max_seq_length);
         Self::new(published, trained)
     }
 
     fn new(from: Published, trained: Option<usize>) -> Result<Self, ConfigError> {
         if from.model_type != "bert" {
-            return Err(ConfigError::Encoder(from.model_type));
+            return Err(ConfigError::ModelType(from.model_type));
         }
         if from.hidden_act != "gelu" {
             return Err(ConfigError::Unsupported(format!("the activation \"{}\"", from.hidden_act)));
@@ -117,10 +122,6 @@ fn check_pooling(modes: &Modes) -> Result<(), ConfigError> {
     Err(ConfigError::Unsupported(format!("the pooling {}; only pooling_mode_mean_tokens is known", on.join(" with "))))
 }
 
-fn json<'a, T: Deserialize<'a>>(name: &'static str, bytes: &'a [u8]) -> Result<T, ConfigError> {
-    serde_json::from_slice(bytes).map_err(|source| ConfigError::Json { name, source })
-}
-
 fn bounded(what: &'static str, found: usize, most: usize) -> Result<usize, ConfigError> {
     if (1..=most).contains(&found) { Ok(found) } else { Err(value(what, found)) }
 }
@@ -133,29 +134,22 @@ fn value(what: &'static str, value: impl ToString) -> ConfigError {
 mod tests {
     use super::*;
 
-    const CONFIG: &str = r#"{"model_type":"bert","num_hidden_layers":6,"hidden_size":384,"intermediate_size":1536,
+    const BERT: &str = r#"{"model_type":"bert","num_hidden_layers":6,"hidden_size":384,"intermediate_size":1536,
         "num_attention_heads":12,"vocab_size":30522,"max_position_embeddings":512,"type_vocab_size":2,
         "layer_norm_eps":1e-12,"hidden_act":"gelu","position_embedding_type":"absolute","use_cache":true}"#;
     const MEAN: &str =
         r#"{"word_embedding_dimension":384,"pooling_mode_mean_tokens":true,"pooling_mode_cls_token":false}"#;
 
     fn config(text: &str, pooling: Option<&str>, limits: Option<&str>) -> Result<EncoderConfig, ConfigError> {
-        EncoderConfig::from_bundle(&Bundle {
-            weights: vec![],
-            config: text.into(),
-            tokenizer: vec![],
-            pooling: pooling.map(Into::into),
-            limits: limits.map(Into::into),
-            bytes: 0,
-        })
+        EncoderConfig::from_texts(text.as_bytes(), pooling.map(str::as_bytes), limits.map(str::as_bytes))
     }
 
     #[test]
     fn a_published_shape_is_read_with_its_limit() {
-        let limited = config(CONFIG, Some(MEAN), Some(r#"{"max_seq_length":256,"do_lower_case":false}"#)).unwrap();
+        let limited = config(BERT, Some(MEAN), Some(r#"{"max_seq_length":256,"do_lower_case":false}"#)).unwrap();
         assert_eq!((limited.hidden, limited.head_dim(), limited.max_tokens), (384, 32, 256));
-        assert_eq!(config(CONFIG, None, None).unwrap().max_tokens, 512);
-        assert_eq!(config(CONFIG, None, Some(r#"{"max_seq_length":9999}"#)).unwrap().max_tokens, 512);
+        assert_eq!(config(BERT, None, None).unwrap().max_tokens, 512);
+        assert_eq!(config(BERT, None, Some(r#"{"max_seq_length":9999}"#)).unwrap().max_tokens, 512);
     }
 
     #[test]
@@ -170,10 +164,10 @@ mod tests {
             ("1e-12", "0.0", "layer_norm_eps"),
             ("{", "", "config.json"),
         ] {
-            let error = config(&CONFIG.replacen(from, to, 1), None, None).unwrap_err().to_string();
+            let error = config(&BERT.replacen(from, to, 1), None, None).unwrap_err().to_string();
             assert!(error.contains(word), "{error}");
         }
         let first = r#"{"pooling_mode_cls_token":true,"pooling_mode_mean_tokens":false}"#;
-        assert!(config(CONFIG, Some(first), None).unwrap_err().to_string().contains("pooling_mode_cls_token"));
+        assert!(config(BERT, Some(first), None).unwrap_err().to_string().contains("pooling_mode_cls_token"));
     }
 }

@@ -4,7 +4,6 @@
 //! take turns group by group. The arithmetic is single precision in a fixed order ([`DENSE_PROFILE`]), so a vector is
 //! the same to the bit whatever is computed beside it: an audit is simply the same computation again.
 
-mod bundle;
 mod config;
 mod layers;
 mod model;
@@ -18,11 +17,12 @@ use std::sync::mpsc::{SyncSender, TrySendError, sync_channel};
 
 use tokio::sync::{mpsc, oneshot};
 
+use super::config::ConfigError;
 use super::kernels::{DENSE_PROFILE, Simd};
 use super::layers::Compute;
 use super::pool::ThreadPool;
+use super::safetensors::{Bundle, TOKENIZER};
 use super::{AdmissionError, Benchmark, EngineConfig, LoadCounters, LoadError, ModelInfo, PromptError, Ticket};
-pub use bundle::{Bundle, BundleError};
 pub use config::EncoderConfig;
 pub use model::EncoderModel;
 use scheduler::{Command, Scheduler};
@@ -49,8 +49,17 @@ struct Shared {
 /// The vectors of a request in the order of its texts, or why there are no more.
 pub type Vectors = mpsc::Receiver<Result<Vec<f32>, String>>;
 
+/// Encoders are small: their weights are in one file, which is read whole.
+fn only_weights(bundle: &Bundle) -> Result<Vec<u8>, LoadError> {
+    let mut files = bundle.weights();
+    match (files.next(), files.next()) {
+        (Some((_, place)), None) => Ok(bundle.read(place)?),
+        _ => Err(ConfigError::Unsupported("an encoder whose weights are in several files".into()).into()),
+    }
+}
+
 impl Encoder {
-    /// Loads a bundle ([`Bundle`]) and starts the thread. Of `config` the memory for keys and values does not apply:
+    /// Loads a [`Bundle`] and starts the thread. Of `config` the memory for keys and values does not apply:
     /// an encoder keeps none.
     pub fn load(path: &Path, config: EngineConfig) -> Result<Self, LoadError> {
         let compute = Compute { pool: Arc::new(ThreadPool::new(config.threads)?), simd: Simd::detect() };
@@ -58,8 +67,8 @@ impl Encoder {
         let shape = EncoderConfig::from_bundle(&bundle)?;
         let trained = shape.max_tokens as u32;
         let context_length = config.context_length.map_or(trained, |limit| limit.clamp(1, trained));
-        let tokenizer = WordPieces::new(&bundle.tokenizer, context_length as usize, shape.vocab_size)?;
-        let model = EncoderModel::load(&bundle.weights, shape, compute, config.layers)?;
+        let tokenizer = WordPieces::new(bundle.text(TOKENIZER)?, context_length as usize, shape.vocab_size)?;
+        let model = EncoderModel::load(&only_weights(&bundle)?, shape, compute, config.layers)?;
         let info = ModelInfo {
             architecture: "bert".to_owned(),
             context_length,

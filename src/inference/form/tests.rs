@@ -53,7 +53,7 @@ fn tokenizer(model: &str, tokens: Vec<(String, i32)>) -> Arc<Tokenizer> {
     set("merges", gguf::Value::Strings(std::iter::empty::<&str>().collect()));
     set("pre", gguf::Value::String("gpt-2".into()));
     set("eos_token_id", gguf::Value::Int(END.into()));
-    Arc::new(Tokenizer::from_header(&Header { metadata, tensors: BTreeMap::new() }, 4096).unwrap())
+    Arc::new(Tokenizer::from_header(&Header { metadata, ..Header::default() }, 4096).unwrap())
 }
 
 fn controls() -> Vec<(String, i32)> {
@@ -327,7 +327,7 @@ async fn a_model_whose_answers_cannot_end_keeps_to_no_form() {
     set("model", gguf::Value::String("llama".into()));
     set("tokens", gguf::Value::Strings(["{", "}"].into_iter().collect()));
     set("scores", gguf::Value::Floats(vec![0.0; 2]));
-    let tokenizer = Tokenizer::from_header(&Header { metadata, tensors: BTreeMap::new() }, 16).unwrap();
+    let tokenizer = Tokenizer::from_header(&Header { metadata, ..Header::default() }, 16).unwrap();
     let outcome = Forms::new(Arc::new(tokenizer)).begin(None, &TextForm::JsonObject).await.map(drop);
     assert_eq!(outcome, Err(AdmissionError::Form(FormError::NoEnd)));
 }

@@ -3,7 +3,7 @@
 use super::rope::Rope;
 use super::{Layer, Model};
 use crate::LoadError;
-use crate::architecture::{Architecture, Scaling};
+use crate::architecture::{Architecture, ROPE_FACTORS, Scaling};
 use crate::config::{ConfigError, ModelConfig};
 use crate::gguf::GgufFile;
 use crate::kv::KvType;
@@ -106,7 +106,10 @@ pub(crate) fn global_rope(
     architecture: &Architecture,
 ) -> Result<Rope, LoadError> {
     let factors = match architecture.scaling {
-        Scaling::Factors => Some(load_vector(file, "rope_freqs.weight", config.head_dim / 2)?),
+        Scaling::Factors => match file.header.floats(ROPE_FACTORS)? {
+            Some(factors) => Some(factors.to_vec()),
+            None => Some(load_vector(file, ROPE_FACTORS, config.head_dim / 2)?),
+        },
         Scaling::Plain | Scaling::Yarn(_) => None,
     };
     Ok(Rope::global(config, architecture, factors.as_deref()))

@@ -27,6 +27,12 @@ pub(super) const PRE_TOKENIZERS: [&str; 10] = [
     "stablelm2",
 ];
 
+/// How Llama 3 cuts text into words.
+pub(crate) const LLAMA_WORDS: &str = r"(?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\r\n\p{L}\p{N}]?\p{L}+|\p{N}{1,3}| ?[^\s\p{L}\p{N}]+[\r\n]*|\s*[\r\n]+|\s+(?!\S)|\s+";
+/// How Qwen 2 and later do.
+pub(crate) const QWEN_WORDS: &str =
+    r"(?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\r\n\p{L}\p{N}]?\p{L}+|\p{N}| ?[^\s\p{L}\p{N}]+[\r\n]*|\s*[\r\n]+|\s+(?!\S)|\s+";
+
 /// How a named pre-tokenizer cuts text into words. The expressions are those of the models' own `tokenizer.json`.
 pub(super) struct Rules {
     pre_tokenizer: Vec<PreTokenizerWrapper>,
@@ -38,17 +44,15 @@ pub(super) struct Rules {
 impl Rules {
     /// The rules that llama.cpp has under that name.
     pub(super) fn named(name: &str) -> Result<Self, TokenizerError> {
-        const LLAMA: &str = r"(?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\r\n\p{L}\p{N}]?\p{L}+|\p{N}{1,3}| ?[^\s\p{L}\p{N}]+[\r\n]*|\s*[\r\n]+|\s+(?!\S)|\s+";
-        const QWEN: &str = r"(?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\r\n\p{L}\p{N}]?\p{L}+|\p{N}| ?[^\s\p{L}\p{N}]+[\r\n]*|\s*[\r\n]+|\s+(?!\S)|\s+";
         let gpt2 = || PreTokenizerWrapper::ByteLevel(ByteLevel::new(false, true, true));
         let plain = |pre_tokenizer| Self { pre_tokenizer, ignore_merges: false, adds_bos: false };
         match name {
             "smollm" | "starcoder" => Ok(plain(vec![PreTokenizerWrapper::Digits(Digits::new(true)), gpt2()])),
             "gpt-2" | "phi-2" => Ok(plain(vec![gpt2()])),
             "llama-bpe" | "llama3" | "llama-v3" => {
-                Ok(Self { ignore_merges: true, adds_bos: true, ..plain(split(LLAMA)?) })
+                Ok(Self { ignore_merges: true, adds_bos: true, ..plain(split(LLAMA_WORDS)?) })
             }
-            "qwen2" | "deepseek-r1-qwen" | "stablelm2" => Ok(plain(split(QWEN)?)),
+            "qwen2" | "deepseek-r1-qwen" | "stablelm2" => Ok(plain(split(QWEN_WORDS)?)),
             other => Err(TokenizerError::PreTokenizer(other.to_owned())),
         }
     }

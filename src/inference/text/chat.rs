@@ -236,7 +236,7 @@ mod tests {
         set("token_type", gguf::Value::Ints(types.collect()));
         set("bos_token_id", gguf::Value::Int(0));
         set("add_space_prefix", gguf::Value::Bool(false));
-        Tokenizer::from_header(&gguf::Header { metadata, tensors: BTreeMap::new() }, 4096).unwrap()
+        Tokenizer::from_header(&gguf::Header { metadata, ..gguf::Header::default() }, 4096).unwrap()
     }
 
     /// The rendered conversation, with control tokens by name in brackets.

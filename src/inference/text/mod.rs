@@ -10,10 +10,12 @@ mod tokenizer;
 mod tools;
 mod vocabulary;
 
+pub(crate) use bpe::{LLAMA_WORDS, QWEN_WORDS};
 pub use chat::{ChatMessage, ChatTemplate};
 pub use detokenizer::Detokenizer;
 pub use stop::StopStrings;
 pub use tokenizer::{Tokenizer, TokenizerError};
+pub(crate) use vocabulary::{CONTROL, NORMAL, UNUSED, USER_DEFINED};
 
 /// Why a prompt cannot be turned into tokens.
 #[derive(Debug, Clone, PartialEq, thiserror::Error)]

@@ -168,7 +168,7 @@ mod tests {
         set("scores", Value::Floats(tokens.iter().map(|(_, score, _)| *score).collect()));
         set("token_type", Value::Ints(tokens.iter().map(|(_, _, kind)| *kind).collect()));
         set("add_space_prefix", Value::Bool(space_prefix));
-        let header = Header { metadata, tensors: BTreeMap::new() };
+        let header = Header { metadata, ..Header::default() };
         SentencePiece::new(&header, &Vocabulary::from_header(&header).unwrap()).unwrap()
     }
 

@@ -7,10 +7,11 @@ use crate::gguf::{GgufError, Header};
 use crate::strings::Strings;
 
 /// GGUF's token types. Types that are not listed stand for no text.
-pub(super) const NORMAL: i32 = 1;
+pub(crate) const NORMAL: i32 = 1;
 pub(super) const UNKNOWN: i32 = 2;
-pub(super) const CONTROL: i32 = 3;
-pub(super) const USER_DEFINED: i32 = 4;
+pub(crate) const CONTROL: i32 = 3;
+pub(crate) const USER_DEFINED: i32 = 4;
+pub(crate) const UNUSED: i32 = 5;
 pub(super) const BYTE: i32 = 6;
 
 /// Tokens that end an answer or a turn wherever they occur. Some files list them as text (Gemma's `</s>`) though nothing makes them of text; nobody

@@ -31,5 +31,6 @@ pub fn format(format: ModelFormat) -> internal::ModelFormat {
     match format {
         ModelFormat::Gguf => internal::ModelFormat::Gguf,
         ModelFormat::Safetensors => internal::ModelFormat::Safetensors,
+        ModelFormat::SafetensorsDecoder => internal::ModelFormat::SafetensorsDecoder,
     }
 }

@@ -308,6 +308,7 @@ fn model(job: &InferenceJob, refs: &Refs) -> Result<Model, Refusal> {
         let serves = match model.spec.format {
             ModelFormat::Gguf => "GGUF serves /v1/chat/completions and /v1/completions",
             ModelFormat::Safetensors => "Safetensors serves /v1/embeddings",
+            ModelFormat::SafetensorsDecoder => "SafetensorsDecoder serves /v1/chat/completions and /v1/completions",
         };
         let message = format!("GridModel {name:?} of format {serves} only");
         return Err(hopeless(Reason::EndpointNotServed, message));

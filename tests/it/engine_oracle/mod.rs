@@ -19,7 +19,8 @@ use xdc_grid::inference::text::Tokenizer;
 use xdc_grid::inference::{Compute, KvType};
 
 use crate::engine::model_path;
-use texts::{CODE, ENGLISH, PROMPTS, strings};
+use texts::{CODE, PROMPTS};
+pub use texts::{ENGLISH, strings};
 
 /// The compiled oracle and the folder with llama.cpp's libraries.
 fn oracle() -> &'static (PathBuf, PathBuf) {
@@ -285,7 +286,7 @@ fn greedy_answers_are_those_of_llama_cpp_up_to_near_ties() {
 }
 
 /// A file with a test model's vocabulary, other metadata and no tensors.
-fn vocabulary_with(model: &Path, name: &str, changes: &[(&str, gguf_file::Value)]) -> PathBuf {
+pub fn vocabulary_with(model: &Path, name: &str, changes: &[(&str, gguf_file::Value)]) -> PathBuf {
     let mut file = std::fs::File::open(model).unwrap();
     let mut metadata = gguf_file::Content::read(&mut file).unwrap().metadata;
     for (key, value) in changes {
