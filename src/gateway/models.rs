@@ -186,3 +186,39 @@ fn check_source(source: &ModelSource) -> Result<(), GatewayError> {
     }
     Ok(())
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::protocol::internal::Endpoint;
+
+    #[test]
+    fn a_unit_of_cost_is_the_work_of_a_million_weights_in_every_format() {
+        let source = |format, cost_per_token| ModelSource {
+            digest: ModelDigest([1; 32]),
+            name: "m".into(),
+            url: "https://example.com/m".into(),
+            context_length: 0,
+            format,
+            cost_per_token,
+            replicas: 0,
+        };
+        let cost = |format, bytes| cost_per_token(&source(format, 0), bytes);
+        // SmolLM2 in four and a half bits a weight, MiniLM in single precision, SmolLM2 in half precision.
+        assert_eq!(cost(ModelFormat::Gguf, 98_362_432), 99);
+        assert_eq!(cost(ModelFormat::Safetensors, 90_868_376), 23);
+        assert_eq!(cost(ModelFormat::SafetensorsDecoder, 269_060_552), 135);
+        assert_eq!(cost(ModelFormat::SafetensorsDecoder, 0), 1);
+        assert_eq!(cost_per_token(&source(ModelFormat::SafetensorsDecoder, 7), 269_060_552), 7);
+    }
+
+    #[test]
+    fn decoders_of_both_formats_write_text_and_encoders_make_vectors() {
+        for format in [ModelFormat::Gguf, ModelFormat::SafetensorsDecoder] {
+            assert!(format.serves(Endpoint::ChatCompletions) && format.serves(Endpoint::Completions));
+            assert!(!format.serves(Endpoint::Embeddings));
+        }
+        assert!(ModelFormat::Safetensors.serves(Endpoint::Embeddings));
+        assert!(!ModelFormat::Safetensors.serves(Endpoint::ChatCompletions));
+    }
+}
