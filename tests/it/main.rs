@@ -5,6 +5,7 @@
 
 #[cfg(feature = "inference")]
 mod accelerator;
+#[cfg(feature = "inference")]
 mod accelerator_kernels;
 #[cfg(feature = "operator")]
 mod audit_epoch;
@@ -45,6 +46,7 @@ mod engine_files;
 mod engine_forms;
 #[cfg(feature = "inference")]
 mod engine_oracle;
+#[cfg(feature = "inference")]
 mod engine_safetensors;
 #[cfg(feature = "inference")]
 mod engine_schedule;
