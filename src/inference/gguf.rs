@@ -320,6 +320,11 @@ fn parse_array(cursor: &mut Cursor<impl Read>) -> Result<Value, GgufError> {
     }
 }
 
+/// The number of elements of such a shape; `None` where it makes no sense.
+pub(super) fn elements(dims: &[u64]) -> Option<u64> {
+    dims.iter().try_fold(1u64, |n, d| n.checked_mul(*d)).filter(|n| *n > 0 && *n < 1 << 48)
+}
+
 struct TensorEntry {
     name: String,
     dims: Vec<u64>,
@@ -349,8 +354,7 @@ impl TensorEntry {
         let Self { name, dims, type_id, offset } = self;
         let dtype = dtype(type_id).ok_or_else(|| GgufError::TensorType { name: name.clone(), type_id })?;
         let damaged = |what: &str| GgufError::Damaged(format!("tensor \"{name}\" {what}"));
-        let elements = dims.iter().try_fold(1u64, |n, d| n.checked_mul(*d)).filter(|n| *n > 0 && *n < 1 << 48);
-        let elements = elements.ok_or_else(|| damaged("has an impossible shape"))?;
+        let elements = elements(&dims).ok_or_else(|| damaged("has an impossible shape"))?;
         let (block, block_bytes) = (dtype.block_size() as u64, dtype.type_size() as u64);
         if !dims[0].is_multiple_of(block) {
             return Err(damaged("has rows that are not a whole number of blocks"));

@@ -139,12 +139,12 @@ bool run(unsigned count, std::mt19937_64 &random) {
         thread.begun = false;
         thread.wait = Wait::No;
     }
-    std::vector<unsigned> order(count);
-    for (unsigned t = 0; t < count; t++) order[t] = t;
+    std::vector<unsigned> warps;
+    for (unsigned first = 0; first < count; first += LANES) warps.push_back(first);
     while (!all_wait(0, count, Wait::Done)) {
         // One warp runs as far as it can before the next begins, in an order that is drawn anew whenever all have met.
-        for (unsigned t = count - 1; t > 0; t--) std::swap(order[t], order[random() % (t + 1)]);
-        for (unsigned t : order) run_warp(t / LANES * LANES);
+        std::shuffle(warps.begin(), warps.end(), random);
+        for (unsigned first : warps) run_warp(first);
         if (!all_wait(0, count, Wait::Block) && !all_wait(0, count, Wait::Done)) return false;
         release(0, count, Wait::Block);
     }

@@ -57,14 +57,7 @@ fn on_cpu(change: impl Fn(&mut Launch) + Send + Sync + 'static) -> Arc<dyn Launc
 
 impl<F: Fn(&mut Launch) + Send + Sync> Launcher for OnCpu<F> {
     unsafe fn launch(&self, launch: &Launch) -> candle_core::Result<()> {
-        let Launch { kernel, grid, threads, shared_bytes, arguments } = launch;
-        let mut launch = Launch {
-            kernel: kernel.clone(),
-            grid: *grid,
-            threads: *threads,
-            shared_bytes: *shared_bytes,
-            arguments: *arguments,
-        };
+        let mut launch = launch.clone();
         (self.change)(&mut launch);
         let name = CString::new(launch.kernel.as_str()).unwrap();
         let ((width, height), seed) = (launch.grid, self.seed.fetch_add(1, Relaxed));

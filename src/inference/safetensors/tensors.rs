@@ -11,7 +11,7 @@ use super::bundle::{Bundle, Place};
 use super::config::Published;
 use crate::LoadError;
 use crate::config::ConfigError;
-use crate::gguf::TensorInfo;
+use crate::gguf::{TensorInfo, elements};
 
 /// The largest header of a file of weights; the format itself allows 100 MB.
 const MAX_HEADER: u64 = 16 << 20;
@@ -26,6 +26,8 @@ pub enum WeightsError {
     Type { name: String, dtype: String },
     #[error("the tensor \"{0}\" is there twice")]
     Twice(String),
+    #[error("the model has more than {MAX_TENSORS} tensors")]
+    TooMany,
 }
 
 /// An entry of a header. `shape` ends with the contiguous dimension.
@@ -39,20 +41,23 @@ struct Entry {
 pub(super) fn places(bundle: &Bundle, config: &Published) -> Result<BTreeMap<String, TensorInfo>, LoadError> {
     let mut tensors = BTreeMap::new();
     for (file, place) in bundle.weights() {
-        for (name, entry, data) in header(bundle, file, place)? {
+        let (entries, data) = header(bundle, file, place)?;
+        for (name, entry) in entries {
             let Some(name) = gguf_name(&name, config)? else { continue };
             let info = entry.info(file, &name, data)?;
-            if tensors.len() >= MAX_TENSORS || tensors.contains_key(&name) {
+            if tensors.len() >= MAX_TENSORS {
+                return Err(WeightsError::TooMany.into());
+            }
+            if tensors.insert(name.clone(), info).is_some() {
                 return Err(WeightsError::Twice(name).into());
             }
-            tensors.insert(name, info);
         }
     }
     Ok(tensors)
 }
 
-/// The entries of a file's header, each with where the file's data lie.
-fn header(bundle: &Bundle, file: &str, place: Place) -> Result<Vec<(String, Entry, Place)>, LoadError> {
+/// The entries of a file's header, and where the file's data lie.
+fn header(bundle: &Bundle, file: &str, place: Place) -> Result<(Vec<(String, Entry)>, Place), LoadError> {
     let damaged = |what: String| WeightsError::Damaged { file: file.to_owned(), what };
     let mut length = [0; 8];
     if place.bytes < 8 {
@@ -65,12 +70,12 @@ fn header(bundle: &Bundle, file: &str, place: Place) -> Result<Vec<(String, Entr
     }
     let text = bundle.read(Place { offset: place.offset + 8, bytes: length })?;
     let entries: HashMap<String, Json> = serde_json::from_slice(&text).map_err(|error| damaged(error.to_string()))?;
-    let data = Place { offset: place.offset + 8 + length, bytes: place.bytes - 8 - length };
     let read = |(name, entry): (String, Json)| match serde_json::from_value(entry) {
-        Ok(entry) => Ok((name, entry, data)),
-        Err(error) => Err(damaged(format!("{name}: {error}")).into()),
+        Ok(entry) => Ok((name, entry)),
+        Err(error) => Err(damaged(format!("{name}: {error}"))),
     };
-    entries.into_iter().filter(|(name, _)| name != "__metadata__").map(read).collect()
+    let entries = entries.into_iter().filter(|(name, _)| name != "__metadata__").map(read).collect::<Result<_, _>>()?;
+    Ok((entries, Place { offset: place.offset + 8 + length, bytes: place.bytes - 8 - length }))
 }
 
 impl Entry {
@@ -85,8 +90,8 @@ impl Entry {
         if self.shape.is_empty() || self.shape.len() > 2 {
             return Err(damaged("is no vector or matrix"));
         }
-        let elements = self.shape.iter().try_fold(1u64, |n, d| n.checked_mul(*d)).filter(|n| *n > 0 && *n < 1 << 48);
-        let bytes = elements.ok_or_else(|| damaged("has an impossible shape"))? * dtype.type_size() as u64;
+        let elements = elements(&self.shape).ok_or_else(|| damaged("has an impossible shape"))?;
+        let bytes = elements * dtype.type_size() as u64;
         let (begin, end) = self.data_offsets;
         if end.checked_sub(begin) != Some(bytes) {
             return Err(damaged("has another size than its shape says"));

@@ -12,6 +12,7 @@ pub trait Launcher: Send + Sync {
 }
 
 /// A kernel, how many threads it takes, and its arguments.
+#[derive(Debug, Clone)]
 pub struct Launch {
     /// As in `attention.cu`.
     pub kernel: String,
