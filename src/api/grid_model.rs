@@ -4,7 +4,7 @@ use kube::{CustomResource, KubeSchema};
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
-use super::conditions::Condition;
+use super::{conditions::Condition, refs::NameRef};
 
 /// Condition types of a GridModel.
 pub mod condition {
@@ -87,14 +87,85 @@ pub struct ModelPrice {
 }
 
 /// Exactly one place.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, KubeSchema)]
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize, KubeSchema)]
 #[serde(rename_all = "camelCase")]
-#[x_kube(validation = Rule::new("[has(self.url)].exists_one(given, given)").message("source must name exactly one place (url)"))]
+#[x_kube(validation = Rule::new("[has(self.url), has(self.s3), has(self.oci), has(self.pvc), has(self.blob)].exists_one(given, given)").message("source must name exactly one place: url, s3, oci, pvc or blob"))]
 pub struct ModelSourceSpec {
-    /// An http or https URL that the gateway can reach.
+    /// An http or https URL that the gateway can reach and that is open to it, for example
+    /// `https://models.example.org/smollm2-135m.gguf`.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     #[schemars(length(max = 2048), regex(pattern = r"^https?://[^\s]+$"))]
     pub url: Option<String>,
+    /// An object of an S3 bucket.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub s3: Option<ModelObject>,
+    /// A layer of an artifact in an OCI registry: the one whose digest is spec.sha256, as `oras push` and others store a file.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub oci: Option<ModelRepository>,
+    /// A file on a volume that the gateway mounts (chart value `gateway.modelClaims`).
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub pvc: Option<ModelVolume>,
+    /// The grid itself: the nodes that list the model and still hold its file, storage nodes first. For a model whose first source is gone,
+    /// or a gateway that lost its volume. Write `blob: {}`.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub blob: Option<ModelBlob>,
+}
+
+/// An object of an S3 bucket. The operator signs a URL for it; the gateway never has the credentials.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "camelCase")]
+pub struct ModelObject {
+    /// Bucket and key, for example `s3://models/gguf/smollm2-135m.gguf`.
+    #[schemars(length(max = 1024), regex(pattern = r"^s3://[a-z0-9][a-z0-9.-]{1,61}[a-z0-9](/[^\s?#]*)?$"))]
+    pub uri: String,
+    /// Where the S3 API is, for example `http://seaweedfs.storage.svc:8333`; absent means Amazon's. The gateway must reach it.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schemars(length(max = 512), regex(pattern = r"^https?://[^\s/?#@]+/?$"))]
+    pub endpoint: Option<String>,
+    /// Region that requests are signed for, for example `eu-central-1`.
+    #[serde(default = "region")]
+    #[schemars(length(min = 1, max = 63), regex(pattern = "^[a-z0-9-]+$"))]
+    pub region: String,
+    /// Secret in the operator's namespace with the keys `AWS_ACCESS_KEY_ID`, `AWS_SECRET_ACCESS_KEY` and, where there is one,
+    /// `AWS_SESSION_TOKEN`; absent means that everybody may read the object.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub secret_ref: Option<NameRef>,
+}
+
+/// A repository of an OCI registry.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "camelCase")]
+pub struct ModelRepository {
+    /// Registry and path, without a tag or digest, for example `ghcr.io/you/models/smollm2`.
+    #[schemars(length(max = 511), regex(pattern = r"^[A-Za-z0-9.:\[\]-]+(/[a-z0-9]+([._-]+[a-z0-9]+)*)+$"))]
+    pub repository: String,
+    /// The registry speaks HTTP without TLS. For registries inside the cluster.
+    #[serde(default, rename = "plainHTTP")]
+    pub plain_http: bool,
+    /// Secret of type `kubernetes.io/dockerconfigjson` in the operator's namespace; absent means that everybody may pull.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub secret_ref: Option<NameRef>,
+}
+
+/// A file on a PersistentVolumeClaim in the gateway's namespace.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, KubeSchema)]
+#[serde(rename_all = "camelCase")]
+pub struct ModelVolume {
+    /// Name of the claim, for example `model-files`.
+    #[schemars(length(min = 1, max = 253), regex(pattern = r"^[a-z0-9]([-a-z0-9.]*[a-z0-9])?$"))]
+    pub claim_name: String,
+    /// Path of the file on the volume, for example `gguf/smollm2-135m.gguf`.
+    #[schemars(length(min = 1, max = 1024), regex(pattern = r"^[^\s/][^\s]*$"))]
+    #[x_kube(validation = Rule::new("!self.split('/').exists(part, part in ['', '.', '..'])").message("path must stay on the volume: no empty parts, no . and no .."))]
+    pub path: String,
+}
+
+/// Nothing more to say.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+pub struct ModelBlob {}
+
+fn region() -> String {
+    "us-east-1".into()
 }
 
 /// Formats that workers can read.

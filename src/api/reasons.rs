@@ -107,7 +107,7 @@ reasons! {
     Unschedulable,
     /// The worker's pod cannot be made: a quota, an unknown class, a policy; the message has the API server's words.
     PodRefused,
-    /// A Secret that the worker's pod needs does not exist in the operator's namespace; create it.
+    /// A Secret that a worker's pod or a model's source needs does not exist in the operator's namespace, or lacks a key; create it.
     MissingSecret,
     /// A volume of the worker's pod cannot be mounted, or its devices cannot be prepared; the message has the kubelet's words.
     VolumeNotMounted,
@@ -219,6 +219,12 @@ reasons! {
     ModelDigestMismatch,
     /// The source of the model cannot be fetched.
     ModelUnreachable,
+    /// The source of the model refuses to give it: credentials are missing, wrong, or not allowed to read it.
+    ModelForbidden,
+    /// The volume that has the model's file is not mounted by the gateway, or has no such file; the message says which.
+    ModelVolumeMissing,
+    /// No connected node holds the model's file; the message has what those that were asked said.
+    ModelNotHeld,
     /// The model's file is larger than the gateway takes.
     ModelTooLarge,
     /// The gateway could not take the model; the message has its words.

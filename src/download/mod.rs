@@ -1,9 +1,13 @@
-//! Downloads of model files by URL: hashed while they stream, continued where a connection broke, and kept only if the digest
-//! is the one that was promised. Touches the network and the two files that it is given; knows nothing of ledgers and jobs.
+//! Downloads of model files: hashed while they stream, continued where a connection broke, and kept only if the digest is the one that
+//! was promised. Touches the network and the two files that it is given; knows nothing of ledgers and jobs.
+
+mod error;
+mod partial;
+mod registry;
+mod web;
 
 use std::{
-    io,
-    path::{Path, PathBuf},
+    path::PathBuf,
     sync::{
         Arc,
         atomic::{AtomicU64, Ordering},
@@ -11,11 +15,14 @@ use std::{
     time::Duration,
 };
 
-use reqwest::{Client, Response, StatusCode, header};
-use sha2::{Digest, Sha256};
-use tokio::{fs::File, io::AsyncWriteExt};
+pub use error::FetchError;
+pub use partial::Partial;
+pub use registry::Login;
 
-use crate::api::ids::ModelDigest;
+use crate::{
+    api::ids::ModelDigest,
+    protocol::place::{ParsePlaceError, Repository, shown},
+};
 
 /// Bytes fetched so far of a file on its way in.
 #[derive(Debug, Clone, Default)]
@@ -64,207 +71,69 @@ impl Default for FetchLimits {
     }
 }
 
-/// Why a blob was not kept.
-#[derive(Debug, thiserror::Error)]
-pub enum FetchError {
-    #[error("{url} gives a file with sha256 {actual}, the model names {expected}; nothing was kept")]
-    DigestMismatch { url: String, expected: ModelDigest, actual: ModelDigest },
-    #[error("{url} gives a file of {bytes} bytes or more, at most {limit} are taken here ({option})")]
-    TooLarge { url: String, bytes: u64, limit: u64, option: &'static str },
-    #[error("cannot fetch {url}: {message}")]
-    Unreachable { url: String, message: String },
-    #[error("cannot keep the file: {0}")]
-    Disk(#[from] io::Error),
+impl FetchLimits {
+    /// The pause after one of this length.
+    pub fn next_pause(pause: Duration) -> Duration {
+        (pause * 2).min(Duration::from_secs(30))
+    }
 }
 
-impl FetchError {
-    /// Stable CamelCase code.
-    pub fn reason(&self) -> &'static str {
+/// Where a file is read from.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Origin {
+    /// An http or https URL.
+    Web(String),
+    /// The blob of a repository that has the file's digest.
+    Registry(Repository, Option<Login>),
+    /// A file of this machine; `shown` is what people call it.
+    File { path: PathBuf, shown: String },
+}
+
+impl Origin {
+    /// What a person can name on a command line.
+    pub fn parse(text: &str) -> Result<Self, ParsePlaceError> {
+        use crate::protocol::place::ModelPlace;
+        match text.parse()? {
+            ModelPlace::Web(url) => Ok(Origin::Web(url)),
+            ModelPlace::Registry(repository) => Ok(Origin::Registry(repository, None)),
+            // Volumes and members are the gateway's.
+            ModelPlace::Volume { .. } | ModelPlace::Grid => {
+                Err(ParsePlaceError::of(format!("{text:?} begins with none of https://, http://, oci://, oci+http://")))
+            }
+        }
+    }
+
+    /// For messages: without what may be a credential.
+    fn shown(&self) -> String {
         match self {
-            FetchError::DigestMismatch { .. } => "ModelDigestMismatch",
-            FetchError::TooLarge { .. } => "ModelTooLarge",
-            FetchError::Unreachable { .. } => "ModelUnreachable",
-            FetchError::Disk(_) => "BlobStoreFailed",
+            Origin::Web(url) => shown(url),
+            Origin::Registry(repository, _) => repository.to_string(),
+            Origin::File { shown, .. } => shown.clone(),
         }
     }
 }
 
-/// How one try ended, if not well.
-enum Broken {
-    /// Another try may help.
-    Retry(String),
-    Final(FetchError),
-}
-
-impl From<io::Error> for Broken {
-    fn from(error: io::Error) -> Self {
-        Broken::Final(error.into())
-    }
-}
-
-/// Fetches `digest` from `url` into `target` and returns its size in bytes. What an earlier try left is continued.
+/// Fetches `digest` from `origin` into `target` and returns its size in bytes. What an earlier try left is continued.
 pub async fn fetch(
-    url: &str,
+    origin: &Origin,
     digest: &ModelDigest,
     target: &Target,
     limits: &FetchLimits,
     progress: &Fetching,
 ) -> Result<u64, FetchError> {
-    let outcome = fetch_partial(url, digest, &target.partial, limits, progress).await;
-    match &outcome {
-        Ok(_) => tokio::fs::rename(&target.partial, &target.whole).await?,
-        // Bytes of a source that cannot be trusted or used are not worth keeping.
-        Err(FetchError::DigestMismatch { .. } | FetchError::TooLarge { .. }) => remove(&target.partial).await?,
-        Err(_) => {}
-    }
-    outcome
-}
-
-async fn fetch_partial(
-    url: &str,
-    digest: &ModelDigest,
-    path: &Path,
-    limits: &FetchLimits,
-    progress: &Fetching,
-) -> Result<u64, FetchError> {
-    let unreachable = |message: String| FetchError::Unreachable { url: url.to_owned(), message };
-    let client = Client::builder()
-        .connect_timeout(Duration::from_secs(10))
-        .read_timeout(limits.idle)
-        .redirect(reqwest::redirect::Policy::limited(5))
-        .build()
-        .map_err(|error| unreachable(describe(&error)))?;
-    let mut partial = Partial::open(path).await?;
-    let mut pause = limits.pause;
-    for left in (0..limits.tries.max(1)).rev() {
-        match partial.continue_from(&client, url, limits, progress).await {
-            Ok(()) => return partial.finish(url, digest).await,
-            Err(Broken::Final(error)) => return Err(error),
-            Err(Broken::Retry(message)) if left == 0 => return Err(unreachable(message)),
-            Err(Broken::Retry(message)) => {
-                tracing::info!(%digest, bytes = partial.bytes, "fetching goes on after: {message}");
-                tokio::time::sleep(pause).await;
-                pause = (pause * 2).min(Duration::from_secs(30));
-            }
+    let from = origin.shown();
+    let mut partial = Partial::open(target, limits, progress).await?;
+    let arrived = match origin {
+        Origin::File { path, .. } => partial.copy(path, &from).await,
+        Origin::Web(_) | Origin::Registry(..) => web::fetch(origin, &from, digest, &mut partial).await,
+    };
+    match arrived {
+        Ok(()) => partial.keep(&from, digest).await,
+        // Bytes of a source that cannot be used are not worth keeping.
+        Err(error @ FetchError::TooLarge { .. }) => {
+            partial.discard().await?;
+            Err(error)
         }
+        Err(error) => Err(error),
     }
-    Err(unreachable("no try was allowed".into()))
-}
-
-async fn remove(path: &Path) -> io::Result<()> {
-    match tokio::fs::remove_file(path).await {
-        Err(error) if error.kind() != io::ErrorKind::NotFound => Err(error),
-        _ => Ok(()),
-    }
-}
-
-/// A file on its way in: the file, and the hash over what is in it.
-struct Partial {
-    file: File,
-    hasher: Sha256,
-    bytes: u64,
-}
-
-impl Partial {
-    /// Takes up what an earlier try left.
-    async fn open(path: &Path) -> io::Result<Self> {
-        let (hasher, bytes) = tokio::task::spawn_blocking({
-            let path = path.to_owned();
-            move || -> io::Result<(Sha256, u64)> {
-                let mut hasher = Sha256::new();
-                let mut file =
-                    std::fs::File::options().create(true).truncate(false).write(true).read(true).open(path)?;
-                let bytes = io::copy(&mut file, &mut hasher)?;
-                Ok((hasher, bytes))
-            }
-        })
-        .await
-        .map_err(io::Error::other)??;
-        let file = File::options().append(true).open(path).await?;
-        Ok(Partial { file, hasher, bytes })
-    }
-
-    async fn restart(&mut self) -> io::Result<()> {
-        self.file.set_len(0).await?;
-        self.hasher = Sha256::new();
-        self.bytes = 0;
-        Ok(())
-    }
-
-    async fn continue_from(
-        &mut self,
-        client: &Client,
-        url: &str,
-        limits: &FetchLimits,
-        progress: &Fetching,
-    ) -> Result<(), Broken> {
-        let mut request = client.get(url);
-        if self.bytes > 0 {
-            request = request.header(header::RANGE, format!("bytes={}-", self.bytes));
-        }
-        let mut response = request.send().await.map_err(|error| Broken::Retry(describe(&error)))?;
-        self.accept(&response, url).await?;
-        let too_large =
-            |bytes| FetchError::TooLarge { url: url.to_owned(), bytes, limit: limits.max_bytes, option: limits.option };
-        let announced = self.bytes.saturating_add(response.content_length().unwrap_or(0));
-        if announced > limits.max_bytes {
-            return Err(Broken::Final(too_large(announced)));
-        }
-        while let Some(chunk) = response.chunk().await.map_err(|error| Broken::Retry(describe(&error)))? {
-            let bytes = self.bytes + chunk.len() as u64;
-            if bytes > limits.max_bytes {
-                return Err(Broken::Final(too_large(bytes)));
-            }
-            self.file.write_all(&chunk).await?;
-            self.hasher.update(&chunk);
-            self.bytes = bytes;
-            progress.set(bytes);
-        }
-        if response.content_length().is_some() && self.bytes < announced {
-            return Err(Broken::Retry(format!("the source closed after {} of {announced} bytes", self.bytes)));
-        }
-        Ok(())
-    }
-
-    /// Reads the status line: goes on, starts over, tries again or gives up.
-    async fn accept(&mut self, response: &Response, url: &str) -> Result<(), Broken> {
-        let status = response.status();
-        match status {
-            StatusCode::PARTIAL_CONTENT if continues_at(response, self.bytes) => Ok(()),
-            // No ranges here, or another one than asked for: from the start.
-            StatusCode::OK => Ok(self.restart().await?),
-            StatusCode::PARTIAL_CONTENT | StatusCode::RANGE_NOT_SATISFIABLE => {
-                self.restart().await?;
-                Err(Broken::Retry("the source does not continue where the last try stopped".into()))
-            }
-            _ if status.is_server_error() || status == StatusCode::TOO_MANY_REQUESTS => {
-                Err(Broken::Retry(format!("the source answers {status}")))
-            }
-            _ => {
-                let message = format!("the source answers {status}");
-                Err(Broken::Final(FetchError::Unreachable { url: url.to_owned(), message }))
-            }
-        }
-    }
-
-    async fn finish(mut self, url: &str, digest: &ModelDigest) -> Result<u64, FetchError> {
-        self.file.flush().await?;
-        self.file.sync_all().await?;
-        let actual = ModelDigest(self.hasher.finalize().into());
-        if actual != *digest {
-            return Err(FetchError::DigestMismatch { url: url.to_owned(), expected: *digest, actual });
-        }
-        Ok(self.bytes)
-    }
-}
-
-fn continues_at(response: &Response, bytes: u64) -> bool {
-    let range = response.headers().get(header::CONTENT_RANGE).and_then(|range| range.to_str().ok());
-    range.is_some_and(|range| range.starts_with(&format!("bytes {bytes}-")))
-}
-
-/// An error with its causes: reqwest's own text names only the outermost.
-fn describe(error: &reqwest::Error) -> String {
-    let causes = std::iter::successors(std::error::Error::source(error), |cause| cause.source());
-    causes.fold(error.to_string(), |text, cause| format!("{text}: {cause}"))
 }

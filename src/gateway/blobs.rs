@@ -2,13 +2,12 @@
 
 use std::sync::Arc;
 
-use tokio::{io::AsyncReadExt, sync::Semaphore};
+use tokio::sync::Semaphore;
 
 use super::Gateway;
 use crate::{
     api::ids::{GridPeerId, ModelDigest},
-    grid::{BlobServer, FrameError, Incoming},
-    protocol::wire::{BlobEvent, Refused, blob_event, limits},
+    grid::{BlobServer, FrameError, Incoming, give_blob, refuse_blob},
 };
 
 /// Transfers at once; further ones wait.
@@ -35,34 +34,12 @@ impl Gateway {
         let digest = <[u8; 32]>::try_from(request.digest.as_slice()).map(ModelDigest);
         let assigned = self.members.get(peer).map(|record| record.member.models).unwrap_or_default();
         let Some(digest) = digest.ok().filter(|digest| assigned.contains(digest)) else {
-            return refuse(&mut stream, "BlobNotAssigned", "this node is not to serve that model", 0).await;
+            return refuse_blob(&mut stream, "BlobNotAssigned", "this node is not to serve that model", 0).await;
         };
         let Some(bytes) = self.blobs.size(&digest).await else {
-            return refuse(&mut stream, "BlobNotHere", "the gateway does not have that model yet", 5_000).await;
+            return refuse_blob(&mut stream, "BlobNotHere", "the gateway does not have that model yet", 5_000).await;
         };
-        if request.offset > bytes {
-            return refuse(&mut stream, "BeyondTheEnd", "the offset is beyond the end of the blob", 0).await;
-        }
-        stream.send(&event(blob_event::Kind::Total(bytes))).await?;
-        let mut file = self.blobs.open_at(&digest, request.offset).await?;
-        let mut chunk = vec![0; limits::BLOB_CHUNK];
-        loop {
-            let length = file.read(&mut chunk).await?;
-            if length == 0 {
-                return stream.sender.close().await;
-            }
-            let bytes = chunk.get(..length).unwrap_or_default().to_vec();
-            stream.send(&event(blob_event::Kind::Chunk(bytes))).await?;
-        }
+        let file = self.blobs.open_at(&digest, 0).await?;
+        give_blob(&mut stream, file, bytes, request.offset).await
     }
-}
-
-async fn refuse(stream: &mut BlobServer, reason: &str, message: &str, retry_after_ms: u64) -> Result<(), FrameError> {
-    let refused = Refused { reason: reason.into(), message: message.into(), retry_after_ms };
-    stream.send(&event(blob_event::Kind::Refused(refused))).await?;
-    stream.sender.close().await
-}
-
-fn event(kind: blob_event::Kind) -> BlobEvent {
-    BlobEvent { kind: Some(kind) }
 }

@@ -2,7 +2,7 @@
 
 use std::{net::SocketAddr, path::PathBuf, time::Duration};
 
-use crate::{http::Bounds, store::FetchLimits, telemetry::LogOptions, verify::gemm::GemmParams};
+use crate::{download::FetchLimits, http::Bounds, telemetry::LogOptions, verify::gemm::GemmParams};
 
 /// The gateway of an xdc-grid: takes inference requests, leases them to workers over libp2p, verifies and accounts for them.
 #[derive(Debug, Clone, clap::Parser)]
@@ -73,6 +73,10 @@ pub struct RunOptions {
     /// File with the keys of the OpenAI API, one a line; without it the OpenAI API is open to whoever reaches it.
     #[arg(long, env = "GRID_API_KEY_FILE")]
     pub api_key_file: Option<PathBuf>,
+    /// Folder in which volumes with model files are mounted, each as a folder with the name of its claim. GridModels with source.pvc are
+    /// read from there.
+    #[arg(long, env = "GRID_MODEL_CLAIMS")]
+    pub model_claims: Option<PathBuf>,
     #[command(flatten)]
     pub limits: LimitOptions,
 }
@@ -127,6 +131,8 @@ pub struct LimitOptions {
 #[derive(Debug, Clone)]
 pub struct Settings {
     pub fetch: FetchLimits,
+    /// Where volumes with model files are mounted.
+    pub model_claims: Option<PathBuf>,
     pub max_results_bytes: u64,
     pub audit_timeout: Duration,
     pub audits_per_verifier: u32,
@@ -177,6 +183,7 @@ impl Default for Settings {
     fn default() -> Self {
         Settings {
             fetch: FetchLimits::default(),
+            model_claims: None,
             max_results_bytes: 10 << 30,
             audit_timeout: Duration::from_secs(120),
             audits_per_verifier: 1,

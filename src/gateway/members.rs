@@ -120,7 +120,7 @@ impl Gateway {
         self.spawn(async move { gateway.assign(&peer).await });
     }
 
-    /// Tells a member what to serve: those of its models that are here. Tried until it takes it or is gone.
+    /// Tells a member what to serve. Tried until it takes it or is gone.
     pub(super) async fn assign(&self, peer: &GridPeerId) {
         let mut pause = Duration::from_millis(500);
         while let (Some(workers), Some(record)) = (self.workers(), self.members.get(peer)) {
@@ -144,9 +144,7 @@ impl Gateway {
         let mut models = Vec::new();
         for digest in &member.models {
             let Some(model) = self.ledger.model(digest).await? else { continue };
-            if model.bytes == 0 {
-                continue;
-            }
+            // Of one that is not here yet the size is 0: the member keeps what it may have of it, which may be the last copy.
             models.push(AssignedModel {
                 digest: digest.0.to_vec(),
                 name: model.source.name,

@@ -45,7 +45,11 @@ async fn run(options: RunOptions) -> Result<(), String> {
     let ledger = open_ledger(data).await?;
     let blobs = Blobs::open(&data.join("blobs")).map_err(|error| format!("{}: {error}", data.display()))?;
     let registry = Registry::new();
-    let settings = Settings { publish_statements: options.publish_statements, ..Settings::from(&options.limits) };
+    let settings = Settings {
+        publish_statements: options.publish_statements,
+        model_claims: options.model_claims.clone(),
+        ..Settings::from(&options.limits)
+    };
     let gateway = Gateway::open(ledger, blobs, key, settings, Clock::system(), &registry).await.map_err(shown)?;
 
     let readiness = Readiness::default();

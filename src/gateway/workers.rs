@@ -7,7 +7,7 @@ use crate::{
     api::ids::GridPeerId,
     grid::{FrameError, FrameReceiver, FrameSender, FrameStream, GridHandle, OpenError, RequestError},
     protocol::wire::{
-        Assign, AuditEvent, AuditRequest, ChallengeReply, ChallengeRequest, InferCommand, InferEvent, NodeInfo, Offer,
+        Assign, AuditEvent, AuditRequest, BlobEvent, BlobRequest, ChallengeReply, ChallengeRequest, InferCommand, InferEvent, NodeInfo, Offer,
         OfferReply, Refused,
     },
 };
@@ -67,6 +67,8 @@ pub trait Workers: Send + Sync + 'static {
     fn offer<'a>(&'a self, peer: &'a GridPeerId, offer: Offer) -> BoxFuture<'a, Result<OfferReply, WorkerError>>;
     fn infer<'a>(&'a self, peer: &'a GridPeerId) -> BoxFuture<'a, Result<Link<InferCommand, InferEvent>, WorkerError>>;
     fn audit<'a>(&'a self, peer: &'a GridPeerId) -> BoxFuture<'a, Result<Link<AuditRequest, AuditEvent>, WorkerError>>;
+    /// For a file that it holds.
+    fn blob<'a>(&'a self, peer: &'a GridPeerId) -> BoxFuture<'a, Result<Link<BlobRequest, BlobEvent>, WorkerError>>;
     fn challenge<'a>(
         &'a self,
         peer: &'a GridPeerId,
@@ -97,6 +99,15 @@ impl Workers for GridWorkers {
 
     fn audit<'a>(&'a self, peer: &'a GridPeerId) -> BoxFuture<'a, Result<Link<AuditRequest, AuditEvent>, WorkerError>> {
         Box::pin(async move { Ok(self.0.open_audit(peer).await?.into()) })
+    }
+
+    fn blob<'a>(&'a self, peer: &'a GridPeerId) -> BoxFuture<'a, Result<Link<BlobRequest, BlobEvent>, WorkerError>> {
+        Box::pin(async move {
+            let mut stream = self.0.open_blob(peer).await?;
+            // Whoever reads it has a patience of its own.
+            stream.receiver.set_idle(std::time::Duration::from_secs(60));
+            Ok(stream.into())
+        })
     }
 
     fn challenge<'a>(

@@ -54,7 +54,7 @@ impl Behaviour {
         let invalid = |error: libp2p::swarm::InvalidProtocol| GridError::Transport(error.to_string());
         let accepted = match role {
             Role::Gateway => vec![Protocol::Blob],
-            Role::Worker => vec![Protocol::Infer, Protocol::Audit],
+            Role::Worker => vec![Protocol::Infer, Protocol::Audit, Protocol::Blob],
         };
         let accepted = accepted.into_iter().map(|protocol| StreamProtocol::try_from_owned(protocol.name(&net)));
         Ok(Behaviour {

@@ -25,9 +25,9 @@ pub type InferServer = FrameStream<InferEvent, InferCommand>;
 pub type AuditClient = FrameStream<AuditRequest, AuditEvent>;
 /// Verify node's end of an audit stream.
 pub type AuditServer = FrameStream<AuditEvent, AuditRequest>;
-/// Worker's end of a blob stream.
+/// The end of a blob stream that asks.
 pub type BlobClient = FrameStream<BlobRequest, BlobEvent>;
-/// Gateway's end of a blob stream.
+/// The end of a blob stream that gives.
 pub type BlobServer = FrameStream<BlobEvent, BlobRequest>;
 
 /// Streams that authenticated peers opened, already within every limit. Bounded: while the reader is behind, further
@@ -101,7 +101,7 @@ impl GridHandle {
         Ok(FrameStream::client(self.open(peer, Protocol::Audit).await?, Protocol::Audit))
     }
 
-    /// Opens a blob stream to a gateway.
+    /// Opens a blob stream.
     pub async fn open_blob(&self, peer: &GridPeerId) -> Result<BlobClient, OpenError> {
         Ok(FrameStream::client(self.open(peer, Protocol::Blob).await?, Protocol::Blob))
     }

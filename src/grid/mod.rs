@@ -6,6 +6,7 @@
 mod adverts;
 mod auth;
 mod behaviour;
+mod blobs;
 mod codec;
 mod connection_rate;
 mod dial;
@@ -24,6 +25,7 @@ mod service;
 mod start;
 mod streams;
 
+pub use blobs::{give_blob, refuse_blob};
 pub use codec::FrameCodec;
 pub use error::{FrameError, GridError, OpenError, RequestError};
 pub use frames::{FrameReceiver, FrameSender, FrameStream};

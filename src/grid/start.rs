@@ -89,7 +89,7 @@ pub struct Grid {
     pub infer: Incoming<InferServer>,
     /// Verify node: audit streams that gateways open.
     pub audit: Incoming<AuditServer>,
-    /// Gateway: blob streams that workers open.
+    /// Blob streams that the other side opens.
     pub blob: Incoming<BlobServer>,
 }
 

@@ -16,7 +16,7 @@ use crate::{
     },
     protocol::internal::{
         ApiError, Change, EpochTotals, FileKept, GatewayInfo, JobControl, JobPage, JobReport, JobSpec, Member,
-        ModelReport, ModelSource, NetworkConfig, NodeReport, OpenPayment, SettledPayment, WholeJob,
+        ModelOrder, ModelReport, NetworkConfig, NodeReport, OpenPayment, SettledPayment, WholeJob,
     },
 };
 
@@ -107,9 +107,9 @@ impl GatewayClient {
         found(self.json(self.request(Method::GET, &format!("nodes/{peer}")).await?).await)
     }
 
-    pub async fn put_model(&self, model: &ModelSource) -> Result<ModelReport, GatewayError> {
-        let path = format!("models/{}", model.digest);
-        self.json(self.request(Method::PUT, &path).await?.json(model)).await
+    pub async fn put_model(&self, order: &ModelOrder) -> Result<ModelReport, GatewayError> {
+        let path = format!("models/{}", order.source.digest);
+        self.json(self.request(Method::PUT, &path).await?.json(order)).await
     }
 
     /// `None` for a model that the gateway does not know.

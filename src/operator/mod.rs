@@ -2,6 +2,7 @@
 
 pub mod allocator;
 pub mod backoff;
+pub mod bucket;
 pub mod chains;
 pub mod changes;
 pub mod config;

@@ -7,7 +7,7 @@
 //! | `PUT  /internal/v1/members/{peer}` | [`Member`] → 204 |
 //! | `DELETE /internal/v1/members/{peer}` | → 204 |
 //! | `GET  /internal/v1/nodes`, `GET …/nodes/{peer}` | → [`NodeReport`]s |
-//! | `PUT  /internal/v1/models/{sha256}` | [`ModelSource`] → [`ModelReport`] |
+//! | `PUT  /internal/v1/models/{sha256}` | [`ModelOrder`] → [`ModelReport`] |
 //! | `GET  /internal/v1/models/{sha256}`, `DELETE` | → [`ModelReport`] |
 //! | `GET  /internal/v1/jobs?after=UID` | → [`JobPage`]: what jobs it keeps, at most [`JOBS_A_PAGE`] at once |
 //! | `POST /internal/v1/jobs/{uid}` | [`WholeJob`] → [`JobReport`]; again: no change; another one under the same uid: 409 |
@@ -27,6 +27,7 @@
 //!
 //! Errors are [`ApiError`] bodies. Every write is idempotent under its path.
 
+mod model;
 mod payment;
 mod placement;
 mod response_format;
@@ -36,6 +37,7 @@ use std::collections::BTreeMap;
 
 use serde::{Deserialize, Serialize};
 
+pub use model::{ModelFormat, ModelOrder, ModelReport, ModelSource, ModelState, SourceAccess, model_file_path};
 pub use payment::{JobPayment, OpenPayment, PaidJobTotals, ServedUnits, SettledPayment, Spend, TokenPrice};
 pub use placement::{MAX_PLACEMENT_ITEMS, MAX_PLACEMENT_TEXT, PlacementFilter, Trust};
 pub use response_format::ResponseFormat;
@@ -251,49 +253,6 @@ pub struct Contribution {
     pub units: String,
 }
 
-/// Where a model comes from.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(rename_all = "camelCase", deny_unknown_fields)]
-pub struct ModelSource {
-    pub digest: ModelDigest,
-    pub name: String,
-    pub url: String,
-    /// Tokens; 0 = what the file says.
-    pub context_length: u32,
-    /// What the file is. Not written for GGUF, so that sources of before formats were told stay the same bytes.
-    #[serde(default, skip_serializing_if = "ModelFormat::is_gguf")]
-    pub format: ModelFormat,
-    /// Units per output token; 0 = by the size of the file (`gateway::models`).
-    pub cost_per_token: u64,
-    /// Storage nodes that must hold it.
-    pub replicas: u32,
-}
-
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
-pub enum ModelState {
-    Fetching,
-    Ready,
-    Failed,
-}
-
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(rename_all = "camelCase")]
-pub struct ModelReport {
-    pub digest: ModelDigest,
-    pub state: ModelState,
-    /// For `Failed`: `ModelDigestMismatch`, `ModelUnreachable`, `ModelTooLarge`, …
-    #[serde(default)]
-    pub reason: String,
-    #[serde(default)]
-    pub message: String,
-    pub bytes: u64,
-    pub fetched_bytes: u64,
-    /// Workers that can serve it now.
-    pub serving: u32,
-    /// Storage nodes that proved to hold it.
-    pub copies: u32,
-}
-
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize)]
 pub enum Endpoint {
     #[serde(rename = "/v1/chat/completions")]
@@ -302,30 +261,6 @@ pub enum Endpoint {
     Completions,
     #[serde(rename = "/v1/embeddings")]
     Embeddings,
-}
-
-/// What a model file is, and with it which endpoints it can serve.
-#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Hash, Serialize, Deserialize)]
-pub enum ModelFormat {
-    /// A decoder: writes text.
-    #[default]
-    #[serde(rename = "GGUF")]
-    Gguf,
-    /// An encoder as a tar of Safetensors, configuration and tokenizer: makes embeddings.
-    Safetensors,
-    /// A decoder as such a tar.
-    SafetensorsDecoder,
-}
-
-impl ModelFormat {
-    /// Whether a model of this format answers requests of an endpoint.
-    pub fn serves(self, endpoint: Endpoint) -> bool {
-        (self == ModelFormat::Safetensors) == (endpoint == Endpoint::Embeddings)
-    }
-
-    fn is_gguf(&self) -> bool {
-        *self == ModelFormat::Gguf
-    }
 }
 
 /// Most texts of one embedding request.

@@ -7,6 +7,7 @@ pub mod identity;
 pub mod internal;
 pub mod logprobs;
 pub mod names;
+pub mod place;
 pub mod receipt;
 pub mod shard;
 pub mod statement;

@@ -66,7 +66,7 @@ pub enum Protocol {
     Audit,
     /// Request-response, gateway to worker: compute and storage challenges.
     Challenge,
-    /// Stream, worker to gateway: bytes of a model blob.
+    /// Stream, either way: bytes of a model blob.
     Blob,
     /// Request-response, gateway to worker: hardware, models and load right now.
     Info,

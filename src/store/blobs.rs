@@ -12,10 +12,7 @@ use tokio::{
     io::{AsyncReadExt, AsyncSeekExt},
 };
 
-use crate::{
-    api::ids::ModelDigest,
-    download::{self, FetchError, FetchLimits, Fetching},
-};
+use crate::{api::ids::ModelDigest, download::Target};
 
 /// Handle on the blob store. Cheap to clone.
 #[derive(Debug, Clone)]
@@ -80,23 +77,13 @@ impl Blobs {
         Ok(hasher.finalize().as_slice() == digest.0)
     }
 
-    /// Fetches `digest` from `url` and returns its size in bytes. At once when it is here already.
-    pub async fn fetch(
-        &self,
-        url: &str,
-        digest: &ModelDigest,
-        limits: &FetchLimits,
-        progress: &Fetching,
-    ) -> Result<u64, FetchError> {
-        if let Some(bytes) = self.size(digest).await {
-            progress.set(bytes);
-            return Ok(bytes);
-        }
-        let target = download::Target { whole: self.path(digest), partial: self.partial(digest) };
-        download::fetch(url, digest, &target, limits, progress).await
+    /// Where a download of `digest` goes.
+    pub fn target(&self, digest: &ModelDigest) -> Target {
+        Target { whole: self.path(digest), partial: self.partial(digest) }
     }
 
-    pub(super) fn path(&self, digest: &ModelDigest) -> PathBuf {
+    /// Where it lies, if it is here.
+    pub fn path(&self, digest: &ModelDigest) -> PathBuf {
         self.folder.join(digest.to_string())
     }
 

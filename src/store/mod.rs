@@ -26,7 +26,6 @@ mod requests;
 mod results;
 mod whole;
 
-pub use crate::download::{FetchError, FetchLimits, Fetching};
 pub use answers::ResultRow;
 pub use audits::{AuditDecision, AuditRecord, AuditState, CanaryRecord, OwedAudit, UNDECIDABLE};
 pub use blobs::Blobs;

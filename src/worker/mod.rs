@@ -13,6 +13,7 @@ mod device;
 mod embedding;
 mod engine;
 mod fetch;
+mod give;
 mod hardware;
 mod hooks;
 mod leases;

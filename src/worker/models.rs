@@ -38,6 +38,8 @@ pub(super) struct Ready {
 
 enum State {
     Waiting,
+    /// The gateway does not have the file itself. What is here of it stays; it may be the last copy.
+    Awaited,
     Fetching(u64),
     Loading,
     Measuring,
@@ -104,9 +106,15 @@ impl Models {
         }
         for (digest, wanted) in assignment.models {
             match shared.entries.get_mut(&digest) {
-                Some(entry) if entry.wanted.context_length == wanted.context_length => entry.wanted = wanted,
+                Some(entry) if entry.wanted.context_length == wanted.context_length => {
+                    if matches!(entry.state, State::Awaited) && wanted.bytes > 0 {
+                        entry.state = State::Waiting;
+                    }
+                    entry.wanted = wanted;
+                }
                 _ => {
-                    shared.entries.insert(digest, Entry { wanted, state: State::Waiting, failures: 0 });
+                    let state = if wanted.bytes > 0 { State::Waiting } else { State::Awaited };
+                    shared.entries.insert(digest, Entry { wanted, state, failures: 0 });
                 }
             }
         }
@@ -139,10 +147,20 @@ impl Models {
         by_name.into_values().collect()
     }
 
+    /// The whole file of a model that is assigned, if it is here, and its size. It was checked when it was fetched.
+    pub(super) async fn held(&self, digest: &ModelDigest) -> Option<(PathBuf, u64)> {
+        if !self.lock().entries.contains_key(digest) {
+            return None;
+        }
+        let path = self.folder.path(digest);
+        let data = tokio::fs::metadata(&path).await.ok()?;
+        Some((path, data.len()))
+    }
+
     /// The file of a model that was fetched and checked.
     pub(super) fn file(&self, digest: &ModelDigest) -> Option<PathBuf> {
         match self.lock().entries.get(digest)?.state {
-            State::Waiting | State::Fetching(_) | State::Failed { .. } => None,
+            State::Waiting | State::Awaited | State::Fetching(_) | State::Failed { .. } => None,
             _ => Some(self.folder.path(digest)),
         }
     }
@@ -159,7 +177,9 @@ impl Models {
         if !shared.assigned {
             return Some("no gateway has said yet what to serve".into());
         }
-        let unready = shared.entries.values().filter(|entry| !matches!(entry.state, State::Ready(_) | State::Stored));
+        // What the gateway does not have, nobody can be waiting for here.
+        let settled = |state: &State| matches!(state, State::Ready(_) | State::Stored | State::Awaited);
+        let unready = shared.entries.values().filter(|entry| !settled(&entry.state));
         let lines: Vec<_> = unready
             .map(|entry| {
                 let pending = entry.pending();
@@ -176,7 +196,7 @@ impl Models {
         for entry in shared.entries.values() {
             match &entry.state {
                 State::Ready(ready) => served.push(ready.served.clone()),
-                State::Stored => {}
+                State::Stored | State::Awaited => {}
                 _ => pending.push(entry.pending()),
             }
         }
@@ -332,7 +352,7 @@ impl Models {
 impl Entry {
     fn pending(&self) -> wire::PendingModel {
         let (state, message, fetched_bytes) = match &self.state {
-            State::Waiting => ("Fetching", String::new(), 0),
+            State::Waiting | State::Awaited => ("Fetching", String::new(), 0),
             State::Fetching(bytes) => ("Fetching", String::new(), *bytes),
             State::Loading => ("Loading", String::new(), self.wanted.bytes),
             State::Measuring => ("Measuring", String::new(), self.wanted.bytes),

@@ -17,6 +17,7 @@ use super::{
     device::DeviceError,
     engine::EngineSettings,
     fetch::{BlobFolder, Gateways},
+    give,
     hooks::WorkerHooks,
     leases::Leases,
     models::Models,
@@ -122,13 +123,14 @@ impl Worker {
             statement: statement.clone(),
             challenges: Challenges::new(models.clone()),
         };
-        let Grid { handle, events, infer, audit, .. } = start_grid(&options, key, service, &registry).await?;
+        let Grid { handle, events, infer, audit, blob } = start_grid(&options, key, service, &registry).await?;
         let (http, server) = serve_http(options.http_address, registry, readiness.clone()).await?;
 
         let mut tasks = JoinSet::new();
         tasks.spawn(server);
         tasks.spawn(serving.run(infer));
         tasks.spawn(Auditing::new(models.clone()).run(audit));
+        tasks.spawn(give::run(models.clone(), blob));
         tasks.spawn(models.clone().run(Arc::new(Gateways { handle: handle.clone() }), hooks.engines, settings));
         tasks.spawn(advert::run(statement.clone(), handle.clone(), changed));
         tasks.spawn(watch_models(models, readiness.clone()));

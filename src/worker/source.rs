@@ -8,14 +8,16 @@ use tracing::info;
 use super::fetch::BlobFolder;
 use crate::{
     api::ids::ModelDigest,
-    download::{self, FetchError, FetchLimits, Fetching},
+    download::{self, FetchError, FetchLimits, Fetching, Origin},
+    protocol::place::ParsePlaceError,
     worker::options::Quantity,
 };
 
 /// Which model, as `serve` and `bench` take it.
 #[derive(Debug, Clone, clap::Args)]
 pub struct ModelOptions {
-    /// The model: a GGUF file or a bundle of Safetensors on this machine, or an http(s) URL of one.
+    /// The model: a GGUF file or a bundle of Safetensors on this machine, an http(s) URL of one, or the repository of an OCI registry that
+    /// has it as a layer, as oci://ghcr.io/you/model.
     #[arg(env = "GRID_MODEL")]
     pub model: String,
     /// sha256 of the file, hexadecimal. A URL needs it: what is fetched is kept only with the right one.
@@ -39,6 +41,8 @@ pub enum SourceError {
     #[error("cannot use {path}: {source}")]
     Disk { path: String, source: std::io::Error },
     #[error(transparent)]
+    Place(#[from] ParsePlaceError),
+    #[error(transparent)]
     Fetch(#[from] FetchError),
     #[error("cannot use what was fetched before: {0}")]
     Kept(String),
@@ -54,8 +58,8 @@ impl ModelOptions {
 
     /// The file, fetched where need be, with the digest that was named.
     pub async fn obtain(&self) -> Result<PathBuf, SourceError> {
-        if self.model.starts_with("http://") || self.model.starts_with("https://") {
-            return self.fetch().await;
+        if self.model.contains("://") {
+            return self.fetch(&Origin::parse(&self.model)?).await;
         }
         let path = PathBuf::from(&self.model);
         let disk = |source| SourceError::Disk { path: self.model.clone(), source };
@@ -72,7 +76,7 @@ impl ModelOptions {
         }
     }
 
-    async fn fetch(&self) -> Result<PathBuf, SourceError> {
+    async fn fetch(&self, origin: &Origin) -> Result<PathBuf, SourceError> {
         let digest = self.sha256.ok_or(SourceError::NoDigest)?;
         let disk = |source| SourceError::Disk { path: self.data_dir.display().to_string(), source };
         let folder = BlobFolder::create(&self.data_dir, self.max_model_size.0).map_err(disk)?;
@@ -85,7 +89,7 @@ impl ModelOptions {
         let limits =
             FetchLimits { max_bytes: self.max_model_size.0, option: "--max-model-size", ..FetchLimits::default() };
         info!(model = %digest, "fetching the model");
-        download::fetch(&self.model, &digest, &target, &limits, &Fetching::default()).await?;
+        download::fetch(origin, &digest, &target, &limits, &Fetching::default()).await?;
         Ok(whole)
     }
 }

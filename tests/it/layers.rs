@@ -17,7 +17,7 @@ fn allowed() -> BTreeMap<&'static str, &'static [&'static str]> {
         ("inference", &[]),
         ("chain", &["api", "reward"]),
         ("grid", &["api", "protocol"]),
-        ("download", &["api"]),
+        ("download", &["api", "protocol"]),
         ("openai", &["protocol", "verify"]),
         ("store", &["api", "download", "protocol", "reward", "verify"]),
         ("telemetry", &[]),
@@ -27,7 +27,7 @@ fn allowed() -> BTreeMap<&'static str, &'static [&'static str]> {
         ("operator", &["api", "chain", "openai", "protocol", "reward", "telemetry", "verify"]),
         (
             "gateway",
-            &["api", "grid", "http", "openai", "protocol", "reward", "schedule", "store", "telemetry", "verify"],
+            &["api", "download", "grid", "http", "openai", "protocol", "reward", "schedule", "store", "telemetry", "verify"],
         ),
         (
             "worker",

@@ -1,19 +1,24 @@
 //! Files of jobs whose output is `store`. The operator writes them through the internal API; whoever has a job's read key
-//! reads them on the public port, where nobody needs to be known for it.
+//! reads them on the public port, where nobody needs to be known for it. So are model files, for the pods of Local jobs.
 
 use std::sync::Arc;
 
 use axum::{
     Json, Router,
     body::{Body, Bytes},
-    extract::{DefaultBodyLimit, Path, State},
+    extract::{DefaultBodyLimit, Path, Query, Request, State},
     http::{HeaderMap, StatusCode, header},
     response::{IntoResponse, Response},
     routing::{MethodRouter, get},
 };
 
+use serde::Deserialize;
+use tower::ServiceExt;
+use tower_http::services::ServeFile;
+
 use super::error::ApiFailure;
 use crate::{
+    api::ids::{ModelDigest, ParseIdError},
     gateway::{Gateway, GatewayError},
     protocol::internal::{FileKept, MAX_FILE, READ_KEY_HEADER},
     store::ResultFile,
@@ -29,7 +34,10 @@ pub(super) fn route() -> MethodRouter<Arc<Gateway>> {
 
 /// For the public API.
 pub(super) fn public(gateway: Arc<Gateway>) -> Router {
-    Router::new().route("/grid/v1/jobs/{uid}/files/{name}", get(read_with_key)).with_state(gateway)
+    Router::new()
+        .route("/grid/v1/jobs/{uid}/files/{name}", get(read_with_key))
+        .route("/grid/v1/models/{digest}/file", get(model_with_key))
+        .with_state(gateway)
 }
 
 async fn keep(State(gateway): Shared, Path((uid, name)): JobFile, bytes: Bytes) -> Result<Json<FileKept>, ApiFailure> {
@@ -56,6 +64,34 @@ async fn read_with_key(
     read(State(gateway), Path((uid, name))).await
 }
 
+#[derive(Deserialize)]
+struct Key {
+    #[serde(default)]
+    key: String,
+}
+
+/// Whole or from an offset, as `protocol::internal::model_file_path` says.
+async fn model_with_key(
+    State(gateway): Shared,
+    Path(digest): Path<String>,
+    Query(Key { key }): Query<Key>,
+    request: Request,
+) -> Result<Response, ApiFailure> {
+    let digest: ModelDigest = digest.parse().map_err(|error: ParseIdError| {
+        ApiFailure::invalid("InvalidModel", format!("the model's sha256: {error}"))
+    })?;
+    if blake3::Hash::from_hex(key.as_bytes()).ok() != Some(gateway.model_key(&digest)) {
+        let message = "the parameter `key` must be the key of this model";
+        return Err(ApiFailure::new(StatusCode::UNAUTHORIZED, "Unauthorized", message));
+    }
+    if gateway.blobs.size(&digest).await.is_none() {
+        let message = "the gateway does not have that model yet";
+        return Err(ApiFailure::new(StatusCode::NOT_FOUND, "BlobNotHere", message));
+    }
+    let served = ServeFile::new(gateway.blobs.path(&digest)).oneshot(request).await;
+    served.map(IntoResponse::into_response).map_err(|never| match never {})
+}
+
 fn answer(file: ResultFile) -> Response {
     let headers = [
         (header::CONTENT_LENGTH, file.bytes.to_string()),
@@ -76,5 +112,11 @@ impl Gateway {
         let key =
             blake3::derive_key("xdc-grid 2026-11-27 key that opens the results of a job", &self.key.secret_bytes());
         blake3::keyed_hash(&key, uid.as_bytes())
+    }
+
+    /// Opens the file of one model and of no other.
+    pub(in crate::gateway) fn model_key(&self, digest: &ModelDigest) -> blake3::Hash {
+        let key = blake3::derive_key("xdc-grid 2026-11-28 key that opens the file of a model", &self.key.secret_bytes());
+        blake3::keyed_hash(&key, &digest.0)
     }
 }

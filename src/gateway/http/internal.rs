@@ -23,7 +23,7 @@ use crate::{
     openai::Tokens,
     protocol::internal::{
         GatewayInfo, JobControl, JobPage, JobReport, JobSpec, MAX_PLACEMENT_ITEMS, MAX_PLACEMENT_TEXT, Member,
-        ModelReport, ModelSource, NetworkConfig, NodeReport, OpenPayment, SettledPayment,
+        ModelOrder, ModelReport, NetworkConfig, NodeReport, OpenPayment, SettledPayment,
     },
 };
 
@@ -123,12 +123,12 @@ async fn node(State(gateway): Shared, Path(peer): Path<String>) -> Answer<NodeRe
 async fn put_model(
     State(gateway): Shared,
     Path(path): Path<String>,
-    Body(source): Body<ModelSource>,
+    Body(order): Body<ModelOrder>,
 ) -> Answer<ModelReport> {
-    if source.digest != digest(&path)? {
+    if order.source.digest != digest(&path)? {
         return Err(ApiFailure::invalid("InvalidModel", "the digest in the body is not the one in the path"));
     }
-    Ok(Json(gateway.put_model(&source).await?))
+    Ok(Json(gateway.put_model(order).await?))
 }
 
 async fn model(State(gateway): Shared, Path(path): Path<String>) -> Answer<ModelReport> {

@@ -4,6 +4,7 @@ pub mod apply;
 pub mod dereference;
 pub mod known;
 pub mod status;
+pub mod unlock;
 pub mod validate;
 
 use std::{sync::Arc, time::Duration};
@@ -19,6 +20,8 @@ use kube::{
     },
 };
 use tokio_util::sync::CancellationToken;
+
+use validate::ValidModel;
 
 use super::{
     context::Context,
@@ -71,7 +74,7 @@ pub async fn reconcile(model: Arc<GridModel>, context: Arc<Context>) -> Result<A
 async fn reconcile_live(model: &GridModel, context: &Context) -> Result<Action, Error> {
     let refs = dereference::dereference(model, context).await?;
     let found = match validate::validate(model, refs) {
-        Ok(source) => Ok(apply::apply(&source, context).await),
+        Ok(valid) => apply::apply(&valid, context).await?,
         Err(refused) => Err(refused),
     };
     let status = status::of(model, found, (context.clock)());
@@ -84,7 +87,7 @@ async fn drop_model(model: &GridModel, context: &Context) -> Result<Action, Erro
     if refs.shared {
         return Ok(Action::await_change());
     }
-    let Ok(source) = validate::validate(model, refs) else { return Ok(Action::await_change()) };
+    let Ok(ValidModel { source, .. }) = validate::validate(model, refs) else { return Ok(Action::await_change()) };
     context.sent.forget(&apply::key(&source));
     let outcome = context.gateway.delete_model(&source.digest).await;
     finalizers::settle(model, outcome, DROP_WITHIN, context).await

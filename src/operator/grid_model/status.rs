@@ -59,7 +59,8 @@ fn counts(status: &mut GridModelStatus, report: &ModelReport, replicas: i32) {
     status.copies = Some(format!("{}/{replicas}", report.copies));
 }
 
-fn resolved(report: &ModelReport) -> Finding {
+/// Whether the gateway has the file.
+pub fn resolved(report: &ModelReport) -> Finding {
     match report.state {
         ModelState::Ready => {
             Finding::yes(Reason::DigestVerified, format!("{}, sha256 {}", human_bytes(report.bytes), report.digest))
@@ -126,6 +127,7 @@ mod tests {
             fetched_bytes: 0,
             serving: 0,
             copies: 1,
+            read_key: String::new(),
         }
     }
 

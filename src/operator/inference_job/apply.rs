@@ -2,7 +2,6 @@
 
 use super::{
     MANAGER,
-    bucket::Access,
     build::{Plan, Publication, Submission},
     collect::{self, results},
     dereference::Settlement,
@@ -23,6 +22,7 @@ use crate::{
         reasons::Reason,
     },
     operator::{
+        bucket::Access,
         context::Context,
         error::Error,
         gateway::GatewayError,

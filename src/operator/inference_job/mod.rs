@@ -2,7 +2,6 @@
 //! publishes its results. Talks to the API server and the gateway; keeps nothing.
 
 pub mod apply;
-pub mod bucket;
 pub mod build;
 pub mod calm;
 pub mod collect;

@@ -4,7 +4,6 @@ use jiff::Timestamp;
 use kube::ResourceExt;
 
 use super::{
-    bucket::Location,
     deadlines,
     dereference::{Refs, Settlement},
     input::{defaults, parse::Rules, source::Source},
@@ -23,7 +22,7 @@ use crate::{
         },
         reasons::Reason,
     },
-    operator::{gateway::GatewayError, grid_model::validate::format as grid_model_format},
+    operator::{bucket::Location, gateway::GatewayError, grid_model::validate::format as grid_model_format},
     protocol::internal::{Endpoint, JobControl, JobPayment, JobReport, JobState, PlacementFilter, Trust},
 };
 

@@ -26,10 +26,11 @@ use super::{
     fetch::BlobFolder,
 };
 use crate::{
-    download::{self, FetchError, FetchLimits, Fetching},
+    download::{self, FetchError, FetchLimits, Fetching, Origin},
     inference::threads_from_cgroup,
     protocol::{
         internal::InputLine,
+        place::ParsePlaceError,
         shard::{self, Counts, Exit, Report},
     },
 };
@@ -212,7 +213,9 @@ async fn obtain_model(options: &BatchOptions) -> Result<PathBuf, Failure> {
     let limits =
         FetchLimits { max_bytes: options.max_model_size.0, option: "--max-model-size", ..FetchLimits::default() };
     info!(model = %digest, "fetching the model");
-    let fetched = download::fetch(&options.model_url, digest, &target, &limits, &Fetching::default()).await;
+    let unusable = |error: ParsePlaceError| Failure::new(Exit::ModelUnreachable, "ModelUnreachable", error.to_string());
+    let origin = Origin::parse(&options.model_url).map_err(unusable)?;
+    let fetched = download::fetch(&origin, digest, &target, &limits, &Fetching::default()).await;
     fetched.map_err(not_fetched)?;
     Ok(whole)
 }
@@ -221,7 +224,8 @@ fn not_fetched(error: FetchError) -> Failure {
     let exit = match &error {
         FetchError::DigestMismatch { .. } => Exit::ModelDigestMismatch,
         FetchError::TooLarge { .. } => Exit::ModelUnusable,
-        FetchError::Unreachable { .. } => Exit::ModelUnreachable,
+        FetchError::Unreachable { .. } | FetchError::Forbidden { .. } => Exit::ModelUnreachable,
+        FetchError::Volume { .. } | FetchError::NoHolder(_) => Exit::ModelUnreachable,
         FetchError::Disk(_) => Exit::Failed,
     };
     Failure::new(exit, error.reason(), error.to_string())

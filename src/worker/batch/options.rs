@@ -20,7 +20,7 @@ pub struct BatchOptions {
     /// Number of the shard, from 0; Kubernetes sets it for the pods of an Indexed Job.
     #[arg(long, env = "JOB_COMPLETION_INDEX")]
     pub index: u32,
-    /// Where the model file comes from, http or https.
+    /// Where the model file comes from: https://…, http://…, or oci://… for a registry that is open to everybody.
     #[arg(long, env = "GRID_MODEL_URL")]
     pub model_url: String,
     /// sha256 of the model file, hexadecimal.

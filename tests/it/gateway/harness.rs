@@ -14,6 +14,7 @@ use sha2::{Digest, Sha256};
 use tempfile::TempDir;
 use xdc_grid::{
     api::ids::{ModelDigest, NodeAddress},
+    download::FetchLimits,
     gateway::{
         Clock, Gateway, Settings,
         http::{Tokens, internal_router, openai_router},
@@ -27,7 +28,7 @@ use xdc_grid::{
         },
         names::NetworkId,
     },
-    store::{Blobs, FetchLimits, Ledger, fsck},
+    store::{Blobs, Ledger, fsck},
     telemetry,
     verify::gemm::GemmParams,
 };
@@ -163,7 +164,7 @@ impl Harness {
             cost_per_token: 3,
             replicas: 1,
         };
-        self.gateway.put_model(&source).await.unwrap();
+        self.gateway.put_model(source.into()).await.unwrap();
         self.until("the model is ready", async || {
             let report: ModelReport = self.get(&format!("/models/{digest}")).await;
             report.state == ModelState::Ready

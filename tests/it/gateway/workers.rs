@@ -4,7 +4,7 @@ use std::{
     collections::HashMap,
     sync::{
         Arc, Mutex,
-        atomic::{AtomicU64, Ordering},
+        atomic::{AtomicBool, AtomicU64, Ordering},
     },
     time::Duration,
 };
@@ -21,9 +21,9 @@ use xdc_grid::{
         receipt::{Receipt, hash_inputs, hash_tokens, hash_vectors, sign},
         vector::Vector,
         wire::{
-            self, Accept, Ack, Assign, AuditEvent, AuditRequest, ChallengeReply, ChallengeRequest, Finished,
+            self, Accept, Ack, Assign, AuditEvent, AuditRequest, BlobEvent, BlobRequest, ChallengeReply, ChallengeRequest, Finished,
             GemmCommit, GemmTile, GemmTiles, Heartbeat, InferCommand, InferEvent, NodeInfo, Offer, OfferReply, Refused,
-            Replay, ServedModel, Start, StorageProof, Token, TokenLogprobs, TopLogprob, audit_event, challenge_reply,
+            Replay, ServedModel, Start, StorageProof, Token, TokenLogprobs, TopLogprob, audit_event, blob_event, challenge_reply,
             challenge_request, infer_command, infer_event, offer_reply,
         },
     },
@@ -79,6 +79,10 @@ pub struct FakeWorker {
     pub knows: Mutex<Vec<String>>,
     pub serves: Mutex<Vec<ModelDigest>>,
     pub holds: Mutex<HashMap<ModelDigest, Vec<u8>>>,
+    /// Offsets from which it was asked for what it holds.
+    pub given: Mutex<Vec<u64>>,
+    /// The next blob ends after two pieces.
+    pub breaks_off: AtomicBool,
     pub acks: Mutex<Vec<Ack>>,
     pub starts: Mutex<Vec<Start>>,
     pub cancels: AtomicU64,
@@ -103,6 +107,8 @@ impl FakeWorker {
             knows: Mutex::new(RequestField::ALL.map(|field| field.name().to_owned()).into()),
             serves: Mutex::default(),
             holds: Mutex::default(),
+            given: Mutex::default(),
+            breaks_off: AtomicBool::new(false),
             acks: Mutex::default(),
             starts: Mutex::default(),
             cancels: AtomicU64::new(0),
@@ -503,6 +509,34 @@ impl Workers for FakeGrid {
                     let refused = worker.audits_refused.lock().unwrap().clone().map(audit_event::Kind::Error);
                     let kind = refused.unwrap_or_else(|| audit_event::Kind::Replay(worker.replay(&request)));
                     let _ = events.send(AuditEvent { kind: Some(kind) }).await;
+                }
+            });
+            Ok(Link { sink: Box::new(Sink(request_sender)), source: Box::new(Source(event_receiver)) })
+        })
+    }
+
+    /// Gives what `holds` has under the digest, right or wrong, in pieces.
+    fn blob<'a>(&'a self, peer: &'a GridPeerId) -> BoxFuture<'a, Result<Link<BlobRequest, BlobEvent>, WorkerError>> {
+        Box::pin(async move {
+            let worker = self.get(peer)?;
+            let (request_sender, mut requests) = mpsc::channel::<BlobRequest>(1);
+            let (events, event_receiver) = mpsc::channel(8);
+            tokio::spawn(async move {
+                let Some(request) = requests.recv().await else { return };
+                let digest = ModelDigest(request.digest.try_into().unwrap());
+                worker.given.lock().unwrap().push(request.offset);
+                let held = worker.holds.lock().unwrap().get(&digest).cloned();
+                let Some(bytes) = held else {
+                    let kind = blob_event::Kind::Refused(refused("BlobNotHere", 0));
+                    let _ = events.send(BlobEvent { kind: Some(kind) }).await;
+                    return;
+                };
+                let total = blob_event::Kind::Total(bytes.len() as u64);
+                let chunks = bytes[request.offset as usize..].chunks(64 << 10);
+                let kinds = std::iter::once(total).chain(chunks.map(|chunk| blob_event::Kind::Chunk(chunk.to_vec())));
+                let breaks_off = worker.breaks_off.swap(false, Ordering::Relaxed);
+                for kind in kinds.take(if breaks_off { 3 } else { usize::MAX }) {
+                    let _ = events.send(BlobEvent { kind: Some(kind) }).await;
                 }
             });
             Ok(Link { sink: Box::new(Sink(request_sender)), source: Box::new(Source(event_receiver)) })

@@ -22,8 +22,8 @@ use xdc_grid::{
         identity::NodeKey,
         internal::{
             Capability, Change, ChangeKind, Contribution, EpochTotals, EvidenceReport, GatewayInfo, InputLine,
-            JobControl, JobName, JobNode, JobPage, JobReport, JobSpec, JobState, Member, ModelReport, ModelSource,
-            ModelState, NetworkConfig, NodeModel, NodeReport, NodeTotals, OpenPayment, Outcome, PaidJobTotals,
+            JobControl, JobName, JobNode, JobPage, JobReport, JobSpec, JobState, Member, ModelOrder, ModelReport,
+            ModelSource, ModelState, NetworkConfig, NodeModel, NodeReport, NodeTotals, OpenPayment, Outcome, PaidJobTotals,
             RequestFailure, ResultLine, ServedUnits, SettledPayment, Spend, WholeJob,
         },
         vector::Vector,
@@ -60,7 +60,7 @@ struct Script {
     running: BTreeMap<String, u32>,
     worked: BTreeMap<String, u64>,
     refused: BTreeMap<String, String>,
-    models: BTreeMap<String, ModelSource>,
+    models: BTreeMap<String, ModelOrder>,
     files: BTreeMap<String, String>,
     asked: BTreeMap<String, u32>,
     submissions: BTreeMap<String, u32>,
@@ -100,6 +100,11 @@ impl FakeGateway {
         let served = router(gateway.clone());
         tokio::spawn(async move { axum::serve(listener, served).await });
         (gateway, url)
+    }
+
+    /// What it was told of a model last.
+    pub fn model_order(&self, digest: &str) -> Option<ModelOrder> {
+        self.lock().models.get(digest).cloned()
     }
 
     fn lock(&self) -> MutexGuard<'_, Script> {
@@ -434,7 +439,7 @@ fn node_report(member: &Member, proven: bool) -> NodeReport {
 
 async fn model(State(gateway): Shared, Path(digest): Path<String>) -> Response {
     match gateway.lock().models.get(&digest) {
-        Some(source) => Json(model_report(source)).into_response(),
+        Some(order) => Json(model_report(&order.source)).into_response(),
         None => refuse(StatusCode::NOT_FOUND, "ModelUnknown", "no such model"),
     }
 }
@@ -442,10 +447,10 @@ async fn model(State(gateway): Shared, Path(digest): Path<String>) -> Response {
 async fn put_model(
     State(gateway): Shared,
     Path(digest): Path<String>,
-    Json(source): Json<ModelSource>,
+    Json(order): Json<ModelOrder>,
 ) -> Json<ModelReport> {
-    let report = model_report(&source);
-    gateway.lock().models.insert(digest, source);
+    let report = model_report(&order.source);
+    gateway.lock().models.insert(digest, order);
     Json(report)
 }
 
@@ -454,18 +459,23 @@ async fn delete_model(State(gateway): Shared, Path(digest): Path<String>) -> Sta
     StatusCode::NO_CONTENT
 }
 
-/// A URL with `wrong` in it gives other bytes than the digest says.
+/// A place with `wrong` in it gives other bytes than the digest says, one with `slow` none for now.
 fn model_report(source: &ModelSource) -> ModelReport {
-    let wrong = source.url.contains("wrong");
+    let (wrong, slow) = (source.url.contains("wrong"), source.url.contains("slow"));
     ModelReport {
         digest: source.digest,
-        state: if wrong { ModelState::Failed } else { ModelState::Ready },
+        state: match (wrong, slow) {
+            (true, _) => ModelState::Failed,
+            (false, true) => ModelState::Fetching,
+            (false, false) => ModelState::Ready,
+        },
         reason: if wrong { "ModelDigestMismatch".into() } else { String::new() },
         message: if wrong { format!("sha256 is {}, not {}", "ff".repeat(32), source.digest) } else { String::new() },
         bytes: 1 << 20,
         fetched_bytes: 1 << 20,
         serving: 1,
         copies: source.replicas,
+        read_key: "opens-it".into(),
     }
 }
 

@@ -8,6 +8,7 @@ pub mod gateway;
 pub mod kueue;
 pub mod plane;
 pub mod rbac;
+pub mod registry;
 pub mod rpc;
 pub mod s3;
 pub mod signer;

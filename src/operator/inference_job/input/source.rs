@@ -14,10 +14,10 @@ use super::{
 use crate::{
     api::reasons::Reason,
     operator::{
+        bucket::{Access, BucketError, Location},
         dial::{cause, refusal},
         error::is_forbidden,
         gateway::ndjson,
-        inference_job::bucket::{Access, BucketError, Location},
     },
     protocol::internal::InputLine,
 };

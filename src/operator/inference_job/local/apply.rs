@@ -15,17 +15,19 @@ use super::{
     job::{self, ASKED, Asked, KEPT_SECONDS},
     make::{Hindrance, make},
     observe::{is_finished, observe},
-    validate::LocalJob,
+    validate::{LocalJob, ModelFrom},
 };
 use crate::{
     api::{
         conditions::Finding,
+        ids::ModelDigest,
         inference_job::{InferenceJob, condition},
         reasons::Reason,
     },
     operator::{
         context::Context,
         error::{Error, is_forbidden, is_not_found},
+        grid_model,
         inference_job::{
             MANAGER,
             apply::{Applied, unreadable},
@@ -35,7 +37,7 @@ use crate::{
         },
         write::api_beside,
     },
-    protocol::internal::JobControl,
+    protocol::internal::{JobControl, ModelState, model_file_path},
 };
 
 /// A pod that is told to stop hands back what it has within its grace period; then the Job is failed.
@@ -56,11 +58,19 @@ pub async fn submit(
             "this operator runs no Local jobs; an admin allows them: helm upgrade … --set localJobs.enabled=true";
         return Ok(applied.found(condition::ADMITTED, Finding::no(Reason::LocalJobsDisabled, message)));
     }
-    let Some(url) = &local.model_url else {
-        let message = "its GridModel was deleted, and nothing says any more where the file comes from".to_owned();
-        return Ok(applied.found(condition::ADMITTED, Finding::no(Reason::ModelNotFound, message)));
+    let url = match &local.model_from {
+        None => Err(Finding::no(
+            Reason::ModelNotFound,
+            "its GridModel was deleted, and nothing says any more where the file comes from",
+        )),
+        Some(ModelFrom::Place(place)) => Ok(place.clone()),
+        Some(ModelFrom::Gateway) => from_gateway(&submission.frame.model_digest, context).await,
     };
-    match make(submission, local, survey, reader, url, context).await {
+    let url = match url {
+        Ok(url) => url,
+        Err(finding) => return Ok(applied.found(condition::ADMITTED, finding)),
+    };
+    match make(submission, local, survey, reader, &url, context).await {
         Ok(child) => Ok(Applied { report: Some(observe(&child, &[]).report), ..applied }),
         Err(Hindrance::Input(error)) => unreadable(error),
         Err(Hindrance::CannotCut(error)) => {
@@ -79,6 +89,29 @@ pub async fn submit(
         }
         Err(Hindrance::Other(error)) => Err(error),
     }
+}
+
+/// A URL under which the gateway gives the file to this model's jobs, once it has it.
+async fn from_gateway(digest: &ModelDigest, context: &Context) -> Result<String, Finding> {
+    let report = match context.gateway.model(digest).await {
+        Ok(Some(report)) => report,
+        Ok(None) => return Err(Finding::no(Reason::ModelFetching, "the gateway does not know the model yet")),
+        Err(error) => return Err(error.finding()),
+    };
+    if report.state != ModelState::Ready {
+        return Err(grid_model::status::resolved(&report));
+    }
+    let service = &context.config.results_service;
+    let host = service.split_once('/').and_then(|(namespace, rest)| {
+        let (name, port) = rest.split_once(':')?;
+        Some(format!("{name}.{namespace}.svc:{port}"))
+    });
+    let Some(host) = host.filter(|_| !report.read_key.is_empty()) else {
+        let message = "its pods would get the model from the gateway, which is older than this operator or has no Service \
+                       (GRID_RESULTS_SERVICE); name a source that is open to everybody";
+        return Err(Finding::no(Reason::ModelUnreachable, message));
+    };
+    Ok(format!("http://{host}{}", model_file_path(digest, &report.read_key)))
 }
 
 // ------------------------------------------------------------------------------------------------ steering

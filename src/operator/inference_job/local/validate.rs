@@ -8,14 +8,30 @@ use kube::{Resource, ResourceExt};
 use super::{QUEUE_PREFIX, child_name, observe::Seen};
 use crate::{
     api::{
-        conditions::Finding, grid_model::GridModel, grid_node::WorkerResources, inference_job::InferenceJob,
+        conditions::Finding,
+        grid_model::{GridModel, ModelSourceSpec},
+        grid_node::WorkerResources,
+        inference_job::InferenceJob,
         kueue::QUEUE_LABEL,
     },
-    operator::grid_node::validate::{Hardware, hardware, toleration},
+    operator::{
+        grid_model::validate::place,
+        grid_node::validate::{Hardware, hardware, toleration},
+    },
+    protocol::place::ModelPlace,
 };
 
 /// Pods at once when the job says nothing.
 const PARALLELISM: u32 = 16;
+
+/// Where its pods get the model's file.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum ModelFrom {
+    /// A place that is open to everybody.
+    Place(String),
+    /// What takes a Secret, a volume or members of the grid, only the gateway can read.
+    Gateway,
+}
 
 /// A Local job whose every value is known to be sound.
 #[derive(Debug, Clone)]
@@ -36,7 +52,7 @@ pub struct LocalJob {
     /// Claim of the volume that keeps model files.
     pub model_claim: Option<String>,
     /// Absent when the GridModel is gone; then nothing new can be started.
-    pub model_url: Option<String>,
+    pub model_from: Option<ModelFrom>,
     pub context_length: Option<u32>,
     pub shard_size: u32,
     /// Pods at once.
@@ -77,7 +93,7 @@ pub fn validate(job: &InferenceJob, model: Option<&GridModel>, seen: Option<Seen
         priority_class_name: spec.priority_class_name,
         image_pull_secrets: spec.image_pull_secrets.unwrap_or_default(),
         model_claim: spec.model_volume.map(|volume| volume.claim_name),
-        model_url: model.and_then(|model| model.spec.source.url.clone()),
+        model_from: model.and_then(|model| model_from(&model.spec.source)),
         context_length: model.and_then(|model| model.spec.context_length).map(i32::unsigned_abs),
         shard_size: job.spec.workload.shard_size.unsigned_abs().max(1),
         parallelism: job.spec.parallelism.map_or(PARALLELISM, i32::unsigned_abs),
@@ -86,6 +102,12 @@ pub fn validate(job: &InferenceJob, model: Option<&GridModel>, seen: Option<Seen
         suspend: job.spec.suspend,
         seen,
     })
+}
+
+fn model_from(source: &ModelSourceSpec) -> Option<ModelFrom> {
+    let (place, lock) = place(source).ok()?;
+    let open = lock.is_none() && matches!(place, ModelPlace::Web(_) | ModelPlace::Registry(_));
+    Some(if open { ModelFrom::Place(place.to_string()) } else { ModelFrom::Gateway })
 }
 
 #[cfg(test)]
@@ -121,8 +143,23 @@ spec:
     fn a_job_that_says_nothing_computes_on_the_processor() {
         let local = validate(&job(""), Some(&model()), None).unwrap();
         assert_eq!((local.hardware.clone(), local.parallelism, local.shard_size), (Hardware::CpuOnly, 16, 200));
-        assert_eq!(local.model_url.as_deref(), Some("http://models/m.gguf"));
+        assert_eq!(local.model_from, Some(ModelFrom::Place("http://models/m.gguf".into())));
         assert!(!local.is_queued());
+    }
+
+    #[test]
+    fn what_is_not_open_to_everybody_comes_from_the_gateway() {
+        let from = |yaml: &str| model_from(&serde_yaml::from_str(yaml).unwrap());
+        let open = "{oci: {repository: ghcr.io/you/m}}";
+        assert_eq!(from(open), Some(ModelFrom::Place("oci://ghcr.io/you/m".into())));
+        for closed in [
+            "{oci: {repository: ghcr.io/you/m, secretRef: {name: s}}}",
+            "{s3: {uri: 's3://models/m', secretRef: {name: s}}}",
+            "{pvc: {claimName: c, path: m}}",
+            "{blob: {}}",
+        ] {
+            assert_eq!(from(closed), Some(ModelFrom::Gateway), "{closed}");
+        }
     }
 
     #[test]

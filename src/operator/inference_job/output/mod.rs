@@ -17,7 +17,7 @@ pub use manifest::Counts;
 pub(super) use record::Origin;
 pub use record::{File, Frame, rejection_lines};
 
-use super::bucket::Location;
+use crate::operator::bucket::Location;
 
 pub const RESULTS: &str = "results.jsonl";
 pub const ERRORS: &str = "errors.jsonl";

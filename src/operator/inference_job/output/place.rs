@@ -9,10 +9,10 @@ use super::{
 use crate::{
     api::{conditions::Finding, reasons::Reason},
     operator::{
+        bucket::{Access, Bucket, BucketError},
         context::Context,
         error::Error,
         gateway::{GatewayClient, GatewayError},
-        inference_job::bucket::{Access, Bucket, BucketError},
     },
 };
 

@@ -36,6 +36,17 @@ impl Location {
         Ok(location)
     }
 
+    /// Of the object, without a signature.
+    pub fn url(&self) -> Result<String, String> {
+        let amazon = || format!("https://s3.{}.amazonaws.com", self.region);
+        let endpoint = self.endpoint.clone().unwrap_or_else(amazon);
+        let mut url: reqwest::Url = endpoint.parse().map_err(|error| format!("{endpoint}: {error}"))?;
+        let mut path = url.path_segments_mut().map_err(|()| format!("{endpoint} is no URL with a path"))?;
+        path.pop_if_empty().push(&self.bucket).extend(self.key.parts().map(|part| part.as_ref().to_owned()));
+        drop(path);
+        Ok(url.into())
+    }
+
     fn parse(s3: &S3Ref) -> Result<Self, String> {
         let uri = &s3.uri;
         let rest = uri.strip_prefix("s3://").ok_or_else(|| format!("{uri} does not start with s3://"))?;
@@ -57,7 +68,7 @@ impl Location {
 }
 
 #[cfg(test)]
-pub(in crate::operator::inference_job) mod tests {
+pub(in crate::operator) mod tests {
     use super::*;
 
     pub fn s3(uri: &str) -> S3Ref {
@@ -75,6 +86,14 @@ pub(in crate::operator::inference_job) mod tests {
         for bad in ["s3://in", "s3://in/", "s3://in/folder/", "http://in/x", "s3:///x"] {
             assert!(Location::object(&s3(bad)).is_err(), "{bad}");
         }
+    }
+
+    #[test]
+    fn an_object_has_a_url() {
+        let object = Location::object(&s3("s3://in/a b/c?d.gguf")).unwrap();
+        assert_eq!(object.url().unwrap(), "http://s3:8333/in/a%20b/c%3Fd.gguf");
+        let amazon = Location { endpoint: None, ..Location::object(&s3("s3://in/m.gguf")).unwrap() };
+        assert_eq!(amazon.url().unwrap(), "https://s3.eu-1.amazonaws.com/in/m.gguf");
     }
 
     #[test]

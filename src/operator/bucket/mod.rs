@@ -1,6 +1,6 @@
-//! S3 buckets of jobs: where in a bucket (`location`, pure), with which credentials (`credentials`), and what can go wrong, in
-//! terms of the job. Credentials come from the job's own namespace or not at all: never the operator's environment, never the
-//! machine's metadata service.
+//! S3 buckets of jobs and models: where in a bucket (`location`, pure), with which credentials (`credentials`), and what can go wrong, in
+//! terms of whoever named it. Credentials come from the job's own namespace, a model's from the operator's, or not at all: never the
+//! operator's environment, never the machine's metadata service.
 
 mod credentials;
 mod error;
@@ -16,6 +16,7 @@ use object_store::{
     BackoffConfig, GetResult, ObjectStoreExt, PutPayload, RetryConfig,
     aws::{AmazonS3, AmazonS3Builder},
     path::Path,
+    signer::Signer,
 };
 
 pub use credentials::Grant;
@@ -28,7 +29,7 @@ use crate::operator::{context::Context, dial::Denied, write::api_beside};
 const RETRY_FOR: Duration = Duration::from_secs(20);
 const RETRIES: usize = 2;
 
-/// What it takes to open the buckets of one job.
+/// What it takes to open the buckets of one job, or of a model.
 pub struct Access {
     secrets: Api<Secret>,
     grant: Grant,
@@ -42,6 +43,11 @@ impl Access {
             grant: Grant::of(&context.config, namespace),
             denied: context.config.job_denied_networks.clone(),
         }
+    }
+
+    /// For what admins name themselves: no address is denied to them.
+    pub fn of_admins(context: &Context) -> Self {
+        Access { denied: Denied::default(), ..Access::of(context, &context.config.namespace) }
     }
 
     pub fn denied(&self) -> &Denied {
@@ -97,6 +103,12 @@ impl Bucket {
         let location = self.location.clone();
         let found = self.store.get(&self.location.key).await.map_err(|error| self.failed(error))?;
         Ok(found.into_stream().map_err(move |error| BucketError::of(error, &location)).boxed())
+    }
+
+    /// A URL that gives the object at the location to anybody, for a while. Asks the bucket nothing.
+    pub async fn signed_url(&self, valid: Duration) -> Result<String, BucketError> {
+        let signed = self.store.signed_url(reqwest::Method::GET, &self.location.key, valid).await;
+        signed.map(String::from).map_err(|error| self.failed(error))
     }
 
     /// Bytes that the object `name` in the folder has; `None` when it is not there, or not to be seen.
