@@ -7,8 +7,8 @@ use crate::{
     api::ids::GridPeerId,
     grid::{FrameError, FrameReceiver, FrameSender, FrameStream, GridHandle, OpenError, RequestError},
     protocol::wire::{
-        Assign, AuditEvent, AuditRequest, BlobEvent, BlobRequest, ChallengeReply, ChallengeRequest, InferCommand, InferEvent, NodeInfo, Offer,
-        OfferReply, Refused,
+        Assign, AuditEvent, AuditRequest, BlobEvent, BlobRequest, ChallengeReply, ChallengeRequest, InferCommand,
+        InferEvent, NodeInfo, Offer, OfferReply, Refused,
     },
 };
 

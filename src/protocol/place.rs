@@ -54,7 +54,9 @@ impl FromStr for ModelPlace {
             return wrong(format!("a place has at most {MAX_PLACE} bytes and no white space"));
         }
         let Some((scheme, rest)) = text.split_once(':') else {
-            return wrong(format!("{text:?} begins with none of https://, http://, oci://, oci+http://, pvc://, grid:"));
+            return wrong(format!(
+                "{text:?} begins with none of https://, http://, oci://, oci+http://, pvc://, grid:"
+            ));
         };
         match (scheme, rest.strip_prefix("//")) {
             ("http" | "https", Some(rest)) if !rest.is_empty() => Ok(ModelPlace::Web(text.to_owned())),
@@ -99,7 +101,8 @@ impl Repository {
             return Err(wrong("names no registry, as in ghcr.io/you/model"));
         }
         let part = |part: &str| {
-            let inner = |byte: u8| byte.is_ascii_lowercase() || byte.is_ascii_digit() || matches!(byte, b'.' | b'_' | b'-');
+            let inner =
+                |byte: u8| byte.is_ascii_lowercase() || byte.is_ascii_digit() || matches!(byte, b'.' | b'_' | b'-');
             let end = |byte: Option<u8>| byte.is_some_and(|byte| byte.is_ascii_lowercase() || byte.is_ascii_digit());
             part.bytes().all(inner) && end(part.bytes().next()) && end(part.bytes().last()) && !part.contains("..")
         };

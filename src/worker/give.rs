@@ -2,11 +2,7 @@
 
 use std::sync::Arc;
 
-use tokio::{
-    fs::File,
-    sync::Semaphore,
-    task::JoinSet,
-};
+use tokio::{fs::File, sync::Semaphore, task::JoinSet};
 use tracing::{debug, info};
 
 use super::models::Models;

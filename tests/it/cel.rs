@@ -361,6 +361,29 @@ async fn grid_model_rules() {
     kind.takes(&[]).await;
     kind.refuses(&[("/spec/source", json!({}))], "exactly one place").await;
     kind.refuses(&[("/spec/source/url", json!("file:///etc/passwd"))], "url").await;
+    kind.refuses(&[("/spec/source/blob", json!({}))], "exactly one place").await;
+    let secret = json!({"name": "keys"});
+    for source in [
+        json!({"s3": {"uri": "s3://models/a/m.gguf", "endpoint": "http://s3:8333", "secretRef": secret}}),
+        json!({"oci": {"repository": "ghcr.io/you/models/m", "secretRef": secret}}),
+        json!({"oci": {"repository": "registry.registry.svc:5000/m_1.x", "plainHTTP": true}}),
+        json!({"pvc": {"claimName": "model-files", "path": "gguf/m.gguf"}}),
+        json!({"blob": {}}),
+    ] {
+        kind.takes(&[("/spec/source", source)]).await;
+    }
+    for (source, says) in [
+        (json!({"s3": {"uri": "https://models/m"}}), "uri"),
+        (json!({"oci": {"repository": "ghcr.io/you/m:v1"}}), "repository"),
+        (json!({"oci": {"repository": "ghcr.io/you/m@sha256:00"}}), "repository"),
+        (json!({"oci": {"repository": "ghcr.io"}}), "repository"),
+        (json!({"pvc": {"claimName": "c", "path": "/etc/passwd"}}), "path"),
+        (json!({"pvc": {"claimName": "c", "path": "a/../../b"}}), "stay on the volume"),
+        (json!({"pvc": {"claimName": "c", "path": "a//b"}}), "stay on the volume"),
+        (json!({"pvc": {"claimName": "C", "path": "a"}}), "claimName"),
+    ] {
+        kind.refuses(&[("/spec/source", source)], says).await;
+    }
     kind.refuses(&[("/spec/sha256", json!("AB".repeat(32)))], "sha256").await;
     kind.takes(&[("/spec/format", json!("Safetensors"))]).await;
     kind.refuses(&[("/spec/format", json!("ONNX"))], "format").await;
@@ -368,7 +391,11 @@ async fn grid_model_rules() {
     kind.refuses(&[("/spec/costPerToken", json!(0))], "costPerToken").await;
     kind.refuses(&[("/spec/replicas", json!(-1))], "replicas").await;
     kind.changes(
-        &[vec![("/spec/source/url", json!("https://mirror.example.org/m.gguf"))], vec![("/spec/replicas", json!(2))]],
+        &[
+            vec![("/spec/source/url", json!("https://mirror.example.org/m.gguf"))],
+            vec![("/spec/source", json!({"blob": {}}))],
+            vec![("/spec/replicas", json!(2))],
+        ],
         &[(vec![("/spec/sha256", json!("cd".repeat(32)))], "what a model is")],
     )
     .await;

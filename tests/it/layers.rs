@@ -27,7 +27,19 @@ fn allowed() -> BTreeMap<&'static str, &'static [&'static str]> {
         ("operator", &["api", "chain", "openai", "protocol", "reward", "telemetry", "verify"]),
         (
             "gateway",
-            &["api", "download", "grid", "http", "openai", "protocol", "reward", "schedule", "store", "telemetry", "verify"],
+            &[
+                "api",
+                "download",
+                "grid",
+                "http",
+                "openai",
+                "protocol",
+                "reward",
+                "schedule",
+                "store",
+                "telemetry",
+                "verify",
+            ],
         ),
         (
             "worker",

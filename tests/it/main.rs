@@ -77,6 +77,8 @@ mod operator_jobs;
 mod operator_local;
 #[cfg(feature = "operator")]
 mod operator_memory;
+#[cfg(all(feature = "operator", feature = "worker"))]
+mod operator_models;
 #[cfg(feature = "operator")]
 mod operator_nodes;
 #[cfg(feature = "operator")]

@@ -77,9 +77,9 @@ async fn model_with_key(
     Query(Key { key }): Query<Key>,
     request: Request,
 ) -> Result<Response, ApiFailure> {
-    let digest: ModelDigest = digest.parse().map_err(|error: ParseIdError| {
-        ApiFailure::invalid("InvalidModel", format!("the model's sha256: {error}"))
-    })?;
+    let digest: ModelDigest = digest
+        .parse()
+        .map_err(|error: ParseIdError| ApiFailure::invalid("InvalidModel", format!("the model's sha256: {error}")))?;
     if blake3::Hash::from_hex(key.as_bytes()).ok() != Some(gateway.model_key(&digest)) {
         let message = "the parameter `key` must be the key of this model";
         return Err(ApiFailure::new(StatusCode::UNAUTHORIZED, "Unauthorized", message));
@@ -116,7 +116,8 @@ impl Gateway {
 
     /// Opens the file of one model and of no other.
     pub(in crate::gateway) fn model_key(&self, digest: &ModelDigest) -> blake3::Hash {
-        let key = blake3::derive_key("xdc-grid 2026-11-28 key that opens the file of a model", &self.key.secret_bytes());
+        let key =
+            blake3::derive_key("xdc-grid 2026-11-28 key that opens the file of a model", &self.key.secret_bytes());
         blake3::keyed_hash(&key, &digest.0)
     }
 }

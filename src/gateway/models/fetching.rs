@@ -97,7 +97,9 @@ impl Gateway {
                     }
                     return Ok(());
                 }
-                Some(now) if failed.is_err() && (now.source != model.source || self.fetches.access(&digest) != access) => {
+                Some(now)
+                    if failed.is_err() && (now.source != model.source || self.fetches.access(&digest) != access) =>
+                {
                     model = now;
                 }
                 Some(now) => return self.settle(&now, failed).await,
@@ -126,7 +128,11 @@ impl Gateway {
     }
 
     /// Writes down what came of it, and tells the members that are to serve it.
-    async fn settle(self: &Arc<Self>, model: &ModelRecord, fetched: Result<u64, FetchError>) -> Result<(), LedgerError> {
+    async fn settle(
+        self: &Arc<Self>,
+        model: &ModelRecord,
+        fetched: Result<u64, FetchError>,
+    ) -> Result<(), LedgerError> {
         let source = &model.source;
         match fetched {
             Ok(bytes) => {

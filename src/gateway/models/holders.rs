@@ -50,7 +50,9 @@ impl Gateway {
                 match self.fetch_from(&peer, digest, target, progress).await {
                     Ok(bytes) => return Ok(bytes),
                     // No other member can help.
-                    Err(Failed::Fetch(error @ (FetchError::TooLarge { .. } | FetchError::Disk(_)))) => return Err(error),
+                    Err(Failed::Fetch(error @ (FetchError::TooLarge { .. } | FetchError::Disk(_)))) => {
+                        return Err(error);
+                    }
                     Err(failed) => {
                         tracing::info!(%peer, %digest, "a member does not give a model: {failed}");
                         refusals.push(format!("{peer}: {failed}"));
@@ -70,9 +72,8 @@ impl Gateway {
     /// Members that are to have it and are connected: storage nodes, then the others, each in any order.
     fn holders(&self, digest: &ModelDigest) -> Vec<GridPeerId> {
         let mut members = self.members.all();
-        members.retain(|record| {
-            record.member.models.contains(digest) && self.peers.is_connected(&record.member.peer_id)
-        });
+        members
+            .retain(|record| record.member.models.contains(digest) && self.peers.is_connected(&record.member.peer_id));
         members.shuffle(&mut rand::rng());
         members.sort_by_key(|record| !record.member.roles.contains(&NodeRole::Storage));
         members.into_iter().map(|record| record.member.peer_id).collect()
@@ -94,7 +95,9 @@ impl Gateway {
             Err(_) => Err(WorkerError::Silent),
             Ok(Err(error)) => Err(error),
             Ok(Ok(None)) => Ok(None),
-            Ok(Ok(Some(BlobEvent { kind: Some(blob_event::Kind::Refused(refused)) }))) => Err(WorkerError::Refused(refused)),
+            Ok(Ok(Some(BlobEvent { kind: Some(blob_event::Kind::Refused(refused)) }))) => {
+                Err(WorkerError::Refused(refused))
+            }
             Ok(Ok(Some(BlobEvent { kind: Some(kind) }))) => Ok(Some(kind)),
             Ok(Ok(Some(BlobEvent { kind: None }))) => Err(WorkerError::Malformed("an event of no kind".into())),
         };

@@ -44,7 +44,11 @@ pub async fn apply(model: &ValidModel, context: &Context) -> Result<Told, Error>
 }
 
 /// A gateway that has the file needs nothing more; a Secret that is gone by then does no harm.
-async fn opened(lock: &Lock, digest: &ModelDigest, context: &Context) -> Result<Result<Option<SourceAccess>, Told>, Error> {
+async fn opened(
+    lock: &Lock,
+    digest: &ModelDigest,
+    context: &Context,
+) -> Result<Result<Option<SourceAccess>, Told>, Error> {
     match context.gateway.model(digest).await {
         Ok(Some(report)) if report.state == ModelState::Ready => return Ok(Ok(None)),
         Ok(_) => {}

@@ -82,8 +82,8 @@ struct DockerAuth {
 
 /// Pure: the login for a repository, the one with the longest path that fits where there are several.
 fn login(config: &[u8], repository: &Repository) -> Result<Option<SourceAccess>, String> {
-    let config: DockerConfig =
-        serde_json::from_slice(config).map_err(|_| format!("has under {DOCKER_CONFIG} what is no Docker configuration"))?;
+    let config: DockerConfig = serde_json::from_slice(config)
+        .map_err(|_| format!("has under {DOCKER_CONFIG} what is no Docker configuration"))?;
     let fitting = config.auths.iter().filter_map(|(key, auth)| Some((fits(key, repository)?, auth)));
     let Some((_, auth)) = fitting.max_by_key(|(length, _)| *length) else { return Ok(None) };
     let split = |auth: &String| {
@@ -153,7 +153,8 @@ mod tests {
 
     #[test]
     fn what_is_no_login_is_told_and_not_repeated() {
-        for config in ["secret", "[]", r#"{"auths": {"ghcr.io": {"auth": "secret"}}}"#, r#"{"auths": {"ghcr.io": {}}}"#] {
+        for config in ["secret", "[]", r#"{"auths": {"ghcr.io": {"auth": "secret"}}}"#, r#"{"auths": {"ghcr.io": {}}}"#]
+        {
             let message = found(config, "ghcr.io/m").unwrap_err();
             assert!(!message.contains("secret"), "{message}");
         }

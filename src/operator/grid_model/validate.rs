@@ -61,10 +61,10 @@ pub fn place(source: &ModelSourceSpec) -> Result<(ModelPlace, Option<Lock>), Str
         }
         (None, None, Some(oci), None, None) => {
             let repository = Repository::parse(&oci.repository, oci.plain_http).map_err(|error| error.to_string())?;
-            let lock = oci.secret_ref.as_ref().map(|secret| Lock::Registry {
-                repository: repository.clone(),
-                secret: secret.name.clone(),
-            });
+            let lock = oci
+                .secret_ref
+                .as_ref()
+                .map(|secret| Lock::Registry { repository: repository.clone(), secret: secret.name.clone() });
             Ok((ModelPlace::Registry(repository), lock))
         }
         (None, None, None, Some(pvc), None) => Ok((read(format!("pvc://{}/{}", pvc.claim_name, pvc.path))?, None)),
@@ -104,7 +104,10 @@ mod tests {
         for (yaml, expected) in [
             ("{url: 'https://host/m.gguf?download=1'}", "https://host/m.gguf?download=1"),
             ("{s3: {uri: 's3://models/a/m.gguf', endpoint: 'http://s3:8333/'}}", "http://s3:8333/models/a/m.gguf"),
-            ("{s3: {uri: 's3://models/m.gguf', region: eu-central-1}}", "https://s3.eu-central-1.amazonaws.com/models/m.gguf"),
+            (
+                "{s3: {uri: 's3://models/m.gguf', region: eu-central-1}}",
+                "https://s3.eu-central-1.amazonaws.com/models/m.gguf",
+            ),
             ("{oci: {repository: ghcr.io/you/m}}", "oci://ghcr.io/you/m"),
             ("{oci: {repository: 'registry:5000/m', plainHTTP: true}}", "oci+http://registry:5000/m"),
             ("{pvc: {claimName: files, path: gguf/m.gguf}}", "pvc://files/gguf/m.gguf"),
@@ -116,7 +119,8 @@ mod tests {
 
     #[test]
     fn a_secret_is_a_lock_and_no_part_of_the_place() {
-        let (place, lock) = source("{s3: {uri: 's3://models/m.gguf', endpoint: 'http://s3', secretRef: {name: keys}}}").unwrap();
+        let (place, lock) =
+            source("{s3: {uri: 's3://models/m.gguf', endpoint: 'http://s3', secretRef: {name: keys}}}").unwrap();
         assert_eq!(place, "http://s3/models/m.gguf");
         assert!(matches!(lock, Some(Lock::Bucket(location)) if location.secret.as_deref() == Some("keys")));
         let (place, lock) = source("{oci: {repository: ghcr.io/you/m, secretRef: {name: pull}}}").unwrap();

@@ -138,6 +138,8 @@ mod tests {
         assert_eq!(order.access, Some(SourceAccess::Login { username: "u".into(), password: "p".into() }));
         assert!(format!("{order:?}").contains("Login(…)"));
         assert!(with(r#""surprise":1,"replicas""#).is_err());
-        assert!(serde_json::from_str::<ModelSource>(&KEPT.replace("\"replicas\"", r#""access":null,"replicas""#)).is_err());
+        assert!(
+            serde_json::from_str::<ModelSource>(&KEPT.replace("\"replicas\"", r#""access":null,"replicas""#)).is_err()
+        );
     }
 }

@@ -9,6 +9,7 @@ mod harness;
 mod internal_api;
 mod jobs;
 mod members;
+#[cfg(feature = "operator")]
 mod model_places;
 mod models;
 mod openai;

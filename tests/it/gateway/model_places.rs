@@ -200,7 +200,8 @@ async fn a_file_is_read_from_a_volume_and_from_nowhere_else() {
 #[tokio::test]
 async fn a_gateway_without_volumes_says_how_one_is_mounted() {
     let h = Harness::start().await;
-    refused(&h, order("pvc://model-files/m", None), "ModelVolumeMissing", "--set 'gateway.modelClaims={model-files}'").await;
+    refused(&h, order("pvc://model-files/m", None), "ModelVolumeMissing", "--set 'gateway.modelClaims={model-files}'")
+        .await;
 }
 
 // ------------------------------------------------------------------------------------------------ the grid

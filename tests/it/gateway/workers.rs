@@ -21,10 +21,10 @@ use xdc_grid::{
         receipt::{Receipt, hash_inputs, hash_tokens, hash_vectors, sign},
         vector::Vector,
         wire::{
-            self, Accept, Ack, Assign, AuditEvent, AuditRequest, BlobEvent, BlobRequest, ChallengeReply, ChallengeRequest, Finished,
-            GemmCommit, GemmTile, GemmTiles, Heartbeat, InferCommand, InferEvent, NodeInfo, Offer, OfferReply, Refused,
-            Replay, ServedModel, Start, StorageProof, Token, TokenLogprobs, TopLogprob, audit_event, blob_event, challenge_reply,
-            challenge_request, infer_command, infer_event, offer_reply,
+            self, Accept, Ack, Assign, AuditEvent, AuditRequest, BlobEvent, BlobRequest, ChallengeReply,
+            ChallengeRequest, Finished, GemmCommit, GemmTile, GemmTiles, Heartbeat, InferCommand, InferEvent, NodeInfo,
+            Offer, OfferReply, Refused, Replay, ServedModel, Start, StorageProof, Token, TokenLogprobs, TopLogprob,
+            audit_event, blob_event, challenge_reply, challenge_request, infer_command, infer_event, offer_reply,
         },
     },
     verify::{

@@ -23,8 +23,8 @@ use xdc_grid::{
         internal::{
             Capability, Change, ChangeKind, Contribution, EpochTotals, EvidenceReport, GatewayInfo, InputLine,
             JobControl, JobName, JobNode, JobPage, JobReport, JobSpec, JobState, Member, ModelOrder, ModelReport,
-            ModelSource, ModelState, NetworkConfig, NodeModel, NodeReport, NodeTotals, OpenPayment, Outcome, PaidJobTotals,
-            RequestFailure, ResultLine, ServedUnits, SettledPayment, Spend, WholeJob,
+            ModelSource, ModelState, NetworkConfig, NodeModel, NodeReport, NodeTotals, OpenPayment, Outcome,
+            PaidJobTotals, RequestFailure, ResultLine, ServedUnits, SettledPayment, Spend, WholeJob,
         },
         vector::Vector,
     },

@@ -112,7 +112,11 @@ impl TestGateway {
     }
 
     pub async fn assign(&self, worker: &GridPeerId, blob: &Blob, roles: &[&str]) {
-        let bytes = blob.bytes.len() as u64;
+        self.assign_as(worker, blob, blob.bytes.len() as u64, roles).await;
+    }
+
+    /// Says another size of it.
+    pub async fn assign_as(&self, worker: &GridPeerId, blob: &Blob, bytes: u64, roles: &[&str]) {
         let model = AssignedModel { digest: blob.digest.0.to_vec(), name: "test".into(), bytes, context_length: 0 };
         let roles = roles.iter().map(|role| role.to_string()).collect();
         self.node.grid.handle.assign(worker, Assign { models: vec![model], roles }).await.unwrap();

@@ -1,10 +1,12 @@
 //! From an assignment to a model that serves, and every way that can fail.
 
+use xdc_grid::protocol::wire::{BlobRequest, Refused, blob_event};
+
 use super::{
-    gateway::{Blob, TestGateway, advert, parrots},
+    gateway::{Blob, TestGateway, TestWorker, advert, parrots},
     parrot::Parrots,
 };
-use crate::grid::node::eventually;
+use crate::grid::node::{PATIENCE, eventually};
 
 fn bytes(length: usize) -> Vec<u8> {
     let mut bytes = vec![0; length];
@@ -98,6 +100,61 @@ async fn a_model_that_is_not_assigned_any_more_is_dropped_with_its_file() {
     assert!(info.pending.is_empty());
     let folder = worker.data.join("models");
     eventually("the file is gone", async || std::fs::read_dir(&folder).unwrap().next().is_none()).await;
+}
+
+/// What a worker gives of a blob from an offset, or why not.
+async fn given(gateway: &TestGateway, worker: &TestWorker, blob: &Blob, offset: u64) -> Result<Vec<u8>, Refused> {
+    let mut stream = gateway.node.grid.handle.open_blob(&worker.peer()).await.unwrap();
+    stream.receiver.set_idle(PATIENCE);
+    stream.send(&BlobRequest { digest: blob.digest.0.to_vec(), offset }).await.unwrap();
+    let (mut total, mut bytes) = (None, Vec::new());
+    while let Some(event) = stream.next().await.unwrap() {
+        match event.kind.unwrap() {
+            blob_event::Kind::Total(announced) => total = Some(announced),
+            blob_event::Kind::Chunk(chunk) => bytes.extend(chunk),
+            blob_event::Kind::Refused(refused) => return Err(refused),
+        }
+    }
+    assert_eq!(total, Some(blob.bytes.len() as u64));
+    Ok(bytes)
+}
+
+#[tokio::test]
+async fn a_worker_gives_a_gateway_the_files_that_it_is_to_hold_and_no_other() {
+    let (blob, other) = (Blob::of(bytes(600_000)), Blob::of(bytes(10)));
+    let mut gateway = TestGateway::serving(blob.clone()).await;
+    let worker = gateway.worker(parrots(Parrots::default())).await;
+    assert_eq!(given(&gateway, &worker, &blob, 0).await.unwrap_err().reason, "BlobNotHere");
+    gateway.ready(&worker.peer(), &blob, &["Storage", "Compute"]).await;
+    assert_eq!(given(&gateway, &worker, &blob, 0).await.unwrap(), *blob.bytes);
+    assert_eq!(given(&gateway, &worker, &blob, 599_000).await.unwrap(), blob.bytes[599_000..]);
+    assert_eq!(given(&gateway, &worker, &blob, 600_001).await.unwrap_err().reason, "BeyondTheEnd");
+    // Fetched for something else once, and still in the folder.
+    std::fs::write(worker.data.join("models").join(format!("{}.gguf", other.digest)), &*other.bytes).unwrap();
+    assert_eq!(given(&gateway, &worker, &other, 0).await.unwrap_err().reason, "BlobNotHere");
+}
+
+#[tokio::test]
+async fn a_file_that_the_gateway_lost_is_kept_and_served_once_the_gateway_has_it_again() {
+    let blob = Blob::of(bytes(400_000));
+    let mut gateway = TestGateway::serving(blob.clone()).await;
+    let first = gateway.worker(parrots(Parrots::default())).await;
+    gateway.ready(&first.peer(), &blob, &["Compute"]).await;
+    let data = first.data.clone();
+    first.worker.drain().await;
+
+    let second = gateway.worker_with(parrots(Parrots::default()), |options| options.data_dir = data).await;
+    gateway.assign_as(&second.peer(), &blob, 0, &["Compute"]).await;
+    eventually("it waits for nothing", async || second.get("/ready").await.0 == 200).await;
+    let info = gateway.info_with(&second.peer(), |_| true).await;
+    assert!(info.models.is_empty() && info.pending.is_empty(), "{info:?}");
+    assert_eq!(given(&gateway, &second, &blob, 0).await.unwrap(), *blob.bytes);
+
+    gateway.ready(&second.peer(), &blob, &["Compute"]).await;
+    assert_eq!(blob.asked.lock().await.len(), 1, "it had the file all the time");
+    // And what serves goes on, whatever the gateway loses then.
+    gateway.assign_as(&second.peer(), &blob, 0, &["Compute"]).await;
+    assert_eq!(gateway.info_with(&second.peer(), |_| true).await.models.len(), 1);
 }
 
 #[tokio::test]
