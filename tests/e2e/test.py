@@ -11,7 +11,7 @@ import time
 
 sys.path.insert(0, str(pathlib.Path(__file__).parent))
 
-from grid import autoscaling, devices, environment, faults, metrics, story, upgrade
+from grid import autoscaling, devices, environment, faults, metrics, models, story, upgrade
 from grid.report import describe, say, show_tail
 
 
@@ -30,7 +30,7 @@ def attempt(name, function):
 
 def main():
     wanted = sys.argv[1:]
-    subjects = (faults, upgrade, devices, metrics, autoscaling)
+    subjects = (faults, models, upgrade, devices, metrics, autoscaling)
     every = [test for subject in subjects for test in subject.ALL]
     chosen = [test for test in every if not wanted or any(part in test.__name__ for part in wanted)]
     outcomes = []

@@ -7,13 +7,14 @@ from . import kube, story
 from .shell import CACHE, ROOT, run
 
 ENCODER = "all-minilm-l6-v2"
+FILE = env.MODEL_FILE.with_name(f"{ENCODER}.tar")
 SHA256 = "f97ece71d081e351ac9f47ff51e68304f1c954b72c4c0e3834d97cafbef42c83"
 JOB = "embed"
 LINES = ["How do I reset my password?", "I forgot my login and want a new one.", "The soup needs more salt."]
 
 
 def test_embeddings_of_a_job_and_of_the_openai_client():
-    source = {"url": env.MODEL_URL.replace(env.MODEL_FILE.name, f"{ENCODER}.tar")}
+    source = {"url": env.MODEL_URL.replace(env.MODEL_FILE.name, FILE.name)}
     kube.apply(kube.manifest("GridModel", ENCODER, {"source": source, "sha256": SHA256, "format": "Safetensors", "license": "Apache-2.0"}))
     kube.wait_condition("gridmodel", ENCODER, "Resolved", timeout=180)
     for name in story.MANAGED:
