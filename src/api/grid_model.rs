@@ -39,6 +39,7 @@ pub mod condition {
     printcolumn(name = "AGE", type_ = "date", json_path = ".metadata.creationTimestamp")
 )]
 #[serde(rename_all = "camelCase")]
+#[x_kube(validation = Rule::new("self.format != 'Safetensors' || !has(self.tokenizer)").message("an encoder has no chats: tokenizer.chatTemplate is for GGUF and SafetensorsDecoder"))]
 #[x_kube(validation = Rule::new("self.sha256 == oldSelf.sha256 && self.format == oldSelf.format").message("sha256 and format are what a model is and never change; make a new GridModel"))]
 pub struct GridModelSpec {
     /// Where the file comes from. May change: the digest says whether it is the right file.
@@ -51,6 +52,9 @@ pub struct GridModelSpec {
     /// such a tar; chat and completions).
     #[serde(default)]
     pub format: ModelFormat,
+    /// What stands in for parts of the file's own tokenizer.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub tokenizer: Option<ModelTokenizer>,
     /// Tokens of context to serve; absent means what the file says.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     #[schemars(range(min = 1, max = 1_048_576))]
@@ -72,6 +76,18 @@ pub struct GridModelSpec {
     #[serde(default)]
     #[schemars(range(min = 0, max = 64))]
     pub replicas: i32,
+}
+
+/// What stands in for parts of the tokenizer in the file. Its vocabulary is the file's: the weights are for no other.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "camelCase")]
+pub struct ModelTokenizer {
+    /// Jinja template that makes a prompt of a chat, as Hugging Face's, in place of the file's own: where that is wrong, or there is none. Sees
+    /// `messages`, `bos_token`, `eos_token` and `add_generation_prompt`. May change; a request keeps the one that it was taken with. For example
+    /// `{% for m in messages %}<|im_start|>{{ m.role }}\n{{ m.content }}<|im_end|>\n{% endfor %}<|im_start|>assistant\n`.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schemars(length(min = 1, max = 16_384))]
+    pub chat_template: Option<String>,
 }
 
 /// Prices, in wei for a million tokens.

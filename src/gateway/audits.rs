@@ -88,7 +88,7 @@ impl Gateway {
         let now_ms = self.clock.now_ms();
         let mut running = running.lock().unwrap_or_else(PoisonError::into_inner);
         let busy = |peer: &GridPeerId| running.per_verifier.get(peer).copied().unwrap_or(0);
-        let fields = owed.work.line.fields();
+        let fields = owed.work.fields();
         let own = audit::relevant(&owed.kernel_profile, fields);
         let profile = |peer: &GridPeerId| {
             let statement = self.peers.get(peer).fresh(now_ms)?.models.get(&owed.work.model)?.kernel_profile.clone();
@@ -208,7 +208,7 @@ impl Gateway {
 
 /// A verdict about the worker; `Err` when it is the verifier who answered nonsense.
 fn judge(owed: &OwedAudit, mut replay: Replay) -> Result<Verdict, WorkerError> {
-    let fields = owed.work.line.fields();
+    let fields = owed.work.fields();
     let profile = audit::relevant(&owed.kernel_profile, fields);
     replay.kernel_profile = audit::relevant(&replay.kernel_profile, fields).to_owned();
     let wire = wire::Receipt::decode(owed.encoded.as_slice()).ok();

@@ -8,7 +8,7 @@ use crate::{
     api::ids::{GridPeerId, ModelDigest, RequestId},
     protocol::{
         fields::RequestFields,
-        internal::{Encoding, Endpoint, InputLine, Message, ModelFormat, NodeMode},
+        internal::{Encoding, Endpoint, InputLine, Message, ModelFormat, ModelSource, NodeMode},
     },
     store::{LedgerError, NewRequest, RequestKind},
     verify::audit,
@@ -39,8 +39,8 @@ impl Gateway {
         }
         let Some(model) = self.canary_model(peer, &record.member.models) else { return Ok(()) };
         let prompt = PROMPTS.get(standing.canaries_passed as usize % PROMPTS.len()).copied().unwrap_or_default();
-        let format = self.ledger.model(&model).await?.map(|record| record.source.format).unwrap_or_default();
-        self.ledger.add_request(&canary(peer, model, format, prompt, now_ms)).await?;
+        let Some(record) = self.ledger.model(&model).await? else { return Ok(()) };
+        self.ledger.add_request(&canary(peer, &record.source, prompt, now_ms)).await?;
         self.dispatch.notify_one();
         Ok(())
     }
@@ -64,8 +64,8 @@ impl Gateway {
     }
 }
 
-fn canary(peer: &GridPeerId, model: ModelDigest, format: ModelFormat, prompt: &str, now_ms: u64) -> NewRequest {
-    let (endpoint, line) = match format {
+fn canary(peer: &GridPeerId, model: &ModelSource, prompt: &str, now_ms: u64) -> NewRequest {
+    let (endpoint, line) = match model.format {
         ModelFormat::Safetensors => {
             let inputs = vec![prompt.to_owned()];
             (Endpoint::Embeddings, InputLine::embedding(0, "canary".into(), inputs, Encoding::Float))
@@ -77,7 +77,7 @@ fn canary(peer: &GridPeerId, model: ModelDigest, format: ModelFormat, prompt: &s
         kind: RequestKind::Canary,
         owner: "canary".into(),
         job: None,
-        model,
+        model: model.digest,
         endpoint,
         line,
         beacon: rand::random(),
@@ -85,6 +85,7 @@ fn canary(peer: &GridPeerId, model: ModelDigest, format: ModelFormat, prompt: &s
         max_attempts: 2,
         pinned: Some(peer.clone()),
         queued_ms: now_ms,
+        chat_template: model.chat_template.clone(),
     }
 }
 

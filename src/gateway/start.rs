@@ -28,6 +28,7 @@ pub(super) fn start(work: &Work, attempt: u32, lease_id: Vec<u8>, prefix: Vec<u3
         inputs: line.inputs.clone(),
         prefix_group: prefix_group(work),
         top_logprobs: line.top_logprobs,
+        chat_template: if line.messages.is_empty() { String::new() } else { work.chat_template.clone() },
     }
 }
 

@@ -13,10 +13,12 @@ pub enum RequestField {
     LogitBias,
     Logprobs,
     ResponseFormat,
+    /// The template of a chat, in place of the model's own.
+    ChatTemplate,
 }
 
 impl RequestField {
-    pub const ALL: [RequestField; 7] = [
+    pub const ALL: [RequestField; 8] = [
         RequestField::MinP,
         RequestField::RepetitionPenalty,
         RequestField::PresencePenalty,
@@ -24,6 +26,7 @@ impl RequestField {
         RequestField::LogitBias,
         RequestField::Logprobs,
         RequestField::ResponseFormat,
+        RequestField::ChatTemplate,
     ];
 
     /// As OpenAI's API and the statements of workers write it.
@@ -36,6 +39,7 @@ impl RequestField {
             RequestField::LogitBias => "logit_bias",
             RequestField::Logprobs => "logprobs",
             RequestField::ResponseFormat => "response_format",
+            RequestField::ChatTemplate => "chat_template",
         }
     }
 
@@ -48,6 +52,7 @@ impl RequestField {
             RequestField::LogitBias => 1 << 4,
             RequestField::Logprobs => 1 << 5,
             RequestField::ResponseFormat => 1 << 6,
+            RequestField::ChatTemplate => 1 << 7,
         }
     }
 }

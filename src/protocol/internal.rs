@@ -308,7 +308,13 @@ pub struct JobSpec {
     /// From what it is paid; absent for a job that costs nothing.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub payment: Option<JobPayment>,
+    /// Jinja template of its chats, at most [`MAX_CHAT_TEMPLATE`] bytes; empty: the model's own. Not written then: such a job keeps its hash.
+    #[serde(default, skip_serializing_if = "String::is_empty")]
+    pub chat_template: String,
 }
+
+/// Bytes of a chat template. Those of published models have 1 to 8 KB.
+pub const MAX_CHAT_TEMPLATE: usize = 16 << 10;
 
 fn is_zero(count: &u32) -> bool {
     *count == 0

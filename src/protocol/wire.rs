@@ -248,6 +248,10 @@ pub struct Start {
     /// Log-probabilities with every token: its own and so many alternatives, 0 to 20. Absent: none.
     #[prost(uint32, optional, tag = "15")]
     pub top_logprobs: Option<u32>,
+    /// Chat: the Jinja template that makes the prompt, at most 16 KiB; empty: the model's own. A worker that takes it says that it knows
+    /// `chat_template`.
+    #[prost(string, tag = "16")]
+    pub chat_template: String,
 }
 
 #[derive(Clone, PartialEq, Message)]

@@ -104,11 +104,11 @@ impl Ledger {
     pub async fn owed_audits(&self, limit: u32) -> Result<Vec<OwedAudit>, LedgerError> {
         let rows = sqlx::query(
             // Vectors are computed again without a look at those that were given.
-            "SELECT r.*, a.receipt, a.address, a.tries AS audit_tries, a.deadline_ms, c.kernel_profile, c.encoded,
+            "SELECT r.*, t.source AS chat_template, a.receipt, a.address, a.tries AS audit_tries, a.deadline_ms, c.kernel_profile, c.encoded,
                     c.attempt AS receipt_attempt, n.prefix, n.logprobs,
                     CASE r.endpoint WHEN '\"/v1/embeddings\"' THEN x'' ELSE n.output END AS output
              FROM audits a JOIN receipts c ON c.hash = a.receipt JOIN requests r ON r.id = a.request
-             JOIN answers n ON n.receipt = a.receipt
+             JOIN answers n ON n.receipt = a.receipt LEFT JOIN templates t ON t.digest = r.template
              WHERE a.state = 'Owed' AND r.body IS NOT NULL ORDER BY a.deadline_ms, a.receipt LIMIT ?",
         )
         .bind(limit)

@@ -66,6 +66,7 @@ pub(super) fn request(uid: &str, spec: &JobSpec, line: InputLine, beacon: [u8; 3
         max_attempts: spec.max_attempts.max(1),
         pinned: None,
         queued_ms: now_ms,
+        chat_template: spec.chat_template.clone(),
     }
 }
 

@@ -43,6 +43,6 @@ pub use models::ModelRecord;
 pub use payments::PaymentRecord;
 pub use queue::{QueueChange, QueuedRequest};
 pub use receipts::{AuditOrder, LoggedReceipt, Standing, Work};
-pub use requests::{NewRequest, RequestKind, RequestSummary};
+pub use requests::{NewRequest, RequestKind, RequestSummary, fields as request_fields};
 pub use results::{ResultFile, ResultFiles, ResultsError};
 pub use whole::NewJob;

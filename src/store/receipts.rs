@@ -12,7 +12,10 @@ use super::{
 };
 use crate::{
     api::ids::{GridPeerId, ModelDigest, NodeAddress, RequestId},
-    protocol::internal::{ChangeKind, Endpoint, InputLine},
+    protocol::{
+        fields::RequestFields,
+        internal::{ChangeKind, Endpoint, InputLine},
+    },
 };
 
 /// What a worker is asked, and what its audit must know.
@@ -27,6 +30,15 @@ pub struct Work {
     pub beacon: [u8; 32],
     /// Share of a job's answers to audit at least; absent = the network's.
     pub sample_percent: Option<u8>,
+    /// Template of its chat; empty: the model's own.
+    pub chat_template: String,
+}
+
+impl Work {
+    /// What a worker must know to answer it rightly.
+    pub fn fields(&self) -> RequestFields {
+        super::requests::fields(&self.line, &self.chat_template)
+    }
 }
 
 /// A receipt that passed every check, with the answer it stands for.
@@ -90,10 +102,13 @@ impl Standing {
 impl Ledger {
     /// What a request asks for; `None` when it is unknown or its text was forgotten.
     pub async fn work(&self, request: &RequestId) -> Result<Option<Work>, LedgerError> {
-        let row = sqlx::query("SELECT * FROM requests WHERE id = ? AND body IS NOT NULL")
-            .bind(request.0.as_slice())
-            .fetch_optional(self.readers())
-            .await?;
+        let row = sqlx::query(
+            "SELECT r.*, t.source AS chat_template FROM requests r LEFT JOIN templates t ON t.digest = r.template
+             WHERE r.id = ? AND r.body IS NOT NULL",
+        )
+        .bind(request.0.as_slice())
+        .fetch_optional(self.readers())
+        .await?;
         row.as_ref().map(work).transpose()
     }
 
@@ -155,6 +170,7 @@ pub(super) fn work(row: &sqlx::sqlite::SqliteRow) -> Result<Work, LedgerError> {
         line: row.json("body")?,
         beacon: row.fixed("beacon")?,
         sample_percent: percent.map(|percent| u8::try_from(percent).unwrap_or(100)),
+        chat_template: row.try_get::<Option<String>, _>("chat_template")?.unwrap_or_default(),
     })
 }
 

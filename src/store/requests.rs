@@ -10,7 +10,10 @@ use super::{
 };
 use crate::{
     api::ids::{GridPeerId, ModelDigest, RequestId},
-    protocol::internal::{Endpoint, InputLine},
+    protocol::{
+        fields::{RequestField, RequestFields},
+        internal::{Endpoint, InputLine},
+    },
 };
 
 /// Where a request comes from.
@@ -59,6 +62,8 @@ pub struct NewRequest {
     /// The only worker that may get it.
     pub pinned: Option<GridPeerId>,
     pub queued_ms: u64,
+    /// Template of its chat; empty: the model's own.
+    pub chat_template: String,
 }
 
 /// How a request stands.
@@ -126,12 +131,23 @@ impl Ledger {
     }
 }
 
+/// What a worker must know to answer a line with a template; a template is nothing to one that is no chat.
+pub fn fields(line: &InputLine, chat_template: &str) -> RequestFields {
+    let template = (!chat_template.is_empty() && !line.messages.is_empty()).then_some(RequestField::ChatTemplate);
+    line.fields().with(template.into_iter().collect())
+}
+
 pub(super) async fn insert(write: &mut Write, request: &NewRequest) -> Result<(), LedgerError> {
     let line = &request.line;
+    let fields = fields(line, &request.chat_template);
+    let template = match fields.contains(RequestField::ChatTemplate) {
+        true => Some(keep_template(write, &request.chat_template).await?),
+        false => None,
+    };
     let outcome = sqlx::query(
         "INSERT INTO requests (id, kind, owner, job, line, custom_id, model, endpoint, body, prompt_bytes, max_tokens,
-                               beacon, sample_percent, max_attempts, pinned, queued_ms, fields)
-         VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)",
+                               beacon, sample_percent, max_attempts, pinned, queued_ms, fields, template)
+         VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)",
     )
     .bind(request.id.0.as_slice())
     .bind(request.kind.name())
@@ -149,7 +165,8 @@ pub(super) async fn insert(write: &mut Write, request: &NewRequest) -> Result<()
     .bind(request.max_attempts)
     .bind(request.pinned.as_ref().map(GridPeerId::as_str))
     .bind(int(request.queued_ms))
-    .bind(line.fields().bits())
+    .bind(fields.bits())
+    .bind(template.as_ref().map(|digest| digest.as_slice()))
     .execute(write.on())
     .await;
     match outcome {
@@ -157,6 +174,17 @@ pub(super) async fn insert(write: &mut Write, request: &NewRequest) -> Result<()
         Err(sqlx::Error::Database(error)) if error.is_unique_violation() => Err(taken(line, error.message())),
         Err(error) => Err(error.into()),
     }
+}
+
+/// There are as many as admins have written.
+async fn keep_template(write: &mut Write, source: &str) -> Result<[u8; 32], LedgerError> {
+    let digest = *blake3::hash(source.as_bytes()).as_bytes();
+    sqlx::query("INSERT INTO templates (digest, source) VALUES (?, ?) ON CONFLICT DO NOTHING")
+        .bind(digest.as_slice())
+        .bind(source)
+        .execute(write.on())
+        .await?;
+    Ok(digest)
 }
 
 fn taken(line: &InputLine, message: &str) -> LedgerError {

@@ -25,6 +25,8 @@ pub trait AnswerEngine: Send + Sync + 'static {
     fn info(&self) -> &ModelInfo;
     /// Token ids of a chat under the model's own template.
     fn render_chat(&self, messages: &[ChatMessage]) -> Result<Vec<u32>, PromptError>;
+    /// As [`render_chat`](Self::render_chat), by another template.
+    fn render_chat_by(&self, template: &str, messages: &[ChatMessage]) -> Result<Vec<u32>, PromptError>;
     fn tokenize(&self, text: &str) -> Result<Vec<u32>, PromptError>;
     /// Events of one answer; dropping the receiver cancels it.
     fn generate(
@@ -117,6 +119,10 @@ impl AnswerEngine for Engine {
         Engine::render_chat(self, messages)
     }
 
+    fn render_chat_by(&self, template: &str, messages: &[ChatMessage]) -> Result<Vec<u32>, PromptError> {
+        Engine::render_chat_by(self, template, messages)
+    }
+
     fn tokenize(&self, text: &str) -> Result<Vec<u32>, PromptError> {
         Engine::tokenize(self, text)
     }
@@ -164,6 +170,10 @@ impl AnswerEngine for Encoder {
     }
 
     fn render_chat(&self, _: &[ChatMessage]) -> Result<Vec<u32>, PromptError> {
+        Err(PromptError::NoTemplate)
+    }
+
+    fn render_chat_by(&self, _: &str, _: &[ChatMessage]) -> Result<Vec<u32>, PromptError> {
         Err(PromptError::NoTemplate)
     }
 

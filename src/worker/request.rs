@@ -5,7 +5,7 @@ use crate::{
     api::ids::{GridPeerId, ModelDigest, RequestId},
     inference::{ChatMessage, MAX_TEXTS},
     protocol::{
-        internal::MAX_INPUTS,
+        internal::{MAX_CHAT_TEMPLATE, MAX_INPUTS},
         logprobs::MAX_TOP_LOGPROBS,
         wire::{self, Refused},
     },
@@ -40,7 +40,11 @@ pub(super) struct Question {
 
 #[derive(Debug, Clone, PartialEq)]
 pub(super) enum PromptText {
-    Chat(Vec<ChatMessage>),
+    Chat {
+        messages: Vec<ChatMessage>,
+        /// In place of the model's own.
+        template: Option<String>,
+    },
     Completion(String),
     Embedding(Vec<String>),
 }
@@ -78,7 +82,7 @@ pub(super) fn question(start: wire::Start) -> Result<Question, Refused> {
         request: RequestId(fixed("request_id", &start.request_id)?),
         attempt: start.attempt,
         model: ModelDigest(fixed("model", &start.model)?),
-        prompt: prompt(start.messages, start.prompt, start.inputs)?,
+        prompt: prompt(start.messages, start.chat_template, start.prompt, start.inputs)?,
         prefix: start.prefix,
         max_tokens,
         sampling: sampler(&sampling)?,
@@ -107,7 +111,18 @@ impl Question {
     }
 }
 
-fn prompt(messages: Vec<wire::ChatMessage>, prompt: String, inputs: Vec<String>) -> Result<PromptText, Refused> {
+fn prompt(
+    messages: Vec<wire::ChatMessage>,
+    template: String,
+    prompt: String,
+    inputs: Vec<String>,
+) -> Result<PromptText, Refused> {
+    if template.len() > MAX_CHAT_TEMPLATE {
+        return Err(malformed(format!("a chat template has at most {MAX_CHAT_TEMPLATE} bytes")));
+    }
+    if messages.is_empty() && !template.is_empty() {
+        return Err(malformed("a chat template is for messages, and there are none"));
+    }
     if !inputs.is_empty() {
         return embedding(&messages, &prompt, inputs);
     }
@@ -115,7 +130,8 @@ fn prompt(messages: Vec<wire::ChatMessage>, prompt: String, inputs: Vec<String>)
         (true, _) => Ok(PromptText::Completion(prompt)),
         (false, true) => {
             let message = |message: wire::ChatMessage| ChatMessage { role: message.role, content: message.content };
-            Ok(PromptText::Chat(messages.into_iter().map(message).collect()))
+            let template = Some(template).filter(|template| !template.is_empty());
+            Ok(PromptText::Chat { messages: messages.into_iter().map(message).collect(), template })
         }
         (false, false) => Err(malformed("either messages or a prompt, not both")),
     }
@@ -191,6 +207,8 @@ mod tests {
         assert!(reason(wire::Start { top_logprobs: Some(21), ..start("x") }).contains("top_logprobs"));
         let both = vec![wire::ChatMessage { role: "user".into(), content: "x".into() }];
         assert!(reason(wire::Start { messages: both, ..start("x") }).contains("not both"));
+        assert!(reason(wire::Start { chat_template: "x".into(), ..start("x") }).contains("for messages"));
+        assert!(reason(wire::Start { chat_template: "x".repeat(16385), ..start("x") }).contains("16384 bytes"));
         let inputs = |inputs: &[&str]| inputs.iter().map(|text| text.to_string()).collect::<Vec<_>>();
         assert!(question(wire::Start { inputs: inputs(&["a", "b"]), ..start("") }).is_ok());
         assert!(reason(wire::Start { inputs: inputs(&["a"]), ..start("x") }).contains("inputs only"));

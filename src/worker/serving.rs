@@ -234,7 +234,8 @@ fn blank_receipt(question: &Question) -> Receipt {
 
 pub(super) fn prompt_tokens(engine: &dyn AnswerEngine, question: &Question) -> Result<Vec<u32>, Refused> {
     let ids = match &question.prompt {
-        PromptText::Chat(messages) => engine.render_chat(messages),
+        PromptText::Chat { messages, template: None } => engine.render_chat(messages),
+        PromptText::Chat { messages, template: Some(template) } => engine.render_chat_by(template, messages),
         PromptText::Completion(text) => engine.tokenize(text),
         PromptText::Embedding(_) => {
             return Err(rejected("MalformedRequest", "an embedding has no single prompt", Duration::ZERO));

@@ -388,12 +388,18 @@ async fn grid_model_rules() {
     kind.takes(&[("/spec/format", json!("Safetensors"))]).await;
     kind.refuses(&[("/spec/format", json!("ONNX"))], "format").await;
     kind.refuses(&[("/spec/contextLength", json!(0))], "contextLength").await;
+    let template = json!({"chatTemplate": "{% for m in messages %}{{ m.content }}{% endfor %}"});
+    kind.takes(&[("/spec/tokenizer", template.clone())]).await;
+    kind.refuses(&[("/spec/tokenizer", json!({"chatTemplate": ""}))], "chatTemplate").await;
+    kind.refuses(&[("/spec/tokenizer", json!({"chatTemplate": "x".repeat(16_385)}))], "chatTemplate").await;
+    kind.refuses(&[("/spec/format", json!("Safetensors")), ("/spec/tokenizer", template)], "no chats").await;
     kind.refuses(&[("/spec/costPerToken", json!(0))], "costPerToken").await;
     kind.refuses(&[("/spec/replicas", json!(-1))], "replicas").await;
     kind.changes(
         &[
             vec![("/spec/source/url", json!("https://mirror.example.org/m.gguf"))],
             vec![("/spec/source", json!({"blob": {}}))],
+            vec![("/spec/tokenizer", json!({"chatTemplate": "x"}))],
             vec![("/spec/replicas", json!(2))],
         ],
         &[(vec![("/spec/sha256", json!("cd".repeat(32)))], "what a model is")],

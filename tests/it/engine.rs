@@ -423,6 +423,24 @@ fn the_chat_template_is_the_models_own() {
 }
 
 #[test]
+fn another_template_stands_in_for_the_models_own_where_it_is_given() {
+    let conversation = messages(&[("system", "Be brief."), ("user", "Hi <|im_end|>")]);
+    let plain = "{% for m in messages %}[{{ m.role }}] {{ m.content }}\n{% endfor %}";
+    let expected = engine().tokenize("[system] Be brief.\n[user] Hi <|im_end|>\n").unwrap();
+    for _ in 0..2 {
+        assert_eq!(engine().render_chat_by(plain, &conversation).unwrap(), expected);
+    }
+    let marked = "{{ bos_token }}{{ messages[1].content }}";
+    assert_eq!(engine().render_chat_by(marked, &conversation).unwrap()[0], 1, "a control token of the template is one");
+    let broken = engine().render_chat_by("{% for %}", &conversation);
+    assert!(matches!(broken, Err(PromptError::Template(_))), "{broken:?}");
+    let endless = "{% for a in range(100000) %}{% for b in range(100000) %}x{% endfor %}{% endfor %}";
+    assert!(engine().render_chat_by(endless, &conversation).is_err());
+    let own = [("system", "Be brief."), ("user", "Hi")];
+    assert_eq!(engine().render_chat(&messages(&own)).unwrap(), chat_markup(&own));
+}
+
+#[test]
 fn conversations_that_cannot_be_rendered_are_refused() {
     assert_eq!(engine().render_chat(&[]), Err(PromptError::NoMessages));
     assert_eq!(engine().render_chat(&messages(&[("root", "x")])), Err(PromptError::Role("root".into())));

@@ -11,12 +11,13 @@ use xdc_grid::{
     api::{
         conditions::{Condition, find},
         grid_model::{GridModel, condition},
-        inference_job,
+        inference_job::{self, InferenceJob},
     },
     protocol::internal::{ModelOrder, SourceAccess},
 };
 
 use crate::{
+    operator_jobs::Place,
     operator_local::Team,
     support::{
         client, eventually,
@@ -176,6 +177,38 @@ async fn a_registry_gets_the_login_that_is_for_it() {
 }
 
 #[tokio::test]
+async fn a_chat_template_is_told_with_the_model_and_with_the_jobs_that_chat() {
+    let place = Place::new("templates").await;
+    let _quiet = place.world.quiet.read().await;
+    let model = Model::create("templated", json!({"url": "http://models/templated.gguf"})).await;
+    let tokenizer = json!({"spec": {"tokenizer": {"chatTemplate": "{{ messages }}"}}});
+    model.api().patch("templated", &PatchParams::default(), &Patch::Merge(&tokenizer)).await.unwrap();
+    eventually("the gateway knows the template", async || {
+        let told = model.world.gateway.model_order(&model.digest)?;
+        (told.source.chat_template == "{{ messages }}").then_some(())
+    })
+    .await;
+    for (name, endpoint, template) in
+        [("chats", "/v1/chat/completions", "{{ messages }}"), ("completes", "/v1/completions", "")]
+    {
+        let workload = json!({
+            "modelRef": {"name": "templated"}, "endpoint": endpoint, "input": {"format": "Lines", "inline": "Hello?"},
+            "generation": {"maxTokens": 4}, "output": {"configMap": {"name": format!("{name}-results")}},
+        });
+        let job: InferenceJob = create_in(
+            &place.client,
+            &place.namespace,
+            json!({"metadata": {"name": name}, "spec": {"workload": workload}}),
+        )
+        .await;
+        place.until_true(name, inference_job::condition::COMPLETE).await;
+        let spec = model.world.gateway.job_spec(&job.metadata.uid.unwrap()).unwrap();
+        assert_eq!(spec.chat_template, template);
+    }
+    model.delete().await;
+}
+
+#[tokio::test]
 async fn local_jobs_get_from_the_gateway_what_only_it_can_read() {
     let team = Team::new("local-closed").await;
     let model = Model::create("closed", json!({"pvc": {"claimName": "slow", "path": "m"}})).await;
@@ -194,6 +227,6 @@ async fn local_jobs_get_from_the_gateway_what_only_it_can_read() {
         format!("--model-url=http://gateway-api.xdc-grid.svc:8080/grid/v1/models/{}/file?key=opens-it", model.digest);
     let args = containers[0].args.clone().unwrap();
     assert!(args.contains(&url), "{args:?}");
-    team.api::<inference_job::InferenceJob>().delete("hello", &DeleteParams::default()).await.unwrap();
+    team.api::<InferenceJob>().delete("hello", &DeleteParams::default()).await.unwrap();
     model.delete().await;
 }

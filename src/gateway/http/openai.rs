@@ -30,7 +30,7 @@ use crate::{
         fields::RequestFields,
         internal::{Endpoint, InputLine, ModelState},
     },
-    store::{ModelRecord, NewRequest, RequestKind},
+    store::{ModelRecord, NewRequest, RequestKind, request_fields},
 };
 
 /// Largest request: an infer frame carries it.
@@ -87,7 +87,7 @@ async fn try_answer(gateway: &Arc<Gateway>, endpoint: Endpoint, request: Request
     let model = served(gateway, &request.model, endpoint).await?;
     let (stream, include_usage, choices) = (request.stream, request.include_usage, request.choices);
     let line = request.into_line(0, "online".into());
-    known(gateway, &model, line.fields())?;
+    known(gateway, &model, request_fields(&line, &model.source.chat_template))?;
     let logprobs = Logprobs::of(line.top_logprobs);
     let waiting = all_leased(gateway, endpoint, &model, &line, choices).await?;
     let id = hex::encode(rand::random::<[u8; 12]>());
@@ -240,6 +240,7 @@ async fn submit(
         max_attempts: ATTEMPTS,
         pinned: None,
         queued_ms: gateway.clock.now_ms(),
+        chat_template: model.source.chat_template.clone(),
     };
     gateway.ledger.add_request(&request).await.map_err(|error| {
         gateway.ledger_failed("queueing an online request", &error);

@@ -11,7 +11,7 @@ use super::{Gateway, GatewayError};
 use crate::{
     api::ids::ModelDigest,
     protocol::{
-        internal::{ModelFormat, ModelOrder, ModelReport, ModelSource, ModelState, NodeRole},
+        internal::{MAX_CHAT_TEMPLATE, ModelFormat, ModelOrder, ModelReport, ModelSource, ModelState, NodeRole},
         place::ModelPlace,
     },
 };
@@ -86,6 +86,9 @@ fn check_source(source: &ModelSource) -> Result<(), GatewayError> {
     if source.name.is_empty() || source.name.len() > 253 {
         return Err(invalid("a model has a name of 1 to 253 bytes".into()));
     }
+    if source.chat_template.len() > MAX_CHAT_TEMPLATE {
+        return Err(invalid(format!("a chat template has at most {MAX_CHAT_TEMPLATE} bytes")));
+    }
     let place = source.url.parse::<ModelPlace>();
     place.map(drop).map_err(|error| invalid(format!("the source of model {}: {error}", source.name)))
 }
@@ -105,6 +108,7 @@ mod tests {
             format,
             cost_per_token,
             replicas: 0,
+            chat_template: String::new(),
         };
         let cost = |format, bytes| cost_per_token(&source(format, 0), bytes);
         // SmolLM2 in four and a half bits a weight, MiniLM in single precision, SmolLM2 in half precision.

@@ -34,7 +34,7 @@ use super::kv::{KvBudget, KvShape};
 use super::layers::Compute;
 use super::model::{Decoder, Model};
 use super::pool::ThreadPool;
-use super::text::{ChatMessage, ChatTemplate, PromptError, Tokenizer};
+use super::text::{ChatMessage, ChatTemplate, PromptError, Replacement, Tokenizer};
 pub use load::EngineTotals;
 pub(crate) use load::{LoadCounters, Ticket};
 use scheduler::{Command, Scheduler};
@@ -60,6 +60,7 @@ pub(crate) struct Shared {
     info: ModelInfo,
     tokenizer: Arc<Tokenizer>,
     template: Option<ChatTemplate>,
+    replacement: Replacement,
     forms: Forms,
     budget: Arc<KvBudget>,
     load: Arc<LoadCounters>,
@@ -104,6 +105,7 @@ impl Engine {
             forms: Forms::new(tokenizer.clone()),
             tokenizer,
             template,
+            replacement: Replacement::default(),
             budget: KvBudget::new(config.kv_budget_bytes),
             load: Arc::default(),
             kv_shape: model.kv_shape(),

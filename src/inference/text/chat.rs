@@ -1,6 +1,7 @@
 //! The chat template that a GGUF file carries, rendered by minijinja with bounded work and output.
 
 use std::io::Write;
+use std::sync::{Arc, Mutex, PoisonError};
 
 use minijinja::syntax::SyntaxConfig;
 use minijinja::value::{Kwargs, ValueKind, from_args};
@@ -86,6 +87,24 @@ impl ChatTemplate {
         template.render_captured_to(input, &mut output).map_err(describe)?;
         let text = String::from_utf8(output.bytes).map_err(|error| PromptError::Template(error.to_string()))?;
         tokenizer.encode_template(&text, guard)
+    }
+}
+
+/// The last template that stood in for a model's own: requests of one job all bring the same.
+#[derive(Default)]
+pub(crate) struct Replacement(Mutex<Option<(String, Arc<ChatTemplate>)>>);
+
+impl Replacement {
+    pub(crate) fn compiled(&self, source: &str) -> Result<Arc<ChatTemplate>, PromptError> {
+        let mut last = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        if let Some((known, template)) = &*last
+            && known == source
+        {
+            return Ok(template.clone());
+        }
+        let template = Arc::new(ChatTemplate::new(source)?);
+        *last = Some((source.to_owned(), template.clone()));
+        Ok(template)
     }
 }
 

@@ -11,6 +11,7 @@ mod tools;
 mod vocabulary;
 
 pub(crate) use bpe::{LLAMA_WORDS, QWEN_WORDS};
+pub(crate) use chat::Replacement;
 pub use chat::{ChatMessage, ChatTemplate};
 pub use detokenizer::Detokenizer;
 pub use stop::StopStrings;

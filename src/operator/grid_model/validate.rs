@@ -6,7 +6,7 @@ use super::dereference::Refs;
 use crate::{
     api::{
         conditions::Finding,
-        grid_model::{GridModel, ModelFormat, ModelObject, ModelSourceSpec},
+        grid_model::{GridModel, GridModelSpec, ModelFormat, ModelObject, ModelSourceSpec},
         reasons::Reason,
         refs::{BucketSecretRef, S3Ref},
     },
@@ -44,8 +44,14 @@ pub fn validate(model: &GridModel, _: Refs) -> Result<ValidModel, Finding> {
         format: format(spec.format),
         cost_per_token: spec.cost_per_token.map_or(0, i64::unsigned_abs),
         replicas: spec.replicas.unsigned_abs(),
+        chat_template: chat_template(spec),
     };
     Ok(ValidModel { source, lock })
+}
+
+/// Template of its chats; empty: the file's own.
+pub fn chat_template(spec: &GridModelSpec) -> String {
+    spec.tokenizer.as_ref().and_then(|tokenizer| tokenizer.chat_template.clone()).unwrap_or_default()
 }
 
 /// Where the file is, and what opens it.

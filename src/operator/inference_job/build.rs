@@ -7,7 +7,7 @@ use super::{
 };
 use crate::{
     api::reasons::Reason,
-    protocol::internal::{JobControl, JobReport, JobSpec},
+    protocol::internal::{Endpoint, JobControl, JobReport, JobSpec},
 };
 
 /// The next step; exactly one per reconcile.
@@ -90,6 +90,10 @@ fn submission(job: &ValidatedJob) -> Submission {
             sample_percent: job.sample_percent,
             placement: job.placement.clone(),
             payment: job.payment,
+            chat_template: match job.rules.endpoint {
+                Endpoint::ChatCompletions => job.model.chat_template.clone(),
+                Endpoint::Completions | Endpoint::Embeddings => String::new(),
+            },
         },
         control: job.control,
         source: job.source.clone(),

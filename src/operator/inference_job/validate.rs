@@ -22,7 +22,11 @@ use crate::{
         },
         reasons::Reason,
     },
-    operator::{bucket::Location, gateway::GatewayError, grid_model::validate::format as grid_model_format},
+    operator::{
+        bucket::Location,
+        gateway::GatewayError,
+        grid_model::validate::{chat_template, format as grid_model_format},
+    },
     protocol::internal::{Endpoint, JobControl, JobPayment, JobReport, JobState, PlacementFilter, Trust},
 };
 
@@ -63,6 +67,8 @@ pub enum Place {
 #[derive(Debug, Clone, PartialEq)]
 pub struct Model {
     pub digest: ModelDigest,
+    /// Template of its chats; empty: the file's own.
+    pub chat_template: String,
     pub ready: Finding,
 }
 
@@ -317,7 +323,8 @@ fn model(job: &InferenceJob, refs: &Refs) -> Result<Model, Refusal> {
         true => Finding::unknown(Reason::ModelFetching, "each pod fetches the file itself and checks its sha256"),
         false => readiness(name, refs.model.as_ref()),
     };
-    Ok(Model { digest, ready })
+    let chat_template = refs.model.as_ref().map(|model| chat_template(&model.spec)).unwrap_or_default();
+    Ok(Model { digest, chat_template, ready })
 }
 
 fn readiness(name: &str, model: Option<&grid_model::GridModel>) -> Finding {

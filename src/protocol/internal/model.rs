@@ -24,6 +24,9 @@ pub struct ModelSource {
     pub cost_per_token: u64,
     /// Storage nodes that must hold it.
     pub replicas: u32,
+    /// Jinja template of chats, at most [`super::MAX_CHAT_TEMPLATE`] bytes; empty, and not written: the file's own.
+    #[serde(default, skip_serializing_if = "String::is_empty")]
+    pub chat_template: String,
 }
 
 /// A [`ModelSource`], and how to read it where the place is not open to everybody.

@@ -31,6 +31,7 @@ pub(super) struct Answering {
     model: ModelDigest,
     node_name: String,
     max_attempts: u16,
+    chat_template: Option<String>,
 }
 
 /// One try that gave no answer.
@@ -57,6 +58,7 @@ impl Answering {
             model: options.model_sha256,
             node_name: options.node_name.clone(),
             max_attempts: options.max_attempts,
+            chat_template: options.chat_template.clone(),
         }
     }
 
@@ -192,7 +194,11 @@ impl Answering {
             role: message.role.clone(),
             content: message.content.clone(),
         };
-        self.engine.render_chat(&line.messages.iter().map(message).collect::<Vec<_>>())
+        let messages: Vec<_> = line.messages.iter().map(message).collect();
+        match &self.chat_template {
+            Some(template) => self.engine.render_chat_by(template, &messages),
+            None => self.engine.render_chat(&messages),
+        }
     }
 
     /// From the line alone: nobody is paid here, so nobody gains by choosing it, and a job that runs again gives the same

@@ -29,6 +29,9 @@ pub struct BatchOptions {
     /// Tokens of context; default: what the file says.
     #[arg(long, env = "GRID_CONTEXT_LENGTH")]
     pub context_length: Option<u32>,
+    /// Jinja template of chats, in place of the model's own; at most 16 KiB.
+    #[arg(long, env = "GRID_CHAT_TEMPLATE", hide_env_values = true, value_name = "JINJA")]
+    pub chat_template: Option<String>,
     /// The input is in GRID_SHARD_INPUT; its answers become a ConfigMap of this name, in --namespace.
     #[arg(long, env = "GRID_ANSWERS", value_name = "NAME")]
     pub answers: Option<String>,

@@ -163,6 +163,7 @@ impl Harness {
             format,
             cost_per_token: 3,
             replicas: 1,
+            chat_template: String::new(),
         };
         self.gateway.put_model(source.into()).await.unwrap();
         self.until("the model is ready", async || {
@@ -372,6 +373,7 @@ pub fn spec(total_requests: u32) -> JobSpec {
         sample_percent: None,
         placement: PlacementFilter::default(),
         payment: None,
+        chat_template: String::new(),
     }
 }
 

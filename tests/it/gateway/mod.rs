@@ -17,4 +17,5 @@ mod payments;
 mod restart;
 mod sampling;
 mod scheduling;
+mod templates;
 mod workers;

@@ -42,6 +42,7 @@ fn order(url: &str, access: Option<SourceAccess>) -> ModelOrder {
         format: ModelFormat::Gguf,
         cost_per_token: 0,
         replicas: 1,
+        chat_template: String::new(),
     };
     ModelOrder { source, access }
 }

@@ -76,6 +76,7 @@ async fn fetched(h: &Harness, url: String, digest: ModelDigest) -> ModelReport {
         format: ModelFormat::Gguf,
         cost_per_token: 0,
         replicas: 1,
+        chat_template: String::new(),
     };
     let response = h.request(Method::PUT, &format!("/models/{digest}")).json(&source).send().await.unwrap();
     assert_eq!(response.status(), 200);
@@ -159,6 +160,7 @@ async fn a_source_that_is_no_web_address_is_refused() {
         format: ModelFormat::Gguf,
         cost_per_token: 0,
         replicas: 1,
+        chat_template: String::new(),
     };
     let response = h.request(Method::PUT, &format!("/models/{digest}")).json(&source).send().await.unwrap();
     assert_eq!(response.status(), 400);

@@ -419,7 +419,9 @@ fn input_ids(start: &Start) -> Vec<Vec<u32>> {
 }
 
 fn prompt_text(start: &Start) -> String {
-    start.messages.iter().map(|message| message.content.clone()).collect::<String>() + &start.prompt
+    // A template makes another prompt of the same messages.
+    let contents = start.messages.iter().map(|message| message.content.clone());
+    contents.chain([start.prompt.clone(), start.chat_template.clone()]).collect()
 }
 
 fn prompt_ids(start: &Start) -> Vec<u32> {

@@ -45,6 +45,10 @@ impl AnswerEngine for Caller {
         Ok(vec![1])
     }
 
+    fn render_chat_by(&self, _: &str, _: &[ChatMessage]) -> Result<Vec<u32>, PromptError> {
+        Ok(vec![1])
+    }
+
     fn tokenize(&self, _: &str) -> Result<Vec<u32>, PromptError> {
         Ok(vec![1])
     }

@@ -72,6 +72,7 @@ fn spec(total_requests: u32) -> JobSpec {
         sample_percent: None,
         placement: PlacementFilter::default(),
         payment: None,
+        chat_template: String::new(),
     }
 }
 

@@ -102,6 +102,11 @@ impl FakeGateway {
         (gateway, url)
     }
 
+    /// What it was told of a job.
+    pub fn job_spec(&self, uid: &str) -> Option<JobSpec> {
+        self.lock().jobs.get(uid).map(|job| job.spec.clone())
+    }
+
     /// What it was told of a model last.
     pub fn model_order(&self, digest: &str) -> Option<ModelOrder> {
         self.lock().models.get(digest).cloned()

@@ -210,6 +210,17 @@ async fn a_half_written_part_is_worth_nothing() {
     assert_eq!(shard.results()[0]["outcome"]["text"], whole[0]["outcome"]["text"]);
 }
 
+#[tokio::test]
+async fn a_template_makes_prompts_of_chats_only() {
+    let mut chat = line(0, "");
+    chat["messages"] = json!([{"role": "user", "content": "c"}]);
+    let shard = Shard::new(&[chat, line(1, "xyz")], b"a model").await;
+    let options = BatchOptions { chat_template: Some("ab".into()), ..shard.options() };
+    assert_eq!(run_until(options, Arc::new(Parrots::default()), CancellationToken::new()).await, Exit::Done);
+    let texts: Vec<_> = shard.results().into_iter().map(|result| result["outcome"]["text"].clone()).collect();
+    assert_eq!(texts, ["abca", "xyzx"]);
+}
+
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn the_real_model_answers_a_shard() {
     let model: &'static [u8] = std::fs::read(crate::engine::model_path()).unwrap().leak();

@@ -73,6 +73,10 @@ impl AnswerEngine for Lazy {
     fn render_chat(&self, messages: &[ChatMessage]) -> Result<Vec<u32>, PromptError> {
         AnswerEngine::render_chat(&self.whole, messages)
     }
+
+    fn render_chat_by(&self, template: &str, messages: &[ChatMessage]) -> Result<Vec<u32>, PromptError> {
+        AnswerEngine::render_chat_by(&self.whole, template, messages)
+    }
     fn tokenize(&self, text: &str) -> Result<Vec<u32>, PromptError> {
         AnswerEngine::tokenize(&self.whole, text)
     }

@@ -34,6 +34,10 @@ impl AnswerEngine for Formless {
         self.0.render_chat(messages)
     }
 
+    fn render_chat_by(&self, template: &str, messages: &[ChatMessage]) -> Result<Vec<u32>, PromptError> {
+        self.0.render_chat_by(template, messages)
+    }
+
     fn tokenize(&self, text: &str) -> Result<Vec<u32>, PromptError> {
         self.0.tokenize(text)
     }

@@ -80,6 +80,12 @@ impl AnswerEngine for Parrot {
         self.tokenize(&messages.iter().map(|message| message.content.as_str()).collect::<String>())
     }
 
+    /// Says the template first.
+    fn render_chat_by(&self, template: &str, messages: &[ChatMessage]) -> Result<Vec<u32>, PromptError> {
+        let content = messages.iter().map(|message| message.content.as_str());
+        self.tokenize(&std::iter::once(template).chain(content).collect::<String>())
+    }
+
     fn tokenize(&self, text: &str) -> Result<Vec<u32>, PromptError> {
         match text.is_empty() {
             true => Err(PromptError::NoMessages),

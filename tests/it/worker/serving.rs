@@ -5,7 +5,7 @@ use std::sync::Arc;
 use tokio::sync::Semaphore;
 use xdc_grid::protocol::{
     internal::NodeRole,
-    wire::{Cancel, Refused, Start, infer_command, infer_event},
+    wire::{Cancel, ChatMessage, Refused, Start, infer_command, infer_event},
 };
 
 use super::{
@@ -53,6 +53,23 @@ async fn an_answer_streams_and_ends_in_a_signed_receipt_that_both_sides_keep() {
     assert_eq!(answer.receipt.seed.0, seed);
     let claims = worker.claims(1).await;
     assert!(claims[0].contains(gateway.node.peer().as_str()) && claims[0].contains("\"epoch\":5"), "{}", claims[0]);
+}
+
+#[tokio::test]
+async fn a_template_makes_the_prompt_of_an_answer_and_of_its_audit() {
+    let (gateway, worker, blob) = serving(Parrots::default()).await;
+    let chat = Start {
+        messages: vec![ChatMessage { role: "user".into(), content: "lly".into() }],
+        chat_template: "po".into(),
+        ..start(&blob, 1, "", 5)
+    };
+    let answer = gateway.infer(&worker, &chat).await;
+    assert_eq!((answer.text.as_str(), answer.receipt.promptTokens), ("polly", 5));
+    let replay = gateway.audit(&worker.peer(), &chat, &answer.tokens).await.unwrap();
+    assert_eq!(replay.prompt_hash, answer.receipt.promptHash.0);
+    let other = Start { chat_template: "ba".into(), ..chat };
+    let replay = gateway.audit(&worker.peer(), &other, &answer.tokens).await.unwrap();
+    assert_ne!(replay.prompt_hash, answer.receipt.promptHash.0);
 }
 
 #[tokio::test]

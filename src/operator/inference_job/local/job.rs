@@ -202,7 +202,7 @@ fn container(local: &LocalJob, frame: &Frame, mail: &Mail, url: &str, config: &O
         image_pull_policy: Some(config.worker_image_pull_policy.clone()),
         command: Some(vec!["/usr/local/bin/grid-worker".into()]),
         args: Some(args(local, frame, mail, url)),
-        env: Some(env(mail)),
+        env: Some(env(local, mail)),
         resources: Some(pods::resources(&local.hardware, &local.resources)),
         security_context: Some(pods::container_security()),
         termination_message_path: Some(REPORT_FILE.into()),
@@ -215,13 +215,18 @@ fn container(local: &LocalJob, frame: &Frame, mail: &Mail, url: &str, config: &O
     }
 }
 
-fn env(mail: &Mail) -> Vec<EnvVar> {
+fn env(local: &LocalJob, mail: &Mail) -> Vec<EnvVar> {
     let node = ObjectFieldSelector { field_path: "spec.nodeName".into(), ..ObjectFieldSelector::default() };
     let mut variables = vec![EnvVar {
         name: "GRID_NODE_NAME".into(),
         value_from: Some(EnvVarSource { field_ref: Some(node), ..EnvVarSource::default() }),
         ..EnvVar::default()
     }];
+    if !local.chat_template.is_empty() {
+        // Kubernetes puts something in for $(NAME), and a dollar for two.
+        let value = Some(local.chat_template.replace('$', "$$"));
+        variables.push(EnvVar { name: "GRID_CHAT_TEMPLATE".into(), value, ..EnvVar::default() });
+    }
     if let Mail::Carried(carried) = mail {
         variables.extend(carried.env());
     }
@@ -415,6 +420,17 @@ pub(in crate::operator) mod tests {
         }
         let projected: Vec<_> = pod.volumes.unwrap().into_iter().filter_map(|volume| volume.projected).collect();
         assert_eq!(projected[0].sources.as_ref().unwrap().len(), 2);
+    }
+
+    #[test]
+    fn a_chat_template_reaches_the_pods_as_it_was_written() {
+        let mut model = model();
+        model.spec.tokenizer = serde_yaml::from_str("{chatTemplate: '{{ messages }} $(HOME) $'}").unwrap();
+        let local = validate::validate(&job(""), Some(&model), None).unwrap();
+        let variables = env(&local, &Mail::Shards);
+        let template = variables.iter().find(|variable| variable.name == "GRID_CHAT_TEMPLATE").unwrap();
+        assert_eq!(template.value.as_deref(), Some("{{ messages }} $$(HOME) $$"));
+        assert_eq!(env(&validate::validate(&job(""), None, None).unwrap(), &Mail::Shards).len(), 1);
     }
 
     #[test]

@@ -15,7 +15,7 @@ use crate::{
         kueue::QUEUE_LABEL,
     },
     operator::{
-        grid_model::validate::place,
+        grid_model::validate::{chat_template, place},
         grid_node::validate::{Hardware, hardware, toleration},
     },
     protocol::place::ModelPlace,
@@ -53,6 +53,8 @@ pub struct LocalJob {
     pub model_claim: Option<String>,
     /// Absent when the GridModel is gone; then nothing new can be started.
     pub model_from: Option<ModelFrom>,
+    /// Template of chats; empty: the file's own.
+    pub chat_template: String,
     pub context_length: Option<u32>,
     pub shard_size: u32,
     /// Pods at once.
@@ -94,6 +96,7 @@ pub fn validate(job: &InferenceJob, model: Option<&GridModel>, seen: Option<Seen
         image_pull_secrets: spec.image_pull_secrets.unwrap_or_default(),
         model_claim: spec.model_volume.map(|volume| volume.claim_name),
         model_from: model.and_then(|model| model_from(&model.spec.source)),
+        chat_template: model.map(|model| chat_template(&model.spec)).unwrap_or_default(),
         context_length: model.and_then(|model| model.spec.context_length).map(i32::unsigned_abs),
         shard_size: job.spec.workload.shard_size.unsigned_abs().max(1),
         parallelism: job.spec.parallelism.map_or(PARALLELISM, i32::unsigned_abs),
