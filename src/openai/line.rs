@@ -67,7 +67,10 @@ mod tests {
     use super::*;
     use crate::{
         openai::Offer,
-        protocol::{fields::RequestFields, internal::Endpoint},
+        protocol::{
+            fields::{RequestField, RequestFields},
+            internal::Endpoint,
+        },
     };
 
     fn line(body: serde_json::Value) -> InputLine {

@@ -500,7 +500,11 @@ pub(super) mod tests {
             uid: "u".into(),
             namespace: "ns".into(),
             name: "j".into(),
-            model: Model { digest: ModelDigest([1; 32]), ready: Finding::unknown(Reason::ModelFetching, "on its way") },
+            model: Model {
+                digest: ModelDigest([1; 32]),
+                chat_template: String::new(),
+                ready: Finding::unknown(Reason::ModelFetching, "on its way"),
+            },
             source: Source::Inline("a".into()),
             rules,
             output: Destination::ConfigMap("out".into()),

@@ -87,4 +87,37 @@ def test_a_model_on_a_volume_serves_local_jobs_and_comes_back_from_the_nodes_whe
     wait_for("the gateway to let go of it", lambda: not blob.exists(), 180)
 
 
-ALL = [test_a_model_on_a_volume_serves_local_jobs_and_comes_back_from_the_nodes_when_the_gateway_loses_it]
+def test_a_chat_template_of_the_grid_model_makes_the_prompts_and_audits_agree():
+    text = "The capital of France is"
+    generation = {"maxTokens": 16, "temperature": "0"}
+
+    def answers(name, endpoint):
+        kube.apply(kube.manifest("InferenceJob", name, {
+            "workload": {
+                "modelRef": {"name": story.MODEL}, "endpoint": endpoint, "input": {"format": "Lines", "inline": text},
+                "generation": generation, "output": {"configMap": {"name": f"{name}-results"}},
+            },
+            "verification": {"samplePercent": 100},
+        }, namespace=story.TEAM))
+        job = story.watch_job(name)
+        assert kube.condition(job, "Verified")["status"] == "True", kube.condition(job, "Verified")
+        line, = story.result_lines(name)
+        return line["response"]["body"]["choices"][0]
+
+    def tokenizer(value):
+        kube.kubectl("patch", "gridmodel", story.MODEL, "--type=merge", "-p", json.dumps({"spec": {"tokenizer": value}}))
+
+    own = answers("own-template", "/v1/chat/completions")["message"]["content"]
+    tokenizer({"chatTemplate": "{{ messages[0].content }}"})
+    try:
+        replaced = answers("another-template", "/v1/chat/completions")["message"]["content"]
+    finally:
+        tokenizer(None)
+    completed = answers("completed", "/v1/completions")["text"]
+    assert replaced == completed != own, (own, replaced, completed)
+
+
+ALL = [
+    test_a_model_on_a_volume_serves_local_jobs_and_comes_back_from_the_nodes_when_the_gateway_loses_it,
+    test_a_chat_template_of_the_grid_model_makes_the_prompts_and_audits_agree,
+]
