@@ -51,7 +51,9 @@ def tell():
             kube.wait_condition("gridnode", name, "Ready", timeout=240)
     with step("a cheating machine joins: honest at first, later it answers from another model", [f"less {STATE}/log/worker-{CHEAT}.log"], node_logs()):
         create_external_node(CHEAT, "cheat", cheating=True)
-        kube.wait_condition("gridnode", CHEAT, "Ready", timeout=240)
+        # Told again, the story has caught it already.
+        if kube.condition(kube.get("gridnode", CHEAT), "Quarantined").get("status") != "True":
+            kube.wait_condition("gridnode", CHEAT, "Ready", timeout=240)
     with step("InferenceJob: 24 prompts over the grid", [f"kubectl --kubeconfig {kube.KUBECONFIG} -n {TEAM} describe ij {JOB}"], env.component_logs() + node_logs()):
         run_job()
     show_answers()
