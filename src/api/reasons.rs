@@ -223,6 +223,8 @@ reasons! {
     ModelForbidden,
     /// The volume that has the model's file is not mounted by the gateway, or has no such file; the message says which.
     ModelVolumeMissing,
+    /// The file is what spec.sha256 says, and not of the format that spec.format says; the message has both.
+    ModelFormatMismatch,
     /// No connected node holds the model's file; the message has what those that were asked said.
     ModelNotHeld,
     /// The model's file is larger than the gateway takes.

@@ -145,6 +145,7 @@ remedies! {
         ModelNotListed: "Add the model to spec.models of a GridNode: `kubectl edit gridnode <name>`.",
         // Models.
         ModelDigestMismatch: "The file at spec.source is not the one that spec.sha256 names: correct the source, or make a new GridModel with the file's own sha256.",
+        ModelFormatMismatch: "Make a new GridModel with the format that the message names, and delete this one.",
         ModelForbidden: "Check secretRef of the GridModel's source, and that those credentials may read the file. It is tried again every two minutes.",
         ModelVolumeMissing: "Mount the claim into the gateway (`helm upgrade … --set 'gateway.modelClaims={CLAIM}'`), or correct source.pvc.",
         ModelTooLarge: "Raise the gateway's limit (`GRID_MAX_BLOB_BYTES` in `gateway.extraEnv`) and its volume, or use a smaller model.",

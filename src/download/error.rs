@@ -22,6 +22,9 @@ pub enum FetchError {
     /// Of those that were asked.
     #[error("no connected node has the file: {0}")]
     NoHolder(String),
+    /// It is what its sha256 promises, and not what its format does.
+    #[error("{0}")]
+    Format(String),
     #[error("cannot keep the file: {0}")]
     Disk(#[from] io::Error),
 }
@@ -36,6 +39,7 @@ impl FetchError {
             FetchError::Forbidden { .. } => "ModelForbidden",
             FetchError::Volume { .. } => "ModelVolumeMissing",
             FetchError::NoHolder(_) => "ModelNotHeld",
+            FetchError::Format(_) => "ModelFormatMismatch",
             FetchError::Disk(_) => "BlobStoreFailed",
         }
     }

@@ -4,6 +4,7 @@
 mod error;
 mod partial;
 mod registry;
+mod stream;
 mod web;
 
 use std::{
@@ -18,6 +19,7 @@ use std::{
 pub use error::FetchError;
 pub use partial::Partial;
 pub use registry::Login;
+pub use stream::{StreamError, receive};
 
 use crate::{
     api::ids::ModelDigest,
@@ -134,6 +136,9 @@ pub async fn fetch(
             partial.discard().await?;
             Err(error)
         }
-        Err(error) => Err(error),
+        Err(error) => {
+            partial.flush().await?;
+            Err(error)
+        }
     }
 }

@@ -92,6 +92,11 @@ impl Partial {
         }
     }
 
+    /// Whatever came is on its way to the disk, for the next try.
+    pub async fn flush(&mut self) -> io::Result<()> {
+        self.file.flush().await
+    }
+
     /// Gives it its name, if it is what was promised; its size in bytes. Otherwise nothing of it stays.
     pub async fn keep(mut self, from: &str, digest: &ModelDigest) -> Result<u64, FetchError> {
         self.file.flush().await?;

@@ -2,72 +2,79 @@
 
 use std::{
     path::{Path, PathBuf},
+    pin::pin,
     time::Duration,
 };
 
-use futures::future::BoxFuture;
+use futures::{future::BoxFuture, stream};
 use sha2::{Digest, Sha256};
-use tokio::{
-    fs::{self, File, OpenOptions},
-    io::{AsyncReadExt, AsyncWriteExt},
-};
+use tokio::fs;
 use tracing::info;
 
 use super::assignment::Wanted;
 use crate::{
     api::ids::{GridPeerId, ModelDigest},
+    download::{self, FetchLimits, Fetching, Origin, Partial, StreamError, Target, receive},
     grid::{BlobClient, FrameError, GridHandle, OpenError},
-    protocol::wire::{BlobEvent, BlobRequest, Refused, blob_event},
+    protocol::wire::BlobRequest,
 };
 
+/// What a gateway is called in messages.
+const GATEWAY: &str = "the gateway";
 /// How long a gateway may take for the next chunk.
 const CHUNK_WAIT: Duration = Duration::from_secs(20);
 
 /// Why a blob is not here.
 #[derive(Debug, thiserror::Error)]
-pub(super) enum FetchError {
-    #[error("the file's sha256 is {actual}, not {expected}: it was deleted")]
-    Digest { expected: ModelDigest, actual: ModelDigest },
-    #[error("the file has {actual} bytes where {expected} were announced")]
-    Size { expected: u64, actual: u64 },
-    #[error("the file has {bytes} bytes, this worker takes at most {limit} (--max-model-size)")]
-    TooLarge { bytes: u64, limit: u64 },
-    #[error("the gateway does not give it: {} ({})", .0.message, .0.reason)]
-    Refused(Refused),
+pub enum FetchError {
+    #[error(transparent)]
+    Download(#[from] download::FetchError),
+    #[error("the gateway does not give it: {0}")]
+    Stream(StreamError<FrameError>),
     #[error("no gateway is connected")]
     NoGateway,
     #[error("{0}")]
     Open(#[from] OpenError),
     #[error("the transfer broke: {0}")]
     Frame(#[from] FrameError),
-    #[error("the gateway ended the transfer after {0} bytes")]
-    Ended(u64),
-    #[error("the gateway sent something out of order")]
-    Protocol,
     #[error("cannot keep the file in {path}: {source}")]
     Disk { path: String, source: std::io::Error },
+}
+
+impl From<StreamError<FrameError>> for FetchError {
+    fn from(error: StreamError<FrameError>) -> Self {
+        match error {
+            StreamError::Fetch(error) => error.into(),
+            StreamError::Stream(error) => error.into(),
+            other => FetchError::Stream(other),
+        }
+    }
 }
 
 impl FetchError {
     /// Stable CamelCase code.
     pub(super) fn reason(&self) -> &'static str {
         match self {
-            FetchError::Digest { .. } => "ModelDigestMismatch",
-            FetchError::Size { .. } => "ModelSizeMismatch",
-            FetchError::TooLarge { .. } => "ModelTooLarge",
-            FetchError::Disk { source, .. } if source.kind() == std::io::ErrorKind::StorageFull => "StorageFull",
-            FetchError::Disk { .. } => "StorageFailed",
-            FetchError::Refused(_) => "ModelNotAvailable",
-            FetchError::NoGateway | FetchError::Open(_) | FetchError::Frame(_) | FetchError::Ended(_) => {
+            FetchError::Download(download::FetchError::Disk(source)) | FetchError::Disk { source, .. } => {
+                if source.kind() == std::io::ErrorKind::StorageFull { "StorageFull" } else { "StorageFailed" }
+            }
+            FetchError::Download(error) => error.reason(),
+            FetchError::Stream(StreamError::Size { .. }) => "ModelSizeMismatch",
+            FetchError::Stream(StreamError::Refused(_)) => "ModelNotAvailable",
+            FetchError::Stream(StreamError::OutOfOrder) => "GatewayProtocol",
+            FetchError::Stream(_) | FetchError::NoGateway | FetchError::Open(_) | FetchError::Frame(_) => {
                 "GatewayUnreachable"
             }
-            FetchError::Protocol => "GatewayProtocol",
         }
     }
 
     /// Trying again soon may help without anybody doing something.
     pub(super) fn is_transient(&self) -> bool {
-        !matches!(self, FetchError::Digest { .. } | FetchError::Size { .. } | FetchError::TooLarge { .. })
+        use download::FetchError::{DigestMismatch, TooLarge};
+        !matches!(
+            self,
+            FetchError::Download(DigestMismatch { .. } | TooLarge { .. }) | FetchError::Stream(StreamError::Size { .. })
+        )
     }
 }
 
@@ -135,12 +142,12 @@ impl BlobFolder {
         whole.filter_map(|file| file.metadata().ok()).map(|metadata| metadata.len()).sum()
     }
 
-    /// The file of a model: found on disk and checked again, or fetched. `progress` is told the bytes so far.
+    /// The file of a model: found on disk and checked again, or fetched from a gateway.
     pub(super) async fn obtain(
         &self,
         wanted: &Wanted,
         source: &dyn BlobSource,
-        progress: &(dyn Fn(u64) + Send + Sync),
+        progress: &Fetching,
     ) -> Result<PathBuf, FetchError> {
         if !self.holds(&wanted.digest).await? {
             self.fetch(wanted, source, progress).await?;
@@ -148,101 +155,67 @@ impl BlobFolder {
         Ok(self.path(&wanted.digest))
     }
 
+    /// The file of a model: found on disk and checked again, or downloaded.
+    pub(super) async fn download(&self, origin: &Origin, digest: &ModelDigest) -> Result<PathBuf, FetchError> {
+        if !self.holds(digest).await? {
+            info!(model = %digest, "fetching the model");
+            // A name of its own: another process may be filling the same folder, and the first whole file wins.
+            let partial = self.path(digest).with_extension(format!("{:08x}.part", rand::random::<u32>()));
+            let target = Target { whole: self.path(digest), partial };
+            download::fetch(origin, digest, &target, &self.limits(), &Fetching::default()).await?;
+        }
+        Ok(self.path(digest))
+    }
+
+    fn limits(&self) -> FetchLimits {
+        FetchLimits { max_bytes: self.max_bytes, option: "--max-model-size", ..FetchLimits::default() }
+    }
+
     /// Whether a blob is on disk, whole and with the right digest. A rotten one is removed.
     pub(super) async fn holds(&self, digest: &ModelDigest) -> Result<bool, FetchError> {
         let path = self.path(digest);
-        let Some((hash, _)) = hash_file(&path).await.map_err(disk(&path))? else { return Ok(false) };
-        let intact = ModelDigest(hash.finalize().into()) == *digest;
-        if !intact {
+        let Some(actual) = digest_of(&path).await.map_err(disk(&path))? else { return Ok(false) };
+        if actual != *digest {
             // As good as absent.
             fs::remove_file(&path).await.map_err(disk(&path))?;
         }
-        Ok(intact)
+        Ok(actual == *digest)
     }
 
-    async fn fetch(
-        &self,
-        wanted: &Wanted,
-        source: &dyn BlobSource,
-        progress: &(dyn Fn(u64) + Send + Sync),
-    ) -> Result<(), FetchError> {
-        let partial = self.partial(&wanted.digest);
-        let (mut hash, mut offset) =
-            hash_file(&partial).await.map_err(disk(&partial))?.unwrap_or_else(|| (Sha256::new(), 0));
+    async fn fetch(&self, wanted: &Wanted, source: &dyn BlobSource, progress: &Fetching) -> Result<(), FetchError> {
+        let Wanted { digest, name, bytes, .. } = wanted;
+        let target = Target { whole: self.path(digest), partial: self.partial(digest) };
+        let open = Partial::open(&target, &self.limits(), progress).await;
+        let mut partial = open.map_err(disk(&target.partial))?;
         let mut stream = source.open().await?;
         stream.receiver.set_idle(CHUNK_WAIT);
-        stream.send(&BlobRequest { digest: wanted.digest.0.to_vec(), offset }).await?;
-        let total = match next(&mut stream).await? {
-            Some(blob_event::Kind::Total(total)) => self.check_total(wanted, total, offset).await?,
-            Some(_) => return Err(FetchError::Protocol),
-            None => return Err(FetchError::Ended(offset)),
+        stream.send(&BlobRequest { digest: digest.0.to_vec(), offset: partial.bytes() }).await?;
+        info!(model = %digest, name, bytes, from = partial.bytes(), "fetching a model");
+        let events = stream::try_unfold(stream, async |mut stream| {
+            Ok::<_, FrameError>(stream.next().await?.map(|event| (event, stream)))
+        });
+        let expected = Some(*bytes).filter(|bytes| *bytes > 0);
+        let arrived = receive(&mut partial, expected, GATEWAY, pin!(events)).await;
+        partial.flush().await.map_err(disk(&target.partial))?;
+        arrived?;
+        partial.keep(GATEWAY, digest).await?;
+        Ok(())
+    }
+}
+
+/// sha256 of a file; `None` when there is none.
+pub(super) async fn digest_of(path: &Path) -> std::io::Result<Option<ModelDigest>> {
+    let path = path.to_owned();
+    let hashed = tokio::task::spawn_blocking(move || {
+        let mut file = match std::fs::File::open(path) {
+            Err(error) if error.kind() == std::io::ErrorKind::NotFound => return Ok(None),
+            file => file?,
         };
-        info!(model = %wanted.digest, name = wanted.name, bytes = total, from = offset, "fetching a model");
-        let file = OpenOptions::new().create(true).append(true).open(&partial).await;
-        let mut file = file.map_err(disk(&partial))?;
-        while offset < total {
-            let Some(kind) = next(&mut stream).await? else {
-                file.sync_data().await.map_err(disk(&partial))?;
-                return Err(FetchError::Ended(offset));
-            };
-            let blob_event::Kind::Chunk(chunk) = kind else { return Err(FetchError::Protocol) };
-            offset += chunk.len() as u64;
-            if chunk.is_empty() || offset > total {
-                return Err(FetchError::Protocol);
-            }
-            hash.update(&chunk);
-            file.write_all(&chunk).await.map_err(disk(&partial))?;
-            progress(offset);
-        }
-        file.sync_all().await.map_err(disk(&partial))?;
-        let actual = ModelDigest(hash.finalize().into());
-        if actual != wanted.digest {
-            fs::remove_file(&partial).await.map_err(disk(&partial))?;
-            return Err(FetchError::Digest { expected: wanted.digest, actual });
-        }
-        fs::rename(&partial, self.path(&wanted.digest)).await.map_err(disk(&partial))
-    }
-
-    async fn check_total(&self, wanted: &Wanted, total: u64, have: u64) -> Result<u64, FetchError> {
-        if wanted.bytes > 0 && total != wanted.bytes {
-            return Err(FetchError::Size { expected: wanted.bytes, actual: total });
-        }
-        if total > self.max_bytes {
-            return Err(FetchError::TooLarge { bytes: total, limit: self.max_bytes });
-        }
-        if have > total {
-            // Left from something else: start over next time.
-            self.remove(&wanted.digest).await;
-            return Err(FetchError::Ended(have));
-        }
-        Ok(total)
-    }
-}
-
-/// The next event; `None` when the gateway closed the stream.
-async fn next(stream: &mut BlobClient) -> Result<Option<blob_event::Kind>, FetchError> {
-    match stream.next().await? {
-        Some(BlobEvent { kind: Some(blob_event::Kind::Refused(refused)) }) => Err(FetchError::Refused(refused)),
-        Some(BlobEvent { kind: Some(kind) }) => Ok(Some(kind)),
-        Some(BlobEvent { kind: None }) => Err(FetchError::Protocol),
-        None => Ok(None),
-    }
-}
-
-/// Hash state and length of a file; `None` when there is none.
-async fn hash_file(path: &Path) -> std::io::Result<Option<(Sha256, u64)>> {
-    let mut file = match File::open(path).await {
-        Ok(file) => file,
-        Err(error) if error.kind() == std::io::ErrorKind::NotFound => return Ok(None),
-        Err(error) => return Err(error),
-    };
-    let (mut hash, mut length, mut buffer) = (Sha256::new(), 0, vec![0; 1 << 20]);
-    loop {
-        let read = file.read(&mut buffer).await?;
-        let Some(bytes) = buffer.get(..read).filter(|bytes| !bytes.is_empty()) else { return Ok(Some((hash, length))) };
-        hash.update(bytes);
-        length += read as u64;
-    }
+        let mut hasher = Sha256::new();
+        std::io::copy(&mut file, &mut hasher)?;
+        Ok(Some(ModelDigest(hasher.finalize().into())))
+    });
+    hashed.await.map_err(std::io::Error::other)?
 }
 
 fn disk(path: &Path) -> impl Fn(std::io::Error) -> FetchError + '_ {

@@ -19,6 +19,7 @@ use super::{
 };
 use crate::{
     api::ids::ModelDigest,
+    download::Fetching,
     inference::metrics::Measured,
     protocol::{internal::NodeRole, wire},
 };
@@ -40,7 +41,7 @@ enum State {
     Waiting,
     /// The gateway does not have the file itself. What is here of it stays; it may be the last copy.
     Awaited,
-    Fetching(u64),
+    Fetching(Fetching),
     Loading,
     Measuring,
     Ready(Ready),
@@ -293,8 +294,8 @@ impl Models {
         settings: &EngineSettings,
     ) -> Result<(), Failure> {
         let digest = wanted.digest;
-        self.set(&digest, State::Fetching(0));
-        let progress = |bytes| self.progress(&digest, bytes);
+        let progress = Fetching::default();
+        self.set(&digest, State::Fetching(progress.clone()));
         let path = self.folder.obtain(wanted, source, &progress).await.map_err(|error| Failure {
             reason: error.reason().into(),
             message: error.to_string(),
@@ -338,12 +339,6 @@ impl Models {
         self.changed.notify_one();
     }
 
-    fn progress(&self, digest: &ModelDigest, bytes: u64) {
-        if let Some(entry) = self.lock().entries.get_mut(digest) {
-            entry.state = State::Fetching(bytes);
-        }
-    }
-
     fn lock(&self) -> MutexGuard<'_, Shared> {
         self.shared.lock().unwrap_or_else(PoisonError::into_inner)
     }
@@ -353,7 +348,7 @@ impl Entry {
     fn pending(&self) -> wire::PendingModel {
         let (state, message, fetched_bytes) = match &self.state {
             State::Waiting | State::Awaited => ("Fetching", String::new(), 0),
-            State::Fetching(bytes) => ("Fetching", String::new(), *bytes),
+            State::Fetching(progress) => ("Fetching", String::new(), progress.bytes()),
             State::Loading => ("Loading", String::new(), self.wanted.bytes),
             State::Measuring => ("Measuring", String::new(), self.wanted.bytes),
             State::Ready(_) | State::Stored => ("Ready", String::new(), self.wanted.bytes),

@@ -2,13 +2,10 @@
 
 use std::path::{Path, PathBuf};
 
-use sha2::{Digest, Sha256};
-use tracing::info;
-
-use super::fetch::BlobFolder;
+use super::fetch::{BlobFolder, FetchError, digest_of};
 use crate::{
     api::ids::ModelDigest,
-    download::{self, FetchError, FetchLimits, Fetching, Origin},
+    download::Origin,
     protocol::place::ParsePlaceError,
     worker::options::Quantity,
 };
@@ -44,8 +41,6 @@ pub enum SourceError {
     Place(#[from] ParsePlaceError),
     #[error(transparent)]
     Fetch(#[from] FetchError),
-    #[error("cannot use what was fetched before: {0}")]
-    Kept(String),
 }
 
 impl ModelOptions {
@@ -67,9 +62,8 @@ impl ModelOptions {
             tokio::fs::metadata(&path).await.map_err(disk)?;
             return Ok(path);
         };
-        let hashed = path.clone();
-        let actual = tokio::task::spawn_blocking(move || sha256_of(&hashed)).await;
-        let actual = actual.map_err(std::io::Error::other).and_then(|digest| digest).map_err(disk)?;
+        let gone = || std::io::Error::from(std::io::ErrorKind::NotFound);
+        let actual = digest_of(&path).await.and_then(|digest| digest.ok_or_else(gone)).map_err(disk)?;
         match actual == expected {
             true => Ok(path),
             false => Err(SourceError::Differs { path: self.model.clone(), expected, actual }),
@@ -80,24 +74,8 @@ impl ModelOptions {
         let digest = self.sha256.ok_or(SourceError::NoDigest)?;
         let disk = |source| SourceError::Disk { path: self.data_dir.display().to_string(), source };
         let folder = BlobFolder::create(&self.data_dir, self.max_model_size.0).map_err(disk)?;
-        let whole = folder.path(&digest);
-        if folder.holds(&digest).await.map_err(|error| SourceError::Kept(error.to_string()))? {
-            return Ok(whole);
-        }
-        let partial = whole.with_extension(format!("{:08x}.part", rand::random::<u32>()));
-        let target = download::Target { whole: whole.clone(), partial };
-        let limits =
-            FetchLimits { max_bytes: self.max_model_size.0, option: "--max-model-size", ..FetchLimits::default() };
-        info!(model = %digest, "fetching the model");
-        download::fetch(origin, &digest, &target, &limits, &Fetching::default()).await?;
-        Ok(whole)
+        Ok(folder.download(origin, &digest).await?)
     }
-}
-
-fn sha256_of(path: &Path) -> std::io::Result<ModelDigest> {
-    let mut hasher = Sha256::new();
-    std::io::copy(&mut std::fs::File::open(path)?, &mut hasher)?;
-    Ok(ModelDigest(hasher.finalize().into()))
 }
 
 #[cfg(test)]

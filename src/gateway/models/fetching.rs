@@ -6,6 +6,7 @@ use std::{
     sync::{Arc, Mutex, PoisonError},
 };
 
+use super::format;
 use crate::{
     api::ids::ModelDigest,
     download::{FetchError, Fetching, Login, Origin},
@@ -113,11 +114,29 @@ impl Gateway {
         access: Option<&SourceAccess>,
         progress: &Fetching,
     ) -> Result<u64, FetchError> {
-        let (source, limits) = (&model.source, &self.settings.fetch);
-        if let Some(bytes) = self.blobs.size(&source.digest).await {
-            progress.set(bytes);
-            return Ok(bytes);
+        let source = &model.source;
+        let bytes = match self.blobs.size(&source.digest).await {
+            Some(bytes) => {
+                progress.set(bytes);
+                bytes
+            }
+            None => self.fetch_anew(source, access, progress).await?,
+        };
+        let (path, format) = (self.blobs.path(&source.digest), source.format);
+        // Another GridModel may name the same file rightly, so it stays.
+        match tokio::task::spawn_blocking(move || format::contradiction(&path, format)).await {
+            Ok(found) => found?.map_or(Ok(bytes), |message| Err(FetchError::Format(message))),
+            Err(panic) => Err(std::io::Error::other(panic).into()),
         }
+    }
+
+    async fn fetch_anew(
+        self: &Arc<Self>,
+        source: &ModelSource,
+        access: Option<&SourceAccess>,
+        progress: &Fetching,
+    ) -> Result<u64, FetchError> {
+        let limits = &self.settings.fetch;
         let target = self.blobs.target(&source.digest);
         let bytes = match self.origin(source, access)? {
             Some(origin) => crate::download::fetch(&origin, &source.digest, &target, limits, progress).await?,

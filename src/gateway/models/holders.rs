@@ -1,38 +1,21 @@
-//! Getting a model's file back from the members that hold it: storage nodes first. Whatever a member sends is worth nothing until the
-//! whole file has the right digest, and it must come at a pace.
+//! Getting a model's file back from the members that hold it: storage nodes first.
 
-use std::time::{Duration, Instant};
+use std::{pin::pin, time::Duration};
 
+use futures::stream;
 use rand::seq::SliceRandom;
 
 use crate::{
     api::ids::{GridPeerId, ModelDigest},
-    download::{FetchError, FetchLimits, Fetching, Partial, Target},
+    download::{FetchError, FetchLimits, Fetching, Partial, StreamError, Target, receive},
     gateway::{Gateway, WorkerError},
-    protocol::{
-        internal::NodeRole,
-        wire::{BlobEvent, BlobRequest, blob_event},
-    },
+    protocol::{internal::NodeRole, wire::BlobRequest},
 };
 
-/// Bytes a second that a member must give on average, after a moment: a home connection does ten times that.
-const SLOWEST: u64 = 16 << 10;
-const MOMENT: Duration = Duration::from_secs(60);
 /// How long it may take for the next chunk.
 const CHUNK_WAIT: Duration = Duration::from_secs(20);
 
-/// Why one member did not give the file.
-#[derive(Debug, thiserror::Error)]
-enum Failed {
-    #[error(transparent)]
-    Worker(#[from] WorkerError),
-    #[error("it has {0} bytes of it")]
-    Ended(u64),
-    #[error("it sends less than {SLOWEST} bytes a second")]
-    Slow,
-    #[error(transparent)]
-    Fetch(#[from] FetchError),
-}
+type Failed = StreamError<WorkerError>;
 
 impl Gateway {
     /// Asks one after the other, and all of them again for a while: after a start of the gateway they come back one by one.
@@ -49,10 +32,8 @@ impl Gateway {
             for peer in self.holders(digest) {
                 match self.fetch_from(&peer, digest, target, progress).await {
                     Ok(bytes) => return Ok(bytes),
-                    // No other member can help.
-                    Err(Failed::Fetch(error @ (FetchError::TooLarge { .. } | FetchError::Disk(_)))) => {
-                        return Err(error);
-                    }
+                    // No other member can help. Of one that only says that the file is too large nothing is believed.
+                    Err(Failed::Fetch(error @ FetchError::Disk(_))) => return Err(error),
                     Err(failed) => {
                         tracing::info!(%peer, %digest, "a member does not give a model: {failed}");
                         refusals.push(format!("{peer}: {failed}"));
@@ -79,6 +60,7 @@ impl Gateway {
         members.into_iter().map(|record| record.member.peer_id).collect()
     }
 
+    /// Goes on from what another member may have given. Where that was wrong, this one need not be, and is asked for all of it.
     async fn fetch_from(
         &self,
         peer: &GridPeerId,
@@ -86,36 +68,34 @@ impl Gateway {
         target: &Target,
         progress: &Fetching,
     ) -> Result<u64, Failed> {
-        let from = peer.to_string();
-        let workers = self.workers().ok_or(WorkerError::NotConnected)?;
-        let mut partial = Partial::open(target, &self.settings.fetch, progress).await.map_err(FetchError::from)?;
-        let mut link = workers.blob(peer).await?;
-        link.sink.send(&BlobRequest { digest: digest.0.to_vec(), offset: partial.bytes() }).await?;
-        let mut next = async || match tokio::time::timeout(CHUNK_WAIT, link.source.next()).await {
-            Err(_) => Err(WorkerError::Silent),
-            Ok(Err(error)) => Err(error),
-            Ok(Ok(None)) => Ok(None),
-            Ok(Ok(Some(BlobEvent { kind: Some(blob_event::Kind::Refused(refused)) }))) => {
-                Err(WorkerError::Refused(refused))
+        let goes_on = tokio::fs::metadata(&target.partial).await.is_ok_and(|data| data.len() > 0);
+        match self.continue_from(peer, digest, target, progress).await {
+            Err(Failed::Fetch(FetchError::DigestMismatch { .. })) if goes_on => {
+                self.continue_from(peer, digest, target, progress).await
             }
-            Ok(Ok(Some(BlobEvent { kind: Some(kind) }))) => Ok(Some(kind)),
-            Ok(Ok(Some(BlobEvent { kind: None }))) => Err(WorkerError::Malformed("an event of no kind".into())),
-        };
-        let out_of_order = || WorkerError::Malformed("a blob stream out of order".into());
-        let Some(blob_event::Kind::Total(total)) = next().await? else { return Err(out_of_order().into()) };
-        partial.check(total, &from)?;
-        let (begun, at) = (Instant::now(), partial.bytes());
-        while partial.bytes() < total {
-            match next().await? {
-                Some(blob_event::Kind::Chunk(chunk)) if !chunk.is_empty() => partial.append(&chunk, &from).await?,
-                Some(_) => return Err(out_of_order().into()),
-                None => return Err(Failed::Ended(partial.bytes())),
-            }
-            let elapsed = begun.elapsed();
-            if elapsed > MOMENT && (partial.bytes() - at) / elapsed.as_secs().max(1) < SLOWEST {
-                return Err(Failed::Slow);
-            }
+            outcome => outcome,
         }
-        Ok(partial.keep(&from, digest).await?)
+    }
+
+    async fn continue_from(
+        &self,
+        peer: &GridPeerId,
+        digest: &ModelDigest,
+        target: &Target,
+        progress: &Fetching,
+    ) -> Result<u64, Failed> {
+        let workers = self.workers().ok_or(StreamError::Stream(WorkerError::NotConnected))?;
+        let mut partial = Partial::open(target, &self.settings.fetch, progress).await.map_err(FetchError::from)?;
+        let mut link = workers.blob(peer).await.map_err(StreamError::Stream)?;
+        let request = BlobRequest { digest: digest.0.to_vec(), offset: partial.bytes() };
+        link.sink.send(&request).await.map_err(StreamError::Stream)?;
+        let events = stream::try_unfold(link, async |mut link| {
+            let event = tokio::time::timeout(CHUNK_WAIT, link.source.next()).await;
+            Ok(event.unwrap_or(Err(WorkerError::Silent))?.map(|event| (event, link)))
+        });
+        let arrived = receive(&mut partial, None, peer.as_str(), pin!(events)).await;
+        partial.flush().await.map_err(FetchError::from)?;
+        arrived?;
+        Ok(partial.keep(peer.as_str(), digest).await?)
     }
 }

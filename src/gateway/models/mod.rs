@@ -1,6 +1,7 @@
 //! Models: fetched once, kept in the blob store, told to the members that are to serve them.
 
 mod fetching;
+mod format;
 mod holders;
 
 use std::sync::Arc;

@@ -23,10 +23,10 @@ pub use options::BatchOptions;
 use super::{
     device::DeviceError,
     engine::{AnswerEngine, EngineProvider, EngineSettings},
-    fetch::BlobFolder,
+    fetch::{BlobFolder, FetchError},
 };
 use crate::{
-    download::{self, FetchError, FetchLimits, Fetching, Origin},
+    download::{self, Origin},
     inference::threads_from_cgroup,
     protocol::{
         internal::InputLine,
@@ -201,32 +201,18 @@ async fn obtain_model(options: &BatchOptions) -> Result<PathBuf, Failure> {
         Failure::new(Exit::Failed, "StorageFailed", format!("{}: {error}", options.data_dir.display()))
     };
     let folder = BlobFolder::create(&options.data_dir, options.max_model_size.0).map_err(disk)?;
-    let held =
-        folder.holds(digest).await.map_err(|error| Failure::new(Exit::Failed, error.reason(), error.to_string()))?;
-    let whole = folder.path(digest);
-    if held {
-        return Ok(whole);
-    }
-    // A name of its own: another pod may be filling the same volume, and the first whole file wins.
-    let partial = whole.with_extension(format!("{:08x}.part", rand::random::<u32>()));
-    let target = download::Target { whole: whole.clone(), partial };
-    let limits =
-        FetchLimits { max_bytes: options.max_model_size.0, option: "--max-model-size", ..FetchLimits::default() };
-    info!(model = %digest, "fetching the model");
     let unusable = |error: ParsePlaceError| Failure::new(Exit::ModelUnreachable, "ModelUnreachable", error.to_string());
     let origin = Origin::parse(&options.model_url).map_err(unusable)?;
-    let fetched = download::fetch(&origin, digest, &target, &limits, &Fetching::default()).await;
-    fetched.map_err(not_fetched)?;
-    Ok(whole)
+    folder.download(&origin, digest).await.map_err(not_fetched)
 }
 
 fn not_fetched(error: FetchError) -> Failure {
+    use download::FetchError::{DigestMismatch, Forbidden, TooLarge, Unreachable};
     let exit = match &error {
-        FetchError::DigestMismatch { .. } => Exit::ModelDigestMismatch,
-        FetchError::TooLarge { .. } => Exit::ModelUnusable,
-        FetchError::Unreachable { .. } | FetchError::Forbidden { .. } => Exit::ModelUnreachable,
-        FetchError::Volume { .. } | FetchError::NoHolder(_) => Exit::ModelUnreachable,
-        FetchError::Disk(_) => Exit::Failed,
+        FetchError::Download(DigestMismatch { .. }) => Exit::ModelDigestMismatch,
+        FetchError::Download(TooLarge { .. }) => Exit::ModelUnusable,
+        FetchError::Download(Unreachable { .. } | Forbidden { .. }) => Exit::ModelUnreachable,
+        _ => Exit::Failed,
     };
     Failure::new(exit, error.reason(), error.to_string())
 }

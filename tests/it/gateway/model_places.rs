@@ -256,13 +256,31 @@ async fn a_transfer_that_broke_off_goes_on_where_it_stopped() {
 }
 
 #[tokio::test]
+async fn a_member_that_begins_with_something_else_and_breaks_off_keeps_nobody_from_the_file() {
+    let h = Harness::start().await;
+    let mut wrong = file();
+    wrong[7] ^= 1;
+    // Always asked first, as the only storage node.
+    let liar = holder(&h, "a", NodeRole::Storage, Some(wrong)).await;
+    liar.breaks_off.store(true, Ordering::Relaxed);
+    let honest = holder(&h, "b", NodeRole::Compute, Some(file())).await;
+    assert!(is_whole(&fetched(&h, order("grid:", None)).await));
+    assert!(is_here(&h));
+    assert_eq!((asked(&liar), asked(&honest)), (vec![0], vec![2 * (64 << 10), 0]));
+}
+
+#[tokio::test]
 async fn a_model_that_nobody_holds_says_whom_it_asked() {
     let h = Harness::start().await;
     refused(&h, order("grid:", None), "ModelNotHeld", "none that lists the model is connected").await;
     let empty = holder(&h, "a", NodeRole::Storage, None).await;
     refused(&h, order("grid:", None), "ModelNotHeld", empty.peer().as_str()).await;
     let huge = holder(&h, "b", NodeRole::Storage, Some(vec![0; (1 << 20) + 1])).await;
-    refused(&h, order("grid:", None), "ModelTooLarge", huge.peer().as_str()).await;
+    // It only says so: whoever has the file gives it.
+    refused(&h, order("grid:", None), "ModelNotHeld", "--max-blob-bytes").await;
+    assert!(!asked(&huge).is_empty());
+    let _honest = holder(&h, "c", NodeRole::Compute, Some(file())).await;
+    assert!(is_whole(&fetched(&h, order("grid:", None)).await));
 }
 
 #[tokio::test]

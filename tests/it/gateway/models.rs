@@ -116,6 +116,32 @@ async fn a_wrong_digest_keeps_nothing_and_names_both() {
 }
 
 #[tokio::test]
+async fn a_file_of_another_format_is_refused_by_name_and_serves_who_names_it_rightly() {
+    let gguf = b"GGUF and so on";
+    let digest = ModelDigest(Sha256::digest(gguf).into());
+    let h = Harness::start().await;
+    std::fs::write(h.folder.path().join("blobs").join(digest.to_string()), gguf).unwrap();
+    for (format, reason) in [(ModelFormat::Safetensors, "ModelFormatMismatch"), (ModelFormat::Gguf, "")] {
+        let source = ModelSource {
+            digest,
+            name: "m".into(),
+            url: "http://127.0.0.1:9/never-asked".into(),
+            context_length: 0,
+            format,
+            cost_per_token: 0,
+            replicas: 1,
+            chat_template: String::new(),
+        };
+        h.gateway.put_model(source.into()).await.unwrap();
+        let path = format!("/models/{digest}");
+        h.until("the look ended", async || h.get::<ModelReport>(&path).await.state != ModelState::Fetching).await;
+        let report: ModelReport = h.get(&path).await;
+        assert_eq!(report.reason, reason);
+        assert_eq!(report.message.contains("for which spec.format is GGUF"), !reason.is_empty(), "{}", report.message);
+    }
+}
+
+#[tokio::test]
 async fn a_file_over_the_limit_is_not_fetched() {
     let (h, url) = (Harness::start().await, source().await);
     let report = fetched(&h, format!("{url}/huge"), digest()).await;

@@ -9,7 +9,7 @@ use xdc_grid::{
         internal::{InputLine, NodeMode, NodeRole, Outcome, ResponseFormat},
         wire::LogitBias,
     },
-    store::AuditState,
+    store::{AuditState, request_fields},
 };
 
 use super::{
@@ -236,6 +236,6 @@ async fn a_bad_value_is_refused_by_the_name_of_its_field() {
 
 #[test]
 fn every_field_is_one_that_workers_say_they_know() {
-    let used: Vec<RequestField> = full(0, "x").fields().iter().collect();
+    let used: Vec<RequestField> = request_fields(&full(0, "x"), "a template").iter().collect();
     assert_eq!(used, RequestField::ALL);
 }
