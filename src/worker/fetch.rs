@@ -73,7 +73,8 @@ impl FetchError {
         use download::FetchError::{DigestMismatch, TooLarge};
         !matches!(
             self,
-            FetchError::Download(DigestMismatch { .. } | TooLarge { .. }) | FetchError::Stream(StreamError::Size { .. })
+            FetchError::Download(DigestMismatch { .. } | TooLarge { .. })
+                | FetchError::Stream(StreamError::Size { .. })
         )
     }
 }

@@ -3,12 +3,7 @@
 use std::path::{Path, PathBuf};
 
 use super::fetch::{BlobFolder, FetchError, digest_of};
-use crate::{
-    api::ids::ModelDigest,
-    download::Origin,
-    protocol::place::ParsePlaceError,
-    worker::options::Quantity,
-};
+use crate::{api::ids::ModelDigest, download::Origin, protocol::place::ParsePlaceError, worker::options::Quantity};
 
 /// Which model, as `serve` and `bench` take it.
 #[derive(Debug, Clone, clap::Args)]

@@ -39,7 +39,9 @@ pub(super) fn contradiction(path: &Path, format: ModelFormat) -> io::Result<Opti
         (Kind::Decoder, _) => ("a bundle of a decoder", "SafetensorsDecoder"),
         (Kind::Bundle, _) => ("a tar", "Safetensors or SafetensorsDecoder"),
     };
-    Ok(Some(format!("the file is {is}, for which spec.format is {should}; formats never change, so make a new GridModel")))
+    Ok(Some(format!(
+        "the file is {is}, for which spec.format is {should}; formats never change, so make a new GridModel"
+    )))
 }
 
 fn kind(file: &mut (impl Read + Seek)) -> io::Result<Option<Kind>> {

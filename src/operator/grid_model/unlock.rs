@@ -153,8 +153,7 @@ mod tests {
 
     #[test]
     fn what_is_no_login_is_told_and_not_repeated() {
-        for config in ["secret", r#"{"auths": {"ghcr.io": {"auth": "secret"}}}"#, r#"{"auths": {"ghcr.io": {}}}"#]
-        {
+        for config in ["secret", r#"{"auths": {"ghcr.io": {"auth": "secret"}}}"#, r#"{"auths": {"ghcr.io": {}}}"#] {
             let message = found(config, "ghcr.io/m").unwrap_err();
             assert!(!message.contains("secret"), "{message}");
         }
