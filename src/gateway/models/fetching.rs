@@ -90,7 +90,7 @@ impl Gateway {
         let digest = model.source.digest;
         loop {
             let access = self.fetches.access(&digest);
-            let failed = self.fetch(&model, access.as_ref(), progress).await;
+            let fetched = self.fetch(&model, access.as_ref(), progress).await;
             match self.ledger.model(&digest).await? {
                 None => {
                     if let Err(error) = self.blobs.remove(&digest).await {
@@ -99,11 +99,11 @@ impl Gateway {
                     return Ok(());
                 }
                 Some(now)
-                    if failed.is_err() && (now.source != model.source || self.fetches.access(&digest) != access) =>
+                    if fetched.is_err() && (now.source != model.source || self.fetches.access(&digest) != access) =>
                 {
                     model = now;
                 }
-                Some(now) => return self.settle(&now, failed).await,
+                Some(now) => return self.settle(&now, fetched).await,
             }
         }
     }
@@ -122,12 +122,15 @@ impl Gateway {
             }
             None => self.fetch_anew(source, access, progress).await?,
         };
-        let (path, format) = (self.blobs.path(&source.digest), source.format);
         // Another GridModel may name the same file rightly, so it stays.
-        match tokio::task::spawn_blocking(move || format::contradiction(&path, format)).await {
-            Ok(found) => found?.map_or(Ok(bytes), |message| Err(FetchError::Format(message))),
-            Err(panic) => Err(std::io::Error::other(panic).into()),
-        }
+        self.contradiction(source).await?.map_or(Ok(bytes), |message| Err(FetchError::Format(message)))
+    }
+
+    /// Why a file that is here cannot be what its source says it is.
+    pub(super) async fn contradiction(&self, source: &ModelSource) -> std::io::Result<Option<String>> {
+        let (path, format) = (self.blobs.path(&source.digest), source.format);
+        let looked = tokio::task::spawn_blocking(move || format::contradiction(&path, format)).await;
+        looked.map_err(std::io::Error::other)?
     }
 
     async fn fetch_anew(

@@ -30,6 +30,14 @@ impl Gateway {
     pub async fn put_model(self: &Arc<Self>, order: ModelOrder) -> Result<ModelReport, GatewayError> {
         let ModelOrder { source, access } = order;
         check_source(&source)?;
+        if self.blobs.size(&source.digest).await.is_some() {
+            let looked = self.contradiction(&source).await;
+            let found = looked.map_err(|source| GatewayError::Io { what: "looking at the blob", source })?;
+            if let Some(message) = found {
+                // Nothing of it is kept: another GridModel may serve this file, rightly named.
+                return Err(GatewayError::Invalid { reason: "ModelFormatMismatch", message });
+            }
+        }
         self.ledger.put_model(&source).await?;
         if let Some(model) = self.ledger.model(&source.digest).await? {
             self.spawn_fetch(model, access);

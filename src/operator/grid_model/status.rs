@@ -32,7 +32,7 @@ pub fn of(
     let (resolved, replicated, ready) = match found {
         Err(refused) => (refused.clone(), refused.clone(), refused),
         Ok(Err(error)) => {
-            let finding = error.finding();
+            let finding = refused(&error);
             (finding.clone(), finding.clone(), finding)
         }
         Ok(Ok(report)) => {
@@ -49,6 +49,17 @@ pub fn of(
         conditions::set(&mut status.conditions, type_, finding, model.metadata.generation, &now);
     }
     status
+}
+
+/// The gateway may see at once what it else finds when the file has come; either has the same reason.
+fn refused(error: &GatewayError) -> Finding {
+    let mismatch = Reason::ModelFormatMismatch;
+    match error {
+        GatewayError::Refused { reason, message, .. } if reason == mismatch.as_str() => {
+            Finding::no(mismatch, message.clone())
+        }
+        _ => error.finding(),
+    }
 }
 
 fn counts(status: &mut GridModelStatus, report: &ModelReport, replicas: i32) {
@@ -154,6 +165,14 @@ mod tests {
         assert_eq!(found[0], (Truth::True, "DigestVerified".into()));
         assert_eq!(found[1], (Truth::False, "TooFewCopies".into()));
         assert_eq!(found[2], (Truth::False, "NoWorkerForModel".into()));
+    }
+
+    #[test]
+    fn a_format_that_the_gateway_refuses_at_once_has_the_reason_that_it_has_later() {
+        let refused = |reason: &str| GatewayError::Refused { status: 400, reason: reason.into(), message: "a tar".into() };
+        let of = |reason| reasons(Ok(Err(refused(reason))));
+        assert!(of("ModelFormatMismatch").iter().all(|found| *found == (Truth::False, "ModelFormatMismatch".into())));
+        assert!(of("InvalidModel").iter().all(|found| *found == (Truth::False, "GatewayRefused".into())));
     }
 
     #[test]

@@ -25,6 +25,8 @@ use xdc_grid::{
 use super::harness::{Harness, settings};
 
 const BYTES: usize = 300_000;
+/// Begins as such a file does.
+const GGUF: &[u8] = b"GGUF and so on";
 
 fn file() -> Vec<u8> {
     (0..BYTES).map(|i| (i * 7919 % 251) as u8).collect()
@@ -39,6 +41,7 @@ async fn source() -> String {
     let tries = Arc::new(AtomicU32::new(0));
     let router = Router::new()
         .route("/good", get(async || file()))
+        .route("/gguf", get(async || GGUF))
         .route("/huge", get(async || vec![0u8; 2 << 20]))
         .route("/stalls", get(async || stalling(&file()[..1000])))
         .route("/breaks", get(move |headers: HeaderMap| breaking(headers, tries.clone())))
@@ -117,28 +120,38 @@ async fn a_wrong_digest_keeps_nothing_and_names_both() {
 
 #[tokio::test]
 async fn a_file_of_another_format_is_refused_by_name_and_serves_who_names_it_rightly() {
-    let gguf = b"GGUF and so on";
-    let digest = ModelDigest(Sha256::digest(gguf).into());
-    let h = Harness::start().await;
-    std::fs::write(h.folder.path().join("blobs").join(digest.to_string()), gguf).unwrap();
-    for (format, reason) in [(ModelFormat::Safetensors, "ModelFormatMismatch"), (ModelFormat::Gguf, "")] {
+    let (h, url) = (Harness::start().await, source().await);
+    let digest = ModelDigest(Sha256::digest(GGUF).into());
+    let path = format!("/models/{digest}");
+    let put = async |format| {
         let source = ModelSource {
             digest,
             name: "m".into(),
-            url: "http://127.0.0.1:9/never-asked".into(),
+            url: format!("{url}/gguf"),
             context_length: 0,
             format,
             cost_per_token: 0,
             replicas: 1,
             chat_template: String::new(),
         };
-        h.gateway.put_model(source.into()).await.unwrap();
-        let path = format!("/models/{digest}");
-        h.until("the look ended", async || h.get::<ModelReport>(&path).await.state != ModelState::Fetching).await;
-        let report: ModelReport = h.get(&path).await;
-        assert_eq!(report.reason, reason);
-        assert_eq!(report.message.contains("for which spec.format is GGUF"), !reason.is_empty(), "{}", report.message);
-    }
+        h.request(Method::PUT, &path).json(&source).send().await.unwrap()
+    };
+    let settled = async || {
+        h.until("the fetch ended", async || h.get::<ModelReport>(&path).await.state != ModelState::Fetching).await;
+        h.get::<ModelReport>(&path).await
+    };
+    // Seen when it has come.
+    assert_eq!(put(ModelFormat::Safetensors).await.status(), 200);
+    let report = settled().await;
+    assert_eq!((report.state, report.reason.as_str()), (ModelState::Failed, "ModelFormatMismatch"));
+    assert!(report.message.contains("for which spec.format is GGUF"), "{}", report.message);
+    assert_eq!(put(ModelFormat::Gguf).await.status(), 200);
+    assert_eq!(settled().await.state, ModelState::Ready);
+    // Seen at once, and no harm to whoever names it rightly.
+    let refused = put(ModelFormat::SafetensorsDecoder).await;
+    assert_eq!(refused.status(), 400);
+    assert_eq!(refused.json::<ApiError>().await.unwrap().reason, "ModelFormatMismatch");
+    assert_eq!(settled().await.state, ModelState::Ready);
 }
 
 #[tokio::test]
