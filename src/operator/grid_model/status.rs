@@ -169,7 +169,8 @@ mod tests {
 
     #[test]
     fn a_format_that_the_gateway_refuses_at_once_has_the_reason_that_it_has_later() {
-        let refused = |reason: &str| GatewayError::Refused { status: 400, reason: reason.into(), message: "a tar".into() };
+        let refused =
+            |reason: &str| GatewayError::Refused { status: 400, reason: reason.into(), message: "a tar".into() };
         let of = |reason| reasons(Ok(Err(refused(reason))));
         assert!(of("ModelFormatMismatch").iter().all(|found| *found == (Truth::False, "ModelFormatMismatch".into())));
         assert!(of("InvalidModel").iter().all(|found| *found == (Truth::False, "GatewayRefused".into())));
