@@ -139,7 +139,7 @@ pub struct ModelObject {
     #[schemars(length(max = 512), regex(pattern = r"^https?://[^\s/?#@]+/?$"))]
     pub endpoint: Option<String>,
     /// Region that requests are signed for, for example `eu-central-1`.
-    #[serde(default = "region")]
+    #[serde(default = "super::refs::region")]
     #[schemars(length(min = 1, max = 63), regex(pattern = "^[a-z0-9-]+$"))]
     pub region: String,
     /// Secret in the operator's namespace with the keys `AWS_ACCESS_KEY_ID`, `AWS_SECRET_ACCESS_KEY` and, where there is one,
@@ -179,10 +179,6 @@ pub struct ModelVolume {
 /// Nothing more to say.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 pub struct ModelBlob {}
-
-fn region() -> String {
-    "us-east-1".into()
-}
 
 /// Formats that workers can read.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]

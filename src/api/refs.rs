@@ -82,7 +82,7 @@ pub struct S3Ref {
     pub secret_ref: Option<BucketSecretRef>,
 }
 
-fn region() -> String {
+pub(super) fn region() -> String {
     "us-east-1".into()
 }
 

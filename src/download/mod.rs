@@ -21,6 +21,8 @@ pub use partial::Partial;
 pub use registry::Login;
 pub use stream::{StreamError, receive};
 
+use registry::Door;
+
 use crate::{
     api::ids::ModelDigest,
     protocol::place::{ParsePlaceError, Repository, shown},
@@ -127,7 +129,11 @@ pub async fn fetch(
     let mut partial = Partial::open(target, limits, progress).await?;
     let arrived = match origin {
         Origin::File { path, .. } => partial.copy(path, &from).await,
-        Origin::Web(_) | Origin::Registry(..) => web::fetch(origin, &from, digest, &mut partial).await,
+        Origin::Web(url) => web::fetch(url.clone(), None, &from, digest, &mut partial).await,
+        Origin::Registry(repository, login) => {
+            let door = Door { repository, login: login.as_ref() };
+            web::fetch(door.blob_url(digest), Some(door), &from, digest, &mut partial).await
+        }
     };
     match arrived {
         Ok(()) => partial.keep(&from, digest).await,

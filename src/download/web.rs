@@ -7,7 +7,7 @@ use reqwest::{
     header::{self, HeaderValue},
 };
 
-use super::{FetchError, FetchLimits, Origin, Partial, registry};
+use super::{FetchError, FetchLimits, Partial, registry::Door};
 use crate::api::ids::ModelDigest;
 
 const CONNECT: Duration = Duration::from_secs(10);
@@ -26,9 +26,10 @@ impl From<FetchError> for Broken {
     }
 }
 
-/// Brings `partial` to its end, whatever its digest then is.
+/// Brings `partial` to its end, whatever its digest then is. `registry`: where the URL is one of its blobs.
 pub(super) async fn fetch(
-    origin: &Origin,
+    url: String,
+    registry: Option<Door<'_>>,
     from: &str,
     digest: &ModelDigest,
     partial: &mut Partial,
@@ -41,7 +42,7 @@ pub(super) async fn fetch(
         .redirect(reqwest::redirect::Policy::limited(REDIRECTS))
         .build()
         .map_err(|error| unreachable(describe(error)))?;
-    let mut source = Source::new(client, origin, from, digest);
+    let mut source = Source { client, url, from, registry, authorization: None };
     let mut pause = limits.pause;
     for left in (0..limits.tries.max(1)).rev() {
         match source.continue_into(partial).await {
@@ -63,23 +64,11 @@ struct Source<'a> {
     url: String,
     from: &'a str,
     /// Of a registry, which says itself how it wants to be asked.
-    registry: Option<registry::Door<'a>>,
+    registry: Option<Door<'a>>,
     authorization: Option<HeaderValue>,
 }
 
-impl<'a> Source<'a> {
-    fn new(client: Client, origin: &'a Origin, from: &'a str, digest: &ModelDigest) -> Self {
-        let (url, registry) = match origin {
-            Origin::Web(url) => (url.clone(), None),
-            Origin::Registry(repository, login) => {
-                let door = registry::Door { repository, login: login.as_ref() };
-                (door.blob_url(digest), Some(door))
-            }
-            Origin::File { .. } => (String::new(), None),
-        };
-        Source { client, url, from, registry, authorization: None }
-    }
-
+impl Source<'_> {
     async fn continue_into(&mut self, partial: &mut Partial) -> Result<(), Broken> {
         let mut response = self.get(partial.bytes()).await?;
         self.accept(&response, partial).await?;

@@ -11,7 +11,6 @@ use axum::{
     response::{IntoResponse, Response},
     routing::{MethodRouter, get},
 };
-
 use serde::Deserialize;
 use tower::ServiceExt;
 use tower_http::services::ServeFile;

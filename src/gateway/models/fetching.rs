@@ -114,14 +114,18 @@ impl Gateway {
         access: Option<&SourceAccess>,
         progress: &Fetching,
     ) -> Result<u64, FetchError> {
-        let source = &model.source;
-        let bytes = match self.blobs.size(&source.digest).await {
-            Some(bytes) => {
-                progress.set(bytes);
-                bytes
-            }
-            None => self.fetch_anew(source, access, progress).await?,
+        let (source, limits) = (&model.source, &self.settings.fetch);
+        // Whether it is of the format that is named was seen when it came, and is seen again when it is named anew.
+        if let Some(bytes) = self.blobs.size(&source.digest).await {
+            progress.set(bytes);
+            return Ok(bytes);
+        }
+        let target = self.blobs.target(&source.digest);
+        let bytes = match self.origin(source, access)? {
+            Some(origin) => crate::download::fetch(&origin, &source.digest, &target, limits, progress).await?,
+            None => self.fetch_from_members(&source.digest, &target, progress).await?,
         };
+        tracing::info!(model = source.name, digest = %source.digest, bytes, "model fetched and verified");
         // Another GridModel may name the same file rightly, so it stays.
         self.contradiction(source).await?.map_or(Ok(bytes), |message| Err(FetchError::Format(message)))
     }
@@ -131,22 +135,6 @@ impl Gateway {
         let (path, format) = (self.blobs.path(&source.digest), source.format);
         let looked = tokio::task::spawn_blocking(move || format::contradiction(&path, format)).await;
         looked.map_err(std::io::Error::other)?
-    }
-
-    async fn fetch_anew(
-        self: &Arc<Self>,
-        source: &ModelSource,
-        access: Option<&SourceAccess>,
-        progress: &Fetching,
-    ) -> Result<u64, FetchError> {
-        let limits = &self.settings.fetch;
-        let target = self.blobs.target(&source.digest);
-        let bytes = match self.origin(source, access)? {
-            Some(origin) => crate::download::fetch(&origin, &source.digest, &target, limits, progress).await?,
-            None => self.fetch_from_members(&source.digest, &target, progress).await?,
-        };
-        tracing::info!(model = source.name, digest = %source.digest, bytes, "model fetched and verified");
-        Ok(bytes)
     }
 
     /// Writes down what came of it, and tells the members that are to serve it.

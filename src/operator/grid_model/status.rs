@@ -14,28 +14,19 @@ use crate::{
     operator::{
         context::Context,
         error::Error,
-        gateway::GatewayError,
         units::human_bytes,
         write::{self, Change},
     },
     protocol::internal::{ModelReport, ModelState},
 };
 
-/// `found` is what the gateway said, or why it was not asked.
-pub fn of(
-    model: &GridModel,
-    found: Result<Result<ModelReport, GatewayError>, Finding>,
-    now: Timestamp,
-) -> GridModelStatus {
+/// `found` is what the gateway said, or why it said nothing.
+pub fn of(model: &GridModel, found: Result<ModelReport, Finding>, now: Timestamp) -> GridModelStatus {
     let mut status = model.status.clone().unwrap_or_default();
     status.observed_generation = model.metadata.generation;
     let (resolved, replicated, ready) = match found {
         Err(refused) => (refused.clone(), refused.clone(), refused),
-        Ok(Err(error)) => {
-            let finding = refused(&error);
-            (finding.clone(), finding.clone(), finding)
-        }
-        Ok(Ok(report)) => {
+        Ok(report) => {
             counts(&mut status, &report, model.spec.replicas);
             let resolved = resolved(&report);
             let ready = ready(&resolved, &report);
@@ -49,17 +40,6 @@ pub fn of(
         conditions::set(&mut status.conditions, type_, finding, model.metadata.generation, &now);
     }
     status
-}
-
-/// The gateway may see at once what it else finds when the file has come; either has the same reason.
-fn refused(error: &GatewayError) -> Finding {
-    let mismatch = Reason::ModelFormatMismatch;
-    match error {
-        GatewayError::Refused { reason, message, .. } if reason == mismatch.as_str() => {
-            Finding::no(mismatch, message.clone())
-        }
-        _ => error.finding(),
-    }
 }
 
 fn counts(status: &mut GridModelStatus, report: &ModelReport, replicas: i32) {
@@ -119,7 +99,7 @@ pub async fn update(model: &GridModel, status: &GridModelStatus, context: &Conte
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::api::ids::ModelDigest;
+    use crate::{api::ids::ModelDigest, operator::gateway::GatewayError};
 
     fn model() -> GridModel {
         serde_yaml::from_str(
@@ -142,7 +122,7 @@ mod tests {
         }
     }
 
-    fn reasons(found: Result<Result<ModelReport, GatewayError>, Finding>) -> Vec<(Truth, String)> {
+    fn reasons(found: Result<ModelReport, Finding>) -> Vec<(Truth, String)> {
         let status = of(&model(), found, Timestamp::UNIX_EPOCH);
         status.conditions.into_iter().map(|condition| (condition.status, condition.reason)).collect()
     }
@@ -154,31 +134,24 @@ mod tests {
             message: "sha256 is a, not b".into(),
             ..report(ModelState::Failed)
         };
-        let status = of(&model(), Ok(Ok(failed)), Timestamp::UNIX_EPOCH);
+        let status = of(&model(), Ok(failed), Timestamp::UNIX_EPOCH);
         let ready = conditions::find(&status.conditions, condition::READY).unwrap();
         assert_eq!((ready.reason.as_str(), ready.message.as_str()), ("ModelDigestMismatch", "sha256 is a, not b"));
     }
 
     #[test]
     fn resolved_is_not_yet_ready() {
-        let found = reasons(Ok(Ok(report(ModelState::Ready))));
+        let found = reasons(Ok(report(ModelState::Ready)));
         assert_eq!(found[0], (Truth::True, "DigestVerified".into()));
         assert_eq!(found[1], (Truth::False, "TooFewCopies".into()));
         assert_eq!(found[2], (Truth::False, "NoWorkerForModel".into()));
     }
 
     #[test]
-    fn a_format_that_the_gateway_refuses_at_once_has_the_reason_that_it_has_later() {
-        let refused =
-            |reason: &str| GatewayError::Refused { status: 400, reason: reason.into(), message: "a tar".into() };
-        let of = |reason| reasons(Ok(Err(refused(reason))));
-        assert!(of("ModelFormatMismatch").iter().all(|found| *found == (Truth::False, "ModelFormatMismatch".into())));
-        assert!(of("InvalidModel").iter().all(|found| *found == (Truth::False, "GatewayRefused".into())));
-    }
-
-    #[test]
     fn an_absent_gateway_makes_everything_unknown() {
         let away = GatewayError::Unavailable("connection refused".into());
-        assert!(reasons(Ok(Err(away))).iter().all(|found| *found == (Truth::Unknown, "GatewayUnavailable".into())));
+        assert!(
+            reasons(Err(away.finding())).iter().all(|found| *found == (Truth::Unknown, "GatewayUnavailable".into()))
+        );
     }
 }
